@@ -1,0 +1,99 @@
+"""Whether a noisy classifier is any good: how well it tells classes apart at each noise level, on held-out images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from classifiers.checkpoint import ClassifierModelConfig
+from guided_diffusion.chain import DiffusionChain, q_sample
+from guided_diffusion.data.folder import DataConfig, open_class_folder
+from guided_diffusion.noise import SeededNoise
+
+
+@dataclass(frozen=True)
+class LevelReport:
+    """A classifier at one noise level."""
+
+    t: float
+    """Timestep, as networks are told it."""
+    alpha_bar: float
+    """Signal power."""
+    accuracy: float
+    """Share of the images classified rightly, 0..1."""
+    log_likelihood: float
+    """Mean log-probability of the right class, nats; -log(num_classes) is chance."""
+
+
+def level_indices(chain: DiffusionChain | None, *, count: int) -> list[int]:
+    """`count` indices spread evenly over the chain, both ends included; just [0] without a chain."""
+    return [0] if chain is None else torch.linspace(0, len(chain) - 1, count).round().long().tolist()
+
+
+def heldout_images(data: DataConfig, model: ClassifierModelConfig) -> tuple[Tensor, Tensor]:
+    """All images of a class folder (N, C, H, W) in [-1, 1] and their labels (N,) in the classifier's numbering.
+
+    Raises:
+        ValueError: a class that the classifier does not know, or images of another channel count.
+    """
+    folder = open_class_folder(data, image_size=model.network.image_size, class_names=model.class_names)
+    if folder.channels != model.network.in_channels:
+        raise ValueError(
+            f"{data.path} holds images of {folder.channels} channels, the classifier takes {model.network.in_channels}; "
+            f"--data.mode converts"
+        )
+    return torch.stack([folder[i][0] for i in range(len(folder))]), folder.labels
+
+
+@torch.no_grad()
+def accuracy_by_level(
+    network: nn.Module,
+    chain: DiffusionChain | None,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    indices: Sequence[int],
+    seed: int,
+    batch_size: int = 256,
+) -> list[LevelReport]:
+    """The classifier at each index of the chain; every image has the same noise eps at all of them.
+
+    images: (N, C, H, W) in [-1, 1]; labels: (N,). chain None: the images as they are, at t = 0.
+    """
+    device = next(network.parameters()).device
+    return [
+        _at_level(network, chain, images.split(batch_size), labels.to(device), k=k, seed=seed, device=device)
+        for k in indices
+    ]
+
+
+def _at_level(
+    network: nn.Module,
+    chain: DiffusionChain | None,
+    batches: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    k: int,
+    seed: int,
+    device: torch.device,
+) -> LevelReport:
+    logits: list[Tensor] = []
+    t, alpha_bar, first = 0.0, 1.0, 0
+    for x0 in (batch.to(device) for batch in batches):
+        if chain is None:
+            logits.append(network(x0, torch.zeros(len(x0), device=device)))
+        else:
+            step = chain.at(k, like=x0)
+            t, alpha_bar = float(chain.t[k]), float(chain.alpha_bar[k])
+            eps = SeededNoise(seed, range(first, first + len(x0)))(x0)
+            logits.append(network(q_sample(x0, eps, step), step.t))
+        first += len(x0)
+    log_p = F.log_softmax(torch.cat(logits).double(), dim=1)
+    return LevelReport(
+        t=t,
+        alpha_bar=alpha_bar,
+        accuracy=float((log_p.argmax(dim=1) == labels).double().mean()),
+        log_likelihood=float(log_p.gather(1, labels[:, None]).mean()),
+    )

@@ -1,0 +1,186 @@
+"""Checkpoint directories: what a model is (config.json) and its weights (safetensors), complete or not there at all.
+
+    runs/adm64/checkpoint-0300000/
+      config.json          kind, format, model, full run config, iteration, library versions
+      network.safetensors  ema_0.9999.safetensors
+      resume/              what only training needs; safe to delete
+
+A run directory may be given wherever a checkpoint is: its newest checkpoint is meant. Reading never unpickles.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+FORMAT = 1
+"""Version of the layout; raised when a reader of the old one would misread the new."""
+
+_NAME = re.compile(r"checkpoint-(\d{7,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk, its config.json read and its kind checked."""
+
+    path: Path
+    kind: str
+    iteration: int
+    model: Mapping[str, Any]
+    """Plain values of what the kind needs to build its network and use it."""
+    run: Mapping[str, Any]
+    """The run's whole config, as it was resolved."""
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """Names of the weights it holds: "network", and "ema_0.9999" and the like."""
+        return tuple(sorted(file.stem for file in self.path.glob("*.safetensors")))
+
+    def default_weights(self) -> str:
+        """The slowest exponential moving average if there is one, else the network as trained."""
+        averages = [name for name in self.weight_names if name.startswith("ema_")]
+        return max(averages, key=lambda name: float(name.removeprefix("ema_")), default="network")
+
+    def weights_file(self, name: str | None = None) -> Path:
+        """The safetensors file of the named weights, or of the default ones.
+
+        Raises:
+            ValueError: no such weights, naming those there are.
+        """
+        chosen = name or self.default_weights()
+        if chosen not in self.weight_names:
+            raise ValueError(f'{self.path} has no weights "{chosen}"; it has {", ".join(self.weight_names) or "none"}')
+        return self.path / f"{chosen}.safetensors"
+
+
+def save_checkpoint(
+    run_dir: Path,
+    *,
+    kind: str,
+    iteration: int,
+    model: Mapping[str, Any],
+    run: Mapping[str, Any],
+    weights: Mapping[str, Mapping[str, Tensor]],
+    write_resume: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write run_dir/checkpoint-<iteration> as a whole: into a temporary sibling, synced to disk, renamed.
+
+    weights: name -> state dict. write_resume: fills the directory resume/ with what training alone needs.
+    """
+    target = run_dir / f"checkpoint-{iteration:07d}"
+    partial = run_dir / f".partial-{target.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, state in weights.items():
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, partial / f"{name}.safetensors")
+    if write_resume is not None:
+        (partial / "resume").mkdir()
+        write_resume(partial / "resume")
+    record = {
+        "format": FORMAT,
+        "kind": kind,
+        "iteration": iteration,
+        "model": model,
+        "run": run,
+        "versions": {name: version(name) for name in ("torch", "safetensors", "accelerate")},
+    }
+    (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+    sync_to_disk(partial)
+    if target.exists():
+        shutil.rmtree(target)
+    partial.rename(target)
+    _sync(run_dir)
+    return target
+
+
+def open_checkpoint(path: Path, kind: str) -> Checkpoint:
+    """The checkpoint at `path`, or the newest of the run directory `path`.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a checkpoint of another kind, of a later format, or unreadable.
+    """
+    directory = path if (path / "config.json").is_file() else latest(path)
+    if directory is None:
+        found = "an empty run directory" if path.is_dir() else "no such directory"
+        raise FileNotFoundError(f"no checkpoint at {path} ({found}); give a run directory or a checkpoint in one")
+    try:
+        record = json.loads((directory / "config.json").read_text())
+        found_kind, found_format = record["kind"], record["format"]
+        checkpoint = Checkpoint(directory, found_kind, record["iteration"], record["model"], record["run"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{directory / 'config.json'} is not a checkpoint's description: {error!r}") from None
+    if found_format > FORMAT:
+        raise ValueError(f"{directory} has format {found_format}; this version reads up to {FORMAT}: update it")
+    if found_kind != kind:
+        raise ValueError(f'{directory} holds a model of kind "{found_kind}", but kind "{kind}" is needed here')
+    return checkpoint
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoint directories of a run, oldest first."""
+    named = [(match, path) for path in run_dir.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(named, key=lambda pair: int(pair[0][1]))]
+
+
+def latest(run_dir: Path) -> Path | None:
+    """The newest checkpoint directory of a run, or None."""
+    return next(reversed(checkpoints(run_dir)), None)
+
+
+def prune(run_dir: Path, *, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints of a run."""
+    for path in checkpoints(run_dir)[:-keep]:
+        shutil.rmtree(path)
+
+
+def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = None) -> None:
+    """Fill `network`, which may be on the meta device, with the named weights, or the default ones.
+
+    Raises:
+        ValueError: no such weights, or weights that do not fit, naming what is missing, unknown or of another shape.
+    """
+    file = checkpoint.weights_file(name)
+    state = load_file(file)
+    expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        key = wrong[0]
+        raise ValueError(
+            f"{file} does not fit the network of its config.json: {len(wrong)} tensors differ, the first "
+            f'"{key}" (file {found.get(key)}, network {expected.get(key)})'
+        )
+    network.load_state_dict(state, assign=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sync_to_disk(directory: Path) -> None:
+    """Force a directory's files, and the directories themselves, onto the disk."""
+    for path in [*directory.rglob("*"), directory]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

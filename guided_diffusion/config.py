@@ -1,0 +1,90 @@
+"""The one place where YAML files and command lines become dataclasses, and dataclasses become plain values again."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentError, ArgumentParser, auto_cli, set_parsing_settings
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+C = TypeVar("C")
+
+DEBUG_VARIABLE = "GUIDED_DIFFUSION_DEBUG"
+"""Environment variable that makes scripts show the traceback of an error they would state in one line."""
+
+
+def run_script(config_class: type[C], run: Callable[[C], object], argv: Sequence[str] | None = None) -> None:
+    """What every script does: `--config FILE` and options become one config, which is run.
+
+    Bad input (ValueError, OSError) ends the process with its message on standard error and status 2; with
+    GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback.
+    """
+    try:
+        run(parse(config_class, argv))
+    except (ValueError, OSError) as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
+    """A config from the command line: defaults, then `--config FILE`, then options such as `--network.dropout 0.1`.
+
+    Raises:
+        SystemExit: an unknown or misspelt key, or a value of the wrong type, named on standard error.
+        ValueError: values that do not fit together.
+    """
+    # The list form of `args` keeps jsonargparse from reading sys.argv when a caller passes an empty command line.
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return auto_cli(config_class, as_positional=False, args=arguments, description=_summary(config_class))
+
+
+def _summary(config_class: type) -> str:
+    return (config_class.__doc__ or "").strip().split("\n\n")[0]
+
+
+def to_plain(value: Any) -> Any:  # any config value: the result is what JSON can hold
+    """A config as nested mappings, lists, strings, numbers, booleans and None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) -> C:
+    """The config that `to_plain` wrote; `source` says in errors where it was read.
+
+    Raises:
+        ValueError: an unknown key, a missing one, or a value of the wrong type.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=config_class)
+    try:
+        return parser.instantiate_classes(parser.parse_object({"value": dict(plain)}))["value"]
+    except (ArgumentError, TypeError) as error:
+        raise ValueError(f"{source} does not hold a {config_class.__name__}: {error}") from None
+
+
+def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plain values of any kind
+    """Where two plain values differ, one line each: "network.dropout (0.1, now 0.0)"."""
+    if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
+        keys = [*stored, *(key for key in wanted if key not in stored)]
+        return [
+            line
+            for key in keys
+            for line in differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else str(key))
+        ]
+    return [] if stored == wanted else [f"{where} ({_shown(stored)}, now {_shown(wanted)})"]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

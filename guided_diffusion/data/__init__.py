@@ -1,0 +1,1 @@
+"""Training and reference images: class folders on disk, and the endless stream of batches made from them."""

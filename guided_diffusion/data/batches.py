@@ -1,0 +1,184 @@
+"""The endless, seeded, resumable stream of training batches.
+
+Sample number c of the stream (its `counter`) is element c mod N of epoch c // N's permutation, and iteration n consumes
+samples [n * B, (n + 1) * B). Both are pure functions, so no loader state is ever saved: resuming is starting at
+iteration n, and another number of processes or micro-batches cuts the same global batch differently.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from guided_diffusion.data.folder import ClassFolder
+
+Entry = tuple[int, int]  # index into the dataset, counter
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training samples. Everything random about a sample is seeded from its `counter`, its position in the stream."""
+
+    x0: Tensor
+    """(B, C, H, W) float32 in [-1, 1]."""
+    y: Tensor
+    """(B,) int64 labels."""
+    counter: Tensor
+    """(B,) int64 positions in the endless stream."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on `device`; copies from pinned memory are asynchronous."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in (self.x0, self.y, self.counter)))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory. DataLoader calls it by this name."""
+        return Batch(self.x0.pin_memory(), self.y.pin_memory(), self.counter.pin_memory())
+
+
+@dataclass(frozen=True)
+class EndlessBatches:
+    """An endless stream over `dataset`: every epoch has its own permutation, and no batch is short where epochs join.
+
+    Raises:
+        ValueError: an empty dataset, a batch size below 1 or a negative number of workers.
+    """
+
+    dataset: ClassFolder
+    batch_size: int = field(kw_only=True)
+    """Samples per optimiser update, over all processes and micro-batches; may exceed the dataset."""
+    seed: int = field(kw_only=True)
+    """Of the permutations. The dataset holds the seed of its own crops and mirrors."""
+    num_workers: int = field(kw_only=True)
+    """Decoding processes beside this one; 0 decodes in this one."""
+
+    def __post_init__(self) -> None:
+        if not len(self.dataset):
+            raise ValueError("the dataset is empty; batches need at least one image")
+        if self.batch_size < 1:
+            raise ValueError(f"the global batch is at least 1 sample, not {self.batch_size}")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers is a number of processes, 0 or more, not {self.num_workers}")
+
+    def micro_batches(
+        self, *, start_iteration: int = 0, rank: int = 0, world_size: int = 1, accumulation: int = 1
+    ) -> Iterator[Batch]:
+        """For each iteration from the given one on, `accumulation` batches of batch_size / (world_size * accumulation).
+
+        The global batch is cut into consecutive blocks, one per rank, and each of these into micro-batches. Drop the
+        iterator to end the workers.
+
+        Raises:
+            ValueError: at once, if the batch does not divide or an argument is out of range; while iterating, what the
+                dataset raised, with its own message, whichever process it was raised in. OSError likewise.
+        """
+        micro_size = self._micro_size(world_size, accumulation)
+        if start_iteration < 0 or not 0 <= rank < world_size:
+            raise ValueError(
+                f"start_iteration={start_iteration}, rank={rank}, world_size={world_size}: "
+                f"iterations count from 0, ranks from 0 to world_size - 1"
+            )
+        entries = _Entries(
+            dataset_size=len(self.dataset),
+            seed=self.seed,
+            first_counter=start_iteration * self.batch_size + rank * accumulation * micro_size,
+            micro_size=micro_size,
+            accumulation=accumulation,
+            stride=self.batch_size,
+        )
+        return _loaded(self.dataset, entries, self.num_workers)
+
+    def _micro_size(self, world_size: int, accumulation: int) -> int:
+        if world_size < 1 or accumulation < 1:
+            raise ValueError(f"world_size={world_size} and accumulation={accumulation} are counts, at least 1")
+        parts = world_size * accumulation
+        below = self.batch_size // parts * parts
+        if below != self.batch_size:
+            nearest = " or ".join(str(size) for size in (below, below + parts) if size)
+            raise ValueError(
+                f"a global batch of {self.batch_size} does not divide over world_size={world_size} processes with "
+                f"accumulation={accumulation} micro-batches each; the nearest that does: {nearest}"
+            )
+        return self.batch_size // parts
+
+
+@lru_cache(maxsize=2)
+def epoch_permutation(dataset_size: int, *, seed: int, epoch: int) -> Tensor:
+    """(dataset_size,) int64: the order of one epoch, a function of its arguments alone. Cached: do not write to it."""
+    # Hashed, because with seed + epoch two runs with neighbouring seeds would share nearly all of their epochs.
+    digest = hashlib.sha256(f"{seed}:{epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    return torch.randperm(dataset_size, generator=generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entries:
+    """The batch sampler of one rank: an endless iterable of micro-batches, each a list of entries."""
+
+    dataset_size: int
+    seed: int
+    first_counter: int
+    micro_size: int
+    accumulation: int
+    stride: int
+
+    def __iter__(self) -> Iterator[list[Entry]]:
+        iteration_start = self.first_counter
+        while True:
+            for micro in range(self.accumulation):
+                start = iteration_start + micro * self.micro_size
+                yield [self._entry(counter) for counter in range(start, start + self.micro_size)]
+            iteration_start += self.stride
+
+    def _entry(self, counter: int) -> Entry:
+        epoch, position = divmod(counter, self.dataset_size)
+        return int(epoch_permutation(self.dataset_size, seed=self.seed, epoch=epoch)[position]), counter
+
+
+class _Batched(Dataset[Any]):  # Any: DataLoader's types know items and lists of them, not whole batches
+    """The dataset as a worker sees it: whole micro-batches, and failures as values.
+
+    An exception that DataLoader carries out of a worker arrives as a traceback with our message at its end; handed over
+    as a value and raised in the training process, the message is all there is to read.
+    """
+
+    def __init__(self, dataset: ClassFolder) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, entries: Sequence[Entry]) -> Batch | ValueError | OSError:
+        try:
+            x0, y, counter = zip(*(self.dataset[entry] for entry in entries), strict=True)
+        except (ValueError, OSError) as failure:
+            return failure
+        return Batch(torch.stack(x0), torch.tensor(y), torch.tensor(counter))
+
+
+def _loaded(dataset: ClassFolder, entries: _Entries, num_workers: int) -> Iterator[Batch]:
+    loader = DataLoader(
+        _Batched(dataset),
+        batch_sampler=entries,
+        num_workers=num_workers,
+        collate_fn=_unchanged,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_process_group,
+        generator=torch.Generator(),  # DataLoader would draw its workers' seed from the global generator
+    )
+    for loaded in loader:  # endless, so that the workers persist without being asked to
+        if isinstance(loaded, Exception):
+            raise loaded
+        yield loaded
+
+
+def _unchanged(loaded: Any) -> Any:
+    return loaded
+
+
+def _leave_process_group(worker: int) -> None:
+    """A signal to the whole group (Ctrl-C, a batch system's SIGTERM) must not kill workers of a run that is saving."""
+    if hasattr(os, "setsid"):
+        os.setsid()

@@ -1,0 +1,120 @@
+"""How a file becomes square pixels: decoding, conversion to grey or colour, and the published crops.
+
+Knows nothing of folders, labels or tensors.
+"""
+
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+CHANNELS: dict[str, int] = {"L": 1, "RGB": 3}
+
+
+class DamagedImageError(ValueError):
+    """A file that is there but cannot be decoded; the message names it and the decoder's complaint."""
+
+
+def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """The published centre crop: uint8 (size, size, C), C = 1 for mode L and 3 for RGB.
+
+    The shorter side is brought to `size` (also upwards, for an image smaller than it), halving by box means while twice
+    too large, then bicubic; the middle square is cut out.
+    """
+    resized = _with_shorter_side(image, size)
+    return _cut(resized, size, x=(resized.width - size) // 2, y=(resized.height - size) // 2)
+
+
+def random_crop(
+    image: Image.Image, size: int, *, rng: random.Random, min_fraction: float = 0.8, max_fraction: float = 1.0
+) -> NDArray[np.uint8]:
+    """The published random crop: uint8 (size, size, C), C = 1 for mode L and 3 for RGB.
+
+    Draws from `rng`, in this order: the shorter side, in pixels, uniform over ceil(size / max_fraction) to
+    ceil(size / min_fraction); then y and x of the crop, uniform over what fits.
+
+    Raises:
+        ValueError: not 0 < min_fraction <= max_fraction <= 1.
+    """
+    if not 0 < min_fraction <= max_fraction <= 1:
+        raise ValueError(
+            f"a crop keeps at least min_fraction={min_fraction} and at most max_fraction={max_fraction} of the shorter "
+            f"side; they must satisfy 0 < min_fraction <= max_fraction <= 1"
+        )
+    shorter_side = rng.randrange(math.ceil(size / max_fraction), math.ceil(size / min_fraction) + 1)
+    resized = _with_shorter_side(image, shorter_side)
+    y = rng.randrange(resized.height - size + 1)
+    x = rng.randrange(resized.width - size + 1)
+    return _cut(resized, size, x=x, y=y)
+
+
+def _with_shorter_side(image: Image.Image, side: int) -> Image.Image:
+    if image.mode not in CHANNELS:
+        raise ValueError(f"crops take images of mode L or RGB, not {image.mode}; convert the image first")
+    while min(image.size) >= 2 * side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = side / min(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+
+
+def _cut(image: Image.Image, size: int, *, x: int, y: int) -> NDArray[np.uint8]:
+    # np.array, not asarray: a view of Pillow's buffer is read-only, which torch warns about.
+    return np.array(image.crop((x, y, x + size, y + size))).reshape(size, size, CHANNELS[image.mode])
+
+
+def read_image(path: Path, *, mode: Literal["L", "RGB"]) -> Image.Image:
+    """The decoded image in `mode`; the first frame of an animation; EXIF rotation is not applied, as published.
+
+    Pixels with alpha are composited over white (the published code drops alpha, which shows whatever colour lies under
+    transparent pixels; opaque images come out the same). Of 16-bit grey the high byte is kept, as Pillow does with
+    16-bit colour. Palette, CMYK and the rest convert as Pillow does.
+
+    Raises:
+        DamagedImageError: the file is no image, is cut short, or has pixels without a known range (32-bit float).
+        OSError: the storage failed (file gone, no permission, I/O error): not the picture's fault.
+    """
+    with _damage_named(path), Image.open(path) as image:
+        image.load()
+        return _converted(image, mode)
+
+
+def read_mode(path: Path) -> str:
+    """Pillow's mode of the file, from its header alone. Raises as `read_image` does."""
+    with _damage_named(path), Image.open(path) as image:
+        return image.mode
+
+
+def _converted(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+    if image.mode == mode:
+        return image.copy()
+    if image.mode == "F":
+        raise ValueError("32-bit float pixels have no known range")
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 0xFFFF:
+            raise ValueError(f"grey levels {levels.min()}..{levels.max()} are not 16-bit")
+        return Image.fromarray((levels >> 8).astype(np.uint8)).convert(mode)
+    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert(mode)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turns what a decoder raises into DamagedImageError; the storage's own failures pass as OSError, with the path."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except OSError as cause:
+        if cause.errno is not None:  # the operating system spoke; Pillow's own OSErrors carry no number
+            raise OSError(cause.errno, f"could not read an image: {cause.strerror}", str(path)) from cause
+        raise DamagedImageError(f"{path} is not a readable image ({cause})") from cause
+    except Exception as cause:  # decoders raise SyntaxError, struct.error, zlib.error, DecompressionBombError, ...
+        raise DamagedImageError(f"{path} is not a readable image ({type(cause).__name__}: {cause})") from cause

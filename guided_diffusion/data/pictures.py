@@ -1,0 +1,35 @@
+"""PNG files of images and grids."""
+
+import io
+from pathlib import Path
+
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from .shards import replaced_on_success
+
+SMALLEST_SIDE = 512
+"""Grids of tiny images are enlarged by a whole factor to about this many pixels, so that a person can see them."""
+
+
+def write_png(path: Path, image: Tensor, *, enlarge: bool = True) -> None:
+    """Write a uint8 image (1 or 3, H, W) as PNG, whole or not at all.
+
+    enlarge: repeat pixels by a whole factor where the shorter side is below SMALLEST_SIDE pixels.
+
+    Raises:
+        ValueError: another number of channels.
+    """
+    if image.shape[0] not in (1, 3):
+        raise ValueError(f"a PNG holds 1 or 3 channels, not {image.shape[0]}")
+    pixels = rearrange(image.cpu(), "c h w -> h w c").numpy()
+    picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+    factor = -(-SMALLEST_SIDE // min(picture.size)) if enlarge else 1
+    if factor > 1:
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    encoded = io.BytesIO()
+    picture.save(encoded, format="PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_on_success(path) as file:
+        file.write(encoded.getvalue())

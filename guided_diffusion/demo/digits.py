@@ -1,0 +1,48 @@
+"""scikit-learn's handwritten digits as class folders of PNG files: 1,797 scans of 8x8 pixels, ten classes."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsConfig:
+    """Write scikit-learn's handwritten digits as class folders train/<digit> and test/<digit>."""
+
+    out: Path
+    """Folder to write; left alone where it is complete already."""
+    test_every: int = 5
+    """Every n-th scan of each class is held out."""
+
+
+def write_digits(config: DigitsConfig) -> None:
+    """Write grey PNG files train/<digit>/NNNN.png and test/<digit>/NNNN.png, all or nothing.
+
+    Raises:
+        ValueError: scikit-learn is not installed.
+    """
+    if config.out.is_dir():
+        return
+    pixels, labels = _scans()
+    partial = config.out.with_name(f".partial-{config.out.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    for label in range(10):
+        for position, index in enumerate(np.flatnonzero(labels == label)):
+            split = "test" if position % config.test_every == 0 else "train"
+            path = partial / split / str(label) / f"{index:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[index]).save(path)
+    partial.rename(config.out)
+
+
+def _scans() -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (1797, 8, 8), 0 the paper and 255 the ink, and labels (1797,). The scans have 17 grey levels, 0..16."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ValueError("the digits come with scikit-learn; install it: pip install scikit-learn") from None
+    digits = load_digits()
+    return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target

@@ -1,0 +1,244 @@
+"""The evaluation driver: opens two sets of images, passes each once through an extractor, writes the report."""
+
+import logging
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from guided_diffusion.checkpoint import file_sha256
+from guided_diffusion.evaluation.compare import Target, class_accuracy, coverage, distances, scores, together
+from guided_diffusion.evaluation.features import FeatureExtractor, slug
+from guided_diffusion.evaluation.inputs import ImageSource, open_images
+from guided_diffusion.evaluation.measure import Measured, Share, measure
+from guided_diffusion.evaluation.report import Report, display_names, write_report
+from guided_diffusion.evaluation.statistics import Gaussian, Reference, read_reference
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How two sets of images are compared. The published protocol is what the defaults give."""
+
+    batch_size: int = 64
+    """Images that go through the extractor at once, per process."""
+    image_size: int | None = None
+    """Side in pixels; pictures in folders get the published centre crop to it.
+
+    None: the size of the generated images.
+    """
+    neighbours: int = 3
+    """k of precision and recall: how far a ball around a feature reaches, in neighbours.
+
+    3 is Kynkäänniemi's, and ADM's.
+    """
+    split_size: int = 5000
+    """Images per split of the Inception Score, as published."""
+    manifold_images: int = 50_000
+    """Precision and recall use at most this many images a side, evenly spaced.
+
+    Published: 10,000 real, 50,000 generated.
+    """
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and value < 1:
+                raise ValueError(f"evaluation's {name} must be positive, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sides:
+    """The two sets before anything is measured.
+
+    real is None if there are statistics only, reference if there are none.
+    """
+
+    generated: ImageSource
+    real_path: Path
+    real: ImageSource | None
+    reference: Reference | None
+
+
+def evaluate(
+    *,
+    generated: Path,
+    real: Path,
+    extractor: FeatureExtractor,
+    config: EvaluationConfig | None = None,
+    out: Path | None = None,
+) -> Report:
+    """Compare the images at `generated` with those at `real`, write the report as JSON and return it.
+
+    generated: what `open_images` takes. real: the same, or an npz of reference statistics. out: where the report goes;
+    None puts `evaluation-<extractor>.json` beside the samples. Under `accelerate launch` the processes share the
+    batches, all of them return the report, and the numbers are those of one process up to float64 rounding.
+
+    Raises FileNotFoundError and ValueError for sources that are missing, damaged, empty, too small, or do not fit each
+    other or the extractor; before anything is measured, as far as that can be known.
+    """
+    config = config or EvaluationConfig()
+    sides = _open_sides(generated, real, extractor=extractor, config=config)
+    state = PartialState()
+    samples = _measure(sides.generated, extractor, config=config, state=state, name="generated")
+    measured = None if sides.real is None else _measure(sides.real, extractor, config=config, state=state, name="real")
+    reports: list[Report | None] = [None]
+    if state.is_main_process:
+        report = _report(samples, _target(measured, sides.reference), sides=sides, extractor=extractor, config=config)
+        write_report(out or report_path(generated, extractor), report)
+        reports = [report]
+    broadcast_object_list(reports)
+    assert reports[0] is not None
+    return reports[0]
+
+
+def report_path(generated: Path, extractor: FeatureExtractor) -> Path:
+    """Where the report on `generated` goes unless told otherwise: into the directory, or beside the npz file."""
+    name = f"evaluation-{slug(extractor.name)}.json"
+    return generated / name if generated.is_dir() else generated.with_name(f"{generated.stem}-{name}")
+
+
+def _open_sides(generated: Path, real: Path, *, extractor: FeatureExtractor, config: EvaluationConfig) -> _Sides:
+    samples = open_images(generated, size=config.image_size)
+    reference = read_reference(real) if real.suffix == ".npz" and real.is_file() else None
+    if reference is not None:
+        _check_reference(real, reference, extractor)
+    height, width, channels = samples.shape
+    target = None
+    if reference is None or reference.has_images:
+        target = open_images(real, size=height if height == width else None, channels=channels)
+        if target.shape != samples.shape:
+            raise ValueError(
+                f"{generated} holds images of {height}x{width} pixels, {real} of {target.shape[0]}x{target.shape[1]}; "
+                f"compare sets of one size"
+            )
+    for source in (samples, target):
+        if source is not None and source.num_images <= config.neighbours:
+            raise ValueError(
+                f"{source.path} holds {source.num_images} images, but precision and recall look at "
+                f"{config.neighbours} neighbours of each; give more images"
+            )
+    return _Sides(generated=samples, real_path=real, real=target, reference=reference)
+
+
+def _check_reference(path: Path, reference: Reference, extractor: FeatureExtractor) -> None:
+    if reference.extractor_sha256 is None and not extractor.is_inception:
+        raise ValueError(
+            f"{path} does not say which network its statistics are of, so they count as the published 2015 Inception's, "
+            f"which {extractor.name} is not; give the images themselves as the real side"
+        )
+    if reference.extractor_sha256 not in (None, extractor.sha256):
+        raise ValueError(
+            f"{path} was made with {reference.extractor} (SHA-256 {reference.extractor_sha256}), "
+            f"not with {extractor.name} ({extractor.sha256}); use the same extractor for both sides"
+        )
+
+
+def _measure(
+    source: ImageSource, extractor: FeatureExtractor, *, config: EvaluationConfig, state: PartialState, name: str
+) -> Measured:
+    device = torch.device(state.device or "cpu")
+    share = Share(
+        rank=state.process_index,
+        world_size=state.num_processes,
+        # Statistics are float64, which Apple's accelerator does not have.
+        device=torch.device("cpu") if device.type == "mps" else device,
+        progress=state.is_main_process,
+    )
+    return measure(
+        source,
+        extractor,
+        batch_size=config.batch_size,
+        manifold_images=config.manifold_images,
+        share=share,
+        name=name,
+    )
+
+
+def _target(measured: Measured | None, reference: Reference | None) -> Target:
+    if reference is not None:
+        manifold = None if measured is None else measured.manifold
+        return Target(pooled=reference.pooled, spatial=reference.spatial, manifold=manifold)
+    assert measured is not None
+    return Target(pooled=measured.pooled, spatial=measured.spatial, manifold=measured.manifold)
+
+
+def _report(
+    samples: Measured, target: Target, *, sides: _Sides, extractor: FeatureExtractor, config: EvaluationConfig
+) -> Report:
+    for name, statistics in (("generated", samples.pooled), ("real", target.pooled)):
+        _warn_of_low_rank(statistics, name)
+    numbers = together(
+        distances(samples, target),
+        scores(samples, split_size=config.split_size),
+        coverage(samples, target, neighbours=config.neighbours),
+        class_accuracy(samples, label_names=sides.generated.class_names, class_names=extractor.class_names),
+    )
+    return Report(
+        metrics=numbers.metrics,
+        absent=numbers.absent,
+        per_class_accuracy=numbers.per_class_accuracy,
+        protocol=_protocol(samples, target, sides=sides, extractor=extractor, config=config),
+        display_names=display_names(is_inception=extractor.is_inception, num_generated=sides.generated.num_images),
+    )
+
+
+def _warn_of_low_rank(statistics: Gaussian, name: str) -> None:
+    dimensions = len(statistics.mean)
+    if statistics.count is not None and statistics.count <= dimensions:
+        _logger.warning(
+            "the %s side has %d images for features of %d dimensions: its covariance is singular and the Fréchet distance "
+            "strongly biased; give more than %d images",
+            name,
+            statistics.count,
+            dimensions,
+            dimensions,
+        )
+
+
+def _protocol(
+    samples: Measured, target: Target, *, sides: _Sides, extractor: FeatureExtractor, config: EvaluationConfig
+) -> dict[str, Any]:
+    generated = _source_record(sides.generated) | {"num_manifold_images": len(samples.manifold)}
+    real = {"path": str(sides.real_path), "kind": "statistics"} if sides.real is None else _source_record(sides.real)
+    real |= {
+        "num_images": target.pooled.count,
+        "num_manifold_images": 0 if target.manifold is None else len(target.manifold),
+    }
+    if sides.reference is not None:
+        real |= {"statistics": "stored", "sha256": file_sha256(sides.real_path)}
+    return {
+        "generated": generated,
+        "real": real,
+        "extractor": {"name": extractor.name, "sha256": extractor.sha256, "is_inception": extractor.is_inception},
+        "settings": asdict(config),
+        "versions": _versions(),
+    }
+
+
+def _source_record(source: ImageSource) -> dict[str, Any]:
+    height, width, channels = source.shape
+    return {
+        "path": str(source.path),
+        "kind": source.kind,
+        "num_images": source.num_images,
+        "image_size": [height, width],
+        "channels": channels,
+        "resize": source.resize,
+        "manifest": source.manifest,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("torch", "numpy", "scipy", "pillow", "torchmetrics", "torch-fidelity"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

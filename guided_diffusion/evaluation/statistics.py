@@ -1,0 +1,186 @@
+"""Mean and covariance of features, in float64: gathered over batches and processes, and kept in reference files.
+
+The published reference layout is an npz with `mu, sigma` of the pooled features, `mu_s, sigma_s` of the spatial ones,
+and sometimes images `arr_0`. Files written here also say which extractor made them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from guided_diffusion.data.shards import DAMAGED_FILE_ERRORS, replaced_on_success
+from guided_diffusion.evaluation.npz import npz_members
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean (D,) and covariance (D, D) of a set of features, float64. count: how many features, if that is known."""
+
+    mean: Tensor
+    cov: Tensor
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count () int64, mean (D,) and sum of squared deviations (D, D), float64, of a set of features."""
+
+    count: Tensor
+    mean: Tensor
+    scatter: Tensor
+
+
+def moments(features: Tensor) -> Moments:
+    """Moments of features (N, D) of any dtype; N = 0 gives zeros."""
+    features = features.double()
+    mean = features.mean(dim=0) if len(features) else features.new_zeros(features.shape[1])
+    deviations = features - mean
+    return Moments(torch.tensor(len(features), device=features.device), mean, deviations.T @ deviations)
+
+
+def merged(first: Moments, second: Moments) -> Moments:
+    """Moments of the union of two sets (Chan, Golub and LeVeque 1979).
+
+    Never subtracts large numbers, so that it needs no guess of the mean; the order of merging matters at rounding only.
+    """
+    count = first.count + second.count
+    share = second.count.double() / count.clamp_min(1)
+    delta = second.mean - first.mean
+    between = torch.outer(delta, delta) * (first.count * share)
+    return Moments(count, first.mean + share * delta, first.scatter + second.scatter + between)
+
+
+def gaussian(features: Moments) -> Gaussian:
+    """Mean and covariance, divisor N - 1. Raises ValueError for fewer than two features."""
+    count = int(features.count)
+    if count < 2:
+        raise ValueError(f"a covariance needs at least 2 images, got {count}; give more")
+    return Gaussian(features.mean, features.scatter / (count - 1), count)
+
+
+class GaussianAccumulator(Metric):
+    """Mean and covariance of features (N, D) that arrive in batches, on one process or several.
+
+    Sums of x and x x^T would serve as well as the features are centred, which those of a rectified network are not; so
+    the states are merged pairwise instead. They carry no reduction: after synchronising there is one entry per process.
+    """
+
+    full_state_update = False
+    count: Tensor
+    mean: Tensor
+    scatter: Tensor
+
+    def __init__(self, num_features: int, **settings: Any) -> None:  # settings: torchmetrics' own, passed on
+        super().__init__(**settings)
+        self.set_dtype(torch.float64)
+        self.add_state("count", torch.tensor(0), dist_reduce_fx=None)
+        self.add_state("mean", torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx=None)
+        self.add_state("scatter", torch.zeros(num_features, num_features, dtype=torch.float64), dist_reduce_fx=None)
+
+    def update(self, features: Tensor) -> None:
+        """Add features (N, D). Raises ValueError if one is not finite."""
+        if not torch.isfinite(features).all():
+            raise ValueError(
+                "the extractor gave features that are not finite; its weights or its precision are at fault"
+            )
+        total = merged(Moments(self.count, self.mean, self.scatter), moments(features))
+        self.count, self.mean, self.scatter = total.count, total.mean, total.scatter
+
+    def compute(self) -> Gaussian:
+        """Statistics of everything added, by all processes."""
+        parts = zip(torch.atleast_1d(self.count), torch.atleast_2d(self.mean), self._scatters(), strict=True)
+        total, *others = (Moments(*part) for part in parts)
+        for other in others:
+            total = merged(total, other)
+        return gaussian(total)
+
+    def _scatters(self) -> Tensor:
+        return self.scatter if self.scatter.ndim == 3 else self.scatter[None]
+
+
+class RowAccumulator(Metric):
+    """Rows (N, D) that arrive in batches: all of them, those of process 0 first, each process's in order of arrival."""
+
+    full_state_update = False
+    rows: list[Tensor] | Tensor
+
+    def __init__(self, **settings: Any) -> None:  # settings: torchmetrics' own, passed on
+        super().__init__(**settings)
+        self.add_state("rows", [], dist_reduce_fx="cat")
+
+    def update(self, rows: Tensor) -> None:
+        """Add rows (N, D); every process must add some, if only of length 0, so that their width is known to it."""
+        assert isinstance(self.rows, list)  # a tensor only while synchronised, inside compute
+        self.rows.append(rows)
+
+    def compute(self) -> Tensor:
+        """Everything added, by all processes: (N, D)."""
+        return self.rows if isinstance(self.rows, Tensor) else torch.cat(self.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Statistics of a reference set as stored.
+
+    extractor_sha256 None: published statistics, of the 2015 Inception network.
+    """
+
+    pooled: Gaussian
+    spatial: Gaussian | None
+    has_images: bool
+    extractor: str | None = None
+    extractor_sha256: str | None = None
+
+
+def read_reference(path: Path) -> Reference | None:
+    """The statistics in an npz of the published layout; None if it has no `mu` (a plain batch of images).
+
+    Raises ValueError, naming the file, if it is damaged or its arrays do not fit each other.
+    """
+    members = npz_members(path)
+    if "mu" not in members:
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Reference(
+                pooled=_stored_gaussian(arrays, "mu", "sigma"),
+                spatial=_stored_gaussian(arrays, "mu_s", "sigma_s") if "mu_s" in members else None,
+                has_images="arr_0" in members,
+                extractor=str(arrays["extractor"]) if "extractor" in members else None,
+                extractor_sha256=str(arrays["extractor_sha256"]) if "extractor_sha256" in members else None,
+            )
+    except DAMAGED_FILE_ERRORS as error:
+        raise ValueError(f"{path} is no reference file ({error}); make or fetch it again") from error
+
+
+def write_reference(
+    path: Path,
+    *,
+    pooled: Gaussian,
+    spatial: Gaussian,
+    extractor: str,
+    extractor_sha256: str,
+    images: np.ndarray | None = None,
+) -> None:
+    """Write a reference npz in the published layout, atomically: statistics, who made them, and images (N, H, W, C) uint8."""
+    arrays = {"mu": pooled.mean, "sigma": pooled.cov, "mu_s": spatial.mean, "sigma_s": spatial.cov}
+    named: dict[str, Any] = {name: value.cpu().numpy() for name, value in arrays.items()}
+    named |= {"extractor": np.array(extractor), "extractor_sha256": np.array(extractor_sha256)}
+    if pooled.count is not None:
+        named["num_images"] = np.array(pooled.count)
+    if images is not None:
+        named["arr_0"] = images
+    with replaced_on_success(path) as file:
+        np.savez(file, **named)
+
+
+def _stored_gaussian(arrays: Any, mean_name: str, cov_name: str) -> Gaussian:  # arrays: numpy's NpzFile, untyped there
+    mean, cov = torch.from_numpy(arrays[mean_name]).double(), torch.from_numpy(arrays[cov_name]).double()
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+        raise ValueError(f"{mean_name} {tuple(mean.shape)} and {cov_name} {tuple(cov.shape)} are not (D,) and (D, D)")
+    return Gaussian(mean, cov, int(arrays["num_images"]) if "num_images" in arrays else None)

@@ -1,0 +1,1 @@
+"""Networks: images and timesteps in, raw numbers out."""

@@ -1,0 +1,283 @@
+"""The ADM U-Net (2105.05233 section 3), and its encoder half, which noisy classifiers share.
+
+Networks take images and timesteps and give raw numbers; what the numbers mean is the business of `prediction`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .blocks import (
+    GROUPS,
+    Downsample,
+    Modulation,
+    Norm,
+    ResidualBlock,
+    SelfAttention,
+    TimeEmbedding,
+    Upsample,
+    conv3x3,
+    zeroed,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """What a user chooses of a network; channels and classes, which the data decide, are added by its subclasses."""
+
+    image_size: int
+    """Nominal side of the square images, pixels; `attention_sizes` are relative to it."""
+    base_channels: int
+    """Channels that `channel_mult` multiplies, and a quarter of the embedding's width."""
+    channel_mult: tuple[float, ...]
+    """Channels of each level over base_channels, finest level first; each level halves the size of the one before."""
+    attention_sizes: tuple[int, ...]
+    """Feature-map sides, pixels, at which attention follows each residual block; (32, 16, 8) in ADM."""
+    blocks_per_level: int = 2
+    """Residual blocks of each level of the encoder; a decoder has one more."""
+    head_channels: int | None = 64
+    """Channels of each attention head (ADM: 64); null where `heads` is given."""
+    heads: int | None = None
+    """Attention heads at every size; null where `head_channels` is given."""
+    dropout: float = 0.0
+    """Probability in the residual blocks, 0..1."""
+    resample: Literal["block", "conv", "plain"] = "block"
+    """Changes of size by BigGAN residual blocks (ADM), by a convolution (DDPM), or without parameters."""
+    modulation: Modulation = "scale_shift"
+    """Timestep and class enter by scale and shift after the norm (AdaGN) or by addition before it (DDPM)."""
+
+    def __post_init__(self) -> None:
+        self._check_sizes()
+        self._check_channels()
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"network.dropout is a probability below 1, got {self.dropout}")
+
+    def _check_sizes(self) -> None:
+        if not self.channel_mult or self.blocks_per_level < 1:
+            raise ValueError("a network needs at least one level (channel_mult) and one block a level")
+        if self.image_size % self.down_factor:
+            raise ValueError(
+                f"image_size {self.image_size} cannot be halved {len(self.channel_mult) - 1} times; "
+                f"{_sizes_that_work(self.image_size, self.down_factor)}"
+            )
+        sizes = tuple(self.image_size >> level for level in range(len(self.channel_mult)))
+        unknown = sorted(set(self.attention_sizes) - set(sizes))
+        if unknown:
+            raise ValueError(f"attention_sizes {unknown} are no feature-map sides of this network; it has {sizes}")
+
+    def _check_channels(self) -> None:
+        if (self.head_channels is None) == (self.heads is None):
+            raise ValueError(
+                f"give exactly one of head_channels and heads, and null for the other; got head_channels "
+                f"{self.head_channels} and heads {self.heads}"
+            )
+        for level, channels in enumerate(self.level_channels):
+            if channels < GROUPS or channels % GROUPS:
+                raise ValueError(
+                    f"level {level} has {channels} channels (base_channels {self.base_channels} times "
+                    f"{self.channel_mult[level]}); group normalisation needs a multiple of {GROUPS}"
+                )
+        attended = [c for i, c in enumerate(self.level_channels) if self.image_size >> i in self.attention_sizes]
+        for channels in {*attended, self.level_channels[-1]}:
+            per_head, heads = self.head_channels, self.heads
+            if channels % (per_head or heads or 1):
+                asked = f"heads of {per_head} channels" if per_head else f"{heads} heads"
+                raise ValueError(f"{channels} channels cannot be split into {asked}; change head_channels or heads")
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        """Channels of each level, finest first."""
+        return tuple(int(mult * self.base_channels) for mult in self.channel_mult)
+
+    @property
+    def embedding_channels(self) -> int:
+        """Width of the vector that tells every block the timestep and class."""
+        return 4 * self.base_channels
+
+    @property
+    def down_factor(self) -> int:
+        """Image side over the coarsest feature map's side."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+    def heads_of(self, channels: int) -> int:
+        """Attention heads of a feature map with that many channels."""
+        return self.heads if self.head_channels is None else channels // self.head_channels  # type: ignore[return-value]  # one of the two is given
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig(EncoderConfig):
+    """A whole U-Net."""
+
+    in_channels: int = 3
+    """Channels of the images."""
+    out_channels: int = 6
+    """Channels of the raw output: those of the images, twice where the variance is learned."""
+    num_classes: int | None = None
+    """Classes that the network is told; null: unconditional."""
+
+
+class Block(nn.Module):
+    """A residual block, with attention after it where the size asks for it."""
+
+    def __init__(self, config: EncoderConfig, in_channels: int, out_channels: int, *, size: int) -> None:
+        super().__init__()
+        self.residual = residual_block(config, in_channels, out_channels)
+        attends = size in config.attention_sizes
+        self.attention = SelfAttention(out_channels, config.heads_of(out_channels)) if attends else nn.Identity()
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        return self.attention(self.residual(x, e))
+
+
+class Level(nn.Module):
+    """The blocks at one size, and the change to the next size (None at the last)."""
+
+    def __init__(self, blocks: list[Block], resample: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.resample = resample
+
+
+class Middle(nn.Module):
+    """Residual, attention, residual at the coarsest size."""
+
+    def __init__(self, config: EncoderConfig, channels: int) -> None:
+        super().__init__()
+        self.residual_in = residual_block(config, channels, channels)
+        self.attention = SelfAttention(channels, config.heads_of(channels))
+        self.residual_out = residual_block(config, channels, channels)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        return self.residual_out(self.attention(self.residual_in(x, e)), e)
+
+
+class UNetEncoder(nn.Module):
+    """The downward half and the middle: (x, e) -> (coarsest feature map, skips)."""
+
+    def __init__(self, config: EncoderConfig, in_channels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.in_channels = in_channels
+        self.time = TimeEmbedding(config.base_channels)
+        channels = config.level_channels[0]
+        self.conv_in = conv3x3(in_channels, channels)
+        self.skip_channels = [channels]
+        self.levels = nn.ModuleList()
+        for depth, level_channels in enumerate(config.level_channels):
+            size = config.image_size >> depth
+            blocks: list[Block] = []
+            for _ in range(config.blocks_per_level):
+                blocks.append(Block(config, channels, level_channels, size=size))
+                channels = level_channels
+                self.skip_channels.append(channels)
+            is_last = depth == len(config.level_channels) - 1
+            self.levels.append(Level(blocks, None if is_last else resampler(config, channels, Downsample)))
+            if not is_last:
+                self.skip_channels.append(channels)
+        self.middle = Middle(config, channels)
+        self.out_channels = channels
+
+    def forward(self, x: Tensor, e: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """x: (B, C, H, W), sides multiples of the down-factor; e: (B, embedding_channels). Skips are finest first.
+
+        Raises:
+            ValueError: another channel count, or sides that cannot be halved often enough.
+        """
+        self._check(x)
+        h = self.conv_in(x)
+        skips = [h]
+        for level in self.levels:
+            for block in level.blocks:
+                h = block(h, e)
+                skips.append(h)
+            if level.resample is not None:
+                h = level.resample(h, e)
+                skips.append(h)
+        return self.middle(h, e), skips
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"expected images (batch, {self.in_channels}, height, width), got {tuple(x.shape)}")
+        factor = self.config.down_factor
+        for name, side in (("height", x.shape[2]), ("width", x.shape[3])):
+            if side % factor:
+                raise ValueError(
+                    f"{name} {side} is not a multiple of this network's down-factor {factor}; "
+                    f"{_sizes_that_work(side, factor)}"
+                )
+
+
+class UNet(nn.Module):
+    """The ADM U-Net: (x_t, t, y) -> raw output (B, out_channels, H, W)."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = UNetEncoder(config, config.in_channels)
+        self.label = None if config.num_classes is None else nn.Embedding(config.num_classes, config.embedding_channels)
+        self.levels = nn.ModuleList()
+        channels, skip_channels = self.encoder.out_channels, list(self.encoder.skip_channels)
+        for depth in reversed(range(len(config.level_channels))):
+            blocks: list[Block] = []
+            for _ in range(config.blocks_per_level + 1):
+                in_channels = channels + skip_channels.pop()
+                channels = config.level_channels[depth]
+                blocks.append(Block(config, in_channels, channels, size=config.image_size >> depth))
+            self.levels.append(Level(blocks, resampler(config, channels, Upsample) if depth else None))
+        self.norm_out = Norm(channels)
+        self.conv_out = zeroed(conv3x3(channels, config.out_channels))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """x: (B, in_channels, H, W); t: (B,) on the trained scale; y: (B,) int64 labels where the network has classes.
+
+        Raises:
+            ValueError: labels missing or unasked for; images of a size or channel count the network cannot take.
+        """
+        e = self.embedding(t, y)
+        h, skips = self.encoder(x, e)
+        for level in self.levels:
+            for block in level.blocks:
+                h = block(torch.cat([h, skips.pop()], dim=1), e)
+            if level.resample is not None:
+                h = level.resample(h, e)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+    def embedding(self, t: Tensor, y: Tensor | None) -> Tensor:
+        """The vector (B, embedding_channels) that tells every block the timestep and the class."""
+        e = self.encoder.time(t)
+        if self.label is None:
+            if y is not None:
+                raise ValueError("labels were given to an unconditional network; leave them out")
+            return e
+        if y is None:
+            raise ValueError(f"this network is conditional on {self.label.num_embeddings} classes; give it labels y")
+        return e + self.label(y)
+
+
+def residual_block(
+    config: EncoderConfig, in_channels: int, out_channels: int, resample: Downsample | Upsample | None = None
+) -> ResidualBlock:
+    """A residual block as the config has them."""
+    return ResidualBlock(
+        in_channels,
+        out_channels,
+        embedding_channels=config.embedding_channels,
+        dropout=config.dropout,
+        modulation=config.modulation,
+        resample=resample,
+    )
+
+
+def resampler(config: EncoderConfig, channels: int, kind: type[Downsample] | type[Upsample]) -> nn.Module:
+    """The change of size that the config asks for."""
+    if config.resample == "block":
+        return residual_block(config, channels, channels, resample=kind(channels, with_conv=False))
+    return kind(channels, with_conv=config.resample == "conv")
+
+
+def _sizes_that_work(side: int, factor: int) -> str:
+    below, above = side // factor * factor, -(-side // factor) * factor
+    return f"the next sizes that work are {below} and {above}" if below else f"the smallest size that works is {above}"

@@ -1,0 +1,52 @@
+"""The upsampling network: a U-Net that sees a low-resolution image beside the noisy one (ADM section 2.4 and appendix C)."""
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .unet import UNet, UNetConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsamplerConfig(UNetConfig):
+    """A whole upsampler: `image_size` is the side that it produces, `in_channels` counts the image's channels alone."""
+
+    low_res_size: int
+    """Side of the square low-resolution images, pixels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.low_res_size < self.image_size:
+            raise ValueError(
+                f"network.low_res_size is {self.low_res_size}; an upsampler to {self.image_size} pixels starts from "
+                f"fewer: give a side between 1 and {self.image_size - 1}"
+            )
+
+
+class Upsampler(nn.Module):
+    """The raw output of a U-Net for x_t, given a low-resolution image: (x_t, t, y, low_res) -> (B, out_channels, H, W)."""
+
+    def __init__(self, config: UpsamplerConfig) -> None:
+        super().__init__()
+        self.config = config
+        shared = {field.name: getattr(config, field.name) for field in fields(UNetConfig)}
+        self.unet = UNet(UNetConfig(**{**shared, "in_channels": 2 * config.in_channels}))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, low_res: Tensor) -> Tensor:
+        """x: (B, C, H, W); t: (B,); y: (B,) int64 where the network has classes; low_res: (B, C, h, w) in [-1, 1].
+
+        low_res is stretched to x's size bilinearly, without antialiasing and with half-pixel centres, as published,
+        whatever its size; images of another size than `low_res_size` are outside what the network was trained on.
+
+        Raises:
+            ValueError: a low_res of another batch or channel count than x, or what `UNet` refuses.
+        """
+        if low_res.ndim != 4 or low_res.shape[:2] != x.shape[:2]:
+            raise ValueError(
+                f"low_res must be (batch, channels, height, width) with the batch and channels of x, "
+                f"{tuple(x.shape[:2])}; got {tuple(low_res.shape)}"
+            )
+        stretched = F.interpolate(low_res, size=x.shape[2:], mode="bilinear", align_corners=False)
+        return self.unet(torch.cat([x, stretched.to(x.dtype)], dim=1), t, y)

@@ -1,0 +1,125 @@
+"""Which noise levels a chain has: the published beta schedules, and which of them a shortened chain keeps."""
+
+import math
+from dataclasses import dataclass
+from itertools import accumulate, repeat
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .chain import DiffusionChain
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainConfig:
+    """The chain that a network is trained on."""
+
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Betas: linear (DDPM; ADM from 128 pixels up) or cosine (improved DDPM; ADM at 64 pixels)."""
+    num_steps: int = 1000
+    """Noise levels T in training; sampling may take fewer."""
+    rescale_t: bool = False
+    """Tell the network t * 1000 / T in place of t, as improved DDPM does for its chains of 4000."""
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 2:
+            raise ValueError(f"chain.num_steps is {self.num_steps}; a chain needs at least 2 noise levels")
+
+
+def make_chain(config: ChainConfig) -> DiffusionChain:
+    """The chain a config describes.
+
+    Raises:
+        ValueError: a schedule too short for its betas to be probabilities.
+    """
+    betas = {"linear": linear_betas, "cosine": cosine_betas}[config.schedule](config.num_steps)
+    chain = chain_from_betas(betas)
+    return DiffusionChain(chain.alpha_bar, chain.t * (1000 / config.num_steps)) if config.rescale_t else chain
+
+
+def linear_betas(num_steps: int) -> Tensor:
+    """(T,) float64, evenly spaced from 1e-4 to 0.02 at T = 1000 (DDPM section 4); other T scale both ends by 1000 / T.
+
+    Raises:
+        ValueError: T below 20, where the last beta would exceed 1.
+    """
+    scale = 1000 / num_steps
+    return _checked(torch.linspace(1e-4 * scale, 0.02 * scale, num_steps, dtype=torch.float64), "linear")
+
+
+def cosine_betas(num_steps: int) -> Tensor:
+    """(T,) float64, alpha_bar following cos^2 with offset 0.008, each beta at most 0.999 (improved DDPM eq. 17)."""
+
+    def alpha_bar(time: float) -> float:
+        return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = [min(1 - alpha_bar((i + 1) / num_steps) / alpha_bar(i / num_steps), 0.999) for i in range(num_steps)]
+    return _checked(torch.tensor(betas, dtype=torch.float64), "cosine")
+
+
+def _checked(betas: Tensor, name: str) -> Tensor:
+    if bool(((betas <= 0) | (betas > 1)).any()):
+        raise ValueError(
+            f"a {name} schedule of {len(betas)} steps has betas from {float(betas.min()):.3g} to "
+            f"{float(betas.max()):.3g}; a beta is a variance in (0, 1], so take more steps"
+        )
+    return betas
+
+
+def chain_from_betas(betas: Tensor) -> DiffusionChain:
+    """The chain with alpha_bar_t = prod_{i <= t} (1 - beta_i) and t = 0, 1, .., T - 1. betas: (T,) in (0, 1]."""
+    alpha_bar = (1 - betas.double()).cumprod(dim=0)
+    return DiffusionChain(alpha_bar=alpha_bar, t=torch.arange(len(betas), dtype=torch.float64))
+
+
+def timestep_subset(num_steps: int, spec: str) -> Tensor:
+    """The indices of a chain of `num_steps` that a shortened chain keeps: int64, increasing.
+
+    spec: "250" spreads 250 over the whole chain, both ends included; "10,20,30" cuts the chain into that many equal
+    sections and spreads the counts over them, noisiest last (improved DDPM, section 4); "ddim25" takes a whole stride
+    from 0 on (DDIM, appendix D); "" keeps all.
+
+    Raises:
+        ValueError: a spec of another form, or one that this chain cannot satisfy.
+    """
+    if spec == "":
+        return torch.arange(num_steps)
+    if spec.startswith("ddim"):
+        return _strided(num_steps, _count(spec.removeprefix("ddim"), spec))
+    counts = [_count(part, spec) for part in spec.split(",")]
+    size, longer = divmod(num_steps, len(counts))
+    kept: list[int] = []
+    start = 0
+    for section, count in enumerate(counts):
+        length = size + (section < longer)
+        kept += [start + offset for offset in _spread(length, count)]
+        start += length
+    return torch.tensor(sorted(set(kept)), dtype=torch.int64)
+
+
+def _count(text: str, spec: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError(
+            f'cannot read the timesteps "{spec}": give a count such as "250", counts per section such as '
+            f'"10,20,30", or "ddim" and a count such as "ddim25"'
+        )
+    return int(text)
+
+
+def _strided(num_steps: int, count: int) -> Tensor:
+    for stride in range(1, num_steps):
+        if len(range(0, num_steps, stride)) == count:
+            return torch.arange(0, num_steps, stride)
+    raise ValueError(f'no whole stride takes exactly {count} of {num_steps} steps; give "{count}" to spread them evenly')
+
+
+def _spread(length: int, count: int) -> list[int]:
+    if count > length:
+        raise ValueError(
+            f"asked for {count} sampling steps from a section of {length}; ask for fewer steps or train with a "
+            f"longer chain"
+        )
+    # The stride is added up, not multiplied, and halves round to even: the published subsets depend on both.
+    stride = (length - 1) / (count - 1) if count > 1 else 1.0
+    return [round(offset) for offset in accumulate(repeat(stride, count - 1), initial=0.0)] if count else []

@@ -1,0 +1,340 @@
+"""The one training loop. It knows of batches, gradients, averages and checkpoints, and nothing of diffusion.
+
+Everything random in iteration n is a function of (seed, n) and of the samples' positions in the stream, so a resumed
+run, or one on another number of processes, continues as if never stopped without any generator's state being kept.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..checkpoint import Checkpoint, latest, load_weights, open_checkpoint, prune, save_checkpoint
+from ..config import differences
+from ..data.batches import Batch, EndlessBatches
+from ..noise import SeededNoise, sample_seed
+from .ema import EMA
+from .resume import read_resume, write_resume
+from .tracking import Tracker, WandbMode
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long, how fast and how carefully to train. One of `iterations` and `images` is the budget."""
+
+    iterations: int | None = None
+    """Budget in optimiser updates."""
+    images: int | None = None
+    """Budget in images seen, over all processes; rounded up to whole iterations."""
+    batch_size: int = 128
+    """Images per update over all processes and micro-batches (ADM: 256 to 2048)."""
+    accumulation: int = 1
+    """Micro-batches per update in each process."""
+    learning_rate: float = 1e-4
+    """Of AdamW (ADM table 11)."""
+    anneal: Literal["none", "linear"] = "none"
+    """Learning rate kept, or brought linearly to 0 at the end of the budget (ADM's classifiers)."""
+    weight_decay: float = 0.0
+    """Decoupled, on all parameters (ADM: 0 for diffusion, 0.05 to 0.2 for classifiers)."""
+    max_grad_norm: float | None = None
+    """Gradients longer than this are scaled down to it; null leaves them alone, as published."""
+    ema_decays: tuple[float, ...] = (0.9999,)
+    """Averages kept, each under its name; previews and later commands take the slowest. Empty: none (classifiers)."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the network's arithmetic; auto takes bfloat16 on GPUs that have it, else float32."""
+    seed: int = 0
+    """Of initial weights, data order, timesteps and noise."""
+    log_every_iterations: int = 50
+    """Between lines of metrics.jsonl, which average over this many."""
+    save_every_iterations: int = 5000
+    """Between checkpoints; the end of the budget and SIGTERM or Ctrl-C save as well."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept."""
+    observe_every_iterations: int = 5000
+    """Between previews (diffusion) or held-out measurements (classifiers)."""
+    wandb: WandbMode = "off"
+    """Weights & Biases: off, online, or offline for a network-less machine."""
+    wandb_project: str = "guided-diffusion"
+    """Project its runs are filed under."""
+
+    def __post_init__(self) -> None:
+        if (self.iterations is None) == (self.images is None):
+            raise ValueError(
+                "a training run needs a budget: give exactly one of --training.iterations and --training.images"
+            )
+        for name in ("batch_size", "accumulation", "log_every_iterations", "save_every_iterations",
+                     "keep_checkpoints", "observe_every_iterations"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        wrong = [decay for decay in self.ema_decays if not 0 < decay < 1]
+        if wrong:
+            raise ValueError(f"training.ema_decays lie between 0 and 1, such as 0.9999; got {wrong[0]}")
+
+    @property
+    def total_iterations(self) -> int:
+        """The budget in iterations."""
+        return self.iterations if self.iterations is not None else math.ceil((self.images or 0) / self.batch_size)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What an objective returns for a micro-batch."""
+
+    total: Tensor
+    """() what is minimised."""
+    logged: Mapping[str, Tensor]
+    """() each; their means over the batch are logged."""
+
+
+class Objective(Protocol):
+    """What a network is trained for."""
+
+    def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
+        """Losses of one micro-batch; whatever is random comes from `noise`, which holds one generator per sample."""
+        ...
+
+
+Observe = Callable[[nn.Module, int], Mapping[str, float]]
+"""(network with averaged weights, iteration) -> metrics to log; it may write files such as previews."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a checkpoint says of the model it holds, beside its weights."""
+
+    kind: str
+    model: Mapping[str, Any]
+    """Plain values; a resumed run must have the same."""
+    run: Mapping[str, Any]
+    """The whole run config, plain."""
+
+
+def fit(
+    network: nn.Module,
+    objective: Objective,
+    batches: EndlessBatches,
+    config: LoopConfig,
+    run_dir: Path,
+    *,
+    identity: Identity,
+    observe: Observe | None = None,
+    resume: bool = False,
+) -> None:
+    """Train `network` until the budget is spent or SIGTERM or SIGINT asks to stop; either way the last state is saved.
+
+    Runs as one process or as many (`accelerate launch`, `torchrun`); the batch size is that of all together.
+
+    Raises:
+        ValueError: run_dir holds checkpoints and resume is False, or they are of another model; a batch size that does
+            not divide; a loss that is not finite.
+    """
+    accelerator = Accelerator(mixed_precision=_precision(config))
+    start = _starting_checkpoint(run_dir, identity, resume)
+    if accelerator.is_main_process:
+        run_dir.mkdir(parents=True, exist_ok=True)
+
+    if start is not None:
+        load_weights(network, start, "network")
+    network.to(accelerator.device)
+    ema = EMA(network, config.ema_decays)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    model, optimizer = accelerator.prepare(network, optimizer)
+    iteration = 0
+    if start is not None:
+        read_resume(start, optimizer=optimizer.optimizer, scaler=accelerator.scaler, ema=ema)
+        iteration = start.iteration
+
+    log = _Log(accelerator, config, run_dir, start_iteration=iteration, identity=identity)
+    stream = batches.micro_batches(
+        start_iteration=iteration,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        accumulation=config.accumulation,
+    )
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            save_checkpoint(
+                run_dir,
+                kind=identity.kind,
+                iteration=iteration,
+                model=identity.model,
+                run=identity.run,
+                weights={"network": network.state_dict(), **ema.state_dicts()},
+                write_resume=lambda path: write_resume(path, optimizer=optimizer.optimizer, scaler=accelerator.scaler),
+            )
+            prune(run_dir, keep=config.keep_checkpoints)
+        accelerator.wait_for_everyone()
+
+    with _stop_requests() as stop_requested:
+        network.train()
+        while iteration < config.total_iterations:
+            # Dropout is the one consumer of the global generator; reseeding it makes iteration n the same after a resume.
+            torch.manual_seed(sample_seed(config.seed, iteration * accelerator.num_processes + accelerator.process_index))
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate(config, iteration)
+            for micro in range(config.accumulation):
+                batch = next(stream)
+                noise = SeededNoise(config.seed, batch.counter.tolist())
+                with _gradients_synced(accelerator, model, synced=micro == config.accumulation - 1):
+                    losses = objective(model, batch.to(accelerator.device), noise)
+                    accelerator.backward(losses.total / config.accumulation)
+                log.add(losses)
+            if config.max_grad_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.update()
+            iteration += 1
+
+            is_last = iteration == config.total_iterations
+            if is_last or iteration % config.log_every_iterations == 0:
+                log.write(iteration)
+            if observe is not None and (is_last or iteration % config.observe_every_iterations == 0):
+                if accelerator.is_main_process:
+                    with ema.applied() as averaged:
+                        log.write_observed(iteration, observe(averaged, iteration))
+                accelerator.wait_for_everyone()
+            stopping = _any_process(accelerator, stop_requested(), iteration)
+            if is_last or stopping or iteration % config.save_every_iterations == 0:
+                save()
+            if stopping:
+                break
+    log.close(finished=iteration >= config.total_iterations, iteration=iteration)
+
+
+def _precision(config: LoopConfig) -> str:
+    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    wanted = config.precision if config.precision != "auto" else "bfloat16" if has_bfloat16 else "float32"
+    return {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[wanted]
+
+
+def _starting_checkpoint(run_dir: Path, identity: Identity, resume: bool) -> Checkpoint | None:
+    found = latest(run_dir)
+    if found is None:
+        return None
+    if not resume:
+        raise ValueError(f"{found} is there already: continue that run with --resume auto, or choose another --out")
+    checkpoint = open_checkpoint(found, identity.kind)
+    changed = differences(checkpoint.model, identity.model)
+    if changed:
+        raise ValueError(
+            f"cannot resume {found}: its model differs from the one asked for in {'; '.join(changed)}. "
+            f"Give the same settings, or choose another --out"
+        )
+    return checkpoint
+
+
+def _learning_rate(config: LoopConfig, iteration: int) -> float:
+    remaining = 1 - iteration / config.total_iterations if config.anneal == "linear" else 1.0
+    return config.learning_rate * remaining
+
+
+def _gradients_synced(accelerator: Accelerator, model: nn.Module, *, synced: bool) -> AbstractContextManager[Any]:
+    """Processes exchange gradients once per update, with its last micro-batch."""
+    return nullcontext() if synced else accelerator.no_sync(model)
+
+
+def _any_process(accelerator: Accelerator, requested: bool, iteration: int) -> bool:
+    """Whether any process was asked to stop, so that all stop at the same iteration."""
+    if accelerator.num_processes == 1:
+        return requested
+    if iteration % 10:  # asking the others costs a synchronisation
+        return False
+    flag = torch.tensor(float(requested), device=accelerator.device)
+    return bool(accelerator.reduce(flag, reduction="sum") > 0)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turns SIGTERM and the first SIGINT into a request that is answered between two iterations."""
+    requested = False
+
+    def request(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C means it
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _Log:
+    """Running means of what objectives report, the progress bar and the tracker; written by the main process alone."""
+
+    def __init__(
+        self, accelerator: Accelerator, config: LoopConfig, run_dir: Path, *, start_iteration: int, identity: Identity
+    ) -> None:
+        self.accelerator, self.config, self.run_dir = accelerator, config, run_dir
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.since, self.since_iteration = time.perf_counter(), start_iteration
+        is_main = accelerator.is_main_process
+        self.bar = tqdm(
+            total=config.total_iterations, initial=start_iteration, unit="it", desc=run_dir.name, disable=not is_main
+        )
+        self.tracker = None
+        if is_main:
+            self.tracker = Tracker(
+                run_dir,
+                start_iteration=start_iteration,
+                wandb_mode=config.wandb,
+                wandb_project=config.wandb_project,
+                run=identity.run,
+            )
+
+    def add(self, losses: Losses) -> None:
+        for name, value in {"loss": losses.total, **losses.logged}.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach()
+        self.count += 1
+
+    def write(self, iteration: int) -> None:
+        """Means since the last line, over all processes.
+
+        Raises:
+            ValueError: a loss that is not finite.
+        """
+        names = sorted(self.sums)
+        means = self.accelerator.reduce(torch.stack([self.sums[name] for name in names]) / self.count, reduction="mean")
+        metrics = dict(zip(names, means.tolist(), strict=True))
+        if not math.isfinite(metrics["loss"]):
+            raise ValueError(
+                f"the loss became {metrics['loss']} by iteration {iteration}; the checkpoints in {self.run_dir} are "
+                f"from before: resume with a lower learning rate, max_grad_norm, or float32"
+            )
+        elapsed = time.perf_counter() - self.since
+        metrics["images_per_second"] = (iteration - self.since_iteration) * self.config.batch_size / elapsed
+        self.bar.update(iteration - self.bar.n)
+        self.bar.set_postfix(loss=f"{metrics['loss']:.4f}", images_per_s=f"{metrics['images_per_second']:.0f}")
+        if self.tracker is not None:
+            self.tracker.log(iteration, metrics)
+        self.sums, self.count = {}, 0
+        self.since, self.since_iteration = time.perf_counter(), iteration
+
+    def write_observed(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        if metrics and self.tracker is not None:
+            self.tracker.log(iteration, metrics)
+            self.bar.write(f"iteration {iteration}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+
+    def close(self, *, finished: bool, iteration: int) -> None:
+        if not finished:
+            self.bar.write(f"stopped at iteration {iteration}, saved; continue with --resume auto")
+        self.bar.close()
+        if self.tracker is not None:
+            self.tracker.close()

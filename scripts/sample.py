@@ -1,0 +1,15 @@
+"""Sample, guided or not: python scripts/sample.py --diffusion RUN --classifier RUN --guidance.scale 4 --out DIR"""
+
+from classifiers.guide import load_guide
+from guided_diffusion.config import run_script
+from guided_diffusion.generation.run import SampleConfig, generate, load_for_sampling
+
+
+def main(config: SampleConfig) -> None:
+    model = load_for_sampling(config)
+    device = next(model.network.parameters()).device
+    generate(config, model, load_guide(config.classifier, device=device))
+
+
+if __name__ == "__main__":
+    run_script(SampleConfig, main)

@@ -1,0 +1,7 @@
+"""Train a diffusion model: python scripts/train_diffusion.py --config configs/digits/diffusion.yaml"""
+
+from guided_diffusion.config import run_script
+from guided_diffusion.training.diffusion import TrainDiffusionConfig, train_diffusion
+
+if __name__ == "__main__":
+    run_script(TrainDiffusionConfig, train_diffusion)
