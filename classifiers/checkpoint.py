@@ -40,9 +40,7 @@ class Classifier:
         return network.in_channels, network.image_size, network.image_size
 
 
-def load_classifier(
-    path: Path, *, weights: str | None = None, device: torch.device | str = "cpu"
-) -> Classifier:
+def load_classifier(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> Classifier:
     """The classifier of a checkpoint or run directory.
 
     Raises:

@@ -1,16 +1,36 @@
 """Whether a noisy classifier is any good: how well it tells classes apart at each noise level, on held-out images."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifiers.checkpoint import ClassifierModelConfig
+from classifiers.checkpoint import ClassifierModelConfig, load_classifier
 from guided_diffusion.chain import DiffusionChain, q_sample
 from guided_diffusion.data.folder import DataConfig, open_class_folder
+from guided_diffusion.data.shards import write_json
 from guided_diffusion.noise import SeededNoise
+from guided_diffusion.schedules import make_chain
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseConfig:
+    """Measure a classifier on held-out images, noise level by noise level."""
+
+    classifier: Path
+    """Run directory or checkpoint of the classifier."""
+    data: DataConfig
+    """Class folder of images that it was not trained on."""
+    levels: int = 11
+    """Noise levels, evenly spread over its chain, both ends included."""
+    seed: int = 0
+    """Of the noise."""
+    out: Path | None = None
+    """JSON file to write; null: diagnosis.json in the classifier's checkpoint's run directory."""
 
 
 @dataclass(frozen=True)
@@ -97,3 +117,26 @@ def _at_level(
         accuracy=float((log_p.argmax(dim=1) == labels).double().mean()),
         log_likelihood=float(log_p.gather(1, labels[:, None]).mean()),
     )
+
+
+def diagnose(config: DiagnoseConfig) -> None:
+    """Print accuracy and log-likelihood per noise level, and write them as JSON.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_classifier` and `heldout_images`.
+    """
+    classifier = load_classifier(config.classifier)
+    images, labels = heldout_images(config.data, classifier.config)
+    chain = None if classifier.config.chain is None else make_chain(classifier.config.chain)
+    levels = accuracy_by_level(
+        classifier.network, chain, images, labels, indices=level_indices(chain, count=config.levels), seed=config.seed
+    )
+    chance = 1 / len(classifier.config.class_names)
+    print(f"{len(images)} held-out images of {config.data.path}; chance: {chance:.1%}, {math.log(chance):.3f} nats")
+    print(f"{'t':>6}  {'signal power':>12}  {'accuracy':>8}  {'log-likelihood':>14}")
+    for level in levels:
+        print(f"{level.t:6g}  {level.alpha_bar:12.5f}  {level.accuracy:8.1%}  {level.log_likelihood:14.3f}")
+    out = config.out or classifier.checkpoint.path.parent / "diagnosis.json"
+    record = {"num_images": len(images), "data": str(config.data.path), "chance": chance}
+    write_json(out, record | {"levels": [asdict(level) for level in levels]})
+    print(f"written to {out}")

@@ -99,9 +99,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     fit(
         NoisyClassifier(model.network),
         ClassifierObjective(chain),
-        EndlessBatches(
-            folder, batch_size=config.training.batch_size, seed=seed, num_workers=config.data.num_workers
-        ),
+        EndlessBatches(folder, batch_size=config.training.batch_size, seed=seed, num_workers=config.data.num_workers),
         config.training,
         config.out,
         identity=Identity("classifier", to_plain(model), to_plain(config)),

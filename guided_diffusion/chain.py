@@ -194,9 +194,7 @@ def eps_from_score(score: Tensor, step: Step) -> Tensor:
     return scaled(-((1 - step.alpha_bar) ** 0.5), score)
 
 
-def gaussian_kl(
-    mean_1: Tensor, log_var_1: Tensor | float, mean_2: Tensor, log_var_2: Tensor | float
-) -> Tensor:
+def gaussian_kl(mean_1: Tensor, log_var_1: Tensor | float, mean_2: Tensor, log_var_2: Tensor | float) -> Tensor:
     """KL(N(mean_1, exp log_var_1) || N(mean_2, exp log_var_2)) of each element, nats; arguments broadcast."""
     log_ratio = torch.as_tensor(log_var_1 - log_var_2, dtype=mean_1.dtype, device=mean_1.device)
     precision_2 = torch.as_tensor(-log_var_2, dtype=mean_1.dtype, device=mean_1.device).exp()

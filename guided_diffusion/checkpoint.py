@@ -12,13 +12,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -77,14 +79,6 @@ def save_checkpoint(
     weights: name -> state dict. write_resume: fills the directory resume/ with what training alone needs.
     """
     target = run_dir / f"checkpoint-{iteration:07d}"
-    partial = run_dir / f".partial-{target.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, state in weights.items():
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, partial / f"{name}.safetensors")
-    if write_resume is not None:
-        (partial / "resume").mkdir()
-        write_resume(partial / "resume")
     record = {
         "format": FORMAT,
         "kind": kind,
@@ -93,17 +87,38 @@ def save_checkpoint(
         "run": run,
         "versions": {name: version(name) for name in ("torch", "safetensors", "accelerate")},
     }
-    (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n")
-    sync_to_disk(partial)
-    if target.exists():
-        shutil.rmtree(target)
-    partial.rename(target)
-    _sync(run_dir)
+    with _appearing_whole(target) as partial:
+        for name, state in weights.items():
+            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+            save_file(tensors, partial / f"{name}.safetensors")
+        if write_resume is not None:
+            (partial / "resume").mkdir()
+            write_resume(partial / "resume")
+        (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n")
     return target
 
 
-def open_checkpoint(path: Path, kind: str) -> Checkpoint:
-    """The checkpoint at `path`, or the newest of the run directory `path`.
+@contextmanager
+def _appearing_whole(target: Path) -> Iterator[Path]:
+    """A directory to fill, which takes the name `target` once it is on disk, or is gone if filling it fails."""
+    for left_by_a_crash in target.parent.glob(".partial-*"):
+        shutil.rmtree(left_by_a_crash)
+    partial = target.parent / f".partial-{target.name}"
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        sync_to_disk(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if target.exists():
+        _remove(target)
+    partial.rename(target)
+    _sync(target.parent)
+
+
+def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
+    """The checkpoint at `path`, or the newest of the run directory `path`, of one of the kinds given.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -115,15 +130,21 @@ def open_checkpoint(path: Path, kind: str) -> Checkpoint:
         raise FileNotFoundError(f"no checkpoint at {path} ({found}); give a run directory or a checkpoint in one")
     try:
         record = json.loads((directory / "config.json").read_text())
-        found_kind, found_format = record["kind"], record["format"]
-        checkpoint = Checkpoint(directory, found_kind, record["iteration"], record["model"], record["run"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        found_format = int(record["format"])
+        # A later format may lack the keys that are read next.
+        checkpoint = None if found_format > FORMAT else _described(directory, record)
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{directory / 'config.json'} is not a checkpoint's description: {error!r}") from None
-    if found_format > FORMAT:
+    if checkpoint is None:
         raise ValueError(f"{directory} has format {found_format}; this version reads up to {FORMAT}: update it")
-    if found_kind != kind:
-        raise ValueError(f'{directory} holds a model of kind "{found_kind}", but kind "{kind}" is needed here')
+    if checkpoint.kind not in (kind, *others):
+        needed = " or ".join(f'"{one}"' for one in (kind, *others))
+        raise ValueError(f'{directory} holds a model of kind "{checkpoint.kind}", but kind {needed} is needed here')
     return checkpoint
+
+
+def _described(directory: Path, record: Mapping[str, Any]) -> Checkpoint:
+    return Checkpoint(directory, record["kind"], record["iteration"], record["model"], record["run"])
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -140,17 +161,25 @@ def latest(run_dir: Path) -> Path | None:
 def prune(run_dir: Path, *, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints of a run."""
     for path in checkpoints(run_dir)[:-keep]:
-        shutil.rmtree(path)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Under another name first: what is called a checkpoint is complete, also while it is being deleted."""
+    doomed = path.with_name(f".partial-removed-{path.name}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = None) -> None:
     """Fill `network`, which may be on the meta device, with the named weights, or the default ones.
 
     Raises:
-        ValueError: no such weights, or weights that do not fit, naming what is missing, unknown or of another shape.
+        ValueError: no such weights, a damaged file, or weights that do not fit, naming what is missing, unknown or of
+            another shape.
     """
     file = checkpoint.weights_file(name)
-    state = load_file(file)
+    state = read_tensors(file)
     expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     found = {key: tuple(tensor.shape) for key, tensor in state.items()}
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
@@ -161,6 +190,18 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = 
             f'"{key}" (file {found.get(key)}, network {expected.get(key)})'
         )
     network.load_state_dict(state, assign=True)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); take another checkpoint") from None
 
 
 def file_sha256(path: Path) -> str:

@@ -5,13 +5,15 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from jsonargparse import ArgumentError, ArgumentParser, auto_cli, set_parsing_settings
+import jsonargparse
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 C = TypeVar("C")
+
+_jsonargparse: Any = jsonargparse  # its signatures are untyped in part
 
 DEBUG_VARIABLE = "GUIDED_DIFFUSION_DEBUG"
 """Environment variable that makes scripts show the traceback of an error they would state in one line."""
@@ -20,12 +22,12 @@ DEBUG_VARIABLE = "GUIDED_DIFFUSION_DEBUG"
 def run_script(config_class: type[C], run: Callable[[C], object], argv: Sequence[str] | None = None) -> None:
     """What every script does: `--config FILE` and options become one config, which is run.
 
-    Bad input (ValueError, OSError) ends the process with its message on standard error and status 2; with
-    GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback.
+    Bad input (ValueError, OSError) or a missing optional package ends the process with its message on standard error
+    and status 2; with GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback.
     """
     try:
         run(parse(config_class, argv))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -41,7 +43,13 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
     """
     # The list form of `args` keeps jsonargparse from reading sys.argv when a caller passes an empty command line.
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return auto_cli(config_class, as_positional=False, args=arguments, description=_summary(config_class))
+    return _jsonargparse.auto_cli(
+        config_class,
+        as_positional=False,
+        args=arguments,
+        description=_summary(config_class),
+        allow_abbrev=False,  # what is short for one option today may be short for two tomorrow
+    )
 
 
 def _summary(config_class: type) -> str:
@@ -53,9 +61,10 @@ def to_plain(value: Any) -> Any:  # any config value: the result is what JSON ca
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
+        mapping = cast(Mapping[str, Any], value)
+        return {key: to_plain(item) for key, item in mapping.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
+        return [to_plain(item) for item in cast(Sequence[Any], value)]
     return str(value) if isinstance(value, Path) else value
 
 
@@ -63,24 +72,23 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
     """The config that `to_plain` wrote; `source` says in errors where it was read.
 
     Raises:
-        ValueError: an unknown key, a missing one, or a value of the wrong type.
+        ValueError: an unknown key, a missing one, a value of the wrong type, or values that do not fit together.
     """
-    parser = ArgumentParser(exit_on_error=False)
+    parser = _jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=config_class)
     try:
         return parser.instantiate_classes(parser.parse_object({"value": dict(plain)}))["value"]
-    except (ArgumentError, TypeError) as error:
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         raise ValueError(f"{source} does not hold a {config_class.__name__}: {error}") from None
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plain values of any kind
     """Where two plain values differ, one line each: "network.dropout (0.1, now 0.0)"."""
     if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
-        keys = [*stored, *(key for key in wanted if key not in stored)]
+        old, new = cast(Mapping[str, Any], stored), cast(Mapping[str, Any], wanted)
+        keys = [*old, *(key for key in new if key not in old)]
         return [
-            line
-            for key in keys
-            for line in differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else str(key))
+            line for key in keys for line in differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
         ]
     return [] if stored == wanted else [f"{where} ({_shown(stored)}, now {_shown(wanted)})"]
 

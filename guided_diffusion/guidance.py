@@ -121,4 +121,3 @@ def _inside(step: Step, sigma_min: float, sigma_max: float) -> bool:
     if isinstance(step.alpha_bar, Tensor):
         raise ValueError("an interval of guidance needs the whole batch at one step; call chain.at with one index")
     return sigma_min < sigma(step.alpha_bar) <= sigma_max
-

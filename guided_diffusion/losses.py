@@ -8,7 +8,6 @@ import math
 from dataclasses import replace
 
 import torch
-from einops import reduce
 from torch import Tensor
 
 from .chain import Step, gaussian_kl, posterior_mean
@@ -20,7 +19,7 @@ HALF_BIN = 1 / 255
 
 def per_sample_mean(values: Tensor) -> Tensor:
     """(B, C, H, W) -> (B,)."""
-    return reduce(values, "b ... -> b", "mean")
+    return values.flatten(start_dim=1).mean(dim=1)
 
 
 def simple_loss(
@@ -54,9 +53,7 @@ def hybrid_loss(
     simple = simple_loss(output, x0, eps, x_t, step, prediction=prediction, variance=variance)
     predicted, variance_values = split_output(output, x_t, variance)
     frozen_mean = predicted.detach() if variance_values is None else torch.cat([predicted.detach(), variance_values], 1)
-    bound = vlb_loss(
-        frozen_mean, x0, x_t, step, prediction=prediction, variance=variance, num_steps=num_steps
-    )
+    bound = vlb_loss(frozen_mean, x0, x_t, step, prediction=prediction, variance=variance, num_steps=num_steps)
     return simple + vlb_weight * bound
 
 

@@ -33,7 +33,7 @@ class DiffusionConfig:
         wanted = self.network.in_channels * (1 + has_learned_variance(self.variance))
         if self.network.out_channels != wanted:
             raise ValueError(
-                f'network.out_channels is {self.network.out_channels}; images of {self.network.in_channels} channels '
+                f"network.out_channels is {self.network.out_channels}; images of {self.network.in_channels} channels "
                 f'with variance "{self.variance}" need {wanted}'
             )
 
@@ -65,9 +65,7 @@ class DiffusionModel:
         return NetworkDenoiser(network, self.config.prediction, self.config.variance, clip)
 
 
-def load_diffusion(
-    path: Path, *, weights: str | None = None, device: torch.device | str = "cpu"
-) -> DiffusionModel:
+def load_diffusion(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> DiffusionModel:
     """The diffusion model of a checkpoint or run directory, with the named weights or the slowest average.
 
     Raises:

@@ -131,7 +131,8 @@ def _log_var(variance: Variance, values: Tensor | None, x_t: Tensor, step: Step)
 def _log_var_large(step: Step) -> Coefficient:
     """log beta, except at the last link, where the published code takes the second entry of the posterior variance."""
     if isinstance(step.alpha_bar_prev, Tensor):
-        return torch.where(step.alpha_bar_prev == 1, step.log_var_min, step.log_var_max)
+        log_var_min, log_var_max = torch.as_tensor(step.log_var_min), torch.as_tensor(step.log_var_max)
+        return torch.where(step.alpha_bar_prev.eq(1), log_var_min, log_var_max)
     return step.log_var_min if step.alpha_bar_prev == 1 else step.log_var_max
 
 

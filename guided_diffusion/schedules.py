@@ -108,10 +108,14 @@ def _count(text: str, spec: str) -> int:
 
 
 def _strided(num_steps: int, count: int) -> Tensor:
-    for stride in range(1, num_steps):
-        if len(range(0, num_steps, stride)) == count:
-            return torch.arange(0, num_steps, stride)
-    raise ValueError(f'no whole stride takes exactly {count} of {num_steps} steps; give "{count}" to spread them evenly')
+    lengths = {len(range(0, num_steps, stride)): stride for stride in reversed(range(1, num_steps))}
+    if count not in lengths:
+        nearest = sorted(lengths, key=lambda length: abs(length - count))[:2]
+        raise ValueError(
+            f"no whole stride takes exactly {count} of {num_steps} steps; the nearest counts that work are "
+            f"{' and '.join(str(length) for length in sorted(nearest))}"
+        )
+    return torch.arange(0, num_steps, lengths[count])
 
 
 def _spread(length: int, count: int) -> list[int]:

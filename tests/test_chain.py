@@ -2,6 +2,10 @@ import math
 
 import pytest
 import torch
+from oracles import golden
+from oracles.mixture import draws, three_blobs
+from torch.testing import assert_close
+
 from guided_diffusion.chain import (
     DiffusionChain,
     Step,
@@ -19,9 +23,6 @@ from guided_diffusion.chain import (
     x0_from_v,
 )
 from guided_diffusion.schedules import chain_from_betas, cosine_betas, linear_betas, timestep_subset
-from oracles import golden
-from oracles.mixture import draws, three_blobs
-from torch.testing import assert_close
 
 LINEAR = chain_from_betas(linear_betas(1000))
 COSINE = chain_from_betas(cosine_betas(1000))

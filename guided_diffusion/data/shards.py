@@ -54,7 +54,7 @@ class Shard:
         for name, values in (("labels", self.labels), ("ids", self.ids)):
             if values.dtype != np.int64 or values.shape != self.images.shape[:1]:
                 raise ValueError(
-                    f"{name} must be int64 of shape ({len(self.images)},) to match images, got {values.dtype} {values.shape}"
+                    f"{name} must be int64 of shape ({len(self.images)},), got {values.dtype} {values.shape}"
                 )
         if (self.labels < NO_LABEL).any():
             raise ValueError(f"labels must be class indices, or {NO_LABEL} for none, got {self.labels.min()}")
@@ -183,19 +183,24 @@ def complete_shards(directory: Path) -> list[Path]:
     if missing:
         some = ", ".join(str(n) for n in missing[:10]) + (", ..." if len(missing) > 10 else "")
         raise ValueError(
-            f"{directory} lacks {len(missing)} of its {total} shards ({some}); run the sampling command again to make them"
+            f"{directory} lacks {len(missing)} of its {total} shards ({some}); "
+            f"run the sampling command again to make them"
         )
     return [shard_path(directory, n) for n in range(total)]
 
 
 def iterate_shards(directory: Path, *, start: int = 0, stop: int | None = None) -> Iterator[Shard]:
-    """The samples with ids [start, stop), shard by shard, the outer two cut to the range; one shard in memory at a time.
+    """The samples with ids [start, stop), shard by shard, the outer two cut to the range.
+
+    One shard is in memory at a time.
 
     Raises ValueError if shards are missing or damaged, or hold other ids than their number says.
     """
     manifest = read_manifest(directory)
     num_samples, size = manifest["num_samples"], manifest["shard_size"]
     end = num_samples if stop is None else stop
+    if start >= end:
+        return
     for n, path in list(enumerate(complete_shards(directory)))[start // size : -(-end // size)]:
         shard = read_shard(path)
         first, last = n * size, min((n + 1) * size, num_samples)

@@ -1,4 +1,4 @@
-"""From two measured sets of images to all the numbers there are about them, with a reason for each that there is not."""
+"""From two measured sets of images to all numbers there are about them, with a reason for each that is missing."""
 
 from dataclasses import dataclass, field
 
@@ -68,7 +68,9 @@ def class_accuracy(
     reason = _why_no_accuracy(samples.labels, label_names, class_names)
     if reason is not None:
         return Numbers(metrics={}, absent={"accuracy": reason})
-    assert samples.labels is not None and label_names is not None and class_names is not None
+    assert samples.labels is not None
+    assert label_names is not None
+    assert class_names is not None
     labelled = samples.labels >= 0
     labels = samples.labels[labelled]
     if labels.max() >= len(label_names):

@@ -40,7 +40,7 @@ class InceptionConfig:
 
 
 class InceptionNetwork(nn.Module):
-    """The Inception network of the TensorFlow release of 2015-12-05, 1008 classes, parameters named as torch-fidelity's."""
+    """The Inception network TensorFlow released on 2015-12-05, 1008 classes; parameters named as torch-fidelity's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +118,9 @@ def load_inception(config: InceptionConfig, *, device: torch.device | str = "cpu
 
 
 def find_weights(config: InceptionConfig) -> Path:
-    """The weights' file: the configured path, else the environment variable's, else torch's hub cache, filled by a download.
+    """The weights' file: the configured path, else the environment variable's, else torch's hub cache.
+
+    The cache is filled by a download if need be.
 
     Raises FileNotFoundError for a given path that is missing, and for a download that fails, naming the three ways.
     """

@@ -205,8 +205,8 @@ def _open_folder(path: Path, *, size: int | None, channels: int | None) -> Image
             image = _read_picture(files[index], size=size, channels=channels)
             if image.shape != shape:
                 raise ValueError(
-                    f"{files[index]} has {_pixels(image)} pixels but {files[0]} has {_pixels(first)}: a set must have one size; "
-                    f"give --image_size to crop them all to one"
+                    f"{files[index]} has {_pixels(image)} pixels but {files[0]} has {_pixels(first)}: "
+                    f"a set must have one size; give image_size to crop them all to one"
                 )
             yield image[None], None if labels is None else labels[index : index + 1]
 

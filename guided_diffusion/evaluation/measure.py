@@ -31,9 +31,9 @@ class Measured:
 class Share:
     """This process's part of the work: number `rank` of `world_size`, on `device`; it shows a progress bar or not."""
 
+    device: torch.device
     rank: int = 0
     world_size: int = 1
-    device: torch.device = torch.device("cpu")
     progress: bool = False
 
 
@@ -90,8 +90,8 @@ class _Accumulators:
     def compute(self) -> Measured:
         labels = self.labels.compute()
         return Measured(
-            pooled=self.pooled.compute(),
-            spatial=self.spatial.compute(),
+            pooled=self.pooled.gaussian(),
+            spatial=self.spatial.gaussian(),
             manifold=self.manifold.compute(),
             probabilities=self.probabilities.compute(),
             labels=labels if len(labels) else None,
@@ -115,7 +115,7 @@ def _checked(features: Features, *, num_images: int) -> Features:
 
 
 def _evenly_spaced(position: int, length: int, *, keep: int, total: int) -> Tensor:
-    """Which of the images position..position+length-1 are among `keep` evenly spaced ones of `total`: (length,) bool."""
+    """Which of the images position..position+length-1 are among `keep` evenly spaced ones of `total`: bool."""
     index = torch.arange(position, position + length)
     if keep >= total:
         return torch.ones(length, dtype=torch.bool)

@@ -16,7 +16,9 @@ _BLOCK_ENTRIES = 2**25
 
 
 def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tensor) -> float:
-    """|mean_1 - mean_2|^2 + tr(cov_1 + cov_2 - 2 (cov_1 cov_2)^(1/2)): FID (Heusel et al. 2017, eq. 6) on Inception features.
+    """|mean_1 - mean_2|^2 + tr(cov_1 + cov_2 - 2 (cov_1 cov_2)^(1/2)), Heusel et al. 2017, eq. 6.
+
+    On Inception features this is the FID.
 
     means (D,), covs (D, D), computed in float64. The squared 2-Wasserstein distance of the two Gaussians: symmetric,
     and zero for equal ones. Covariances may be singular (fewer images than dimensions). Raises ValueError for shapes
@@ -26,7 +28,8 @@ def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tenso
     mean_2, cov_2 = _checked_gaussian(mean_2, cov_2)
     if len(mean_1) != len(mean_2):
         raise ValueError(
-            f"features of {len(mean_1)} and {len(mean_2)} dimensions cannot be compared; use one extractor for both sides"
+            f"features of {len(mean_1)} and {len(mean_2)} dimensions cannot be compared; "
+            f"use one extractor for both sides"
         )
     separation = (mean_1 - mean_2).square().sum()
     spread = cov_1.trace() + cov_2.trace() - 2 * _trace_of_root(cov_1, cov_2)
@@ -34,7 +37,7 @@ def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tenso
 
 
 def inception_score(probabilities: Tensor, *, split_size: int = 5000) -> tuple[float, float]:
-    """exp(mean KL(p(y|x) || p(y))) over consecutive splits (Salimans et al. 2016): mean over splits, and standard deviation.
+    """exp(mean KL(p(y|x) || p(y))), Salimans et al. 2016: its mean over consecutive splits, and standard deviation.
 
     probabilities: (N, C), rows summing to one. A split holds `split_size` rows, the last may be short and counts the
     same, as published. Depends on the order of the rows if there is more than one split. Raises ValueError for other
@@ -64,7 +67,7 @@ def precision_recall(*, real: Tensor, generated: Tensor, k: int = 3) -> tuple[fl
 
 
 def manifold_membership(*, real: Tensor, generated: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
-    """Which generated features (M,) lie inside the real manifold, and which real ones (N,) inside the generated: bool."""
+    """Which generated features (M,) lie in the real manifold, and which real ones (N,) in the generated: bool."""
     if real.shape[1:] != generated.shape[1:]:
         raise ValueError(f"features of shapes {tuple(real.shape)} and {tuple(generated.shape)} cannot be compared")
     real_radii = squared_manifold_radii(real, k=k, name="real")
@@ -81,7 +84,7 @@ def manifold_membership(*, real: Tensor, generated: Tensor, k: int = 3) -> tuple
 
 
 def squared_manifold_radii(features: Tensor, *, k: int, name: str = "given") -> Tensor:
-    """Squared distance (N,) from each feature to its k-th nearest neighbour in the set: the (k+1)-th smallest, itself included."""
+    """Squared distance (N,) from each feature to its k-th neighbour in the set: (k+1)-th smallest, itself included."""
     _check_rows(features, f"{name} features")
     if k < 1:
         raise ValueError(f"k must be positive, got {k}")
@@ -95,7 +98,7 @@ def squared_manifold_radii(features: Tensor, *, k: int, name: str = "given") -> 
 
 
 def squared_distances(u: Tensor, v: Tensor) -> Tensor:
-    """max(|u|^2 - 2 u.v + |v|^2, 0) for all pairs of rows, (N, D) and (M, D) to (N, M), as the published evaluator has it."""
+    """max(|u|^2 - 2 u.v + |v|^2, 0), as published, for all pairs of rows: (N, D) and (M, D) to (N, M)."""
     norms = u.square().sum(dim=1)[:, None] + v.square().sum(dim=1)
     return torch.addmm(norms, u, v.T, alpha=-2).clamp_min_(0)
 
@@ -146,8 +149,8 @@ def _regular_factor(cov: Tensor) -> Tensor | None:
 
 
 def _thin_factor(cov: Tensor) -> Tensor:
-    """L (D, rank) with L L^T = cov, by pivoted Cholesky: exactly as many columns as there are directions with variance."""
-    pivoted_cholesky = get_lapack_funcs("pstrf", dtype=np.float64)
+    """L (D, rank) with L L^T = cov, by pivoted Cholesky: as many columns as there are directions with variance."""
+    (pivoted_cholesky,) = get_lapack_funcs(("pstrf",), dtype=np.float64)
     packed, order, rank, _ = pivoted_cholesky(cov.numpy(), lower=1)
     factor = np.zeros((len(cov), rank))
     factor[order - 1] = np.tril(packed)[:, :rank]

@@ -1,4 +1,4 @@
-"""The record of one evaluation: numbers, why some are missing, and the protocol they hold under; how it is named and shown."""
+"""The record of one evaluation: numbers, why some are missing, the protocol they hold under; its names and print."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

@@ -50,6 +50,8 @@ class EvaluationConfig:
         for name, value in asdict(self).items():
             if value is not None and value < 1:
                 raise ValueError(f"evaluation's {name} must be positive, got {value}")
+        if self.manifold_images <= self.neighbours:
+            raise ValueError(f"manifold_images must exceed neighbours ({self.neighbours}), got {self.manifold_images}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +78,15 @@ def evaluate(
     """Compare the images at `generated` with those at `real`, write the report as JSON and return it.
 
     generated: what `open_images` takes. real: the same, or an npz of reference statistics. out: where the report goes;
-    None puts `evaluation-<extractor>.json` beside the samples. Under `accelerate launch` the processes share the
-    batches, all of them return the report, and the numbers are those of one process up to float64 rounding.
+    None puts `evaluation-<extractor>.json` beside the samples. Started as several processes (torchrun, accelerate
+    launch), they share the batches, all return the report, and its numbers are one process's up to float64 rounding.
 
     Raises FileNotFoundError and ValueError for sources that are missing, damaged, empty, too small, or do not fit each
     other or the extractor; before anything is measured, as far as that can be known.
     """
     config = config or EvaluationConfig()
     sides = _open_sides(generated, real, extractor=extractor, config=config)
-    state = PartialState()
+    state = _processes()
     samples = _measure(sides.generated, extractor, config=config, state=state, name="generated")
     measured = None if sides.real is None else _measure(sides.real, extractor, config=config, state=state, name="real")
     reports: list[Report | None] = [None]
@@ -95,6 +97,12 @@ def evaluate(
     broadcast_object_list(reports)
     assert reports[0] is not None
     return reports[0]
+
+
+def this_device() -> tuple[torch.device, bool]:
+    """The device this process should compute on, and whether it is the one that prints."""
+    state = _processes()
+    return torch.device(state.device or "cpu"), state.is_main_process
 
 
 def report_path(generated: Path, extractor: FeatureExtractor) -> Path:
@@ -129,14 +137,27 @@ def _open_sides(generated: Path, real: Path, *, extractor: FeatureExtractor, con
 def _check_reference(path: Path, reference: Reference, extractor: FeatureExtractor) -> None:
     if reference.extractor_sha256 is None and not extractor.is_inception:
         raise ValueError(
-            f"{path} does not say which network its statistics are of, so they count as the published 2015 Inception's, "
-            f"which {extractor.name} is not; give the images themselves as the real side"
+            f"{path} does not say which network its statistics are of, so they count as the published 2015 "
+            f"Inception's, which {extractor.name} is not; give the images themselves as the real side"
         )
     if reference.extractor_sha256 not in (None, extractor.sha256):
         raise ValueError(
             f"{path} was made with {reference.extractor} (SHA-256 {reference.extractor_sha256}), "
             f"not with {extractor.name} ({extractor.sha256}); use the same extractor for both sides"
         )
+
+
+def _processes() -> PartialState:
+    # Without an accelerator, accelerate must be told so: else it starts the process group of torchrun and then takes
+    # each process for the only one, and the group's sums would count every image once per process.
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if world_size != state.num_processes:
+        raise ValueError(
+            f"accelerate sees {state.num_processes} process where {world_size} were started: something made its state "
+            f"before, without cpu=True though there is no accelerator; evaluate in a program of its own, under torchrun"
+        )
+    return state
 
 
 def _measure(
@@ -192,8 +213,8 @@ def _warn_of_low_rank(statistics: Gaussian, name: str) -> None:
     dimensions = len(statistics.mean)
     if statistics.count is not None and statistics.count <= dimensions:
         _logger.warning(
-            "the %s side has %d images for features of %d dimensions: its covariance is singular and the Fréchet distance "
-            "strongly biased; give more than %d images",
+            "the %s side has %d images for features of %d dimensions: its covariance is singular and the "
+            "Fréchet distance strongly biased; give more than %d images",
             name,
             statistics.count,
             dimensions,

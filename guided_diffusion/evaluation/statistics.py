@@ -66,8 +66,8 @@ def gaussian(features: Moments) -> Gaussian:
 class GaussianAccumulator(Metric):
     """Mean and covariance of features (N, D) that arrive in batches, on one process or several.
 
-    Sums of x and x x^T would serve as well as the features are centred, which those of a rectified network are not; so
-    the states are merged pairwise instead. They carry no reduction: after synchronising there is one entry per process.
+    Plain sums of x and x x^T lose digits as the square of mean over spread, which no extractor promises to keep small;
+    so the states are merged pairwise. They carry no reduction: after synchronising there is one entry per process.
     """
 
     full_state_update = False
@@ -91,16 +91,19 @@ class GaussianAccumulator(Metric):
         total = merged(Moments(self.count, self.mean, self.scatter), moments(features))
         self.count, self.mean, self.scatter = total.count, total.mean, total.scatter
 
-    def compute(self) -> Gaussian:
-        """Statistics of everything added, by all processes."""
-        parts = zip(torch.atleast_1d(self.count), torch.atleast_2d(self.mean), self._scatters(), strict=True)
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Count, mean and scatter of everything added, by all processes. torchmetrics makes them scalars if D is 1."""
+        scatters = self.scatter if self.scatter.ndim == 3 else self.scatter[None]
+        parts = zip(torch.atleast_1d(self.count), torch.atleast_2d(self.mean), scatters, strict=True)
         total, *others = (Moments(*part) for part in parts)
         for other in others:
             total = merged(total, other)
-        return gaussian(total)
+        return total.count, total.mean, total.scatter
 
-    def _scatters(self) -> Tensor:
-        return self.scatter if self.scatter.ndim == 3 else self.scatter[None]
+    def gaussian(self) -> Gaussian:
+        """Statistics of everything added, by all processes; every one of them must call."""
+        count, mean, scatter = self.compute()
+        return gaussian(Moments(count, torch.atleast_1d(mean), torch.atleast_2d(scatter)))
 
 
 class RowAccumulator(Metric):
@@ -167,7 +170,7 @@ def write_reference(
     extractor_sha256: str,
     images: np.ndarray | None = None,
 ) -> None:
-    """Write a reference npz in the published layout, atomically: statistics, who made them, and images (N, H, W, C) uint8."""
+    """Write a reference npz in the published layout, atomically. images: (N, H, W, C) uint8, kept as they are."""
     arrays = {"mu": pooled.mean, "sigma": pooled.cov, "mu_s": spatial.mean, "sigma_s": spatial.cov}
     named: dict[str, Any] = {name: value.cpu().numpy() for name, value in arrays.items()}
     named |= {"extractor": np.array(extractor), "extractor_sha256": np.array(extractor_sha256)}

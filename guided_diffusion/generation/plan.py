@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Samples 0 .. num_samples - 1 in shards of shard_size; shard n holds ids [n * shard_size, (n + 1) * shard_size)."""
+    """Samples 0 .. num_samples - 1 in shards; shard n holds ids [n * shard_size, (n + 1) * shard_size)."""
 
     num_samples: int
     shard_size: int

@@ -21,7 +21,7 @@ from ..images import grid, to_uint8
 from ..model import DiffusionModel, load_diffusion
 from ..noise import SeededNoise
 from ..sampling import Sampler, SamplerConfig, make_sampler
-from ..schedules import ChainConfig, make_chain, timestep_subset
+from ..schedules import ChainConfig, make_chain
 from .plan import Plan, parse_labels
 
 
@@ -56,7 +56,7 @@ class SampleConfig:
     sampler: Literal["ddim", "ddpm"] = SamplerConfig.name
     """ddim, or the ancestral ddpm, which is guided by the paper's mean shift."""
     steps: int | str = SamplerConfig.steps
-    """Timesteps: a count such as 250, counts per section such as 10,20,30, or a whole stride such as ddim25."""
+    """How many timesteps, in the sampler's own spacing, or which: sections 10,20,30, or a whole stride ddim25."""
     eta: float = SamplerConfig.eta
     """Share of ancestral noise in ddim, 0..1."""
     clip: float | None = 1.0
@@ -69,6 +69,12 @@ class SampleConfig:
     """Images at a time in each process; another size may change a pixel by one grey level."""
     shard_size: int = 1000
     """Images in each file; what an interruption can cost at most, for each process."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is the share of ancestral noise, between 0 and 1; got {self.eta}")
 
 
 @dataclass(frozen=True)
@@ -100,10 +106,10 @@ def generate(config: SampleConfig, model: DiffusionModel, guide: Guide | None) -
     plan = Plan(
         num_samples=config.num_samples, shard_size=config.shard_size, labels=_labels(config, model, guided=bool(guide))
     )
-    sampler_config = SamplerConfig(name=config.sampler, steps=str(config.steps), eta=config.eta)
+    sampler_config = SamplerConfig(name=config.sampler, steps=config.steps, eta=config.eta)
     sampler = make_sampler(sampler_config)
     chain = make_chain(model.config.chain)
-    chain = chain.shortened(timestep_subset(len(chain), sampler_config.steps))
+    chain = chain.shortened(sampler_config.timesteps(len(chain)))
     if accelerator.is_main_process:
         config.out.mkdir(parents=True, exist_ok=True)
         open_manifest(config.out, _manifest(config, model, guide, plan, sampler_config))
@@ -113,7 +119,10 @@ def generate(config: SampleConfig, model: DiffusionModel, guide: Guide | None) -
     mine = [n for n in missing if n % accelerator.num_processes == accelerator.process_index]
     accelerator.wait_for_everyone()  # all have listed before any writes
     with tqdm(
-        total=sum(len(plan.ids(n)) for n in mine), unit="img", desc=config.out.name, disable=not accelerator.is_main_process
+        total=sum(len(plan.ids(n)) for n in mine),
+        unit="img",
+        desc=config.out.name,
+        disable=not accelerator.is_main_process,
     ) as bar:
         for n in mine:
             images: list[Tensor] = []
@@ -200,8 +209,10 @@ def _manifest(
 ) -> dict[str, Any]:
     """All that the samples' pixels depend on, but for floating-point kernels."""
     guidance = {"scale": 1.0 if config.guidance.scale is None else config.guidance.scale}
-    if config.guidance.sigma_max < float("inf") or config.guidance.sigma_min > 0:
-        guidance |= {"sigma_min": config.guidance.sigma_min, "sigma_max": config.guidance.sigma_max}
+    if config.guidance.sigma_min > 0:
+        guidance["sigma_min"] = config.guidance.sigma_min
+    if config.guidance.sigma_max < float("inf"):  # JSON knows no infinity
+        guidance["sigma_max"] = config.guidance.sigma_max
     return {
         "num_samples": plan.num_samples,
         "shard_size": plan.shard_size,
@@ -234,7 +245,8 @@ def _shard(images: Tensor, plan: Plan, ids: Sequence[int]) -> Shard:
 
 def _grid(directory: Path, plan: Plan, *, columns: int = 10, rows: int = 10) -> Tensor:
     """The first samples of each class asked for, a row each (of at most ten), or just the first samples."""
-    wanted = sorted(set(plan.labels or (-1,)))[:rows]
+    asked = (-1,) if plan.labels is None else plan.labels[: plan.num_samples]
+    wanted = sorted(set(asked))[:rows]
     per_label: dict[int, list[Tensor]] = {label: [] for label in wanted}
     most = columns if plan.labels else columns * rows
     for shard in iterate_shards(directory):

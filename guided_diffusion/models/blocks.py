@@ -22,7 +22,8 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     """
     t = t.to(torch.promote_types(t.dtype, torch.float32))
     half = width // 2
-    frequencies = torch.exp(-math.log(10000) / half * torch.arange(half, dtype=t.dtype, device=t.device))
+    # The published order of operations: t multiplies a frequency's last bit by up to 1000, which outputs show.
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=t.dtype, device=t.device) / half)
     angles = t[:, None] * frequencies
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
 
@@ -36,14 +37,14 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(timestep_embedding(t, self.width).to(self.mlp[0].weight.dtype))
+        return self.mlp(timestep_embedding(t, self.width).to(next(self.mlp.parameters()).dtype))
 
 
 class Norm(nn.GroupNorm):
     """Group normalisation with 32 groups, computed in float32 at least, returned in its input's dtype."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(GROUPS, channels)
+        super().__init__(GROUPS, channels)  # pyright: ignore[reportUnknownMemberType]  # its device argument is untyped
 
     def forward(self, input: Tensor) -> Tensor:
         precise = input.to(torch.promote_types(input.dtype, torch.float32))

@@ -132,13 +132,36 @@ class Block(nn.Module):
         return self.attention(self.residual(x, e))
 
 
-class Level(nn.Module):
-    """The blocks at one size, and the change to the next size (None at the last)."""
+class EncoderLevel(nn.Module):
+    """The blocks at one size, then the change to half of it (None at the coarsest)."""
 
     def __init__(self, blocks: list[Block], resample: nn.Module | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.resample = resample
+
+    def forward(self, h: Tensor, e: Tensor) -> list[Tensor]:
+        """The output of every block and of the change of size, each of which a decoder concatenates."""
+        outputs: list[Tensor] = []
+        for block in self.blocks:
+            h = block(h, e)
+            outputs.append(h)
+        return outputs if self.resample is None else [*outputs, self.resample(h, e)]
+
+
+class DecoderLevel(nn.Module):
+    """The blocks at one size, each with a skip of the encoder, then the change to twice the size (None at the finest)."""
+
+    def __init__(self, blocks: list[Block], resample: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.resample = resample
+
+    def forward(self, h: Tensor, e: Tensor, skips: list[Tensor]) -> Tensor:
+        """Takes its skips from the end of the list."""
+        for block in self.blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), e)
+        return h if self.resample is None else self.resample(h, e)
 
 
 class Middle(nn.Module):
@@ -174,7 +197,7 @@ class UNetEncoder(nn.Module):
                 channels = level_channels
                 self.skip_channels.append(channels)
             is_last = depth == len(config.level_channels) - 1
-            self.levels.append(Level(blocks, None if is_last else resampler(config, channels, Downsample)))
+            self.levels.append(EncoderLevel(blocks, None if is_last else resampler(config, channels, Downsample)))
             if not is_last:
                 self.skip_channels.append(channels)
         self.middle = Middle(config, channels)
@@ -187,16 +210,10 @@ class UNetEncoder(nn.Module):
             ValueError: another channel count, or sides that cannot be halved often enough.
         """
         self._check(x)
-        h = self.conv_in(x)
-        skips = [h]
+        skips = [self.conv_in(x)]
         for level in self.levels:
-            for block in level.blocks:
-                h = block(h, e)
-                skips.append(h)
-            if level.resample is not None:
-                h = level.resample(h, e)
-                skips.append(h)
-        return self.middle(h, e), skips
+            skips += level(skips[-1], e)
+        return self.middle(skips[-1], e), skips
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels:
@@ -226,7 +243,7 @@ class UNet(nn.Module):
                 in_channels = channels + skip_channels.pop()
                 channels = config.level_channels[depth]
                 blocks.append(Block(config, in_channels, channels, size=config.image_size >> depth))
-            self.levels.append(Level(blocks, resampler(config, channels, Upsample) if depth else None))
+            self.levels.append(DecoderLevel(blocks, resampler(config, channels, Upsample) if depth else None))
         self.norm_out = Norm(channels)
         self.conv_out = zeroed(conv3x3(channels, config.out_channels))
 
@@ -239,10 +256,7 @@ class UNet(nn.Module):
         e = self.embedding(t, y)
         h, skips = self.encoder(x, e)
         for level in self.levels:
-            for block in level.blocks:
-                h = block(torch.cat([h, skips.pop()], dim=1), e)
-            if level.resample is not None:
-                h = level.resample(h, e)
+            h = level(h, e, skips)
         return self.conv_out(F.silu(self.norm_out(h)))
 
     def embedding(self, t: Tensor, y: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The upsampling network: a U-Net that sees a low-resolution image beside the noisy one (ADM section 2.4 and appendix C)."""
+"""The upsampling network: a U-Net that sees a low-resolution image beside the noisy one (ADM section 5.2)."""
 
 from dataclasses import dataclass, fields
 
@@ -26,7 +26,7 @@ class UpsamplerConfig(UNetConfig):
 
 
 class Upsampler(nn.Module):
-    """The raw output of a U-Net for x_t, given a low-resolution image: (x_t, t, y, low_res) -> (B, out_channels, H, W)."""
+    """A U-Net told of a low-resolution image: (x_t, t, y, low_res) -> raw output (B, out_channels, H, W)."""
 
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__()

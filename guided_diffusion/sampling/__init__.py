@@ -11,6 +11,7 @@ from ..chain import DiffusionChain
 from ..guidance import ScoreTerm, tilted
 from ..noise import Noise
 from ..prediction import Denoiser
+from ..schedules import timestep_subset
 from .callback import OnStep
 from .ddim import ddim, ddim_reverse
 from .ddpm import ddpm
@@ -23,11 +24,24 @@ class SamplerConfig:
     """Which sampler, over which timesteps."""
 
     name: Literal["ddim", "ddpm"] = "ddim"
-    """ddpm is guided by the mean shift of ADM Algorithm 1, every other sampler by the tilted estimate of Algorithm 2."""
-    steps: str = "ddim25"
-    """Timesteps kept: "250", sections such as "10,20,30", "ddim25" (whole stride, as published for DDIM), "" for all."""
+    """ddpm is guided by the mean shift of ADM Algorithm 1, other samplers by the tilted estimate of Algorithm 2."""
+    steps: int | str = 25
+    """How many timesteps, in the sampler's own spacing, or which: sections "10,20,30", or a whole stride "ddim25"."""
     eta: float = 0.0
     """Share of ancestral noise in DDIM, 0..1; the other samplers have no use for it and refuse it."""
+
+    def timesteps(self, num_steps: int) -> Tensor:
+        """The indices kept of a chain of num_steps.
+
+        A plain count means each sampler's published spacing: ddpm spreads it over the whole chain, ddim takes a whole
+        stride from 0 and so leaves the noisiest levels out. There alpha_bar is nearly 0, and tilting divides by its
+        root: with a cosine schedule's last level the guided x_0 would be a thousand times too large.
+
+        Raises:
+            ValueError: as `timestep_subset`.
+        """
+        is_count = isinstance(self.steps, int)
+        return timestep_subset(num_steps, f"ddim{self.steps}" if is_count and self.name == "ddim" else str(self.steps))
 
 
 class Sampler(Protocol):

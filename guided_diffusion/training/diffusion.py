@@ -21,7 +21,7 @@ from ..models.unet import EncoderConfig, UNet, UNetConfig
 from ..noise import SeededNoise
 from ..prediction import NetworkDenoiser, Prediction, Variance, has_learned_variance
 from ..sampling import ddim
-from ..schedules import ChainConfig, make_chain, timestep_subset
+from ..schedules import ChainConfig, make_chain
 from .loop import Identity, LoopConfig, Losses, fit
 
 
@@ -74,14 +74,15 @@ class DiffusionObjective:
         x_t = q_sample(x0, eps, step)
         conditional = self.config.network.num_classes is not None
         output = network(x_t, step.t, batch.y) if conditional else network(x_t, step.t)
-        meaning = {"prediction": self.config.prediction, "variance": self.config.variance}
-        mse = simple_loss(output, x0, eps, x_t, step, **meaning)
-        if self.loss == "simple":
-            loss = mse
-        elif self.loss == "vlb":
-            loss = vlb_loss(output, x0, x_t, step, num_steps=len(self.chain), **meaning)
-        else:
-            loss = hybrid_loss(output, x0, eps, x_t, step, num_steps=len(self.chain), **meaning)
+        prediction, variance, num_steps = self.config.prediction, self.config.variance, len(self.chain)
+        mse = simple_loss(output, x0, eps, x_t, step, prediction=prediction, variance=variance)
+        loss = mse
+        if self.loss == "vlb":
+            loss = vlb_loss(output, x0, x_t, step, prediction=prediction, variance=variance, num_steps=num_steps)
+        elif self.loss == "hybrid":
+            loss = hybrid_loss(
+                output, x0, eps, x_t, step, prediction=prediction, variance=variance, num_steps=num_steps
+            )
         return Losses(total=loss.mean(), logged={"mse": mse.mean()})
 
 
@@ -133,10 +134,10 @@ def diffusion_config(config: TrainDiffusionConfig, folder: ClassFolder) -> Diffu
 def _preview(
     network: nn.Module, iteration: int, *, model: DiffusionConfig, directory: Path, count: int = 64
 ) -> Mapping[str, float]:
-    """Write a grid of DDIM-25 samples from seeds that never change, columns cycling through the classes if told."""
+    """Write a grid of DDIM samples in 25 steps or so, from seeds that never change, cycling through told classes."""
     device = next(network.parameters()).device
     chain = make_chain(model.chain)
-    chain = chain.shortened(timestep_subset(len(chain), str(min(25, len(chain)))))
+    chain = chain.shortened(torch.arange(0, len(chain), max(1, len(chain) // 25)))
     side, channels = model.network.image_size, model.network.in_channels
     noise = SeededNoise(0, range(count))
     x_T = noise(torch.empty(count, channels, side, side, device=device))

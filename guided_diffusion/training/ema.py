@@ -12,22 +12,20 @@ class EMA:
 
     def __init__(self, network: nn.Module, decays: Sequence[float]) -> None:
         self.network = network
-        self.averages = {
-            decay: [parameter.detach().clone() for parameter in network.parameters()] for decay in decays
-        }
+        self.averages = {decay: [parameter.detach().clone() for parameter in network.parameters()] for decay in decays}
 
     @torch.no_grad()
     def update(self) -> None:
         """Once per optimiser update, after it."""
-        parameters = list(self.network.parameters())
+        parameters = [parameter.data for parameter in self.network.parameters()]
         for decay, averages in self.averages.items():
-            torch._foreach_lerp_(averages, parameters, 1 - decay)
+            torch._foreach_lerp_(averages, parameters, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]  # no public one
 
     def state_dicts(self) -> dict[str, dict[str, Tensor]]:
         """Weights under the names that checkpoints use, "ema_0.9999"; what is no parameter is the network's own."""
         names = [name for name, _ in self.network.named_parameters()]
         return {
-            f"ema_{decay:g}": self.network.state_dict() | dict(zip(names, averages, strict=True))
+            f"ema_{decay}": self.network.state_dict() | dict(zip(names, averages, strict=True))
             for decay, averages in self.averages.items()
         }
 
@@ -39,7 +37,7 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:
-        """The network in evaluation mode with its slowest average's weights (its own if there is none), then as it was."""
+        """The network in evaluation mode with its slowest average's weights (its own if none), then as it was."""
         self.network.eval()
         try:
             with self._slowest_swapped_in():

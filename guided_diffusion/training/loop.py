@@ -72,6 +72,9 @@ class LoopConfig:
             raise ValueError(
                 "a training run needs a budget: give exactly one of --training.iterations and --training.images"
             )
+        if self.total_iterations < 1:
+            budget = self.images if self.iterations is None else self.iterations
+            raise ValueError(f"the budget must be at least 1, got {budget}")
         for name in ("batch_size", "accumulation", "log_every_iterations", "save_every_iterations",
                      "keep_checkpoints", "observe_every_iterations"):  # fmt: skip
             if getattr(self, name) < 1:
@@ -136,10 +139,17 @@ def fit(
 
     Raises:
         ValueError: run_dir holds checkpoints and resume is False, or they are of another model; a batch size that does
-            not divide; a loss that is not finite.
+            not divide; a loss or weights that are not finite.
     """
     accelerator = Accelerator(mixed_precision=_precision(config))
     start = _starting_checkpoint(run_dir, identity, resume)
+    iteration = 0 if start is None else start.iteration
+    stream = batches.micro_batches(
+        start_iteration=iteration,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        accumulation=config.accumulation,
+    )
     if accelerator.is_main_process:
         run_dir.mkdir(parents=True, exist_ok=True)
 
@@ -151,20 +161,13 @@ def fit(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     model, optimizer = accelerator.prepare(network, optimizer)
-    iteration = 0
     if start is not None:
         read_resume(start, optimizer=optimizer.optimizer, scaler=accelerator.scaler, ema=ema)
-        iteration = start.iteration
 
     log = _Log(accelerator, config, run_dir, start_iteration=iteration, identity=identity)
-    stream = batches.micro_batches(
-        start_iteration=iteration,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        accumulation=config.accumulation,
-    )
 
     def save() -> None:
+        _refuse_broken_weights(network, iteration, run_dir)
         if accelerator.is_main_process:
             save_checkpoint(
                 run_dir,
@@ -181,8 +184,10 @@ def fit(
     with _stop_requests() as stop_requested:
         network.train()
         while iteration < config.total_iterations:
-            # Dropout is the one consumer of the global generator; reseeding it makes iteration n the same after a resume.
-            torch.manual_seed(sample_seed(config.seed, iteration * accelerator.num_processes + accelerator.process_index))
+            # Dropout alone uses the global generator; reseeding it makes iteration n the same after a resume.
+            torch.manual_seed(
+                sample_seed(config.seed, iteration * accelerator.num_processes + accelerator.process_index)
+            )
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(config, iteration)
             for micro in range(config.accumulation):
@@ -213,6 +218,16 @@ def fit(
             if stopping:
                 break
     log.close(finished=iteration >= config.total_iterations, iteration=iteration)
+
+
+def _refuse_broken_weights(network: nn.Module, iteration: int, run_dir: Path) -> None:
+    """Checkpoints come between the lines of the log, and one of broken weights would push the sound ones out."""
+    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        raise ValueError(f"the weights are not finite at iteration {iteration}; {_what_to_do(run_dir)}")
+
+
+def _what_to_do(run_dir: Path) -> str:
+    return f"the checkpoints in {run_dir} are from before: resume with a lower learning rate, max_grad_norm, or float32"
 
 
 def _precision(config: LoopConfig) -> str:
@@ -314,10 +329,7 @@ class _Log:
         means = self.accelerator.reduce(torch.stack([self.sums[name] for name in names]) / self.count, reduction="mean")
         metrics = dict(zip(names, means.tolist(), strict=True))
         if not math.isfinite(metrics["loss"]):
-            raise ValueError(
-                f"the loss became {metrics['loss']} by iteration {iteration}; the checkpoints in {self.run_dir} are "
-                f"from before: resume with a lower learning rate, max_grad_norm, or float32"
-            )
+            raise ValueError(f"the loss became {metrics['loss']} by iteration {iteration}; {_what_to_do(self.run_dir)}")
         elapsed = time.perf_counter() - self.since
         metrics["images_per_second"] = (iteration - self.since_iteration) * self.config.batch_size / elapsed
         self.bar.update(iteration - self.bar.n)

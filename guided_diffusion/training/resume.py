@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.amp.grad_scaler import GradScaler
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, read_tensors
 from .ema import EMA
 
 
@@ -32,7 +32,7 @@ def read_resume(
 
     Raises:
         FileNotFoundError: the checkpoint's resume/ directory was deleted.
-        ValueError: an average that the checkpoint does not hold.
+        ValueError: an average that the checkpoint does not hold, or a damaged file.
     """
     directory = checkpoint.path / "resume"
     if not directory.is_dir():
@@ -40,7 +40,7 @@ def read_resume(
             f"{directory} is gone: {checkpoint.path} can be sampled from, but its training cannot be continued"
         )
     states: dict[int, dict[str, Any]] = {}
-    for key, tensor in load_file(directory / "optimizer.safetensors").items():
+    for key, tensor in read_tensors(directory / "optimizer.safetensors").items():
         parameter, name = key.split(".", 1)
         states.setdefault(int(parameter), {})[name] = tensor
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -48,4 +48,4 @@ def read_resume(
     if scaler is not None and scale:
         scaler.load_state_dict(scale)
     for decay in ema.averages:
-        ema.load(decay, load_file(checkpoint.weights_file(f"ema_{decay:g}")))
+        ema.load(decay, read_tensors(checkpoint.weights_file(f"ema_{decay}")))

@@ -1,16 +1,18 @@
 """Where a run's numbers go: a line of JSON each, and Weights & Biases if asked."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
+
+from ..data.shards import replaced_on_success
 
 WandbMode = Literal["off", "online", "offline"]
 
 
 class Tracker:
-    """Metrics of one run. metrics.jsonl holds no iteration twice: a resumed run first drops those after its start."""
+    """Metrics of one run. metrics.jsonl holds nothing twice: a resumed run first drops what comes after its start."""
 
     def __init__(
         self, run_dir: Path, *, start_iteration: int, wandb_mode: WandbMode, wandb_project: str, run: Mapping[str, Any]
@@ -35,9 +37,8 @@ class Tracker:
         if not self.file.exists():
             return
         kept = [line for line in self.file.read_text().splitlines() if _iteration_of(line) <= iteration]
-        partial = self.file.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        os.replace(partial, self.file)
+        with replaced_on_success(self.file) as file:
+            file.write("".join(line + "\n" for line in kept).encode())
 
 
 def _iteration_of(line: str) -> float:
@@ -56,7 +57,7 @@ def _start_wandb(run_dir: Path, mode: WandbMode, project: str, run: Mapping[str,
     # One directory, one run: a resumed training continues its own curves.
     identity = run_dir / "wandb_run_id"
     if not identity.exists():
-        identity.write_text(wandb.util.generate_id())
+        identity.write_text(uuid4().hex[:8])
     return wandb.init(
         project=project,
         name=run_dir.name,

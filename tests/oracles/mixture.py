@@ -1,8 +1,8 @@
 """A mixture of Gaussians under the forward process: everything a diffusion model estimates, in closed form.
 
-x_0 ~ sum_m w_m N(mu_m, C_m) gives x_t ~ sum_m w_m N(sqrt(alpha_bar) mu_m, alpha_bar C_m + (1 - alpha_bar) I), from which
-the posterior of the component is Bayes' rule and E[x_0 | x_t, component] is linear in x_t. With the component as the
-class, that is an exact classifier, an exact unconditional denoiser and an exact conditional one.
+x_0 ~ sum_m w_m N(mu_m, C_m) gives x_t ~ sum_m w_m N(sqrt(alpha_bar) mu_m, alpha_bar C_m + (1 - alpha_bar) I), from
+which the posterior of the component is Bayes' rule and E[x_0 | x_t, component] is linear in x_t. With the component as
+the class, that is an exact classifier, an exact unconditional denoiser and an exact conditional one.
 """
 
 import math
@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor
+
 from guided_diffusion.chain import Coefficient, DiffusionChain, Step
 from guided_diffusion.prediction import Denoiser, Estimate
-from torch import Tensor
 
 
 @dataclass(frozen=True)
 class GaussianMixture:
     """means (M, D), covariances (M, D, D) positive definite, weights (M,) summing to 1; images (B, C, H, W), D = C H W.
 
-    `denoiser` is a Denoiser and `log_prob` a LogProb; the chain is held because a LogProb is told t alone. The variances
-    of p(x_s | x_t) that the denoisers state are the posterior's, 0 at the last link.
+    `denoiser` is a Denoiser and `log_prob` a LogProb; the chain is held because a LogProb is told t alone. The
+    variances of p(x_s | x_t) that the denoisers state are the posterior's, 0 at the last link.
     """
 
     means: Tensor
@@ -99,11 +100,12 @@ class GaussianMixture:
         return self.means + torch.einsum("bme,mde->bmd", shrunk, self._axes)
 
     def _alpha_bar(self, t: Tensor) -> Tensor:
-        distances = (self.chain.t - t.double()[:, None]).abs()
-        nearest = distances.min(dim=1)
-        if float(nearest.values.max()) > 1e-3:
+        # Halfway between neighbours is where rounding of t to float32 can never lead.
+        halfway = (self.chain.t[1:] + self.chain.t[:-1]) / 2
+        k = torch.searchsorted(halfway, t.double())
+        if float((self.chain.t[k] - t).abs().max()) > 1e-3:
             raise ValueError(f"the oracle's chain has no timestep {t.tolist()}")
-        return self.chain.alpha_bar[nearest.indices]
+        return self.chain.alpha_bar[k]
 
 
 def estimate(x0: Tensor, step: Step) -> Estimate:
@@ -130,3 +132,18 @@ def batch_noise(seed: int) -> Callable[[Tensor], Tensor]:
 def draws(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     """Standard normal numbers."""
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def assert_is_component(x_0: Tensor, mixture: GaussianMixture, *, y: int) -> None:
+    """Mean and covariance of the samples x_0 (B, C, H, W) are component y's, each number within 5 standard errors.
+
+    These are sqrt(c_ii / n) for a mean and sqrt((c_ii c_jj + c_ij^2) / n) for a covariance.
+    """
+    flat, n = x_0.flatten(1), len(x_0)
+    covariance = mixture.covariances[y]
+    variance = covariance.diagonal()
+    mean_errors = (flat.mean(dim=0) - mixture.means[y]).abs() / (variance / n).sqrt()
+    standard_errors = ((torch.outer(variance, variance) + covariance**2) / n).sqrt()
+    covariance_errors = (flat.mT.cov() - covariance).abs() / standard_errors
+    assert float(mean_errors.max()) < 5, f"mean off by {float(mean_errors.max()):.1f} standard errors"
+    assert float(covariance_errors.max()) < 5, f"covariance off by {float(covariance_errors.max()):.1f} standard errors"

@@ -1,0 +1,66 @@
+"""A trained classifier of clean images as the feature extractor of an evaluation, where Inception has nothing to say."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from classifiers.checkpoint import Classifier, load_classifier
+from guided_diffusion.checkpoint import file_sha256
+from guided_diffusion.evaluation.features import Features
+from guided_diffusion.images import from_uint8
+
+SPATIAL_CHANNELS = 7
+"""Channels of the last feature map that spatial features keep, as sFID keeps 7 of Inception's."""
+
+
+@dataclass(frozen=True)
+class ClassifierFeatures:
+    """Features of a classifier of ours; numbers on them are called FD, never FID. A FeatureExtractor."""
+
+    classifier: Classifier
+    name: str
+    sha256: str
+    is_inception: bool = False
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classifier's classes."""
+        return self.classifier.config.class_names
+
+    @torch.no_grad()
+    def __call__(self, images_uint8: Tensor) -> Features:
+        """The pooled vector, 7 channels of the last feature map, and class probabilities, of images (N, C, H, W).
+
+        Raises:
+            ValueError: images of another channel count or size than the classifier takes.
+        """
+        network = self.classifier.network
+        device = next(network.parameters()).device
+        images = from_uint8(images_uint8.to(device))
+        feature_map = network.feature_map(images, torch.zeros(len(images), device=device))
+        pooled = network.pooled(feature_map)
+        return Features(
+            pooled=pooled,
+            spatial=rearrange(feature_map[:, :SPATIAL_CHANNELS], "n c h w -> n (h w c)"),
+            probabilities=network.head(pooled).softmax(dim=1),
+        )
+
+
+def load_classifier_features(run: Path, *, device: torch.device | str) -> ClassifierFeatures:
+    """The extractor "classifier:RUN".
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: no classifier, or one of noisy images, whose features of clean ones mean little.
+    """
+    classifier = load_classifier(run, device=device)
+    if classifier.config.chain is not None:
+        raise ValueError(
+            f"{classifier.checkpoint.path} was trained on noisy images and would judge its own guidance; train one on "
+            f"clean images, without --diffusion"
+        )
+    sha256 = file_sha256(classifier.checkpoint.weights_file(classifier.weights))
+    return ClassifierFeatures(classifier, name=f"classifier:{run}", sha256=sha256)

@@ -1,0 +1,7 @@
+"""Is a classifier any good? python scripts/diagnose_classifier.py --classifier RUN --data.path HELDOUT"""
+
+from classifiers.diagnostics import DiagnoseConfig, diagnose
+from guided_diffusion.config import run_script
+
+if __name__ == "__main__":
+    run_script(DiagnoseConfig, diagnose)

@@ -1,0 +1,7 @@
+"""Evaluate samples: python scripts/evaluate.py --generated DIR --real DIR --extractor classifier:RUN"""
+
+from classifiers.evaluation import EvaluateConfig, evaluate_samples
+from guided_diffusion.config import run_script
+
+if __name__ == "__main__":
+    run_script(EvaluateConfig, evaluate_samples)

@@ -1,0 +1,241 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from guided_diffusion.data.decoding import center_crop
+from guided_diffusion.data.shards import Shard, open_manifest, shard_path, write_shard
+from guided_diffusion.evaluation.inputs import ImageSource, batches, open_images, read_images
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (150, 6, 6, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    return np.repeat(np.arange(3), 50)
+
+
+def save_shards(directory: Path, pixels: np.ndarray, labels: np.ndarray, *, shard_size: int = 40) -> Path:
+    open_manifest(directory, {"num_samples": len(pixels), "shard_size": shard_size, "class_names": ["a", "b", "c"]})
+    for n, start in enumerate(range(0, len(pixels), shard_size)):
+        part = slice(start, min(start + shard_size, len(pixels)))
+        write_shard(directory, n, Shard(images=pixels[part], labels=labels[part], ids=np.arange(len(pixels))[part]))
+    return directory
+
+
+def save_folder(directory: Path, pixels: np.ndarray, labels: np.ndarray | None = None) -> Path:
+    for n, image in enumerate(pixels):
+        parent = directory if labels is None else directory / "abc"[labels[n]]
+        parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.squeeze()).save(parent / f"{n:04d}.png")
+    return directory
+
+
+def collected(path: Path, *, batch_size: int = 64, size: int | None = None) -> tuple[Tensor, Tensor | None]:
+    images, labels = zip(*read_images(path, batch_size=batch_size, size=size), strict=True)
+    return torch.cat(images), None if labels[0] is None else torch.cat(labels)
+
+
+@pytest.fixture(params=["shards", "npz", "compressed npz", "class folder", "flat folder"])
+def source(request: pytest.FixtureRequest, tmp_path: Path, pixels: np.ndarray, labels: np.ndarray) -> Path:
+    if request.param == "shards":
+        return save_shards(tmp_path, pixels, labels)
+    if "folder" in request.param:
+        return save_folder(tmp_path, pixels, None if "flat" in request.param else labels)
+    (np.savez_compressed if "compressed" in request.param else np.savez)(tmp_path / "x.npz", arr_0=pixels, arr_1=labels)
+    return tmp_path / "x.npz"
+
+
+def test_every_source_gives_the_same_images_and_labels(source: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
+    images, found = collected(source)
+    assert images.dtype == torch.uint8
+    np.testing.assert_array_equal(images.permute(0, 2, 3, 1), pixels)
+    flat = source.is_dir() and any(source.glob("*.png"))
+    if flat:
+        assert found is None
+    else:
+        np.testing.assert_array_equal(found, labels)
+
+
+def test_shares_of_a_source_are_the_batches_of_the_whole(source: Path) -> None:
+    opened = open_images(source)
+    whole = list(batches(opened, batch_size=32))
+    assert [len(images) for images, _ in whole] == [32, 32, 32, 32, 22]
+    shares = [
+        batch
+        for first, last in [(0, 2), (2, 2), (2, 5)]
+        for batch in batches(opened, batch_size=32, first=first, last=last)
+    ]
+    assert len(shares) == len(whole)
+    assert all(torch.equal(mine[0], theirs[0]) for mine, theirs in zip(shares, whole, strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [1, 39, 40, 41, 150, 1000])
+def test_batches_of_any_size_hold_the_same_images(tmp_path: Path, pixels, labels, batch_size: int) -> None:
+    images, found = collected(save_shards(tmp_path, pixels, labels), batch_size=batch_size)
+    np.testing.assert_array_equal(images.permute(0, 2, 3, 1), pixels)
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_batches_may_be_written_to(source: Path) -> None:
+    for images, _ in read_images(source, batch_size=1000):
+        images.zero_()
+
+
+def test_sources_say_what_they_are(tmp_path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
+    shards = open_images(save_shards(tmp_path / "s", pixels, labels))
+    assert (shards.kind, shards.num_images, shards.shape, shards.class_names) == (
+        "shards",
+        150,
+        (6, 6, 3),
+        ("a", "b", "c"),
+    )
+    assert shards.manifest is not None
+    folder = open_images(save_folder(tmp_path / "f", pixels, labels), size=4)
+    assert (folder.kind, folder.num_images, folder.shape, folder.class_names) == (
+        "folder",
+        150,
+        (4, 4, 3),
+        ("a", "b", "c"),
+    )
+    assert "centre crop to 4 px" in folder.resize
+
+
+def test_an_empty_class_folder_keeps_its_number(tmp_path: Path, pixels: np.ndarray) -> None:
+    save_folder(tmp_path, pixels[:6], np.array([0, 0, 0, 2, 2, 2]))
+    (tmp_path / "b").mkdir()
+    assert collected(tmp_path)[1].tolist() == [0, 0, 0, 2, 2, 2]
+
+
+def test_pictures_of_another_size_get_the_published_crop(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8))
+    picture.save(tmp_path / "x.png")
+    images, _ = collected(tmp_path, size=8)
+    np.testing.assert_array_equal(images[0].permute(1, 2, 0), center_crop(picture, 8))
+
+
+def test_grey_pictures_become_colour_only_if_asked(tmp_path: Path, pixels: np.ndarray) -> None:
+    save_folder(tmp_path, pixels[:3, :, :, :1])
+    assert open_images(tmp_path).shape == (6, 6, 1)
+    images = next(batches(open_images(tmp_path, channels=3), batch_size=3))[0]
+    assert torch.equal(images, torch.from_numpy(pixels[:3, :, :, :1]).permute(0, 3, 1, 2).expand(-1, 3, -1, -1))
+
+
+def test_colour_among_grey_pictures_is_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    save_folder(tmp_path, pixels[:2, :, :, :1])
+    Image.fromarray(pixels[0]).save(tmp_path / "zebra.png")
+    with pytest.raises(ValueError, match=r"zebra\.png is in colour where grey"):
+        collected(tmp_path)
+
+
+def test_samples_without_labels_have_none(tmp_path: Path, pixels: np.ndarray) -> None:
+    save_shards(tmp_path, pixels, np.full(150, -1))
+    assert collected(tmp_path)[1] is None
+
+
+def test_mixed_sizes_are_refused_naming_the_file(tmp_path: Path, pixels: np.ndarray) -> None:
+    save_folder(tmp_path, pixels[:2])
+    Image.fromarray(pixels[0, :5]).save(tmp_path / "odd.png")
+    with pytest.raises(ValueError, match=r"odd\.png has 5x6 pixels but .*0000\.png has 6x6: a set must have one size"):
+        collected(tmp_path)
+    assert collected(tmp_path, size=4)[0].shape == (3, 3, 4, 4)
+
+
+def test_shards_of_mixed_sizes_are_refused(tmp_path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
+    save_shards(tmp_path, pixels, labels)
+    write_shard(tmp_path, 1, Shard(images=pixels[40:80, :5], labels=labels[40:80], ids=np.arange(40, 80)))
+    with pytest.raises(ValueError, match=r"mixes images of shape \(6, 6, 3\) and \(5, 6, 3\)"):
+        collected(tmp_path)
+
+
+def test_a_broken_picture_is_named(tmp_path: Path, pixels: np.ndarray) -> None:
+    save_folder(tmp_path, pixels[:3])
+    (tmp_path / "0001.png").write_bytes((tmp_path / "0001.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"0001\.png is not a readable image"):
+        collected(tmp_path)
+
+
+def test_unfinished_samples_are_refused(tmp_path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
+    save_shards(tmp_path, pixels, labels)
+    shard_path(tmp_path, 2).unlink()
+    with pytest.raises(ValueError, match=r"lacks 1 of its 4 shards \(2\)"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": np.zeros((1, 2, 2, 3), np.uint8)}, "expected the array arr_0, found images"),
+        ({"arr_0": np.zeros((1, 2, 2, 3), np.float32)}, r"must hold arr_0 as uint8 .* 0\.\.255, got float32"),
+        ({"arr_0": np.zeros((2, 2, 3), np.uint8)}, r"must hold arr_0 as uint8 \(N, H, W, C\)"),
+        ({"arr_0": np.zeros((2, 3, 8, 8), np.uint8)}, "1 or 3 channels in the last place"),
+        ({"arr_0": np.zeros((0, 2, 2, 3), np.uint8)}, "arr_0 is empty"),
+        ({"arr_0": np.zeros((4, 2, 2, 3), np.uint8), "arr_1": np.zeros(3, int)}, "arr_1 as 4 integer labels"),
+        ({"arr_0": np.asfortranarray(np.zeros((4, 2, 2, 3), np.uint8))}, "Fortran order"),
+    ],
+)
+def test_an_npz_of_other_content_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        open_images(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_corrupt_npz_is_named(tmp_path: Path, pixels: np.ndarray, save) -> None:
+    path = tmp_path / "x.npz"
+    save(path, arr_0=pixels)
+    good = path.read_bytes()
+    middle = len(good) // 2
+    path.write_bytes(good[:middle] + bytes(64) + good[middle + 64 :])
+    with pytest.raises(ValueError, match=r"x\.npz is damaged: arr_0 cannot be read"):
+        collected(path)
+    path.write_bytes(good[:middle])
+    with pytest.raises(ValueError, match=r"x\.npz is not a readable npz file"):
+        open_images(path)
+
+
+def test_an_npz_shorter_than_it_says_is_named(tmp_path: Path, pixels: np.ndarray) -> None:
+    import zipfile
+
+    np.savez(tmp_path / "good.npz", arr_0=pixels)
+    with zipfile.ZipFile(tmp_path / "good.npz") as good, zipfile.ZipFile(tmp_path / "short.npz", "w") as short:
+        short.writestr("arr_0.npy", good.read("arr_0.npy")[:-200])
+    with pytest.raises(ValueError, match=r"short\.npz is damaged: .*it ends within image 148"):
+        collected(tmp_path / "short.npz")
+
+
+def test_places_without_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no images: neither sample shards nor pictures"):
+        open_images(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is nothing at"):
+        open_images(tmp_path / "absent")
+    (tmp_path / "x.txt").write_text("x")
+    with pytest.raises(ValueError, match="is no source of images"):
+        open_images(tmp_path / "x.txt")
+
+
+def test_loose_pictures_beside_class_folders_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    save_folder(tmp_path, pixels[:3], np.arange(3))
+    save_folder(tmp_path, pixels[:1])
+    with pytest.raises(ValueError, match=r"holds pictures \(0000\.png, \.\.\.\) beside class folders \(a, \.\.\.\)"):
+        open_images(tmp_path)
+
+
+def test_stored_images_of_another_size_or_channel_count_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    np.savez(tmp_path / "x.npz", arr_0=pixels)
+    with pytest.raises(ValueError, match="images of 6x6 pixels where 8x8 were expected; stored arrays are not resized"):
+        open_images(tmp_path / "x.npz", size=8)
+    with pytest.raises(ValueError, match="3 channels where 1 were expected"):
+        open_images(tmp_path / "x.npz", channels=1)
+
+
+def test_a_batch_size_of_zero_is_refused(tmp_path: Path) -> None:
+    empty = ImageSource(path=tmp_path, kind="npz", num_images=0, shape=(1, 1, 1), stream=lambda start, stop: iter(()))
+    with pytest.raises(ValueError, match="batch_size must be positive"):
+        next(batches(empty, batch_size=0))

@@ -1,0 +1,241 @@
+"""Fréchet distance, Inception Score, precision and recall: closed forms, properties, golden numbers, torch-fidelity."""
+
+import numpy as np
+import pytest
+import torch
+from oracles.golden import arrays, sidecar
+from torch import Tensor
+from torch.testing import assert_close
+
+from guided_diffusion.evaluation.metrics import (
+    frechet_distance,
+    inception_score,
+    manifold_membership,
+    precision_recall,
+    squared_distances,
+    squared_manifold_radii,
+)
+from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
+
+FLOAT64 = torch.float64
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    return arrays("evaluator")
+
+
+@pytest.fixture(scope="module")
+def scalars() -> dict[str, float]:
+    return sidecar("evaluator")["scalars"]
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=FLOAT64, generator=torch.Generator().manual_seed(seed))
+
+
+def random_cov(size: int, *, rank: int, seed: int = 0) -> Tensor:
+    factor = randn(size, rank, seed=seed)
+    return factor @ factor.T
+
+
+def distance(first: Gaussian, second: Gaussian) -> float:
+    return frechet_distance(first.mean, first.cov, second.mean, second.cov)
+
+
+def test_commuting_gaussians_are_apart_by_means_and_standard_deviations() -> None:
+    basis = torch.linalg.qr(randn(12, 12)).Q
+    sigma_1, sigma_2 = randn(12, seed=1).abs(), randn(12, seed=2).abs()
+    mean_1, mean_2 = randn(12, seed=3), randn(12, seed=4)
+    found = frechet_distance(mean_1, basis * sigma_1**2 @ basis.T, mean_2, basis * sigma_2**2 @ basis.T)
+    expected = (mean_1 - mean_2).square().sum() + (sigma_1 - sigma_2).square().sum()
+    assert found == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_pushing_a_gaussian_through_an_optimal_map_costs_the_maps_displacement() -> None:
+    # x -> M x with M symmetric positive is the optimal transport from N(0, C) to N(0, M C M): E|x - M x|^2.
+    cov, push = random_cov(10, rank=14), random_cov(10, rank=14, seed=1) / 14
+    displacement = torch.eye(10, dtype=FLOAT64) - push
+    expected = float((displacement @ cov @ displacement).trace())
+    zero = torch.zeros(10, dtype=FLOAT64)
+    assert frechet_distance(zero, cov, zero, push @ cov @ push) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize(("rank_1", "rank_2"), [(3, 5), (5, 3), (4, 4), (3, 20), (20, 3), (0, 3), (0, 0)])
+def test_singular_gaussians_in_one_basis_keep_the_closed_form(rank_1: int, rank_2: int) -> None:
+    basis = torch.linalg.qr(randn(20, 20)).Q
+    sigma_1, sigma_2 = randn(20, seed=1).abs(), randn(20, seed=2).abs()
+    sigma_1[rank_1:], sigma_2[rank_2:] = 0, 0
+    mean = torch.zeros(20, dtype=FLOAT64)
+    found = frechet_distance(mean, basis * sigma_1**2 @ basis.T, mean, basis * sigma_2**2 @ basis.T)
+    # The square root of an eigenvalue error of 1e-16 is 1e-8, the most that singular directions may cost.
+    assert found == pytest.approx(float((sigma_1 - sigma_2).square().sum()), abs=2e-8)
+
+
+def test_gaussians_in_orthogonal_subspaces_are_apart_by_their_variances() -> None:
+    cov_1, cov_2 = torch.zeros(8, 8, dtype=FLOAT64), torch.zeros(8, 8, dtype=FLOAT64)
+    cov_1[:4, :4], cov_2[4:, 4:] = random_cov(4, rank=6), random_cov(4, rank=2, seed=1)
+    zero = torch.zeros(8, dtype=FLOAT64)
+    expected = float(cov_1.trace() + cov_2.trace())
+    assert frechet_distance(zero, cov_1, zero, cov_2) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("rank", [5, 30, 80])
+def test_a_set_is_at_distance_zero_from_itself_and_distance_is_symmetric(rank: int) -> None:
+    first = Gaussian(randn(30), random_cov(30, rank=rank))
+    second = Gaussian(randn(30, seed=1), random_cov(30, rank=40, seed=2))
+    assert distance(first, first) == pytest.approx(0, abs=1e-9)
+    assert distance(first, second) == pytest.approx(distance(second, first), rel=1e-9)
+
+
+def test_frechet_distances_are_the_published_evaluators(golden: dict[str, Tensor], scalars: dict[str, float]) -> None:
+    for features, name in (("pool", "fid"), ("spatial", "sfid")):
+        mean_1, mean_2 = golden[f"ref_{features}_mu"], golden[f"sample_{features}_mu"]
+        found = frechet_distance(mean_1, golden[f"ref_{features}_sigma"], mean_2, golden[f"sample_{features}_sigma"])
+        # The published evaluator squares float32 means in float32. That is its whole distance from the exact number.
+        difference = mean_1.numpy() - mean_2.numpy()
+        rounding = float(difference.dot(difference)) - float((mean_1.double() - mean_2.double()).square().sum())
+        assert abs(rounding) < 2e-9
+        assert found + rounding == pytest.approx(scalars[name], abs=1e-12)
+        assert found == pytest.approx(scalars[f"info_{name}_by_eigenvalues"], abs=1e-12)
+
+
+def test_statistics_are_the_published_evaluators(golden: dict[str, Tensor]) -> None:
+    for name in ("ref_pool", "sample_pool", "ref_spatial", "sample_spatial"):
+        found = gaussian(moments(golden[name]))
+        # Theirs are float32 sums of up to 200: 300 roundings of 8e-6 each, divided by 300 rows, add up to about 4e-7.
+        assert_close(found.mean.float(), golden[f"{name}_mu"], atol=2e-6, rtol=0)
+        assert_close(found.cov, golden[f"{name}_sigma"], atol=1e-14, rtol=1e-11)
+
+
+def test_the_golden_rank_deficient_distance_holds(golden: dict[str, Tensor], scalars: dict[str, float]) -> None:
+    first, second = (gaussian(moments(golden[name][:40])) for name in ("ref_pool", "sample_pool"))
+    # The matrix square root behind the golden number is good to 1e-5 on singular covariances.
+    assert distance(first, second) == pytest.approx(scalars["fid_rank_deficient_first_40_rows"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mean", "cov", "message"),
+    [
+        (torch.zeros(3), torch.eye(4), r"expected a mean \(D,\) and a covariance"),
+        (torch.zeros(4), torch.eye(4) * float("nan"), "must be finite"),
+        (torch.zeros(4), torch.eye(4) + torch.eye(4).roll(1, 0), "must be symmetric"),
+        (torch.zeros(4), torch.diag(torch.tensor([1.0, 1.0, 1.0, -1.0])), "must not have negative eigenvalues"),
+        (torch.zeros(5), torch.eye(5), "features of 5 and 4 dimensions cannot be compared"),
+    ],
+)
+def test_what_is_not_a_gaussian_is_refused(mean: Tensor, cov: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        frechet_distance(mean, cov, torch.zeros(4), torch.eye(4))
+
+
+def test_certain_predictions_spread_over_c_classes_score_c() -> None:
+    assert inception_score(torch.eye(7).repeat(3, 1)) == (pytest.approx(7, rel=1e-12), 0)
+
+
+def test_predictions_that_do_not_depend_on_the_image_score_one() -> None:
+    same = randn(10).softmax(dim=0).expand(50, -1)
+    assert inception_score(same)[0] == pytest.approx(1, rel=1e-12)
+
+
+def test_two_classes_of_known_confusion_score_their_mutual_information() -> None:
+    rows = torch.tensor([[0.9, 0.1], [0.1, 0.9]], dtype=FLOAT64).repeat(10, 1)
+    information = 0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5)
+    assert inception_score(rows)[0] == pytest.approx(np.exp(information), rel=1e-12)
+
+
+def test_splits_are_consecutive_rows_of_the_given_size_and_count_the_same() -> None:
+    rows = torch.cat([torch.eye(4).repeat(2, 1), torch.eye(4)[:1].repeat(3, 1)])
+    assert inception_score(rows, split_size=8) == (pytest.approx((4 + 1) / 2), pytest.approx((4 - 1) / 2))
+
+
+@pytest.mark.parametrize("split_size", [5000, 100, 125, 7])
+def test_inception_scores_are_the_published_evaluators(golden, scalars, split_size: int) -> None:
+    # The golden scores were computed in float32.
+    expected = pytest.approx(scalars[f"inception_score_split{split_size}"], rel=1e-6)
+    assert inception_score(golden["preds"], split_size=split_size)[0] == expected
+
+
+def test_logits_are_refused_as_probabilities() -> None:
+    with pytest.raises(ValueError, match=r"must sum to one, got .*; pass a softmax, not logits"):
+        inception_score(randn(10, 4))
+    with pytest.raises(ValueError, match="must be a non-empty matrix"):
+        inception_score(torch.zeros(0, 4))
+
+
+def test_memberships_and_radii_are_the_published_evaluators(
+    golden: dict[str, Tensor], scalars: dict[str, float]
+) -> None:
+    # Times 300 the reference leaves float16: those are the numbers to compare with.
+    real, generated = golden["ref_pool"] * 300, golden["sample_pool"] * 300
+    generated_inside, real_inside = manifold_membership(real=real, generated=generated)
+    assert torch.equal(generated_inside, golden["single_sample_inside_ref_manifold"])
+    assert torch.equal(real_inside, golden["single_ref_inside_sample_manifold"])
+    assert precision_recall(real=real, generated=generated) == (scalars["precision_single"], scalars["recall_single"])
+    for features, name in ((real, "ref"), (generated, "sample")):
+        # float32 sums in another order
+        assert_close(squared_manifold_radii(features, k=3), golden[f"single_radii_{name}"][:, 0], rtol=1e-5, atol=0)
+
+
+def test_squared_distances_are_those_of_the_definition() -> None:
+    u, v = randn(5, 9), randn(7, 9, seed=1)
+    assert_close(squared_distances(u, v), (u[:, None] - v).square().sum(dim=2), rtol=1e-12, atol=0)
+
+
+def test_a_set_covers_itself_entirely() -> None:
+    features = randn(300, 16).float()
+    assert precision_recall(real=features, generated=features) == (1, 1)
+
+
+def test_a_collapsed_set_is_precise_and_recalls_nothing() -> None:
+    real = randn(500, 4)
+    collapsed = 0.01 * randn(500, 4, seed=1)
+    precision, recall = precision_recall(real=real, generated=collapsed)
+    assert precision > 0.99
+    assert recall < 0.01
+
+
+def test_a_cloud_twice_as_wide_recalls_and_is_imprecise() -> None:
+    real = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)) - 0.5
+    wide = 2 * (torch.rand(1000, 2, generator=torch.Generator().manual_seed(1)) - 0.5)
+    precision, recall = precision_recall(real=real, generated=wide)
+    assert recall > 0.9
+    assert 0.2 < precision < 0.4  # a quarter of the wide square lies inside, and balls reach out a little
+
+
+def test_swapping_the_sides_swaps_precision_and_recall() -> None:
+    first, second = randn(200, 3), 1.5 * randn(150, 3, seed=1)
+    forth = precision_recall(real=first, generated=second)
+    assert forth == tuple(reversed(precision_recall(real=second, generated=first)))
+
+
+def test_memberships_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, generated = randn(120, 8), randn(70, 8, seed=1)
+    whole = manifold_membership(real=real, generated=generated)
+    monkeypatch.setattr("guided_diffusion.evaluation.metrics._BLOCK_ENTRIES", 1100)
+    assert all(map(torch.equal, manifold_membership(real=real, generated=generated), whole))
+
+
+def test_sets_without_enough_neighbours_are_refused() -> None:
+    with pytest.raises(ValueError, match="generated set has 3 features, but each needs 3 neighbours besides itself"):
+        precision_recall(real=randn(9, 2), generated=randn(3, 2))
+    with pytest.raises(ValueError, match="cannot be compared"):
+        precision_recall(real=randn(9, 2), generated=randn(9, 3))
+
+
+def test_torch_fidelity_agrees_on_the_same_features() -> None:
+    fid = pytest.importorskip("torch_fidelity.metric_fid")
+    isc = pytest.importorskip("torch_fidelity.metric_isc")
+    prc = pytest.importorskip("torch_fidelity.metric_prc")
+    real, generated, logits = randn(400, 24).float(), 1.2 * randn(300, 24, seed=1).float() + 0.1, randn(300, 11, seed=2)
+    theirs = fid.fid_statistics_to_metric(
+        *(fid.fid_features_to_statistics(x.double()) for x in (generated, real)), False
+    )
+    ours = distance(gaussian(moments(generated)), gaussian(moments(real)))
+    assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-9)
+    scores = isc.isc_features_to_metric(logits, splits=3, shuffle=False)
+    expected = (scores["inception_score_mean"], scores["inception_score_std"])
+    assert inception_score(logits.softmax(dim=1), split_size=100) == pytest.approx(expected, rel=1e-9)
+    assert precision_recall(real=real, generated=generated) == pytest.approx(
+        prc.calculate_precision_recall_full(generated, real), abs=1e-7
+    )  # they average in float32

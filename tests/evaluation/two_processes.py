@@ -1,0 +1,18 @@
+"""Started once per process by test_run: evaluates argument 1 against 2, into directory 3, at the batch sizes given."""
+
+import sys
+from pathlib import Path
+
+from evaluation.pixel_extractor import PixelExtractor
+
+from guided_diffusion.evaluation.run import EvaluationConfig, evaluate
+
+generated, real, out = map(Path, sys.argv[1:4])
+for batch_size in map(int, sys.argv[4:]):
+    evaluate(
+        generated=generated,
+        real=real,
+        extractor=PixelExtractor(),
+        config=EvaluationConfig(batch_size=batch_size, split_size=50),
+        out=out / f"{batch_size}.json",
+    )

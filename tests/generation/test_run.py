@@ -1,0 +1,335 @@
+"""Sampling runs: the same samples however they are made, refusals, and what guidance does to them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from torch import Tensor
+
+from classifiers.guide import load_guide
+from classifiers.training import train_classifier
+from guided_diffusion.data.shards import iterate_shards, read_shard
+from guided_diffusion.generation import run as generation
+from guided_diffusion.generation.run import GuidanceConfig, Guide, SampleConfig, check_guide, generate
+from guided_diffusion.images import from_uint8
+from guided_diffusion.model import DiffusionModel, load_diffusion
+from guided_diffusion.noise import SeededNoise
+from guided_diffusion.schedules import ChainConfig
+
+
+@pytest.fixture(scope="module")
+def model(diffusion_run) -> DiffusionModel:
+    return load_diffusion(diffusion_run)
+
+
+@pytest.fixture(scope="module")
+def guide(classifier_run) -> Guide:
+    return load_guide(classifier_run, device="cpu")
+
+
+def config(out: Path, **changes) -> SampleConfig:
+    few = {"diffusion": Path("unused"), "num_samples": 10, "batch_size": 4, "shard_size": 4, "steps": 5}
+    return SampleConfig(out=out, **(few | changes))
+
+
+def made(directory: Path) -> tuple[np.ndarray, np.ndarray]:
+    shards = list(iterate_shards(directory))
+    return np.concatenate([shard.images for shard in shards]), np.concatenate([shard.labels for shard in shards])
+
+
+def shard_bytes(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(directory.glob("shard-*.npz"))}
+
+
+def generated(out: Path, model: DiffusionModel, guide: Guide | None, **changes) -> np.ndarray:
+    generate(config(out, **changes), model, guide)
+    return made(out)[0]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize(("batch_size", "shard_size"), [(1, 10), (3, 4), (10, 5)])
+def test_samples_do_not_depend_on_batch_or_shard_size_but_for_one_grey_level(
+    tmp_path, model, guide, sampler, batch_size, shard_size
+):
+    guidance = GuidanceConfig(scale=2.0)
+    reference = generated(tmp_path / "a", model, guide, sampler=sampler, guidance=guidance)
+    images = generated(
+        tmp_path / "b", model, guide, sampler=sampler, guidance=guidance, batch_size=batch_size, shard_size=shard_size
+    )
+    assert int(np.abs(images.astype(int) - reference.astype(int)).max()) <= 1
+    assert np.array_equal(made(tmp_path / "a")[1], made(tmp_path / "b")[1])
+    assert len(np.unique(reference, axis=0)) == 10
+
+
+def test_noise_and_labels_reach_the_sampler_by_id_whatever_the_batch_size(tmp_path, model, guide, monkeypatch):
+    def recorded(**changes) -> dict[int, tuple[bytes, int]]:
+        seen: dict[int, tuple[bytes, int]] = {}
+
+        def sample(model, sampler, chain, noise: SeededNoise, *, y: Tensor, guidance, clip) -> Tensor:
+            x_T = noise(torch.empty(len(y), *model.image_shape))
+            for i, (row, label) in enumerate(zip(x_T, y.tolist(), strict=True), start=len(seen)):
+                seen[i] = (row.numpy().tobytes(), label)
+            return x_T
+
+        monkeypatch.setattr(generation, "sample", sample)
+        generate(config(tmp_path / str(changes), labels="1,0,0", **changes), model, guide)
+        return seen
+
+    reference = recorded(batch_size=4, shard_size=4)
+    assert [label for _, label in reference.values()] == [1, 0, 0, 1, 0, 0, 1, 0, 0, 1]
+    assert len({noise for noise, _ in reference.values()}) == 10
+    assert recorded(batch_size=7, shard_size=10) == reference
+    assert recorded(batch_size=1, shard_size=3) == reference
+
+
+def test_the_first_samples_of_a_longer_run_are_those_of_a_shorter_one(tmp_path, model):
+    short = generated(tmp_path / "short", model, None, num_samples=8)
+    assert np.array_equal(generated(tmp_path / "long", model, None, num_samples=16)[:8], short)
+
+
+def test_another_seed_makes_other_samples(tmp_path, model):
+    one, other = (generated(tmp_path / str(seed), model, None, seed=seed) for seed in (0, 1))
+    assert not np.array_equal(one, other)
+
+
+def test_only_missing_shards_are_made_again_and_to_the_byte(tmp_path, model, guide):
+    generate(config(tmp_path), model, guide)
+    before = shard_bytes(tmp_path)
+    times = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("shard-*")}
+    assert len(before) == 3
+    (tmp_path / "shard-00001.npz").unlink()
+    (tmp_path / ".shard-00001.npz.123.tmp").write_bytes(b"left by a killed run")
+    generate(config(tmp_path), model, guide)
+    assert shard_bytes(tmp_path) == before
+    remade = [file.name for file in tmp_path.glob("shard-*") if file.stat().st_mtime_ns != times[file.name]]
+    assert remade == ["shard-00001.npz"]
+
+
+def test_two_processes_make_the_bytes_that_one_makes_after_any_interruption(tmp_path, diffusion_run, classifier_run):
+    def started(out: Path, *, processes: int, threads: int) -> None:
+        process = tiny.start(
+            "sample.py", f"--diffusion={diffusion_run}", f"--classifier={classifier_run}", f"--out={out}",
+            "--num_samples=20", "--shard_size=4", "--batch_size=4", "--steps=5", "--sampler=ddpm",
+            "--guidance.scale=2", processes=processes, threads=threads,
+        )  # fmt: skip
+        status, output = tiny.finish(process)
+        assert status == 0, output
+
+    started(tmp_path / "two", processes=2, threads=1)
+    labels = made(tmp_path / "two")[1]
+    assert labels.tolist() == [0, 1] * 10
+    settings = SampleConfig(
+        diffusion=diffusion_run, classifier=classifier_run, out=tmp_path / "one", num_samples=20, shard_size=4,
+        batch_size=4, steps=5, sampler="ddpm", guidance=GuidanceConfig(scale=2.0),
+    )  # fmt: skip
+    # As many threads as each of the two processes has: how sums are split over threads may show in a last bit.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        generate(settings, load_diffusion(diffusion_run), load_guide(classifier_run, device="cpu"))
+        assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")
+        for n in (0, 3):
+            (tmp_path / "two" / f"shard-{n:05d}.npz").unlink()
+        generate(
+            replace(settings, out=tmp_path / "two"),
+            load_diffusion(diffusion_run),
+            load_guide(classifier_run, device="cpu"),
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")
+
+
+def test_a_directory_of_other_samples_is_refused_naming_every_difference(tmp_path, model, guide):
+    generate(config(tmp_path, num_samples=4), model, guide)
+    before = shard_bytes(tmp_path)
+    changed = config(tmp_path, num_samples=4, seed=1, guidance=GuidanceConfig(scale=3.0), sampler="ddpm")
+    with pytest.raises(ValueError, match="already holds samples made with other settings") as refusal:
+        generate(changed, model, guide)
+    for difference in ("seed: 0 there, 1 now", "guidance.scale: 1.0 there, 3.0 now", 'sampler.name: "ddim" there'):
+        assert difference in str(refusal.value)
+    assert "sha256" not in str(refusal.value)
+    assert shard_bytes(tmp_path) == before
+
+
+def test_the_manifest_tells_other_weights_apart(tmp_path, diffusion_run):
+    generate(config(tmp_path, num_samples=4), load_diffusion(diffusion_run), None)
+    with pytest.raises(
+        ValueError, match=r"(?s)diffusion.sha256: .*diffusion.weights: \"ema_0.9\" there, \"network\" now"
+    ):
+        generate(config(tmp_path, num_samples=4), load_diffusion(diffusion_run, weights="network"), None)
+
+
+def test_the_manifest_says_what_was_made(tmp_path, model, guide):
+    generate(config(tmp_path, labels="light", num_samples=4), model, guide)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["num_samples"], manifest["shard_size"]) == (4, 4)
+    assert manifest["class_names"] == ["dark", "light"]
+    assert manifest["labels"] == [1]
+    assert manifest["guidance"] == {"scale": 1.0}
+    assert manifest["classifier"] == {"name": guide.name, "sha256": guide.sha256}
+
+
+def test_a_shard_holds_nhwc_pixels_labels_and_ids(tmp_path, model, guide):
+    generate(config(tmp_path), model, guide)
+    shard = read_shard(tmp_path / "shard-00002.npz")
+    assert shard.images.shape == (2, 8, 8, 1)
+    assert shard.ids.tolist() == [8, 9]
+    assert shard.labels.tolist() == [0, 1]
+
+
+def test_samples_of_an_unconditional_unguided_model_have_no_label(tmp_path, model):
+    generate(config(tmp_path), model, None)
+    assert set(made(tmp_path)[1].tolist()) == {-1}
+
+
+def test_a_conditional_model_is_told_the_labels(tmp_path, conditional_run):
+    model = load_diffusion(conditional_run)
+    seen: list[Tensor] = []
+
+    def network(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        seen.append(y)
+        return model.network(x_t, t, y)
+
+    generate(config(tmp_path, labels="1,0", num_samples=4), replace(model, network=network), None)
+    assert all(y.tolist() == [1, 0, 1, 0] for y in seen)
+    assert made(tmp_path)[1].tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_scale_zero_equals_unguided(tmp_path, model, guide, sampler):
+    unguided = generated(tmp_path / "unguided", model, None, sampler=sampler)
+    guided = generated(tmp_path / "guided", model, guide, sampler=sampler, guidance=GuidanceConfig(scale=0.0))
+    assert np.array_equal(unguided, guided)
+
+
+def test_outside_its_interval_of_noise_guidance_does_nothing(tmp_path, model, guide):
+    called = []
+
+    def log_prob(x_t: Tensor, t: Tensor) -> Tensor:
+        called.append(float(t[0]))
+        return guide.log_prob(x_t, t)
+
+    unguided = generated(tmp_path / "unguided", model, None)
+    watched = replace(guide, log_prob=log_prob)
+    nowhere = GuidanceConfig(scale=9.0, sigma_min=1e9)
+    assert np.array_equal(generated(tmp_path / "nowhere", model, watched, guidance=nowhere), unguided)
+    assert called == []
+    assert not np.array_equal(
+        generated(tmp_path / "somewhere", model, watched, guidance=replace(nowhere, sigma_min=1.0)), unguided
+    )
+    assert 0.0 not in called
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_guidance_raises_the_classifiers_probability_of_the_class_asked_for(tmp_path, model, guide, sampler):
+    log_p: list[float] = []
+    for scale in (0.0, 2.0, 10.0):
+        generate(
+            config(
+                tmp_path / str(scale), sampler=sampler, num_samples=32, batch_size=32, shard_size=32, steps=25,
+                guidance=GuidanceConfig(scale=scale),
+            ),
+            model,
+            guide,
+        )  # fmt: skip
+        images, labels = made(tmp_path / str(scale))
+        x0 = from_uint8(torch.from_numpy(images).permute(0, 3, 1, 2))
+        all_log_p = guide.log_prob(x0, torch.zeros(len(x0)))
+        log_p.append(float(all_log_p.gather(1, torch.from_numpy(labels)[:, None]).mean()))
+    assert log_p[0] < log_p[1] < log_p[2]
+    assert log_p[2] > log_p[0] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode_size"),
+    [({"labels": "all"}, (2, 5)), ({"labels": "1,0", "num_samples": 1}, (1, 1)), ({"labels": "1"}, (1, 10))],
+)
+def test_the_grid_has_a_row_for_each_class_that_was_made(tmp_path, model, guide, changes, mode_size):
+    generate(config(tmp_path, **changes), model, guide)
+    rows, columns = mode_size
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.width / picture.height == pytest.approx((9 * columns + 1) / (9 * rows + 1))
+
+
+def test_the_grid_shows_the_first_samples_of_a_model_without_classes(tmp_path, model):
+    images = generated(tmp_path, model, None)
+    with Image.open(tmp_path / "grid.png") as picture:
+        pixels = np.asarray(picture)
+    factor = pixels.shape[0] // 10
+    assert np.array_equal(pixels[::factor, ::factor][1:9, 1:9], images[0, :, :, 0])
+
+
+MISMATCHES = {
+    "was trained on clean images only and cannot guide": {"chain": None},
+    "was trained on the noise of .*num_steps=99.*, but .*num_steps=50": {
+        "chain": ChainConfig(schedule="cosine", num_steps=99)
+    },
+    r"takes images \(channels, height, width\) \(3, 8, 8\), but .* makes \(1, 8, 8\)": {"image_shape": (3, 8, 8)},
+    r"\(1, 16, 16\), but .* makes \(1, 8, 8\)": {"image_shape": (1, 16, 16)},
+    'label 1 is "bright" to .*, but "light" to': {"class_names": ("dark", "bright")},
+    "knows 3 classes, but .* was trained on data of 2": {"class_names": ("dark", "light", "lighter")},
+    "knows 1 classes, but .* was trained on data of 2": {"class_names": ("dark",)},
+}
+
+
+@pytest.mark.parametrize("message", MISMATCHES)
+def test_a_classifier_that_does_not_fit_is_refused_naming_the_difference(tmp_path, model, guide, message):
+    with pytest.raises(ValueError, match=message):
+        generate(config(tmp_path / "out"), model, replace(guide, **MISMATCHES[message]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_classifier_that_fits_is_accepted(model, guide):
+    check_guide(model, guide, GuidanceConfig(scale=2.0))
+
+
+def test_a_judge_of_clean_images_is_refused_as_a_guide(tmp_path, model, judge_run):
+    with pytest.raises(ValueError, match="clean images only and cannot guide; train one with --diffusion"):
+        generate(config(tmp_path), model, load_guide(judge_run, device="cpu"))
+
+
+def test_a_classifier_of_another_chain_on_disk_is_refused(tmp_path, class_folder, diffusion_run, conditional_run):
+    from guided_diffusion.training.diffusion import train_diffusion
+
+    longer = tiny.diffusion_config(tmp_path / "longer", class_folder, iterations=1)
+    train_diffusion(replace(longer, chain=replace(tiny.CHAIN, num_steps=60)))
+    train_classifier(
+        tiny.classifier_config(tmp_path / "guide", class_folder, diffusion=tmp_path / "longer", iterations=1)
+    )
+    with pytest.raises(ValueError, match="num_steps=60.*, but .*num_steps=50"):
+        check_guide(load_diffusion(diffusion_run), load_guide(tmp_path / "guide", device="cpu"), GuidanceConfig())
+
+
+def test_a_scale_without_a_classifier_is_refused(tmp_path, model):
+    with pytest.raises(ValueError, match="guidance.scale 4 was given without a classifier; add --classifier RUN"):
+        generate(config(tmp_path, guidance=GuidanceConfig(scale=4.0)), model, None)
+
+
+def test_labels_without_anyone_to_be_told_are_refused(tmp_path, model):
+    with pytest.raises(ValueError, match="labels 1 were asked for, but .* is not told the class and there is no class"):
+        generate(config(tmp_path, labels=1), model, None)
+
+
+REFUSED = {
+    'there is no label "7": the model has 2 classes': {"labels": 7},
+    "batch_size must be at least 1, got 0": {"batch_size": 0},
+    "shard_size must be at least 1, got 0": {"shard_size": 0},
+    "num_samples must be at least 1, got -3": {"num_samples": -3},
+    "eta is the share of ancestral noise, between 0 and 1; got 1.5": {"eta": 1.5},
+    "eta 0.5 was given to ddpm": {"sampler": "ddpm", "eta": 0.5},
+    "asked for 51 sampling steps from a section of 50": {"sampler": "ddpm", "steps": 51},
+    'cannot read the timesteps "some"': {"steps": "some"},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_settings_that_cannot_be_are_refused_before_anything_is_written(tmp_path, model, guide, message):
+    with pytest.raises(ValueError, match=message):
+        generate(config(tmp_path / "out", **REFUSED[message]), model, guide)
+    assert not (tmp_path / "out").exists()

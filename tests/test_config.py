@@ -1,0 +1,266 @@
+"""How YAML files and command lines become configs, what is refused, and which options every script has."""
+
+import ast
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import tiny
+from script_options import OPTIONS
+
+from classifiers.evaluation import EvaluateConfig
+from classifiers.training import TrainClassifierConfig
+from guided_diffusion.config import differences, from_plain, parse, run_script, to_plain
+from guided_diffusion.generation.run import GuidanceConfig, SampleConfig
+from guided_diffusion.training.diffusion import TrainDiffusionConfig
+
+SCRIPTS = sorted((tiny.REPOSITORY / "scripts").glob("*.py"))
+CONFIG_FILES = sorted((tiny.REPOSITORY / "configs").rglob("*.yaml"))
+CONFIG_CLASSES: dict[str, type] = {
+    "diffusion": TrainDiffusionConfig,
+    "classifier": TrainClassifierConfig,
+    "judge": TrainClassifierConfig,
+    "sample": SampleConfig,
+    "evaluate": EvaluateConfig,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerConfig:
+    """Part of a whole."""
+
+    width: int
+    """Pixels."""
+    rate: float = 0.5
+    """Of something."""
+    sizes: tuple[float, ...] = (1.0, 2.0)
+    """Several."""
+
+    def __post_init__(self) -> None:
+        if self.width < 0:
+            raise ValueError(f"inner.width is {self.width}; give at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterConfig:
+    """A whole.
+
+    Not part of the summary.
+    """
+
+    inner: InnerConfig
+    """The part."""
+    path: Path = Path("somewhere")
+    """A place."""
+    kind: Literal["a", "b"] = "a"
+    """One of two."""
+    maybe: float | None = None
+    """Or nothing."""
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("kind: b\npath: from/file\ninner:\n  width: 3\n  sizes: [4, 5]\n")
+    return file
+
+
+def test_options_win_over_the_file_and_the_file_over_defaults(yaml_file):
+    config = parse(OuterConfig, [f"--config={yaml_file}", "--inner.width", "7"])
+    assert config == OuterConfig(
+        inner=InnerConfig(width=7, rate=0.5, sizes=(4.0, 5.0)), path=Path("from/file"), kind="b"
+    )
+
+
+def test_options_alone_are_enough():
+    assert parse(OuterConfig, ["--inner.width=7"]) == OuterConfig(inner=InnerConfig(width=7))
+
+
+def test_null_means_none(yaml_file):
+    assert parse(OuterConfig, [f"--config={yaml_file}", "--maybe=0.25"]).maybe == 0.25
+    assert parse(OuterConfig, [f"--config={yaml_file}", "--maybe=0.25", "--maybe=null"]).maybe is None
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--inner.widht=7"], "--inner.widht"),
+        (["--inner.wid=7"], "--inner.wid"),  # an abbreviation would change its meaning with the next option
+        (["--kind=c"], "kind"),
+        (["--inner.rate=fast"], "rate"),
+        ([], "inner.width"),
+        (["--inner.width=1", "extra"], "extra"),
+        (["--config=/nowhere/at.yaml"], "/nowhere/at.yaml"),
+    ],
+)
+def test_what_cannot_be_understood_is_refused_by_name(options, named, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        parse(OuterConfig, options)
+    assert refusal.value.code == 2
+    assert named in capsys.readouterr().err.split("error:")[-1]
+
+
+@pytest.mark.parametrize("text", ["inner:\n  widht: 3\n", "inner:\n  width: 3\nkinnd: a\n"])
+def test_a_misspelt_key_of_a_file_is_refused_by_name(tmp_path, text, capsys):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        parse(OuterConfig, [f"--config={tmp_path / 'config.yaml'}"])
+    assert re.search("widht|kinnd", capsys.readouterr().err.split("error:")[-1])
+
+
+def test_values_that_do_not_fit_together_keep_their_own_message():
+    with pytest.raises(ValueError, match=r"inner.width is -1; give at least 0"):
+        parse(OuterConfig, ["--inner.width=-1"])
+
+
+def test_an_empty_command_line_is_not_taken_from_the_running_program(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["program", "--inner.width=9"])
+    assert parse(OuterConfig).inner.width == 9
+    with pytest.raises(SystemExit):
+        parse(OuterConfig, [])
+
+
+def test_help_says_what_fields_mean(capsys):
+    with pytest.raises(SystemExit):
+        parse(OuterConfig, ["--help"])
+    text = capsys.readouterr().out
+    assert "A whole." in text
+    assert "Not part of the summary" not in text
+    assert "Pixels." in text
+
+
+CONFIGS = [
+    OuterConfig(inner=InnerConfig(width=1, sizes=())),
+    OuterConfig(inner=InnerConfig(width=1), path=Path("/a b/c"), kind="b", maybe=1e-7),
+    tiny.diffusion_config(Path("out"), Path("in"), iterations=3, ema_decays=(0.9, 0.9999)),
+    tiny.classifier_config(Path("out"), Path("in"), iterations=3, diffusion=Path("run")),
+    SampleConfig(diffusion=Path("run"), out=Path("out"), guidance=GuidanceConfig(scale=2.0, sigma_min=0.5)),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_plain_values_become_the_config_they_came_from(config):
+    assert from_plain(type(config), to_plain(config), source="a test") == config
+
+
+def plain_types(value: Any) -> set[type]:
+    if isinstance(value, dict):
+        return {dict}.union(*(plain_types(item) for item in value.values()))
+    if isinstance(value, list):
+        return {list}.union(*(plain_types(item) for item in value))
+    return {type(value)}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_plain_values_are_what_json_holds(config):
+    assert plain_types(to_plain(config)) <= {dict, list, str, int, float, bool, type(None)}
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"inner": {"width": 1, "widht": 2}}, "widht"),
+        ({"inner": {"width": 1}, "kinnd": "a"}, "kinnd"),
+        ({"inner": {}}, "width"),
+        ({}, "inner"),
+        ({"inner": {"width": "wide"}}, "wide"),
+        ({"inner": {"width": -1}}, "inner.width is -1"),
+    ],
+)
+def test_stored_values_that_are_no_config_are_refused_naming_file_and_key(plain, message):
+    with pytest.raises(ValueError, match=f"some/config.json does not hold a OuterConfig: (?s:.*){message}"):
+        from_plain(OuterConfig, plain, source="some/config.json")
+
+
+def test_differences_name_what_changed_and_how():
+    stored = {"network": {"dropout": 0.1, "width": 8}, "chain": {"steps": 10}, "names": ["a", "b"], "gone": 1}
+    wanted = {"network": {"dropout": 0.0, "width": 8}, "chain": {"steps": 10}, "names": ["a"], "new": 2}
+    assert differences(stored, wanted) == [
+        "network.dropout (0.1, now 0.0)",
+        "names (['a', 'b'], now ['a'])",
+        "gone (1, now None)",
+        "new (None, now 2)",
+    ]
+    assert differences(stored, dict(reversed(stored.items()))) == []
+
+
+def test_long_values_are_shortened_in_differences():
+    (line,) = differences({"names": ["class"] * 1000}, {"names": []})
+    assert len(line) < 100
+
+
+def test_a_script_runs_its_config():
+    seen = []
+    run_script(OuterConfig, seen.append, ["--inner.width=2"])
+    assert seen == [OuterConfig(inner=InnerConfig(width=2))]
+
+
+@pytest.mark.parametrize("error", [ValueError("too wide; narrow it"), FileNotFoundError("there is no run")])
+def test_a_script_states_bad_input_in_one_line_and_ends_with_status_2(error, capsys, monkeypatch):
+    monkeypatch.delenv("GUIDED_DIFFUSION_DEBUG", raising=False)
+
+    def run(config: OuterConfig) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        run_script(OuterConfig, run, ["--inner.width=2"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_a_script_keeps_the_traceback_of_our_own_bugs():
+    def run(config: OuterConfig) -> None:
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        run_script(OuterConfig, run, ["--inner.width=2"])
+
+
+def test_a_script_keeps_the_traceback_of_bad_input_if_asked(monkeypatch):
+    monkeypatch.setenv("GUIDED_DIFFUSION_DEBUG", "1")
+    with pytest.raises(ValueError, match=r"inner.width is -1"):
+        run_script(OuterConfig, lambda config: None, ["--inner.width=-1"])
+
+
+@pytest.mark.parametrize("file", CONFIG_FILES, ids=lambda file: str(file.relative_to(tiny.REPOSITORY)))
+def test_every_shipped_yaml_loads_and_says_what_it_is_and_how_to_run_it(file):
+    assert file.stem in CONFIG_CLASSES, f"{file} is of no known kind; its name says which config it holds"
+    config = parse(CONFIG_CLASSES[file.stem], [f"--config={file}"])
+    assert from_plain(type(config), to_plain(config), source=str(file)) == config
+    head = file.read_text().split("\n")[:6]
+    assert head[0].startswith("# ")
+    relative = file.relative_to(tiny.REPOSITORY)
+    assert any(re.fullmatch(rf"#\s+python scripts/\w+\.py --config {relative}.*", line) for line in head)
+
+
+def script_config(script: Path) -> type:
+    """The config class that a script hands to run_script, found without importing the script."""
+    tree = ast.parse(script.read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (name,) = (call.args[0].id for call in calls if getattr(call.func, "id", "") == "run_script")
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    (module,) = (node.module for node in imports if name in {alias.name for alias in node.names})
+    return getattr(importlib.import_module(module), name)
+
+
+def test_every_script_has_its_list_of_options_here():
+    assert sorted(OPTIONS) == [script.stem for script in SCRIPTS]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_the_options_of_a_script_are_those_users_know(script, capsys):
+    with pytest.raises(SystemExit):
+        parse(script_config(script), ["--help"])
+    found = set(re.findall(r"^ +(?:ARG:   |-h, )?(--[\w.]+)", capsys.readouterr().out, flags=re.MULTILINE))
+    known = {f"--{option}" for option in OPTIONS[script.stem]}
+    assert found - {"--help", "--config", "--print_config"} == known
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_scripts_are_short_and_begin_with_the_command_that_runs_them(script):
+    text = script.read_text()
+    assert len(text.splitlines()) <= 30
+    assert f"python scripts/{script.name}" in ast.get_docstring(ast.parse(text))

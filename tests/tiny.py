@@ -1,0 +1,137 @@
+"""The smallest data, networks and runs that still take the real road, and ways to start the real scripts."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from classifiers.training import TrainClassifierConfig
+from guided_diffusion.data.folder import DataConfig
+from guided_diffusion.models.unet import EncoderConfig
+from guided_diffusion.schedules import ChainConfig
+from guided_diffusion.training.diffusion import TrainDiffusionConfig
+from guided_diffusion.training.loop import LoopConfig
+
+REPOSITORY = Path(__file__).parents[1]
+CHAIN = ChainConfig(schedule="cosine", num_steps=50)
+
+
+def write_class_folder(
+    path: Path, *, classes: Sequence[str] = ("dark", "light"), per_class: int = 10, size: int = 8, mode: str = "L"
+) -> Path:
+    """A class folder of noisy pictures, each class brighter than the one before it."""
+    rng = np.random.default_rng(0)
+    levels = np.linspace(50, 205, len(classes))
+    shape = (size, size) if mode == "L" else (size, size, 3)
+    for name, level in zip(classes, levels, strict=True):
+        (path / name).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = (level + rng.normal(0, 15, shape)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(path / name / f"{i:03d}.png")
+    return path
+
+
+def encoder(**changes: Any) -> EncoderConfig:
+    """One level of one block, attention in the middle alone."""
+    smallest = {
+        "image_size": 8, "base_channels": 32, "channel_mult": (1.0,), "attention_sizes": (), "blocks_per_level": 1,
+        "head_channels": 32,
+    }  # fmt: skip
+    return EncoderConfig(**(smallest | changes))
+
+
+def loop(**changes: Any) -> LoopConfig:
+    """A training loop that leaves only what a test asks for."""
+    quiet = {
+        "batch_size": 8, "learning_rate": 1e-3, "ema_decays": (0.9,), "precision": "float32",
+        "log_every_iterations": 10, "save_every_iterations": 1000, "observe_every_iterations": 1000,
+    }  # fmt: skip
+    return LoopConfig(**(quiet | changes))
+
+
+def data(path: Path, **changes: Any) -> DataConfig:
+    """Decoding in this process."""
+    return DataConfig(path=path, num_workers=0, **changes)
+
+
+def diffusion_config(
+    out: Path,
+    folder: Path,
+    *,
+    network: EncoderConfig | None = None,
+    class_conditional: bool = False,
+    resume: Any = None,
+    **training: Any,
+) -> TrainDiffusionConfig:
+    """Training a tiny diffusion model; the keywords left over are the loop's."""
+    return TrainDiffusionConfig(
+        out=out,
+        data=data(folder),
+        network=network or encoder(),
+        chain=CHAIN,
+        training=loop(**training),
+        class_conditional=class_conditional,
+        resume=resume,
+    )
+
+
+def classifier_config(
+    out: Path,
+    folder: Path,
+    *,
+    network: EncoderConfig | None = None,
+    diffusion: Path | None = None,
+    heldout: Path | None = None,
+    pooling: Any = "attention",
+    **training: Any,
+) -> TrainClassifierConfig:
+    """Training a tiny classifier; the keywords left over are the loop's."""
+    return TrainClassifierConfig(
+        out=out,
+        data=data(folder),
+        network=network or encoder(),
+        training=loop(**({"ema_decays": ()} | training)),
+        diffusion=diffusion,
+        heldout=heldout,
+        pooling=pooling,
+    )
+
+
+DIFFUSION_OPTIONS = (
+    "--data.num_workers=0", "--network.image_size=8", "--network.base_channels=32", "--network.channel_mult=[1]",
+    "--network.attention_sizes=[]", "--network.blocks_per_level=1", "--network.head_channels=32",
+    "--chain.schedule=cosine", "--chain.num_steps=50", "--training.batch_size=8", "--training.learning_rate=0.001",
+    "--training.ema_decays=[0.9]", "--training.precision=float32",
+)  # fmt: skip
+"""What `diffusion_config` says, as options of scripts/train_diffusion.py."""
+
+
+def start(script: str, *options: str, processes: int = 1, threads: int | None = None) -> subprocess.Popen[str]:
+    """A script of the project as a program of its own, on as many processes, its output in pipes.
+
+    threads: of each process's arithmetic; None: as many as this process has, so that sums round alike.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [sys.executable, *(launcher if processes > 1 else []), str(REPOSITORY / "scripts" / script), *options]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads or torch.get_num_threads()),
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY
+    )
+
+
+def finish(process: subprocess.Popen[str], *, timeout: float = 120) -> tuple[int, str]:
+    """Exit status, and all that was printed."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return process.returncode, out + err

@@ -1,0 +1,194 @@
+"""The objective of a diffusion model on networks whose losses are known, and what a training run leaves on disk."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from guided_diffusion.checkpoint import latest, open_checkpoint
+from guided_diffusion.data.batches import Batch
+from guided_diffusion.losses import uniform_indices
+from guided_diffusion.model import DiffusionConfig, load_diffusion
+from guided_diffusion.models.unet import UNetConfig
+from guided_diffusion.noise import SeededNoise
+from guided_diffusion.schedules import make_chain
+from guided_diffusion.training.diffusion import DiffusionObjective, TrainDiffusionConfig, train_diffusion
+
+COUNT = 6
+CHAIN = make_chain(tiny.CHAIN)
+
+
+def objective(loss, *, variance="small", prediction="eps", num_classes=None) -> DiffusionObjective:
+    network = UNetConfig(
+        **vars(tiny.encoder()),
+        in_channels=1,
+        out_channels=1 if variance in ("small", "large") else 2,
+        num_classes=num_classes,
+    )
+    config = DiffusionConfig(network=network, chain=tiny.CHAIN, prediction=prediction, variance=variance)
+    return DiffusionObjective(CHAIN, config, loss)
+
+
+def black_batch() -> Batch:
+    return Batch(torch.full((COUNT, 1, 8, 8), -1.0), torch.arange(COUNT) % 2, torch.arange(COUNT))
+
+
+def noise() -> SeededNoise:
+    return SeededNoise(0, range(COUNT))
+
+
+def exact_eps(x_t: Tensor, t: Tensor) -> Tensor:
+    """The noise in a black image, since x_0 is known to be -1."""
+    alpha_bar = CHAIN.alpha_bar[t.long()].reshape(-1, 1, 1, 1)
+    return ((x_t.double() + alpha_bar.sqrt()) / (1 - alpha_bar).sqrt()).float()
+
+
+class Function(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        return self.function(*arguments)
+
+
+def test_the_exact_noise_has_no_simple_loss():
+    losses = objective("simple")(Function(exact_eps), black_batch(), noise())
+    # x_t is float32: its rounding, over the smallest sqrt(1 - alpha_bar) of the chain, squared.
+    assert 0 <= float(losses.total) < (1e-7 / float((1 - CHAIN.alpha_bar[0]).sqrt())) ** 2
+    assert float(losses.logged["mse"]) == float(losses.total)
+
+
+def test_a_silent_network_has_the_noises_own_power_as_its_loss():
+    drawn = noise()
+    drawn.uniform()
+    expected = (drawn(black_batch().x0) ** 2).mean()
+    losses = objective("simple")(Function(lambda x_t, t: torch.zeros_like(x_t)), black_batch(), noise())
+    assert float(losses.total) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_every_sample_has_the_timestep_of_its_own_generator():
+    seen = []
+
+    def record(x_t: Tensor, t: Tensor) -> Tensor:
+        seen.append(t)
+        return torch.zeros_like(x_t)
+
+    objective("simple")(Function(record), black_batch(), noise())
+    assert torch.equal(seen[0], uniform_indices(noise().uniform(), len(CHAIN)).float())
+    assert len(seen[0].unique()) > 1
+
+
+def test_the_hybrid_loss_adds_a_thousandth_of_the_bound_to_the_mse():
+    def learned(x_t: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([exact_eps(x_t, t), torch.zeros_like(x_t)], dim=1)
+
+    losses = {
+        name: objective(name, variance="learned_range")(Function(learned), black_batch(), noise())
+        for name in ("hybrid", "vlb")
+    }
+    assert float(losses["vlb"].total) > 0
+    assert float(losses["hybrid"].total) == pytest.approx(
+        float(losses["hybrid"].logged["mse"]) + 1e-3 * float(losses["vlb"].total), rel=1e-5
+    )
+
+
+def test_a_network_of_x0_that_says_black_has_no_loss_on_black():
+    losses = objective("simple", prediction="x0")(
+        Function(lambda x_t, t: torch.full_like(x_t, -1)), black_batch(), noise()
+    )
+    assert float(losses.total) == 0
+
+
+def test_a_conditional_network_is_told_the_labels_and_another_is_not():
+    def arguments_of(num_classes: int | None) -> tuple[Tensor, ...]:
+        seen = []
+
+        def record(*arguments: Tensor) -> Tensor:
+            seen.append(arguments)
+            return torch.zeros_like(arguments[0])
+
+        objective("simple", num_classes=num_classes)(Function(record), black_batch(), noise())
+        return seen[0]
+
+    assert torch.equal(arguments_of(2)[2], black_batch().y)
+    assert len(arguments_of(None)) == 2
+
+
+@pytest.mark.parametrize(("variance", "loss"), [("small", "hybrid"), ("large", "hybrid"), ("learned_range", "simple")])
+def test_a_loss_that_cannot_train_the_variance_is_refused(tmp_path, variance, loss):
+    config = tiny.diffusion_config(tmp_path, tmp_path, iterations=1)
+    with pytest.raises(ValueError, match=f'variance "{variance}" cannot be trained with loss "{loss}"; take loss'):
+        replace(config, variance=variance, loss=loss)
+
+
+@pytest.mark.parametrize(("variance", "loss"), [("small", "simple"), ("large", "vlb"), ("learned", "hybrid")])
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "mean"])
+def test_every_prediction_trains_with_every_kind_of_variance(tmp_path, class_folder, variance, loss, prediction):
+    config = tiny.diffusion_config(tmp_path, class_folder, iterations=1, log_every_iterations=1)
+    train_diffusion(replace(config, variance=variance, loss=loss, prediction=prediction))
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert math.isfinite(line["loss"])
+    stored = load_diffusion(tmp_path).config
+    assert (stored.variance, stored.prediction) == (variance, prediction)
+    assert stored.network.out_channels == (2 if variance == "learned" else 1)
+
+
+def test_the_checkpoint_says_what_the_data_decided(diffusion_run, conditional_run):
+    for run, num_classes in ((diffusion_run, None), (conditional_run, 2)):
+        config = load_diffusion(run).config
+        assert config.class_names == ("dark", "light")
+        assert (config.network.in_channels, config.network.out_channels) == (1, 2)
+        assert config.network.num_classes == num_classes
+        assert config.chain == tiny.CHAIN
+
+
+def test_colour_pictures_make_a_network_of_three_channels(tmp_path):
+    folder = tiny.write_class_folder(tmp_path / "colour", mode="RGB", per_class=2)
+    train_diffusion(tiny.diffusion_config(tmp_path / "run", folder, batch_size=2, iterations=1))
+    assert load_diffusion(tmp_path / "run").image_shape == (3, 8, 8)
+
+
+def test_the_run_is_stored_as_it_was_resolved(diffusion_run):
+    stored = open_checkpoint(diffusion_run, "diffusion").run
+    assert stored["training"]["learning_rate"] == 2e-3
+    assert stored["variance"] == "learned_range"  # a default
+
+
+def test_training_lowers_the_loss(diffusion_run):
+    lines = [json.loads(line) for line in (diffusion_run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["mse"] < 0.7 * lines[0]["mse"]
+
+
+def test_previews_are_pictures_and_leave_the_training_as_it_was(tmp_path, class_folder):
+    for name, every in (("seen", 1), ("unseen", 1000)):
+        config = tiny.diffusion_config(
+            tmp_path / name,
+            class_folder,
+            class_conditional=True,
+            network=tiny.encoder(dropout=0.2),
+            iterations=2,
+            observe_every_iterations=every,
+        )
+        train_diffusion(config)
+    assert [file.name for file in sorted((tmp_path / "seen" / "previews").iterdir())] == ["0000001.png", "0000002.png"]
+    with Image.open(tmp_path / "seen" / "previews" / "0000002.png") as picture:
+        assert min(picture.size) >= 512
+        assert len(picture.getcolors(maxcolors=256)) > 2
+    seen, unseen = (latest(tmp_path / name) for name in ("seen", "unseen"))
+    for file in ("network.safetensors", "ema_0.9.safetensors"):
+        ours, theirs = load_file(seen / file), load_file(unseen / file)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_missing_data_is_refused_before_anything_is_written(tmp_path):
+    config: TrainDiffusionConfig = tiny.diffusion_config(tmp_path / "run", tmp_path / "nowhere", iterations=1)
+    with pytest.raises(FileNotFoundError, match="there is no .*nowhere"):
+        train_diffusion(config)
+    assert not (tmp_path / "run").exists()

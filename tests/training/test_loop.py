@@ -1,0 +1,335 @@
+"""The training loop, with a network of two convolutions and an objective that knows nothing of diffusion."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from guided_diffusion.checkpoint import checkpoints, latest
+from guided_diffusion.data.batches import Batch, EndlessBatches
+from guided_diffusion.data.folder import open_class_folder
+from guided_diffusion.noise import SeededNoise
+from guided_diffusion.training.loop import Identity, LoopConfig, Losses, Observe, Objective, fit
+
+
+class Convolutions(nn.Module):
+    """Has dropout, so that everything random in a loop is at work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Dropout(0.3), nn.Conv2d(8, 1, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def denoise(network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
+    """Predict the noise added to an image."""
+    eps = noise(batch.x0)
+    loss = ((network(batch.x0 + eps) - eps) ** 2).mean()
+    return Losses(total=loss, logged={"brightness": batch.x0.mean()})
+
+
+def train(
+    run_dir: Path,
+    folder: Path,
+    config: LoopConfig,
+    *,
+    objective: Objective = denoise,
+    observe: Observe | None = None,
+    resume: bool = False,
+    model: dict[str, object] | None = None,
+) -> None:
+    torch.manual_seed(config.seed)
+    fit(
+        Convolutions(),
+        objective,
+        EndlessBatches(
+            open_class_folder(tiny.data(folder), image_size=8),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            num_workers=0,
+        ),
+        config,
+        run_dir,
+        identity=Identity("test", model or {"width": 8}, {}),
+        observe=observe,
+        resume=resume,
+    )
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(iteration: int) -> Observe:
+    def observe(network: nn.Module, now: int) -> dict[str, float]:
+        if now == iteration:
+            raise Crash
+        return {}
+
+    return observe
+
+
+def metrics(run_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def all_tensors(checkpoint: Path) -> dict[str, Tensor]:
+    files = [*checkpoint.glob("*.safetensors"), checkpoint / "resume" / "optimizer.safetensors"]
+    return {f"{file.name}/{key}": tensor for file in files for key, tensor in load_file(file).items()}
+
+
+def assert_same_training(ours: Path | None, theirs: Path | None) -> None:
+    """Every weight, average and moment, to the bit."""
+    assert ours is not None
+    assert theirs is not None
+    assert ours.name == theirs.name
+    a, b = all_tensors(ours), all_tensors(theirs)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+# Seven images a batch over twenty images: every checkpoint lies within an epoch.
+@pytest.mark.parametrize("settings", [{"batch_size": 7}, {"batch_size": 6, "accumulation": 2}])
+def test_a_crashed_and_resumed_training_equals_an_uninterrupted_one_to_the_bit(tmp_path, class_folder, settings):
+    config = tiny.loop(
+        iterations=9, save_every_iterations=3, observe_every_iterations=1, anneal="linear", weight_decay=0.1,
+        max_grad_norm=0.5, ema_decays=(0.5, 0.9), log_every_iterations=1, **settings,
+    )  # fmt: skip
+    train(tmp_path / "whole", class_folder, config)
+    with pytest.raises(Crash):
+        train(tmp_path / "parts", class_folder, config, observe=crash_at(5))
+    assert latest(tmp_path / "parts").name == "checkpoint-0000003"
+    train(tmp_path / "parts", class_folder, config, resume=True)
+    assert_same_training(latest(tmp_path / "parts"), latest(tmp_path / "whole"))
+
+
+def test_metrics_hold_every_iteration_once_after_a_crash_and_a_resume(tmp_path, class_folder):
+    config = tiny.loop(iterations=6, save_every_iterations=2, observe_every_iterations=1, log_every_iterations=1)
+    with pytest.raises(Crash):
+        train(tmp_path, class_folder, config, observe=crash_at(5))
+    assert [line["iteration"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5]
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 6, "lo')  # cut off by the crash
+    train(tmp_path, class_folder, config, resume=True)
+    assert [line["iteration"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_logged_numbers_are_means_since_the_last_line(tmp_path, class_folder):
+    train(tmp_path / "each", class_folder, tiny.loop(iterations=5, log_every_iterations=1))
+    train(tmp_path / "pairs", class_folder, tiny.loop(iterations=5, log_every_iterations=2))
+    each, pairs = metrics(tmp_path / "each"), metrics(tmp_path / "pairs")
+    assert [line["iteration"] for line in pairs] == [2, 4, 5]
+    for name in ("loss", "brightness"):
+        means = [(each[0][name] + each[1][name]) / 2, (each[2][name] + each[3][name]) / 2, each[4][name]]
+        assert [line[name] for line in pairs] == pytest.approx(means, rel=1e-6)  # float32 sums
+    assert all(line["images_per_second"] > 0 for line in each)
+
+
+def test_the_average_is_decay_times_itself_plus_the_rest_times_the_weights(tmp_path, class_folder):
+    torch.manual_seed(0)
+    average = {name: value.double() for name, value in Convolutions().state_dict().items()}
+    train(tmp_path, class_folder, tiny.loop(iterations=3, save_every_iterations=1, ema_decays=(0.75,)))
+    for checkpoint in checkpoints(tmp_path):
+        weights = load_file(checkpoint / "network.safetensors")
+        average = {name: 0.75 * value + 0.25 * weights[name].double() for name, value in average.items()}
+    stored = load_file(checkpoints(tmp_path)[2] / "ema_0.75.safetensors")
+    for name, value in average.items():
+        assert torch.allclose(stored[name].double(), value, rtol=0, atol=2e-7)  # three float32 roundings below 1
+        assert not torch.allclose(weights[name].double(), value, rtol=0, atol=1e-5)
+
+
+def test_two_micro_batches_train_as_one_batch_does(tmp_path, class_folder):
+    def without_dropout(network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
+        return denoise(network.eval(), batch, noise)
+
+    for accumulation in (1, 2):
+        config = tiny.loop(iterations=4, batch_size=8, accumulation=accumulation, log_every_iterations=1)
+        train(tmp_path / str(accumulation), class_folder, config, objective=without_dropout)
+    one, two = (load_file(latest(tmp_path / str(n)) / "network.safetensors") for n in (1, 2))
+    for name in one:
+        # The gradient's float32 rounding, 1e-6 of it, is what Adam passes on in steps of 1e-3.
+        assert torch.allclose(one[name], two[name], rtol=0, atol=1e-6)
+    losses = [[line["loss"] for line in metrics(tmp_path / str(n))] for n in (1, 2)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_the_learning_rate_falls_linearly_to_zero_if_annealed(tmp_path, class_folder):
+    sizes: dict[str, list[float]] = {}
+    for anneal in ("none", "linear"):
+        # One image, its own noise: but for the rate all updates are alike, and lr alone decides their length.
+        config = tiny.loop(iterations=4, save_every_iterations=1, keep_checkpoints=9, learning_rate=1e-5, anneal=anneal)
+        train(tmp_path / anneal, class_folder, config)
+        saved = [all_tensors(path) for path in checkpoints(tmp_path / anneal)]
+        key = "network.safetensors/layers.3.weight"
+        sizes[anneal] = [float((b[key] - a[key]).norm()) for a, b in zip(saved, saved[1:], strict=False)]
+    ratios = [linear / none for linear, none in zip(sizes["linear"], sizes["none"], strict=True)]
+    assert ratios == pytest.approx([3 / 4, 2 / 4, 1 / 4], rel=1e-2)
+
+
+def test_an_images_budget_is_rounded_up_to_whole_iterations(tmp_path, class_folder):
+    train(tmp_path, class_folder, tiny.loop(images=17, batch_size=8))
+    assert latest(tmp_path).name == "checkpoint-0000003"
+
+
+@pytest.mark.parametrize("budget", [{}, {"iterations": 3, "images": 30}])
+def test_a_budget_is_given_exactly_once(budget):
+    with pytest.raises(ValueError, match=r"give exactly one of --training.iterations and --training.images"):
+        tiny.loop(**budget)
+
+
+@pytest.mark.parametrize("budget", [{"iterations": 0}, {"images": -5}])
+def test_an_empty_budget_is_refused(budget):
+    with pytest.raises(ValueError, match=f"budget must be at least 1, got {next(iter(budget.values()))}"):
+        tiny.loop(**budget)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "accumulation", "keep_checkpoints", "save_every_iterations"])
+def test_counts_below_one_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"training.{name} must be at least 1, got 0"):
+        tiny.loop(iterations=1, **{name: 0})
+
+
+def test_a_decay_outside_zero_and_one_is_refused():
+    with pytest.raises(ValueError, match=r"between 0 and 1, such as 0.9999; got 9999"):
+        tiny.loop(iterations=1, ema_decays=(0.9, 9999.0))
+
+
+def test_a_run_that_exists_is_refused_unless_resumed(tmp_path, class_folder):
+    train(tmp_path, class_folder, tiny.loop(iterations=1))
+    with pytest.raises(ValueError, match=r"checkpoint-0000001 is there already: .*--resume auto"):
+        train(tmp_path, class_folder, tiny.loop(iterations=2))
+
+
+def test_resuming_where_nothing_is_begins_a_run(tmp_path, class_folder):
+    train(tmp_path, class_folder, tiny.loop(iterations=1), resume=True)
+    assert latest(tmp_path).name == "checkpoint-0000001"
+
+
+def test_resuming_another_model_is_refused_naming_the_difference(tmp_path, class_folder):
+    train(tmp_path, class_folder, tiny.loop(iterations=1))
+    with pytest.raises(ValueError, match=r"differs from the one asked for in width \(8, now 9\)"):
+        train(tmp_path, class_folder, tiny.loop(iterations=2), resume=True, model={"width": 9})
+
+
+def test_resuming_with_an_average_that_was_not_kept_is_refused(tmp_path, class_folder):
+    train(tmp_path, class_folder, tiny.loop(iterations=1, ema_decays=(0.9,)))
+    with pytest.raises(ValueError, match=r'has no weights "ema_0.99"; it has ema_0.9, network'):
+        train(tmp_path, class_folder, tiny.loop(iterations=2, ema_decays=(0.99,)), resume=True)
+
+
+def test_resuming_without_the_resume_directory_is_refused(tmp_path, class_folder):
+    train(tmp_path, class_folder, tiny.loop(iterations=1))
+    for file in (latest(tmp_path) / "resume").iterdir():
+        file.unlink()
+    (latest(tmp_path) / "resume").rmdir()
+    with pytest.raises(FileNotFoundError, match=r"resume is gone: .* can be sampled from, but .* cannot be continued"):
+        train(tmp_path, class_folder, tiny.loop(iterations=2), resume=True)
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_path, class_folder):
+    with pytest.raises(ValueError, match="a global batch of 8 does not divide"):
+        train(tmp_path / "run", class_folder, tiny.loop(iterations=1, accumulation=3))
+    assert not (tmp_path / "run").exists()
+
+
+def broken_from(iteration: int) -> Objective:
+    calls = 0
+
+    def objective(network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
+        nonlocal calls
+        calls += 1
+        losses = denoise(network, batch, noise)
+        return Losses(total=losses.total * (float("nan") if calls >= iteration else 1.0), logged={})
+
+    return objective
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_says_when(tmp_path, class_folder):
+    config = tiny.loop(iterations=9, log_every_iterations=1, save_every_iterations=2)
+    with pytest.raises(ValueError, match="the loss became nan by iteration 4; .* resume with a lower learning rate"):
+        train(tmp_path, class_folder, config, objective=broken_from(4))
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-0000002"]
+
+
+def test_broken_weights_are_not_saved_over_sound_ones_between_two_lines_of_the_log(tmp_path, class_folder):
+    config = tiny.loop(iterations=9, log_every_iterations=9, save_every_iterations=2, keep_checkpoints=1)
+    with pytest.raises(ValueError, match="the weights are not finite at iteration 4; .* are from before"):
+        train(tmp_path, class_folder, config, objective=broken_from(3))
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-0000002"]
+    assert all(bool(tensor.isfinite().all()) for tensor in all_tensors(latest(tmp_path)).values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_saves_where_the_training_is_and_it_continues_to_the_bit(tmp_path, class_folder, number):
+    def stop_at_3(network: nn.Module, now: int) -> dict[str, float]:
+        if now == 3:
+            os.kill(os.getpid(), number)
+        return {}
+
+    before = signal.getsignal(number)
+    config = tiny.loop(iterations=6, observe_every_iterations=1)
+    train(tmp_path / "parts", class_folder, config, observe=stop_at_3)
+    assert [path.name for path in checkpoints(tmp_path / "parts")] == ["checkpoint-0000003"]
+    assert signal.getsignal(number) == before
+    train(tmp_path / "parts", class_folder, config, resume=True)
+    train(tmp_path / "whole", class_folder, config)
+    assert_same_training(latest(tmp_path / "parts"), latest(tmp_path / "whole"))
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path, class_folder):
+    train(tmp_path, class_folder, tiny.loop(iterations=5, save_every_iterations=1, keep_checkpoints=2))
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-0000004", "checkpoint-0000005"]
+
+
+def test_observers_see_the_slowest_average_in_evaluation_mode_and_their_numbers_are_logged(tmp_path, class_folder):
+    seen: dict[int, Tensor] = {}
+
+    def observe(network: nn.Module, now: int) -> dict[str, float]:
+        assert not network.training
+        seen[now] = network.layers[0].weight.detach().clone()
+        return {"watched": float(now)}
+
+    config = tiny.loop(
+        iterations=4, ema_decays=(0.5, 0.9), observe_every_iterations=2, save_every_iterations=2, log_every_iterations=3
+    )
+    train(tmp_path, class_folder, config, observe=observe)
+    assert [line["watched"] for line in metrics(tmp_path) if "watched" in line] == [2.0, 4.0]
+    for path, now in zip(checkpoints(tmp_path), (2, 4), strict=True):
+        assert torch.equal(seen[now], load_file(path / "ema_0.9.safetensors")["layers.0.weight"])
+
+
+def test_observing_changes_nothing_in_the_training(tmp_path, class_folder):
+    def observe(network: nn.Module, now: int) -> dict[str, float]:
+        torch.rand(3)
+        return {}
+
+    train(tmp_path / "seen", class_folder, tiny.loop(iterations=4, observe_every_iterations=1), observe=observe)
+    train(tmp_path / "unseen", class_folder, tiny.loop(iterations=4))
+    assert_same_training(latest(tmp_path / "seen"), latest(tmp_path / "unseen"))
+
+
+def test_without_averages_the_network_itself_is_saved_and_observed(tmp_path, class_folder):
+    train(tmp_path, class_folder, tiny.loop(iterations=1, ema_decays=()), observe=lambda network, now: {})
+    assert [file.name for file in latest(tmp_path).glob("*.safetensors")] == ["network.safetensors"]
+
+
+def test_offline_wandb_keeps_one_run_through_a_resume(tmp_path, class_folder, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for iterations in (1, 2):
+        config = tiny.loop(iterations=iterations, wandb="offline", log_every_iterations=1)
+        train(tmp_path, class_folder, config, resume=True)
+    identity = (tmp_path / "wandb_run_id").read_text()
+    kept = list((tmp_path / "wandb").glob("offline-run-*"))
+    assert len(kept) >= 1
+    assert all(path.name.endswith(identity) for path in kept)
+    assert all(path.stat().st_size > 0 for path in (tmp_path / "wandb").glob("offline-run-*/*.wandb"))

@@ -1,0 +1,84 @@
+"""Training as a program: killed, asked to stop, and on two processes."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from guided_diffusion.checkpoint import latest
+from guided_diffusion.model import load_diffusion
+from guided_diffusion.training.diffusion import train_diffusion
+
+
+def begin(out: Path, folder: Path, *options: str, processes: int = 1):
+    paths = (f"--out={out}", f"--data.path={folder}")
+    return tiny.start("train_diffusion.py", *paths, *tiny.DIFFUSION_OPTIONS, *options, processes=processes)
+
+
+def wait_for(condition, process) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None, tiny.finish(process)
+        assert time.monotonic() < deadline, "the training did not get going in 90 s"
+        time.sleep(0.01)
+
+
+def continued_to(out: Path, folder: Path, iterations: int) -> dict[str, torch.Tensor]:
+    train_diffusion(tiny.diffusion_config(out, folder, iterations=iterations, resume="auto"))
+    return load_file(latest(out) / "network.safetensors")
+
+
+def test_a_training_killed_outright_and_resumed_equals_an_uninterrupted_one(tmp_path, class_folder):
+    run = tmp_path / "killed"
+    process = begin(run, class_folder, "--training.iterations=100000", "--training.save_every_iterations=5")
+    wait_for(lambda: latest(run) is not None, process)
+    process.send_signal(signal.SIGKILL)
+    status, _ = tiny.finish(process)
+    assert status == -signal.SIGKILL
+    length = int(latest(run).name.removeprefix("checkpoint-")) + 4
+    resumed = continued_to(run, class_folder, length)
+    whole = continued_to(tmp_path / "whole", class_folder, length)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert not list(run.glob(".partial-*"))
+
+
+def test_sigterm_saves_and_ends_well_and_the_training_can_be_continued(tmp_path, class_folder):
+    run = tmp_path / "stopped"
+    process = begin(run, class_folder, "--training.iterations=100000", "--training.log_every_iterations=1")
+    wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    status, output = tiny.finish(process)
+    assert status == 0, output
+    stopped_at = int(latest(run).name.removeprefix("checkpoint-"))
+    assert f"stopped at iteration {stopped_at}, saved; continue with --resume auto" in output
+    logged = [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert logged == list(range(1, stopped_at + 1))
+    continued_to(run, class_folder, stopped_at + 1)
+    assert latest(run).name == f"checkpoint-{stopped_at + 1:07d}"
+
+
+def test_two_processes_with_two_micro_batches_each_train_the_network_that_one_trains(tmp_path, class_folder):
+    options = ("--training.iterations=4", "--training.log_every_iterations=1", "--training.accumulation=2")
+    process = begin(tmp_path / "two", class_folder, *options, processes=2)
+    status, output = tiny.finish(process)
+    assert status == 0, output
+    train_diffusion(tiny.diffusion_config(tmp_path / "one", class_folder, iterations=4, log_every_iterations=1))
+    one, two = (load_diffusion(tmp_path / name, weights="network") for name in ("one", "two"))
+    x = torch.randn(4, *one.image_shape, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.0, 10.0, 25.0, 49.0])
+    # The functions, not the weights: a bias before a group normalisation of one channel a group acts on nothing, and
+    # Adam walks it along the sign of its gradient's rounding.
+    ours, theirs = two.network(x, t), one.network(x, t)
+    assert float(theirs.abs().max()) > 1e-2
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
