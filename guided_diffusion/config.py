@@ -1,6 +1,7 @@
 """The one place where YAML files and command lines become dataclasses, and dataclasses become plain values again."""
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -77,22 +78,28 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
     parser = _jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=config_class)
     try:
-        return parser.instantiate_classes(parser.parse_object({"value": dict(plain)}))["value"]
+        return parser.instantiate(parser.parse_object({"value": dict(plain)}))["value"]
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         raise ValueError(f"{source} does not hold a {config_class.__name__}: {error}") from None
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plain values of any kind
-    """Where two plain values differ, one line each: "network.dropout (0.1, now 0.0)"."""
+    """Where two plain values differ, a line each: "sampler.eta: absent there, 0.5 now"."""
     if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
         old, new = cast(Mapping[str, Any], stored), cast(Mapping[str, Any], wanted)
-        keys = [*old, *(key for key in new if key not in old)]
         return [
-            line for key in keys for line in differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(old.get(key, _ABSENT), new.get(key, _ABSENT), f"{where}.{key}" if where else key)
         ]
-    return [] if stored == wanted else [f"{where} ({_shown(stored)}, now {_shown(wanted)})"]
+    # True == 1, but a seed of true is not a seed of 1.
+    same = type(stored) is type(wanted) and stored == wanted
+    return [] if same else [f"{where}: {_shown(stored)} there, {_shown(wanted)} now"]
+
+
+_ABSENT = object()
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    text = "absent" if value is _ABSENT else json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

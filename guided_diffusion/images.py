@@ -22,10 +22,10 @@ def grid(images: Tensor, *, columns: int, padding: int = 1) -> Tensor:
     """uint8 images (N, C, H, W) tiled row by row, (C, rows * (H + padding) + padding, ..), white between them.
 
     Raises:
-        ValueError: no images.
+        ValueError: no images, or no columns.
     """
-    if not len(images):
-        raise ValueError("a grid needs at least one image")
+    if not len(images) or columns < 1:
+        raise ValueError(f"a grid needs at least one image and one column, got {len(images)} and {columns}")
     rows = -(-len(images) // columns)
     missing = rows * columns - len(images)
     blank = images.new_full((missing, *images.shape[1:]), 255)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -113,7 +112,8 @@ def load_openai(path: Path, flags: Mapping[str, object] | None = None) -> Conver
 
     Without flags a released file is recognised by its keys and shapes, whatever its name. The unconditional 256-pixel
     networks for ImageNet and LSUN have the same; the file's name tells them apart ("lsun_cat.pt"), and where it does
-    not, the ImageNet one is meant. They differ in class names and in the dropout of training alone.
+    not, the ImageNet one is meant. They differ in class names and in the dropout of training alone. Under given flags
+    the classes of a network that knows any are ImageNet's if there are 1,000, else named by their labels.
 
     Raises:
         FileNotFoundError: no such file.
@@ -121,15 +121,26 @@ def load_openai(path: Path, flags: Mapping[str, object] | None = None) -> Conver
     """
     weights = _read_state_dict(path)
     if flags is not None:
-        return _convert(flags, weights, owned=True)
+        converted = _convert(flags, weights, owned=True)
+        return _with_class_names(converted, _default_class_names(converted.config["network"]["num_classes"]))
     shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
     released = presets_of(fingerprint(shapes), path)
     if not released:
         raise ValueError(f"{path} is none of the released files: {_nearest(shapes)}")
     preset = PRESETS[released[0]]
-    converted = _convert(preset.flags, weights, owned=True)
-    names = list(imagenet_class_names()) if preset.classes == "imagenet" else []
-    return replace(converted, config={**converted.config, "class_names": names})
+    names = imagenet_class_names() if preset.classes == "imagenet" else ()
+    return _with_class_names(_convert(preset.flags, weights, owned=True), names)
+
+
+def _with_class_names(converted: Converted, names: tuple[str, ...]) -> Converted:
+    return replace(converted, config={**converted.config, "class_names": list(names)})
+
+
+def _default_class_names(num_classes: int | None) -> tuple[str, ...]:
+    """ImageNet's for 1,000 classes, which the published code takes for granted; else the labels in digits."""
+    if num_classes is None:
+        return ()
+    return imagenet_class_names() if num_classes == 1000 else tuple(str(label) for label in range(num_classes))
 
 
 def fingerprint(shapes: Mapping[str, Shape]) -> str:
@@ -143,7 +154,9 @@ def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
         raise FileNotFoundError(f"no file {path}; give a published .pt file")
     try:
         state = torch.load(path, map_location="cpu", mmap=_is_zip(path), weights_only=True)
-    except (UnpicklingError, EOFError, RuntimeError, KeyError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a broken file ends in whatever instruction of the unpickler it trips over
         # torch's message recommends to unpickle without restrictions, which a downloaded file must never get.
         what = type(error).__name__
         raise ValueError(f"{path} cannot be read as tensors by name, and nothing else is unpickled ({what})") from None
@@ -209,7 +222,7 @@ def _to_ours(tensor: Tensor, key: str, outline: _Outline, *, new_order: bool, ow
     if is_grouped(key) and not new_order:
         heads = outline.config.heads_of(tensor.shape[0] // 3)
         permuted = rearrange(tensor, "(n three d) ... -> (three n d) ...", n=heads, three=3)
-        tensor = tensor.copy_(permuted) if owned else permuted
+        tensor = tensor.copy_(permuted) if owned and tensor.is_contiguous() else permuted
     return tensor.reshape(outline.network.get_parameter(key).shape)
 
 
@@ -241,14 +254,15 @@ def _some(keys: list[str]) -> str:
 def _nearest(shapes: Mapping[str, Shape]) -> str:
     """What tells these shapes from the released file that shares the most of them."""
     released: dict[str, dict[str, Shape]] = {}
-    for preset, name in {preset.fingerprint: (preset, name) for name, preset in reversed(PRESETS.items())}.values():
-        config = describe(read_flags(preset.flags), preset.kind, num_classes=1000)
-        released[name] = _outline(preset.kind, config["network"]).published_shapes()
-    name = max(released, key=lambda name: len(shapes.items() & released[name].items()))
-    shared = len(shapes.items() & released[name].items())
-    first = next((key for key in [*released[name], *shapes] if shapes.get(key) != released[name].get(key)), None)
+    for name, preset in PRESETS.items():
+        if presets_of(preset.fingerprint, Path())[0] == name:
+            config = describe(read_flags(preset.flags), preset.kind, num_classes=1000)
+            released[name] = _outline(preset.kind, config["network"]).published_shapes()
+    name, nearest = max(released.items(), key=lambda pair: len(shapes.items() & pair[1].items()))
+    shared = len(shapes.items() & nearest.items())
+    first = next(key for key in [*nearest, *shapes] if shapes.get(key) != nearest.get(key))
     return (
-        f"nearest is {name}.pt, with {shared} of its {len(released[name])} tensors among these {len(shapes)}; the "
-        f'first difference is "{first}" (here {shapes.get(first)}, there {released[name].get(first)}). Give the '
+        f"nearest is {name}.pt, with {shared} of its {len(nearest)} tensors among these {len(shapes)}; the first "
+        f'difference is "{first}" (here {shapes.get(first)}, there {nearest.get(first)}). Give the '
         f"published flags that it was trained with"
     )

@@ -81,7 +81,7 @@ def export_openai(config: ExportConfig) -> Path:
         ValueError: a model that the published code cannot build.
     """
     checkpoint = open_checkpoint(config.run, *_CHECKPOINT_KIND.values())
-    kind = next(kind for kind, name in _CHECKPOINT_KIND.items() if name == checkpoint.kind)
+    kind: Kind = next(kind for kind, name in _CHECKPOINT_KIND.items() if name == checkpoint.kind)
     published = revert(Converted(kind, checkpoint.model, _weights(checkpoint, config.weights)))
     _write(dict(published.weights), config.out)
     print(f"wrote {config.out}, which goes with")

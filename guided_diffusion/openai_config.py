@@ -35,9 +35,8 @@ def describe(flags: Flags, kind: Kind, *, num_classes: int) -> dict[str, Any]:  
         ValueError: what no released model uses and this project leaves out, or a network that cannot be built.
     """
     if kind == "classifier":
-        network: dict[str, Any] = {**_classifier_network(flags), "num_classes": num_classes, "in_channels": 3}
-        network["pooling"] = flags.classifier_pool
-        return {"network": to_plain(network), "chain": _chain(flags), "class_names": []}
+        own = {"num_classes": num_classes, "in_channels": 3, "pooling": flags.classifier_pool}
+        return {"network": to_plain({**_classifier_network(flags), **own}), "chain": _chain(flags), "class_names": []}
     classes = num_classes if flags.class_cond else None
     shared = {**_unet_network(flags, kind), "num_classes": classes, "out_channels": 6 if flags.learn_sigma else 3}
     network = UNetConfig(**shared) if kind == "unet" else UpsamplerConfig(**shared, low_res_size=flags.small_size)
@@ -107,7 +106,7 @@ def _classifier_network(flags: Flags) -> dict[str, Any]:
     return asdict(encoder)
 
 
-def _resample(resblock_updown: bool, conv_resample: bool) -> str:
+def _resample(resblock_updown: bool, conv_resample: bool) -> Literal["block", "conv", "plain"]:
     if resblock_updown:
         return "block"
     return "conv" if conv_resample else "plain"

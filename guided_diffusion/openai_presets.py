@@ -1,7 +1,7 @@
 """The released files: what the published code is told of each, and the print of its keys and shapes.
 
 Flags are those of the published sampling commands; what a command leaves at its default is left out here too. Dropout
-and the classifiers' schedules, which sampling does not read, are those of training (ADM tables 11 and 12).
+and the classifiers' schedules, which sampling does not read, are those of training (ADM tables 11 to 13).
 """
 
 from collections.abc import Mapping

@@ -113,7 +113,7 @@ def interpret(output: Tensor, x_t: Tensor, step: Step, *, prediction: Prediction
 
 def _var_small(x_t: Tensor, step: Step) -> Coefficient | None:
     """0 at the last link, where log_var is the second entry's because the posterior's own would be log 0."""
-    if isinstance(step.log_var_min, Tensor):
+    if isinstance(step.alpha_bar_prev, Tensor) and isinstance(step.log_var_min, Tensor):
         return torch.where(step.alpha_bar_prev == 1, 0.0, step.log_var_min.exp()).to(x_t.dtype)
     return 0.0 if step.alpha_bar_prev == 1 else None
 

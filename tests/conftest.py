@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
-# Before anything asks torch or accelerate for a device; programs that tests start inherit it.
+# Before torch is imported; programs that tests start inherit it. The networks here are so small that a second thread
+# costs more than it brings: four times the whole suite's duration where cores are shared.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["ACCELERATE_USE_CPU"] = "true"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import tiny

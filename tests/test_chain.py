@@ -74,7 +74,7 @@ def test_score_to_eps_gives_the_denoiser(k):
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_posterior_is_bayes_rule(name):
-    """q(x_s | x_t, x_0) from the product of q(x_t | x_s) and q(x_s | x_0): precisions add, means are weighed by them."""
+    """q(x_s | x_t, x_0) from the product of q(x_t | x_s) and q(x_s | x_0): precisions add, and they weigh the means."""
     chain = CHAINS[name]
     for k in (1, 2, len(chain) // 2, len(chain) - 1):
         step = chain.at(k, like=x0)

@@ -175,7 +175,8 @@ def test_uniform_indices_cover_the_chain_evenly():
 
 
 def test_uniform_indices_never_leave_the_chain():
-    """float32: 1 - 2^-24 times 1000 rounds to 1000."""
-    nearly_one = torch.tensor([1 - 2**-24])
+    """A float64 number just below 1 is 1 once cast to float32."""
+    nearly_one = torch.tensor([1 - 2**-30], dtype=torch.float64)
     assert uniform_indices(nearly_one, 1000).tolist() == [999]
+    assert uniform_indices(nearly_one.float(), 1000).tolist() == [999]
     assert uniform_indices(torch.zeros(1), 1000).tolist() == [0]

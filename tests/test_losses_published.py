@@ -1,6 +1,6 @@
 """Losses and their gradients, and the noising they are made of, against the numbers of the published code.
 
-Both evaluate in float32, so 1e-5 relative throughout; where terms of order 1 cancel, that unit's absolute size is added.
+Both evaluate in float32, so 1e-5 relative throughout; where terms of order 1 cancel, their rounding is added to that.
 """
 
 import numpy as np

@@ -56,7 +56,7 @@ def test_betas_equal_the_published_ones(name, num_steps):
 
 @pytest.mark.parametrize(("name", "num_steps"), FULL)
 def test_tables_equal_the_published_ones(name, num_steps):
-    """1e-10: a link's beta is found as 1 - alpha_bar / alpha_bar_prev, which at beta 2.5e-5 (T = 4000) keeps 11 digits."""
+    """1e-10: a link's beta is 1 - alpha_bar / alpha_bar_prev, of which beta 2.5e-5 (T = 4000) keeps 11 digits."""
     for field, column in tables(make_chain(ChainConfig(schedule=name, num_steps=num_steps))).items():
         expected = STORED[f"{name}_{num_steps}/{field}"]
         assert_close(column, expected, rtol=1e-10, atol=0, msg=lambda text, field=field: f"{field}: {text}")

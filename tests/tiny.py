@@ -119,10 +119,9 @@ def start(script: str, *options: str, processes: int = 1, threads: int | None = 
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [sys.executable, *(launcher if processes > 1 else []), str(REPOSITORY / "scripts" / script), *options]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(threads or torch.get_num_threads()),
-        "PYTHONPATH": str(REPOSITORY),
-    }
+    # A user's shell says nothing of accelerate, which must find out by itself that there are processes but no GPU.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    environment |= {"OMP_NUM_THREADS": str(threads or torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY
     )
@@ -135,3 +134,13 @@ def finish(process: subprocess.Popen[str], *, timeout: float = 120) -> tuple[int
     finally:
         process.kill()
     return process.returncode, out + err
+
+
+def awakened(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with random weights also where they begin as zero, so that every part of it acts."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network

@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..config import differences
+
 MANIFEST_NAME = "manifest.json"
 NO_LABEL = -1
 
@@ -149,9 +151,9 @@ def open_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     if not (directory / MANIFEST_NAME).exists():
         write_json(directory / MANIFEST_NAME, wanted)
         return
-    differences = list(_differences(read_manifest(directory), wanted))
-    if differences:
-        listing = "\n".join(f"  {difference}" for difference in differences)
+    differing = differences(read_manifest(directory), wanted)
+    if differing:
+        listing = "\n".join(f"  {difference}" for difference in differing)
         raise ValueError(
             f"{directory} already holds samples made with other settings:\n{listing}\n"
             f"give another --out, or the same settings to continue there"
@@ -240,22 +242,6 @@ def merged_npz(directory: Path, out: Path) -> int:
 def _write_header(member: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:
     descr = np.lib.format.dtype_to_descr(dtype)
     np.lib.format.write_array_header_1_0(member, {"shape": shape, "fortran_order": False, "descr": descr})
-
-
-def _differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for key in sorted(stored.keys() | wanted.keys()):
-            inner = f"{where}.{key}" if where else key
-            yield from _differences(stored.get(key, _ABSENT), wanted.get(key, _ABSENT), inner)
-    elif type(stored) is not type(wanted) or stored != wanted:
-        yield f"{where}: {_shown(stored)} there, {_shown(wanted)} now"
-
-
-_ABSENT = object()
-
-
-def _shown(value: Any) -> str:
-    return "absent" if value is _ABSENT else json.dumps(value)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -107,16 +107,17 @@ def _html_table(settings: Sequence[Setting], floor: Mapping[str, float]) -> str:
 
 
 def _curves(settings: Sequence[Setting], floor: Mapping[str, float]) -> Figure:
+    scales = sorted({setting.scale for setting in settings})
     figure, axes = plt.subplots(1, len(CURVES), figsize=(4 * len(CURVES), 3.4), layout="constrained")
     for axis, name in zip(axes, CURVES, strict=True):
         for sampler in dict.fromkeys(setting.sampler for setting in settings):
-            points = [(s.scale, s.metrics[name]) for s in settings if s.sampler == sampler]
+            points = [(scales.index(s.scale), s.metrics[name]) for s in settings if s.sampler == sampler]
             axis.plot(*zip(*points, strict=True), marker="o", label=sampler)
         if name in floor:
             axis.axhline(floor[name], color="grey", linestyle=":", label="held-out real")
-        axis.set(title=COLUMNS[name], xlabel="guidance scale s", xscale="symlog")
-        axis.set_xticks(sorted({s.scale for s in settings}), [f"{s:g}" for s in sorted({s.scale for s in settings})])
-    axes[0].set_yscale("log")
+        axis.set(title=COLUMNS[name], xlabel="guidance scale s")
+        axis.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales])
+        axis.grid(alpha=0.3)
     axes[0].legend()
     return figure
 
@@ -139,12 +140,16 @@ def _levels_text(levels: Mapping[str, Any]) -> str:
 
 
 def _grids(settings: Sequence[Setting]) -> str:
-    figures = [
-        f"<figure><img src='{_data_url(setting.grid.read_bytes())}' width='300'>"
-        f"<figcaption>{setting.sampler}, s = {setting.scale:g}</figcaption></figure>"
-        for setting in settings
-    ]
-    return "<p>Each row was asked to be one digit, 0 at the top.</p><div class='grids'>" + "".join(figures) + "</div>"
+    text = "<p>Each row was asked to be one digit, 0 at the top; the same seeds at every scale.</p>"
+    for sampler in dict.fromkeys(setting.sampler for setting in settings):
+        figures = "".join(_figure(setting) for setting in settings if setting.sampler == sampler)
+        text += f"<div class='grids'>{figures}</div>"
+    return text
+
+
+def _figure(setting: Setting) -> str:
+    caption = f"{setting.sampler}, s = {setting.scale:g}"
+    return f"<figure><img src='{_data_url(setting.grid.read_bytes())}'><figcaption>{caption}</figcaption></figure>"
 
 
 def _section(title: str, body: str) -> str:
@@ -165,10 +170,10 @@ def _data_url(png: bytes) -> str:
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Classifier guidance on handwritten digits</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-img {{ max-width: 100%; image-rendering: pixelated; }}
+img {{ max-width: 100%; }} .grids img {{ image-rendering: pixelated; }}
 table {{ border-collapse: collapse; }} td, th {{ padding: .25rem .8rem; text-align: right; }}
 tr:nth-child(even) {{ background: #f4f4f4; }}
-.grids {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 1rem; }}
+.grids {{ display: grid; grid-template-columns: repeat(5, 1fr); gap: 1rem; margin-bottom: 1rem; }}
 figure {{ margin: 0; }} pre {{ overflow-x: auto; background: #f4f4f4; padding: 1rem; font-size: 13px; }}
 </style></head><body>
 {body}

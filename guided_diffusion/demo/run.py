@@ -28,7 +28,7 @@ class DemoConfig:
     scales: tuple[float, ...] = (0, 1, 2, 4, 8)
     """Guidance scales s."""
     num_samples: int = 360
-    """Samples of each setting: as many as there are held-out scans, so that their Fréchet distances compare."""
+    """Samples of each setting, about as many as there are held-out scans, so that their Fréchet distances compare."""
     ddim_steps: int = 25
     """Timesteps of DDIM."""
     ddpm_steps: int = 25

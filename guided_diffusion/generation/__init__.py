@@ -1,0 +1,1 @@
+"""Sampling runs: which samples, from which models, into which files."""

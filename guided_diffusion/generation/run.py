@@ -67,6 +67,9 @@ class SampleConfig:
     """Of the noise of every sample, together with the sample's id."""
     batch_size: int = 64
     """Images at a time in each process; another size may change a pixel by one grey level."""
+    cpu_threads: int = 1
+    """Threads of each process where there is no GPU; another number may change a pixel by one grey level. To use all
+    cores, run as many processes: torchrun --nproc_per_node 8 scripts/sample.py .."""
     shard_size: int = 1000
     """Images in each file; what an interruption can cost at most, for each process."""
 
@@ -101,7 +104,9 @@ def generate(config: SampleConfig, model: DiffusionModel, guide: Guide | None) -
         ValueError: model and guide that do not fit together, unknown labels or steps, or a directory that holds
             samples made with other settings; nothing is written then.
     """
-    accelerator = Accelerator()
+    accelerator = _accelerator()
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(config.cpu_threads)  # kernels sum in another order on another number of threads
     check_guide(model, guide, config.guidance)
     plan = Plan(
         num_samples=config.num_samples, shard_size=config.shard_size, labels=_labels(config, model, guided=bool(guide))
@@ -263,4 +268,9 @@ def _grid(directory: Path, plan: Plan, *, columns: int = 10, rows: int = 10) -> 
 
 def load_for_sampling(config: SampleConfig) -> DiffusionModel:
     """The diffusion model a sampling run names, on this process's device."""
-    return load_diffusion(config.diffusion, weights=config.weights, device=Accelerator().device)
+    return load_diffusion(config.diffusion, weights=config.weights, device=_accelerator().device)
+
+
+def _accelerator() -> Accelerator:
+    """Without `cpu`, accelerate takes each of several processes without accelerators for a run of its own."""
+    return Accelerator(cpu=not torch.accelerator.is_available())

@@ -1,6 +1,7 @@
 """The upsampling network: a U-Net that sees a low-resolution image beside the noisy one (ADM section 5.2)."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +32,9 @@ class Upsampler(nn.Module):
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__()
         self.config = config
-        shared = {field.name: getattr(config, field.name) for field in fields(UNetConfig)}
-        self.unet = UNet(UNetConfig(**{**shared, "in_channels": 2 * config.in_channels}))
+        own: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(UNetConfig)}
+        own["in_channels"] = 2 * config.in_channels
+        self.unet = UNet(UNetConfig(**own))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, low_res: Tensor) -> Tensor:
         """x: (B, C, H, W); t: (B,); y: (B,) int64 where the network has classes; low_res: (B, C, h, w) in [-1, 1].

@@ -30,6 +30,12 @@ class SamplerConfig:
     eta: float = 0.0
     """Share of ancestral noise in DDIM, 0..1; the other samplers have no use for it and refuse it."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is the share of ancestral noise, between 0 and 1; got {self.eta}")
+        if self.eta and self.name != "ddim":
+            raise ValueError(f"eta {self.eta} was given to {self.name}; only ddim has it: leave it out")
+
     def timesteps(self, num_steps: int) -> Tensor:
         """The indices kept of a chain of num_steps.
 
@@ -62,13 +68,7 @@ class Sampler(Protocol):
 
 
 def make_sampler(config: SamplerConfig) -> Sampler:
-    """The sampler a config names.
-
-    Raises:
-        ValueError: eta given to a sampler that has none.
-    """
-    if config.eta and config.name != "ddim":
-        raise ValueError(f"eta {config.eta} was given to {config.name}; only ddim has it: leave it out")
+    """The sampler a config names."""
     samplers: dict[str, Sampler] = {"ddpm": _ddpm, "ddim": _tilting(partial(ddim, eta=config.eta))}
     return samplers[config.name]
 

@@ -1,0 +1,1 @@
+"""Training: one loop, and an objective for each kind of network."""

@@ -141,7 +141,8 @@ def fit(
         ValueError: run_dir holds checkpoints and resume is False, or they are of another model; a batch size that does
             not divide; a loss or weights that are not finite.
     """
-    accelerator = Accelerator(mixed_precision=_precision(config))
+    # Without `cpu`, accelerate takes each of several processes without accelerators for a run of its own.
+    accelerator = Accelerator(mixed_precision=_precision(config), cpu=not torch.accelerator.is_available())
     start = _starting_checkpoint(run_dir, identity, resume)
     iteration = 0 if start is None else start.iteration
     stream = batches.micro_batches(

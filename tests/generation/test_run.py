@@ -20,6 +20,7 @@ from guided_diffusion.images import from_uint8
 from guided_diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.noise import SeededNoise
 from guided_diffusion.schedules import ChainConfig
+from guided_diffusion.training.diffusion import train_diffusion
 
 
 @pytest.fixture(scope="module")
@@ -111,37 +112,28 @@ def test_only_missing_shards_are_made_again_and_to_the_byte(tmp_path, model, gui
 
 
 def test_two_processes_make_the_bytes_that_one_makes_after_any_interruption(tmp_path, diffusion_run, classifier_run):
-    def started(out: Path, *, processes: int, threads: int) -> None:
-        process = tiny.start(
-            "sample.py", f"--diffusion={diffusion_run}", f"--classifier={classifier_run}", f"--out={out}",
-            "--num_samples=20", "--shard_size=4", "--batch_size=4", "--steps=5", "--sampler=ddpm",
-            "--guidance.scale=2", processes=processes, threads=threads,
+    def settings(out: Path) -> SampleConfig:
+        return SampleConfig(
+            diffusion=diffusion_run, classifier=classifier_run, out=out, num_samples=20, shard_size=4, batch_size=4,
+            steps=5, sampler="ddpm", guidance=GuidanceConfig(scale=2.0),
         )  # fmt: skip
-        status, output = tiny.finish(process)
-        assert status == 0, output
 
-    started(tmp_path / "two", processes=2, threads=1)
-    labels = made(tmp_path / "two")[1]
-    assert labels.tolist() == [0, 1] * 10
-    settings = SampleConfig(
-        diffusion=diffusion_run, classifier=classifier_run, out=tmp_path / "one", num_samples=20, shard_size=4,
-        batch_size=4, steps=5, sampler="ddpm", guidance=GuidanceConfig(scale=2.0),
+    def run_here(out: Path) -> None:
+        generate(settings(out), load_diffusion(diffusion_run), load_guide(classifier_run, device="cpu"))
+
+    process = tiny.start(
+        "sample.py", f"--diffusion={diffusion_run}", f"--classifier={classifier_run}", f"--out={tmp_path / 'two'}",
+        "--num_samples=20", "--shard_size=4", "--batch_size=4", "--steps=5", "--sampler=ddpm", "--guidance.scale=2",
+        processes=2, threads=2,
     )  # fmt: skip
-    # As many threads as each of the two processes has: how sums are split over threads may show in a last bit.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        generate(settings, load_diffusion(diffusion_run), load_guide(classifier_run, device="cpu"))
-        assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")
-        for n in (0, 3):
-            (tmp_path / "two" / f"shard-{n:05d}.npz").unlink()
-        generate(
-            replace(settings, out=tmp_path / "two"),
-            load_diffusion(diffusion_run),
-            load_guide(classifier_run, device="cpu"),
-        )
-    finally:
-        torch.set_num_threads(threads)
+    status, output = tiny.finish(process)
+    assert status == 0, output
+    assert made(tmp_path / "two")[1].tolist() == [0, 1] * 10
+    run_here(tmp_path / "one")
+    assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")
+    for n in (0, 3):
+        (tmp_path / "two" / f"shard-{n:05d}.npz").unlink()
+    run_here(tmp_path / "two")
     assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")
 
 
@@ -294,9 +286,7 @@ def test_a_judge_of_clean_images_is_refused_as_a_guide(tmp_path, model, judge_ru
         generate(config(tmp_path), model, load_guide(judge_run, device="cpu"))
 
 
-def test_a_classifier_of_another_chain_on_disk_is_refused(tmp_path, class_folder, diffusion_run, conditional_run):
-    from guided_diffusion.training.diffusion import train_diffusion
-
+def test_a_classifier_of_another_chain_on_disk_is_refused(tmp_path, class_folder, diffusion_run):
     longer = tiny.diffusion_config(tmp_path / "longer", class_folder, iterations=1)
     train_diffusion(replace(longer, chain=replace(tiny.CHAIN, num_steps=60)))
     train_classifier(

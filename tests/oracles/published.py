@@ -1,11 +1,14 @@
-"""Networks of the stored numbers: their deterministic weights, brought through `convert` under published flags."""
+"""Networks of the stored numbers, their deterministic weights under published flags; shapes of the released files."""
 
+import gzip
+import json
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from oracles.golden import GOLDEN, arrays, sidecar
 from torch import Tensor, nn
 
 from classifiers.model import ClassifierConfig, NoisyClassifier
@@ -13,6 +16,20 @@ from guided_diffusion.config import from_plain
 from guided_diffusion.models.unet import UNet, UNetConfig
 from guided_diffusion.models.upsampler import Upsampler, UpsamplerConfig
 from guided_diffusion.openai import Converted, convert
+
+ARCHITECTURES: dict[str, Any] = json.loads(gzip.decompress((GOLDEN / "arch.json.gz").read_bytes()))
+RELEASED = {
+    "imagenet64_class_cond": "64x64_diffusion",
+    "imagenet128_class_cond": "128x128_diffusion",
+    "imagenet256_class_cond": "256x256_diffusion",
+    "imagenet256_uncond": "256x256_diffusion_uncond",
+    "imagenet512_class_cond": "512x512_diffusion",
+    "upsampler_64_to_256": "64_256_upsampler",
+    "upsampler_128_to_512": "128_512_upsampler",
+    **{name: name for name in ("lsun_bedroom", "lsun_cat", "lsun_horse", "lsun_horse_nodropout")},
+    **{f"classifier_{side}": f"{side}x{side}_classifier" for side in (64, 128, 256, 512)},
+}
+"""Names of the described architectures -> names of the released files."""
 
 Hyperparameters = Mapping[str, Any]  # JSON, as the sidecars have it
 
@@ -95,3 +112,26 @@ def stored_network(sidecar: Mapping[str, Any], *, low_res_size: int | None = Non
     """The network of a sidecar with the keys "hyperparameters", "weights" and "state_dict"."""
     weights = published_weights(sidecar["state_dict"], sidecar["weights"])
     return built(convert(published_flags(sidecar["hyperparameters"], low_res_size=low_res_size), weights))
+
+
+def released_weights(architecture: str, device: str = "meta") -> dict[str, Tensor]:
+    """Tensors of a released file's names and shapes that take no memory, on the CPU by pointing at one number."""
+    layout = ARCHITECTURES[architecture]["state_dict"]
+    return {key: torch.zeros((), device=device).expand(shape) for key, shape in layout}
+
+
+def stored_flags_and_weights(name: str) -> tuple[dict[str, object], dict[str, Tensor]]:
+    """Flags and weights of a small network."""
+    described = sidecar(name)
+    low_res = arrays(name).get("low_res")
+    flags = published_flags(described["hyperparameters"], low_res_size=None if low_res is None else low_res.shape[-1])
+    return flags, published_weights(described["state_dict"], described["weights"])
+
+
+def as_command_line(flags: Mapping[str, object]) -> str:
+    """Flags as they are written on a command line, those without a value left out."""
+    return " ".join(f"--{name} {_as_text(value)}" for name, value in flags.items() if value is not None)
+
+
+def _as_text(value: object) -> str:
+    return ",".join(str(item) for item in value) if isinstance(value, list) else str(value)

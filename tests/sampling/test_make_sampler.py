@@ -8,30 +8,30 @@ from guided_diffusion.schedules import chain_from_betas, linear_betas, timestep_
 
 CHAIN = chain_from_betas(linear_betas(1000)).shortened(timestep_subset(1000, "10"))
 MIXTURE = three_blobs(chain_from_betas(linear_betas(1000)))
-x_T = draws(3, 2, 1, 2)
+X_T = draws(3, 2, 1, 2)
 TERM = classifier_score(MIXTURE.log_prob, torch.tensor([0, 1, 2]), scale=2.0)
 
 
 def test_ddpm_is_guided_by_the_mean_shift():
-    made = make_sampler(SamplerConfig(name="ddpm"))(MIXTURE.denoiser, CHAIN, x_T, batch_noise(1), guidance=TERM)
-    assert torch.equal(made, ddpm(MIXTURE.denoiser, CHAIN, x_T, batch_noise(1), mean_shift=TERM))
+    made = make_sampler(SamplerConfig(name="ddpm"))(MIXTURE.denoiser, CHAIN, X_T, batch_noise(1), guidance=TERM)
+    assert torch.equal(made, ddpm(MIXTURE.denoiser, CHAIN, X_T, batch_noise(1), mean_shift=TERM))
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5])
 def test_ddim_is_guided_by_the_tilted_estimate(eta):
     made = make_sampler(SamplerConfig(name="ddim", eta=eta))(
-        MIXTURE.denoiser, CHAIN, x_T, batch_noise(1), guidance=TERM
+        MIXTURE.denoiser, CHAIN, X_T, batch_noise(1), guidance=TERM
     )
-    assert torch.equal(made, ddim(tilted(MIXTURE.denoiser, TERM), CHAIN, x_T, batch_noise(1), eta=eta))
+    assert torch.equal(made, ddim(tilted(MIXTURE.denoiser, TERM), CHAIN, X_T, batch_noise(1), eta=eta))
 
 
 @pytest.mark.parametrize(("name", "sampler"), [("ddpm", ddpm), ("ddim", ddim)])
 def test_without_guidance_a_made_sampler_is_the_plain_one(name, sampler):
     told = []
     made = make_sampler(SamplerConfig(name=name))(
-        MIXTURE.denoiser, CHAIN, x_T, batch_noise(1), on_step=lambda k, x, estimate: told.append(k)
+        MIXTURE.denoiser, CHAIN, X_T, batch_noise(1), on_step=lambda k, x, estimate: told.append(k)
     )
-    assert torch.equal(made, sampler(MIXTURE.denoiser, CHAIN, x_T, batch_noise(1)))
+    assert torch.equal(made, sampler(MIXTURE.denoiser, CHAIN, X_T, batch_noise(1)))
     assert told == list(reversed(range(10)))
 
 

@@ -1,0 +1,62 @@
+"""A classifier of clean images as a feature extractor."""
+
+import pytest
+import torch
+
+from classifiers.checkpoint import load_classifier
+from classifiers.features import load_classifier_features
+from guided_diffusion.images import from_uint8
+
+IMAGES = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def extractor(judge_run):
+    return load_classifier_features(judge_run, device="cpu")
+
+
+def test_features_are_the_classifiers_own(extractor, judge_run):
+    network = load_classifier(judge_run).network
+    features = extractor(IMAGES)
+    logits = network(from_uint8(IMAGES), torch.zeros(5))
+    assert torch.allclose(features.probabilities, logits.softmax(dim=1), rtol=0, atol=1e-6)
+    assert torch.allclose(network.head(features.pooled), logits, rtol=0, atol=1e-6)
+
+
+def test_probabilities_sum_to_one(extractor):
+    probabilities = extractor(IMAGES).probabilities
+    assert probabilities.shape == (5, 2)
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(5), rtol=0, atol=1e-6)
+
+
+def test_spatial_features_are_seven_channels_as_height_width_channel(extractor):
+    network = extractor.classifier.network
+    feature_map = network.feature_map(from_uint8(IMAGES), torch.zeros(5))
+    spatial = extractor(IMAGES).spatial
+    assert spatial.shape == (5, 8 * 8 * 7)
+    assert torch.equal(spatial.reshape(5, 8, 8, 7)[2, 3, 4], feature_map[2, :7, 3, 4])
+
+
+def test_every_picture_is_measured_by_itself(extractor):
+    together, alone = extractor(IMAGES), extractor(IMAGES[3:4])
+    assert torch.allclose(together.pooled[3:4], alone.pooled, rtol=0, atol=1e-5)  # float32, other kernels
+
+
+def test_features_need_no_gradient_and_are_not_called_inception(extractor, judge_run):
+    assert not extractor(IMAGES).pooled.requires_grad
+    assert extractor.is_inception is False
+    assert extractor.name == f"classifier:{judge_run}"
+    assert extractor.class_names == ("dark", "light")
+    assert len(extractor.sha256) == 64
+
+
+def test_a_classifier_of_noisy_pictures_is_refused_as_a_judge(classifier_run):
+    with pytest.raises(ValueError, match="trained on noisy images and would judge its own guidance; .* without --diff"):
+        load_classifier_features(classifier_run, device="cpu")
+
+
+def test_pictures_of_another_shape_are_refused(extractor):
+    with pytest.raises(ValueError, match="built for 8x8 images, got 16x16"):
+        extractor(torch.zeros(1, 1, 16, 16, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"expected images \(batch, 1, height, width\)"):
+        extractor(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))

@@ -1,0 +1,135 @@
+"""Training classifiers: what the objective is, that it learns, and that it cannot disagree with its diffusion model."""
+
+import json
+import math
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from classifiers.checkpoint import load_classifier
+from classifiers.guide import load_guide
+from classifiers.training import ClassifierObjective, train_classifier
+from guided_diffusion.chain import q_sample
+from guided_diffusion.data.batches import Batch
+from guided_diffusion.noise import SeededNoise
+from guided_diffusion.schedules import make_chain
+
+COUNT = 6
+CHAIN = make_chain(tiny.CHAIN)
+
+
+def batch() -> Batch:
+    x0 = torch.randn(COUNT, 1, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    return Batch(x0, torch.arange(COUNT) % 2, torch.arange(COUNT))
+
+
+def noise() -> SeededNoise:
+    return SeededNoise(0, range(COUNT))
+
+
+class Constant(nn.Module):
+    """The same logits for every picture."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        self.seen = (x_t, t)
+        return self.logits.expand(len(x_t), -1)
+
+
+def test_knowing_nothing_costs_the_logarithm_of_the_number_of_classes():
+    losses = ClassifierObjective(CHAIN)(Constant(0.0, 0.0), batch(), noise())
+    assert float(losses.total) == pytest.approx(math.log(2))
+
+
+def test_the_loss_is_cross_entropy_and_half_of_two_classes_is_right_by_constancy():
+    losses = ClassifierObjective(CHAIN)(Constant(1.0, 0.0), batch(), noise())
+    assert float(losses.total) == pytest.approx(float(F.softplus(torch.tensor([-1.0, 1.0])).mean()))
+    assert float(losses.logged["accuracy"]) == 0.5
+
+
+def test_pictures_are_noised_to_the_timesteps_that_the_network_is_told():
+    network = Constant(0.0, 0.0)
+    ClassifierObjective(CHAIN)(network, batch(), noise())
+    x_t, t = network.seen
+    drawn = noise()
+    u, eps = drawn.uniform(), drawn(x_t)
+    assert torch.equal(t, (u * 50).floor().float())
+    assert torch.allclose(x_t, q_sample(batch().x0, eps, CHAIN.at(t.long(), like=x_t)), rtol=0, atol=1e-6)
+    assert len(t.unique()) > 1
+
+
+def test_without_a_chain_pictures_are_as_they_are_at_timestep_zero():
+    network = Constant(0.0, 0.0)
+    ClassifierObjective(None)(network, batch(), noise())
+    x_t, t = network.seen
+    assert torch.equal(x_t, batch().x0)
+    assert torch.equal(t, torch.zeros(COUNT))
+
+
+def test_an_easy_problem_is_learned(classifier_run, judge_run):
+    for run, best_loss in ((classifier_run, 0.6 * math.log(2)), (judge_run, 0.2 * math.log(2))):
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses = [line["loss"] for line in lines if "loss" in line]
+        assert losses[-1] < best_loss, f"{run.name} did not learn to tell dark from light"
+
+
+def test_heldout_accuracy_is_logged(judge_run):
+    lines = [json.loads(line) for line in (judge_run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["heldout_accuracy_t0"] == 1.0
+
+
+def test_noise_levels_classes_and_channels_come_from_the_diffusion_model_and_the_data(classifier_run, judge_run):
+    guide, judge = load_classifier(classifier_run).config, load_classifier(judge_run).config
+    assert guide.chain == tiny.CHAIN
+    assert judge.chain is None
+    for config in (guide, judge):
+        assert config.class_names == ("dark", "light")
+        assert (config.network.num_classes, config.network.in_channels) == (2, 1)
+
+
+def test_a_loaded_classifier_is_frozen_and_ready(classifier_run):
+    classifier = load_classifier(classifier_run)
+    assert not classifier.network.training
+    assert not any(parameter.requires_grad for parameter in classifier.network.parameters())
+    assert classifier.weights == "network"
+    assert classifier.image_shape == (1, 8, 8)
+
+
+def test_a_guide_gives_the_classifiers_log_probabilities_and_where_they_came_from(classifier_run):
+    guide, classifier = load_guide(classifier_run, device="cpu"), load_classifier(classifier_run)
+    x_t, t = batch().x0, torch.full((COUNT,), 3.0)
+    assert torch.equal(guide.log_prob(x_t, t), classifier.network.log_prob(x_t, t))
+    assert (guide.chain, guide.class_names, guide.image_shape) == (tiny.CHAIN, ("dark", "light"), (1, 8, 8))
+    assert guide.name == "classifier/checkpoint-0000040"
+    assert load_guide(None, device="cpu") is None
+
+
+def test_a_diffusion_model_of_other_pictures_is_refused(tmp_path, class_folder, diffusion_run):
+    larger = tiny.classifier_config(
+        tmp_path / "run", class_folder, network=tiny.encoder(image_size=16), diffusion=diffusion_run, iterations=1
+    )
+    with pytest.raises(ValueError, match="trained on images of 1 channels and 8 pixels, but this .* 16 pixels"):
+        train_classifier(larger)
+    colour = tiny.write_class_folder(tmp_path / "colour", mode="RGB", per_class=2)
+    with pytest.raises(ValueError, match="1 channels and 8 pixels, but this classifier would see 3 channels"):
+        train_classifier(tiny.classifier_config(tmp_path / "run", colour, diffusion=diffusion_run, iterations=1))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_classifier_is_no_diffusion_model(tmp_path, class_folder, judge_run):
+    with pytest.raises(ValueError, match='kind "classifier", but kind "diffusion" is needed here'):
+        train_classifier(tiny.classifier_config(tmp_path, class_folder, diffusion=judge_run, iterations=1))
+
+
+def test_heldout_pictures_of_an_unknown_class_are_refused_before_training(tmp_path, class_folder):
+    heldout = tiny.write_class_folder(tmp_path / "heldout", classes=("dark", "purple"), per_class=1)
+    config = tiny.classifier_config(tmp_path / "run", class_folder, heldout=heldout, iterations=1)
+    with pytest.raises(ValueError, match=r"'purple' for one, that are not among the 2 asked for \(dark, light\)"):
+        train_classifier(config)
+    assert not (tmp_path / "run").exists()
