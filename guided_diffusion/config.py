@@ -93,7 +93,7 @@ def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plai
             for line in differences(old.get(key, _ABSENT), new.get(key, _ABSENT), f"{where}.{key}" if where else key)
         ]
     # True == 1, but a seed of true is not a seed of 1.
-    same = type(stored) is type(wanted) and stored == wanted
+    same = type(cast(object, stored)) is type(cast(object, wanted)) and stored == wanted
     return [] if same else [f"{where}: {_shown(stored)} there, {_shown(wanted)} now"]
 
 

@@ -1,4 +1,4 @@
-"""A diffusion model as a whole: a network, the chain it was trained on, what it predicts, and the names of its classes."""
+"""A diffusion model as a whole: a network, the chain it was trained on, what it predicts, and its classes' names."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -164,6 +164,8 @@ def open_class_folder(
     class_names = _settled_class_names(config.path, directories, class_names)
     listed = [(name, f"{name}{os.sep}{file}") for name in directories for file in _class_images(config.path / name)]
     mode_of, skipped = _header_modes(config, [file for _, file in listed])
+    if skipped:
+        _logger.warning("%d unreadable files of %s are left out, the first %s", len(skipped), config.path, skipped[0])
     kept = [(name, file) for name, file in listed if file in mode_of]
     _refuse_lost_classes(directories, {name for name, _ in kept})
     label_of = {name: label for label, name in enumerate(class_names)}

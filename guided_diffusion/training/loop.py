@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -270,7 +270,11 @@ def _any_process(accelerator: Accelerator, requested: bool, iteration: int) -> b
     if iteration % 10:  # asking the others costs a synchronisation
         return False
     flag = torch.tensor(float(requested), device=accelerator.device)
-    return bool(accelerator.reduce(flag, reduction="sum") > 0)
+    return bool(_reduced(accelerator, flag, "sum") > 0)
+
+
+def _reduced(accelerator: Accelerator, values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:
+    return cast(Tensor, accelerator.reduce(values, reduction=reduction))  # declared to give mappings as well
 
 
 @contextmanager
@@ -327,7 +331,7 @@ class _Log:
             ValueError: a loss that is not finite.
         """
         names = sorted(self.sums)
-        means = self.accelerator.reduce(torch.stack([self.sums[name] for name in names]) / self.count, reduction="mean")
+        means = _reduced(self.accelerator, torch.stack([self.sums[name] for name in names]) / self.count, "mean")
         metrics = dict(zip(names, means.tolist(), strict=True))
         if not math.isfinite(metrics["loss"]):
             raise ValueError(f"the loss became {metrics['loss']} by iteration {iteration}; {_what_to_do(self.run_dir)}")

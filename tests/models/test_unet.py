@@ -5,6 +5,7 @@ import tiny
 import torch
 from torch import Tensor
 
+from guided_diffusion.models.blocks import ResidualBlock, SelfAttention
 from guided_diffusion.models.unet import EncoderConfig, UNet, UNetConfig
 
 BATCH = 2
@@ -52,6 +53,14 @@ def test_every_variant_is_zero_before_training_and_something_after(resample, mod
     y = torch.tensor([0, 2])
     assert not network(images(), T, y).any()
     assert float(tiny.awakened(network)(images(), T, y).std()) > 0
+
+
+def test_residual_branches_begin_as_the_identity():
+    x, e = torch.randn(2, 32, 8, 8), torch.randn(2, 128)
+    assert torch.equal(SelfAttention(32, heads=1)(x), x)
+    for modulation in ("scale_shift", "add"):
+        block = ResidualBlock(32, 32, embedding_channels=128, dropout=0.5, modulation=modulation)
+        assert torch.equal(block(x, e), x)
 
 
 def test_timestep_class_and_picture_all_matter():

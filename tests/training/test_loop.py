@@ -11,6 +11,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from guided_diffusion.checkpoint import checkpoints, latest
 from guided_diffusion.data.batches import Batch, EndlessBatches
@@ -149,19 +150,56 @@ def test_the_average_is_decay_times_itself_plus_the_rest_times_the_weights(tmp_p
         assert not torch.allclose(weights[name].double(), value, rtol=0, atol=1e-5)
 
 
-def test_two_micro_batches_train_as_one_batch_does(tmp_path, class_folder):
+def test_two_micro_batches_have_the_gradient_of_one_batch(tmp_path, class_folder):
+    gradients: list[Tensor] = []
+
+    def record(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        parameters = optimizer.param_groups[0]["params"]
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in parameters]))
+
     def without_dropout(network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
         return denoise(network.eval(), batch, noise)
 
-    for accumulation in (1, 2):
-        config = tiny.loop(iterations=4, batch_size=8, accumulation=accumulation, log_every_iterations=1)
-        train(tmp_path / str(accumulation), class_folder, config, objective=without_dropout)
-    one, two = (load_file(latest(tmp_path / str(n)) / "network.safetensors") for n in (1, 2))
-    for name in one:
-        # The gradient's float32 rounding, 1e-6 of it, is what Adam passes on in steps of 1e-3.
-        assert torch.allclose(one[name], two[name], rtol=0, atol=1e-6)
+    # Gradients, not weights: Adam divides whatever factor is wrong out of them again.
+    hook = register_optimizer_step_pre_hook(record)
+    try:
+        for accumulation in (1, 2):
+            config = tiny.loop(iterations=3, batch_size=8, accumulation=accumulation, log_every_iterations=1)
+            train(tmp_path / str(accumulation), class_folder, config, objective=without_dropout)
+    finally:
+        hook.remove()
+    for one, two in zip(gradients[:3], gradients[3:], strict=True):
+        assert torch.allclose(one, two, rtol=0, atol=1e-5 * float(one.abs().max()))  # float32, summed in another order
     losses = [[line["loss"] for line in metrics(tmp_path / str(n))] for n in (1, 2)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_gradients_longer_than_asked_are_scaled_down(tmp_path, class_folder):
+    norms: list[float] = []
+
+    def record(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        parameters = optimizer.param_groups[0]["params"]
+        norms.append(float(torch.cat([parameter.grad.flatten() for parameter in parameters]).norm()))
+
+    hook = register_optimizer_step_pre_hook(record)
+    try:
+        for limit in (None, 0.01):
+            train(tmp_path / str(limit), class_folder, tiny.loop(iterations=2, max_grad_norm=limit))
+    finally:
+        hook.remove()
+    assert min(norms[:2]) > 0.1
+    assert norms[2:] == pytest.approx([0.01, 0.01], rel=1e-3)  # clipping adds 1e-6 to the norm it divides by
+
+
+def test_weight_decay_shrinks_weights_by_the_learning_rate_times_itself_beside_the_gradient(tmp_path, class_folder):
+    torch.manual_seed(0)
+    initial = Convolutions().state_dict()
+    for decay in (0.0, 0.5):
+        config = tiny.loop(iterations=1, learning_rate=0.01, weight_decay=decay)
+        train(tmp_path / str(decay), class_folder, config)
+    plain, decayed = (load_file(latest(tmp_path / name) / "network.safetensors") for name in ("0.0", "0.5"))
+    for name, start in initial.items():
+        assert torch.allclose(decayed[name] - plain[name], -0.01 * 0.5 * start, rtol=0, atol=1e-7)  # float32 below 1
 
 
 def test_the_learning_rate_falls_linearly_to_zero_if_annealed(tmp_path, class_folder):
