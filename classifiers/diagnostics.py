@@ -25,6 +25,8 @@ class DiagnoseConfig:
     """Run directory or checkpoint of the classifier."""
     data: DataConfig
     """Class folder of images that it was not trained on."""
+    max_images: int = 5000
+    """Of a larger folder, this many are measured, evenly spaced."""
     levels: int = 11
     """Noise levels, evenly spread over its chain, both ends included."""
     seed: int = 0
@@ -52,8 +54,10 @@ def level_indices(chain: DiffusionChain | None, *, count: int) -> list[int]:
     return [0] if chain is None else torch.linspace(0, len(chain) - 1, count).round().long().tolist()
 
 
-def heldout_images(data: DataConfig, model: ClassifierModelConfig) -> tuple[Tensor, Tensor]:
-    """All images of a class folder (N, C, H, W) in [-1, 1] and their labels (N,) in the classifier's numbering.
+def heldout_images(data: DataConfig, model: ClassifierModelConfig, *, most: int) -> tuple[Tensor, Tensor]:
+    """Images of a class folder (N, C, H, W) in [-1, 1] and their labels (N,) in the classifier's numbering.
+
+    most: of a larger folder, that many are read, evenly spaced. They are kept in memory.
 
     Raises:
         ValueError: a class that the classifier does not know, or images of another channel count.
@@ -61,10 +65,11 @@ def heldout_images(data: DataConfig, model: ClassifierModelConfig) -> tuple[Tens
     folder = open_class_folder(data, image_size=model.network.image_size, class_names=model.class_names)
     if folder.channels != model.network.in_channels:
         raise ValueError(
-            f"{data.path} holds images of {folder.channels} channels, the classifier takes {model.network.in_channels}; "
-            f"--data.mode converts"
+            f"{data.path} holds images of {folder.channels} channels, the classifier takes "
+            f"{model.network.in_channels}; --data.mode converts"
         )
-    return torch.stack([folder[i][0] for i in range(len(folder))]), folder.labels
+    chosen = torch.linspace(0, len(folder) - 1, min(most, len(folder))).round().long()
+    return torch.stack([folder[i][0] for i in chosen.tolist()]), folder.labels[chosen]
 
 
 @torch.no_grad()
@@ -125,8 +130,9 @@ def diagnose(config: DiagnoseConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: as `load_classifier` and `heldout_images`.
     """
-    classifier = load_classifier(config.classifier)
-    images, labels = heldout_images(config.data, classifier.config)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    classifier = load_classifier(config.classifier, device=device)
+    images, labels = heldout_images(config.data, classifier.config, most=config.max_images)
     chain = None if classifier.config.chain is None else make_chain(classifier.config.chain)
     levels = accuracy_by_level(
         classifier.network, chain, images, labels, indices=level_indices(chain, count=config.levels), seed=config.seed

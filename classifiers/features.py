@@ -1,4 +1,4 @@
-"""A trained classifier of clean images as the feature extractor of an evaluation, where Inception has nothing to say."""
+"""A classifier of clean images as the feature extractor of an evaluation, where Inception has nothing to say."""
 
 from dataclasses import dataclass
 from pathlib import Path

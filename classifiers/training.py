@@ -17,9 +17,9 @@ from guided_diffusion.chain import DiffusionChain, q_sample
 from guided_diffusion.checkpoint import open_checkpoint
 from guided_diffusion.config import from_plain, to_plain
 from guided_diffusion.data.batches import Batch, EndlessBatches
-from guided_diffusion.data.folder import DataConfig, open_class_folder
+from guided_diffusion.data.folder import ClassFolder, DataConfig, open_class_folder
 from guided_diffusion.losses import uniform_indices
-from guided_diffusion.model import DiffusionConfig
+from guided_diffusion.model import DiffusionConfig, class_difference
 from guided_diffusion.models.unet import EncoderConfig
 from guided_diffusion.noise import SeededNoise
 from guided_diffusion.schedules import ChainConfig, make_chain
@@ -42,6 +42,8 @@ class TrainClassifierConfig:
     """The diffusion run to be guided, whose chain gives the noise levels; null: clean images only, for a judge."""
     heldout: Path | None = None
     """Class folder of images not trained on; accuracy on it is logged as training goes."""
+    heldout_images: int = 2000
+    """Of a larger held-out folder, this many are measured, evenly spaced."""
     pooling: Pooling = "attention"
     """attention (ADM) fixes the image size; adaptive takes any."""
     resume: Literal["auto"] | None = None
@@ -86,14 +88,14 @@ def train_classifier(config: TrainClassifierConfig) -> None:
             in_channels=folder.channels,
             pooling=config.pooling,
         ),
-        chain=None if config.diffusion is None else chain_of(config.diffusion, model_for=(folder.channels, size)),
+        chain=None if config.diffusion is None else chain_of(config.diffusion, folder),
         class_names=folder.class_names,
     )
     chain = None if model.chain is None else make_chain(model.chain)
     observe = None
     if config.heldout is not None:
         heldout_config = replace(config.data, path=config.heldout)
-        images, labels = heldout_images(heldout_config, model)
+        images, labels = heldout_images(heldout_config, model, most=config.heldout_images)
         observe = partial(_measure, chain=chain, images=images, labels=labels)
     torch.manual_seed(seed)
     fit(
@@ -108,22 +110,24 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     )
 
 
-def chain_of(diffusion: Path, *, model_for: tuple[int, int]) -> ChainConfig:
-    """The chain of a diffusion run, so that classifier and diffusion model cannot disagree about noise.
-
-    model_for: (channels, image size) of the classifier's data.
+def chain_of(diffusion: Path, folder: ClassFolder) -> ChainConfig:
+    """The chain of a diffusion run, so that a classifier trained on `folder` cannot disagree with it about noise.
 
     Raises:
-        ValueError: a diffusion model of other images.
+        ValueError: a diffusion model of other images or other classes, which the classifier could not guide.
     """
     checkpoint = open_checkpoint(diffusion, "diffusion")
     model = from_plain(DiffusionConfig, checkpoint.model, source=str(checkpoint.path / "config.json"))
     found = (model.network.in_channels, model.network.image_size)
-    if found != model_for:
+    ours = (folder.channels, folder.image_size)
+    if found != ours:
         raise ValueError(
-            f"{checkpoint.path} was trained on images of {found[0]} channels and {found[1]} pixels, but this classifier "
-            f"would see {model_for[0]} channels and {model_for[1]} pixels; it could not guide it"
+            f"{checkpoint.path} was trained on images of {found[0]} channels and {found[1]} pixels, but this "
+            f"classifier would see {ours[0]} channels and {ours[1]} pixels; it could not guide it"
         )
+    other = class_difference(model.class_names, folder.class_names)
+    if other is not None:
+        raise ValueError(f"a classifier trained on {folder.config.path} could not guide {checkpoint.path}: {other}")
     return model.chain
 
 

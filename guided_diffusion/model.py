@@ -1,5 +1,6 @@
 """A diffusion model as a whole: a network, the chain it was trained on, what it predicts, and its classes' names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,3 +80,18 @@ def load_diffusion(path: Path, *, weights: str | None = None, device: torch.devi
     load_weights(network, checkpoint, weights)
     network.eval().requires_grad_(False).to(device)
     return DiffusionModel(config, network, checkpoint, weights or checkpoint.default_weights())
+
+
+def class_difference(model: Sequence[str], classifier: Sequence[str]) -> str | None:
+    """How a classifier's classes differ from those of a diffusion model's data, or None where it can guide the model.
+
+    A model without class names, such as an imported unconditional one, takes any classifier's.
+    """
+    if not model:
+        return None
+    for label, (ours, theirs) in enumerate(zip(model, classifier, strict=False)):
+        if ours != theirs:
+            return f'label {label} is "{theirs}" to the classifier, but "{ours}" to the diffusion model'
+    if len(model) != len(classifier):
+        return f"the classifier knows {len(classifier)} classes, the diffusion model's data had {len(model)}"
+    return None

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from .checkpoint import Checkpoint, file_sha256, latest, open_checkpoint, save_checkpoint
+from .data.listing import class_directories
 from .openai import Converted, load_openai, revert
 from .openai_config import Kind
 from .openai_flags import parse_command_line
@@ -29,6 +30,9 @@ class ImportConfig:
     flags: str | None = None
     """Published command-line flags that it goes with, "--image_size 64 --num_channels 192 ..", missing ones at their
     published defaults; null: it is a released file, recognised by its keys and shapes."""
+    classes: Path | None = None
+    """Class folder whose directories, sorted by name, are the model's classes, such as ImageNet's train folder: then it
+    goes with classifiers trained there. null: ImageNet's names in words for 1,000 classes, else the labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +65,26 @@ def import_openai(config: ImportConfig) -> Path:
         raise ValueError(f"{config.out} holds {latest(config.out)} already; give --out a new run directory")
     flags = None if config.flags is None else parse_command_line(config.flags)
     converted = load_openai(config.file, flags)
+    model = dict(converted.config)
+    if config.classes is not None:
+        model["class_names"] = _directories(config.classes, num_classes=model["network"]["num_classes"])
     path = save_checkpoint(
         config.out,
         kind=_CHECKPOINT_KIND[converted.kind],
         iteration=0,
-        model=converted.config,
+        model=model,
         run={"imported": config.file.name, "sha256": file_sha256(config.file), "flags": config.flags},
         weights={_WEIGHTS[converted.kind]: converted.weights},
     )
     print(f"{config.file} is a {_CHECKPOINT_KIND[converted.kind]} model; written to {path}")
     return path
+
+
+def _directories(folder: Path, *, num_classes: int | None) -> list[str]:
+    names = class_directories(folder)
+    if num_classes is not None and len(names) != num_classes:
+        raise ValueError(f"{folder} holds {len(names)} class folders, but the model knows {num_classes} classes")
+    return names
 
 
 def export_openai(config: ExportConfig) -> Path:

@@ -18,6 +18,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "data.on_error",
         "data.path",
         "levels",
+        "max_images",
         "out",
         "seed",
     ),
@@ -41,6 +42,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "weights",
     ),
     "import_openai": (
+        "classes",
         "file",
         "flags",
         "out",
@@ -79,6 +81,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "data.path",
         "diffusion",
         "heldout",
+        "heldout_images",
         "network",
         "network.attention_sizes",
         "network.base_channels",

@@ -1,5 +1,6 @@
 """Published .pt files: which they are, what is refused, and the way to a checkpoint and back."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,23 @@ def test_first_word_of_a_command_line_may_be_the_file():
     assert with_file_named("file", ["a.pt", "--out", "b"]) == ["--file", "a.pt", "--out", "b"]
     assert with_file_named("file", ["--out", "b", "--file", "a.pt"]) == ["--out", "b", "--file", "a.pt"]
     assert with_file_named("file", []) == []
+
+
+def test_class_names_can_be_taken_from_a_class_folder(tmp_path):
+    flags, weights = stored("unet_u01")
+    folder = tmp_path / "train"
+    for name in "jihgfedcba":
+        (folder / f"n{name}").mkdir(parents=True)
+    config = ImportConfig(
+        file=_saved(weights, tmp_path / "published.pt"),
+        out=tmp_path / "run",
+        flags=as_command_line(flags),
+        classes=folder,
+    )
+    assert load_diffusion(import_openai(config)).config.class_names == tuple(f"n{name}" for name in "abcdefghij")
+    (folder / "nk").mkdir()
+    with pytest.raises(ValueError, match="holds 11 class folders, but the model knows 10 classes"):
+        import_openai(replace(config, out=tmp_path / "other"))
 
 
 def _saved(weights: dict[str, Tensor], file: Path) -> Path:

@@ -22,9 +22,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from guided_diffusion.data.decoding import CHANNELS, DamagedImageError, center_crop, random_crop, read_image, read_mode
+from guided_diffusion.data.listing import class_directories, class_images
 from guided_diffusion.images import from_uint8
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 _GREY_MODES = ("1", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # Headers are read at about 16,000 files a second in one thread (6,000 in four threads); a shorter wait needs no bar.
 _FILES_WORTH_A_BAR = 20_000
@@ -160,9 +160,9 @@ def open_class_folder(
     """
     if image_size < 1:
         raise ValueError(f"image_size is a number of pixels, at least 1, not {image_size}")
-    directories = _class_directories(config.path)
+    directories = class_directories(config.path)
     class_names = _settled_class_names(config.path, directories, class_names)
-    listed = [(name, f"{name}{os.sep}{file}") for name in directories for file in _class_images(config.path / name)]
+    listed = [(name, f"{name}{os.sep}{file}") for name in directories for file in class_images(config.path / name)]
     mode_of, skipped = _header_modes(config, [file for _, file in listed])
     if skipped:
         _logger.warning("%d unreadable files of %s are left out, the first %s", len(skipped), config.path, skipped[0])
@@ -181,31 +181,6 @@ def open_class_folder(
     )
 
 
-def _class_directories(root: Path) -> list[str]:
-    if not root.exists():
-        raise FileNotFoundError(f"there is no {root}; data.path is a folder that holds one folder of images per class")
-    if not root.is_dir():
-        raise ValueError(
-            f"{root} is a file; data.path is a folder that holds one folder of images per class (unpack it)"
-        )
-    entries = sorted(root.iterdir())
-    directories = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    loose = [entry.name for entry in entries if _is_image_name(entry.name) and not entry.is_dir()]
-    if loose and not directories:
-        raise ValueError(
-            f"{root} holds images ('{loose[0]}' and {len(loose) - 1} more) but no class folders; put them into one "
-            f"folder per class, or all into one, {root / 'all' / loose[0]}, if there are no classes"
-        )
-    if loose:
-        raise ValueError(
-            f"{root} holds images beside its class folders ('{loose[0]}' and {len(loose) - 1} more), which belong to "
-            f"no class; move them into class folders or elsewhere"
-        )
-    if not directories:
-        raise ValueError(f"no images in {root}: it holds no class folders; expected {root / '<class>' / '*.jpg'}")
-    return directories
-
-
 def _settled_class_names(root: Path, directories: list[str], imposed: Sequence[str] | None) -> tuple[str, ...]:
     if imposed is None:
         return tuple(directories)
@@ -219,31 +194,6 @@ def _settled_class_names(root: Path, directories: list[str], imposed: Sequence[s
             f"for ({known}); rename or remove these folders, or give data of the same classes"
         )
     return tuple(imposed)
-
-
-def _is_image_name(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
-def _listed_images(directory: Path) -> Iterator[str]:
-    """Image files below `directory`, relative to it: entries sorted by name, subdirectories expanded in place."""
-    with os.scandir(directory) as scanned:
-        entries = sorted(scanned, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir() and not entry.name.startswith("."):
-            yield from (f"{entry.name}{os.sep}{file}" for file in _listed_images(directory / entry.name))
-        elif _is_image_name(entry.name) and not entry.is_dir():
-            yield entry.name
-
-
-def _class_images(directory: Path) -> list[str]:
-    images = list(_listed_images(directory))
-    if not images:
-        raise ValueError(
-            f"the class folder '{directory.name}' in {directory.parent} holds no images ({', '.join(EXTENSIONS)}); "
-            f"fill it or remove it"
-        )
-    return images
 
 
 def _header_modes(config: DataConfig, files: list[str]) -> tuple[dict[str, str], tuple[Path, ...]]:

@@ -141,15 +141,23 @@ def open_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Claim `directory` for the samples that `manifest` describes: write it if there is none, otherwise compare.
 
     `manifest` must be JSON (tuples count as lists) and hold at least `num_samples` and `shard_size`; `class_names`,
-    when there are classes, is what evaluation matches labels by. Raises ValueError naming every field that differs from
-    the stored manifest.
+    when there are classes, is what evaluation matches labels by. Raises ValueError as `check_manifest`.
+    """
+    check_manifest(directory, manifest)
+    if not (directory / MANIFEST_NAME).exists():
+        write_json(directory / MANIFEST_NAME, _as_json(manifest))
+
+
+def check_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a directory that belongs to other samples. Writes nothing.
+
+    Raises ValueError naming every field that differs from the stored manifest, or for one that is no manifest.
     """
     for field in ("num_samples", "shard_size"):
         if not isinstance(manifest.get(field), int):
             raise ValueError(f"a manifest needs an integer {field}, got {manifest.get(field)!r}")
-    wanted = json.loads(json.dumps(manifest, allow_nan=False))
+    wanted = _as_json(manifest)
     if not (directory / MANIFEST_NAME).exists():
-        write_json(directory / MANIFEST_NAME, wanted)
         return
     differing = differences(read_manifest(directory), wanted)
     if differing:
@@ -158,6 +166,10 @@ def open_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
             f"{directory} already holds samples made with other settings:\n{listing}\n"
             f"give another --out, or the same settings to continue there"
         )
+
+
+def _as_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(manifest, allow_nan=False))
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def _stages(config: DemoConfig) -> list[tuple[str, list[Job]]]:
     )  # fmt: skip
     return [
         ("writing the digits", [Job("digits", (("scripts/make_digits.py", "--out", digits),))]),
-        ("training the diffusion model and the judge", [Job("diffusion", (train_diffusion,)), Job("judge", (train_judge,))]),
+        ("training the diffusion model", [Job("diffusion", (train_diffusion,)), Job("judge", (train_judge,))]),
         ("training the classifier", [Job("classifier", (train_classifier, diagnose)), Job("floor", (floor,))]),
         ("sampling and evaluating", [_sampling_job(config, name, scale, extractor) for name, scale in _grid(config)]),
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from guided_diffusion.data.decoding import CHANNELS, center_crop, read_image, read_mode
-from guided_diffusion.data.folder import EXTENSIONS
+from guided_diffusion.data.listing import EXTENSIONS
 from guided_diffusion.data.shards import DAMAGED_FILE_ERRORS, NO_LABEL, iterate_shards, read_manifest
 from guided_diffusion.evaluation.npz import npy_header, npy_rows, npz_members
 

@@ -15,10 +15,10 @@ from ..chain import DiffusionChain
 from ..checkpoint import file_sha256
 from ..config import to_plain
 from ..data.pictures import write_png
-from ..data.shards import Shard, iterate_shards, missing_shards, open_manifest, write_shard
+from ..data.shards import Shard, check_manifest, iterate_shards, missing_shards, open_manifest, write_shard
 from ..guidance import LogProb, ScoreTerm, classifier_score, within
 from ..images import grid, to_uint8
-from ..model import DiffusionModel, load_diffusion
+from ..model import DiffusionModel, class_difference, load_diffusion
 from ..noise import SeededNoise
 from ..sampling import Sampler, SamplerConfig, make_sampler
 from ..schedules import ChainConfig, make_chain
@@ -108,16 +108,16 @@ def generate(config: SampleConfig, model: DiffusionModel, guide: Guide | None) -
     if accelerator.device.type == "cpu":
         torch.set_num_threads(config.cpu_threads)  # kernels sum in another order on another number of threads
     check_guide(model, guide, config.guidance)
-    plan = Plan(
-        num_samples=config.num_samples, shard_size=config.shard_size, labels=_labels(config, model, guided=bool(guide))
-    )
+    plan = Plan(num_samples=config.num_samples, shard_size=config.shard_size, labels=_labels(config, model, guide))
     sampler_config = SamplerConfig(name=config.sampler, steps=config.steps, eta=config.eta)
     sampler = make_sampler(sampler_config)
     chain = make_chain(model.config.chain)
     chain = chain.shortened(sampler_config.timesteps(len(chain)))
+    manifest = _manifest(config, model, guide, plan, sampler_config)
+    check_manifest(config.out, manifest)  # every process, so that none waits for one that refused
     if accelerator.is_main_process:
         config.out.mkdir(parents=True, exist_ok=True)
-        open_manifest(config.out, _manifest(config, model, guide, plan, sampler_config))
+        open_manifest(config.out, manifest)
     accelerator.wait_for_everyone()
 
     missing = missing_shards(config.out, num_samples=plan.num_samples, shard_size=plan.shard_size)
@@ -188,19 +188,19 @@ def check_guide(model: DiffusionModel, guide: Guide | None, guidance: GuidanceCo
             f"{guide.name} takes images (channels, height, width) {guide.image_shape}, but {name} makes "
             f"{model.image_shape}"
         )
-    for label, (ours, theirs) in enumerate(zip(model.config.class_names, guide.class_names, strict=False)):
-        if ours != theirs:
-            raise ValueError(f'label {label} is "{theirs}" to {guide.name}, but "{ours}" to {name}')
-    if len(guide.class_names) != len(model.config.class_names):
-        raise ValueError(
-            f"{guide.name} knows {len(guide.class_names)} classes, but {name} was trained on data of "
-            f"{len(model.config.class_names)}"
-        )
+    difference = class_difference(model.config.class_names, guide.class_names)
+    if difference is not None:
+        raise ValueError(f"{guide.name} cannot guide {name}: {difference}")
 
 
-def _labels(config: SampleConfig, model: DiffusionModel, *, guided: bool) -> tuple[int, ...] | None:
-    if guided or model.is_conditional:
-        return parse_labels(str(config.labels), model.config.class_names)
+def _class_names(model: DiffusionModel, guide: Guide | None) -> tuple[str, ...]:
+    """The diffusion model's, or the classifier's where that has none."""
+    return model.config.class_names or (() if guide is None else guide.class_names)
+
+
+def _labels(config: SampleConfig, model: DiffusionModel, guide: Guide | None) -> tuple[int, ...] | None:
+    if guide is not None or model.is_conditional:
+        return parse_labels(str(config.labels), _class_names(model, guide))
     if config.labels != "all":
         raise ValueError(
             f"labels {config.labels} were asked for, but {model.checkpoint.path} is not told the class and there is no "
@@ -221,7 +221,7 @@ def _manifest(
     return {
         "num_samples": plan.num_samples,
         "shard_size": plan.shard_size,
-        "class_names": model.config.class_names,
+        "class_names": _class_names(model, guide),
         "labels": plan.labels,
         "seed": config.seed,
         "sampler": to_plain(sampler),

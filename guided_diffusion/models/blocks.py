@@ -65,7 +65,7 @@ def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class Downsample(nn.Module):
-    """Half the size: 2x2 means, or a convolution of stride 2. Called like a residual block, it ignores the embedding."""
+    """Half the size: 2x2 means, or a convolution of stride 2. It ignores the embedding."""
 
     def __init__(self, channels: int, *, with_conv: bool) -> None:
         super().__init__()

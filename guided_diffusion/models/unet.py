@@ -150,7 +150,7 @@ class EncoderLevel(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """The blocks at one size, each with a skip of the encoder, then the change to twice the size (None at the finest)."""
+    """The blocks at one size, each with a skip of the encoder, then the change to twice it (None at the finest)."""
 
     def __init__(self, blocks: list[Block], resample: nn.Module | None) -> None:
         super().__init__()

@@ -4,28 +4,29 @@ Everything random in iteration n is a function of (seed, n) and of the samples' 
 run, or one on another number of processes, continues as if never stopped without any generator's state being kept.
 """
 
+import logging
 import math
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, Protocol, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..checkpoint import Checkpoint, latest, load_weights, open_checkpoint, prune, save_checkpoint
 from ..config import differences
 from ..data.batches import Batch, EndlessBatches
 from ..noise import SeededNoise, sample_seed
 from .ema import EMA
+from .log import TrainingLog, remedy
 from .resume import read_resume, write_resume
+from .stopping import stop_requests
 from .tracking import Tracker, WandbMode
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,23 @@ def fit(
     if start is not None:
         read_resume(start, optimizer=optimizer.optimizer, scaler=accelerator.scaler, ema=ema)
 
-    log = _Log(accelerator, config, run_dir, start_iteration=iteration, identity=identity)
+    tracker = None
+    if accelerator.is_main_process:
+        tracker = Tracker(
+            run_dir,
+            start_iteration=iteration,
+            wandb_mode=config.wandb,
+            wandb_project=config.wandb_project,
+            run=identity.run,
+        )
+    log = TrainingLog(
+        run_dir,
+        total_iterations=config.total_iterations,
+        start_iteration=iteration,
+        batch_size=config.batch_size,
+        tracker=tracker,
+        mean_over_processes=lambda values: _reduced(accelerator, values, "mean"),
+    )
 
     def save() -> None:
         _refuse_broken_weights(network, iteration, run_dir)
@@ -182,7 +199,7 @@ def fit(
             prune(run_dir, keep=config.keep_checkpoints)
         accelerator.wait_for_everyone()
 
-    with _stop_requests() as stop_requested:
+    with log, stop_requests() as stop_requested:
         network.train()
         while iteration < config.total_iterations:
             # Dropout alone uses the global generator; reseeding it makes iteration n the same after a resume.
@@ -197,7 +214,7 @@ def fit(
                 with _gradients_synced(accelerator, model, synced=micro == config.accumulation - 1):
                     losses = objective(model, batch.to(accelerator.device), noise)
                     accelerator.backward(losses.total / config.accumulation)
-                log.add(losses)
+                log.add({"loss": losses.total, **losses.logged})
             if config.max_grad_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             optimizer.step()
@@ -205,6 +222,7 @@ def fit(
             ema.update()
             iteration += 1
 
+            log.advance()
             is_last = iteration == config.total_iterations
             if is_last or iteration % config.log_every_iterations == 0:
                 log.write(iteration)
@@ -218,17 +236,13 @@ def fit(
                 save()
             if stopping:
                 break
-    log.close(finished=iteration >= config.total_iterations, iteration=iteration)
+        log.end(iteration, start_iteration=0 if start is None else start.iteration)
 
 
 def _refuse_broken_weights(network: nn.Module, iteration: int, run_dir: Path) -> None:
     """Checkpoints come between the lines of the log, and one of broken weights would push the sound ones out."""
     if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
-        raise ValueError(f"the weights are not finite at iteration {iteration}; {_what_to_do(run_dir)}")
-
-
-def _what_to_do(run_dir: Path) -> str:
-    return f"the checkpoints in {run_dir} are from before: resume with a lower learning rate, max_grad_norm, or float32"
+        raise ValueError(f"the weights are not finite at iteration {iteration}; {remedy(run_dir)}")
 
 
 def _precision(config: LoopConfig) -> str:
@@ -250,6 +264,9 @@ def _starting_checkpoint(run_dir: Path, identity: Identity, resume: bool) -> Che
             f"cannot resume {found}: its model differs from the one asked for in {'; '.join(changed)}. "
             f"Give the same settings, or choose another --out"
         )
+    otherwise = differences(checkpoint.run, identity.run)
+    if otherwise:
+        _logger.warning("resuming %s with other settings: %s", found, "; ".join(otherwise))
     return checkpoint
 
 
@@ -267,7 +284,7 @@ def _any_process(accelerator: Accelerator, requested: bool, iteration: int) -> b
     """Whether any process was asked to stop, so that all stop at the same iteration."""
     if accelerator.num_processes == 1:
         return requested
-    if iteration % 10:  # asking the others costs a synchronisation
+    if accelerator.device.type != "cpu" and iteration % 10:  # asking the others makes the host wait for the device
         return False
     flag = torch.tensor(float(requested), device=accelerator.device)
     return bool(_reduced(accelerator, flag, "sum") > 0)
@@ -275,83 +292,3 @@ def _any_process(accelerator: Accelerator, requested: bool, iteration: int) -> b
 
 def _reduced(accelerator: Accelerator, values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:
     return cast(Tensor, accelerator.reduce(values, reduction=reduction))  # declared to give mappings as well
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM and the first SIGINT into a request that is answered between two iterations."""
-    requested = False
-
-    def request(number: int, frame: FrameType | None) -> None:
-        nonlocal requested
-        requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C means it
-
-    previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: requested
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-class _Log:
-    """Running means of what objectives report, the progress bar and the tracker; written by the main process alone."""
-
-    def __init__(
-        self, accelerator: Accelerator, config: LoopConfig, run_dir: Path, *, start_iteration: int, identity: Identity
-    ) -> None:
-        self.accelerator, self.config, self.run_dir = accelerator, config, run_dir
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-        self.since, self.since_iteration = time.perf_counter(), start_iteration
-        is_main = accelerator.is_main_process
-        self.bar = tqdm(
-            total=config.total_iterations, initial=start_iteration, unit="it", desc=run_dir.name, disable=not is_main
-        )
-        self.tracker = None
-        if is_main:
-            self.tracker = Tracker(
-                run_dir,
-                start_iteration=start_iteration,
-                wandb_mode=config.wandb,
-                wandb_project=config.wandb_project,
-                run=identity.run,
-            )
-
-    def add(self, losses: Losses) -> None:
-        for name, value in {"loss": losses.total, **losses.logged}.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach()
-        self.count += 1
-
-    def write(self, iteration: int) -> None:
-        """Means since the last line, over all processes.
-
-        Raises:
-            ValueError: a loss that is not finite.
-        """
-        names = sorted(self.sums)
-        means = _reduced(self.accelerator, torch.stack([self.sums[name] for name in names]) / self.count, "mean")
-        metrics = dict(zip(names, means.tolist(), strict=True))
-        if not math.isfinite(metrics["loss"]):
-            raise ValueError(f"the loss became {metrics['loss']} by iteration {iteration}; {_what_to_do(self.run_dir)}")
-        elapsed = time.perf_counter() - self.since
-        metrics["images_per_second"] = (iteration - self.since_iteration) * self.config.batch_size / elapsed
-        self.bar.update(iteration - self.bar.n)
-        self.bar.set_postfix(loss=f"{metrics['loss']:.4f}", images_per_s=f"{metrics['images_per_second']:.0f}")
-        if self.tracker is not None:
-            self.tracker.log(iteration, metrics)
-        self.sums, self.count = {}, 0
-        self.since, self.since_iteration = time.perf_counter(), iteration
-
-    def write_observed(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        if metrics and self.tracker is not None:
-            self.tracker.log(iteration, metrics)
-            self.bar.write(f"iteration {iteration}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
-
-    def close(self, *, finished: bool, iteration: int) -> None:
-        if not finished:
-            self.bar.write(f"stopped at iteration {iteration}, saved; continue with --resume auto")
-        self.bar.close()
-        if self.tracker is not None:
-            self.tracker.close()

@@ -68,15 +68,24 @@ def test_levels_are_spread_over_the_whole_chain():
 
 def test_heldout_pictures_have_the_classifiers_numbering(tmp_path, judge_run):
     only_light = tiny.write_class_folder(tmp_path, classes=("light",), per_class=3)
-    images, labels = heldout_images(tiny.data(only_light), load_classifier(judge_run).config)
+    images, labels = heldout_images(tiny.data(only_light), load_classifier(judge_run).config, most=10)
     assert images.shape == (3, 1, 8, 8)
     assert labels.tolist() == [1, 1, 1]
+
+
+def test_of_a_large_heldout_folder_evenly_spaced_pictures_are_measured(class_folder, judge_run):
+    config = load_classifier(judge_run).config
+    everything, _ = heldout_images(tiny.data(class_folder), config, most=1000)
+    some, labels = heldout_images(tiny.data(class_folder), config, most=5)
+    assert len(everything) == 20
+    assert torch.equal(some, everything[[0, 5, 10, 14, 19]])
+    assert labels.tolist() == [0, 0, 1, 1, 1]
 
 
 def test_heldout_pictures_of_other_channels_are_refused(tmp_path, judge_run):
     colour = tiny.write_class_folder(tmp_path, mode="RGB", per_class=1)
     with pytest.raises(ValueError, match=r"holds images of 3 channels, the classifier takes 1; --data.mode converts"):
-        heldout_images(tiny.data(colour), load_classifier(judge_run).config)
+        heldout_images(tiny.data(colour), load_classifier(judge_run).config, most=10)
 
 
 def test_a_diagnosis_is_printed_and_written(tmp_path, class_folder, classifier_run, capsys):

@@ -1,3 +1,8 @@
+"""Class folders: crops to the last bit, order and labels, and every kind of bad folder by its message.
+
+Over 300 lines because the ways in which a folder can be wrong are many, and each is a test.
+"""
+
 import json
 import logging
 import random
@@ -9,7 +14,8 @@ import torch
 from PIL import Image
 
 from guided_diffusion.data.decoding import center_crop, random_crop, read_image
-from guided_diffusion.data.folder import DataConfig, _listed_images, open_class_folder
+from guided_diffusion.data.folder import DataConfig, open_class_folder
+from guided_diffusion.data.listing import listed_images
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 golden = np.load(GOLDEN / "data.npz")
@@ -109,7 +115,7 @@ def test_listing_has_the_published_order(tmp_path):
     for name in sidecar["listing"]["created"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = [name for name in _listed_images(tmp_path) if not name.endswith(".webp")]  # the published list has no webp
+    found = [name for name in listed_images(tmp_path) if not name.endswith(".webp")]  # the published list has no webp
     assert found == sidecar["listing"]["found_in_order"]
 
 

@@ -1,4 +1,7 @@
-"""Sampling runs: the same samples however they are made, refusals, and what guidance does to them."""
+"""Sampling runs: the same samples however they are made, refusals, and what guidance does to them.
+
+Over 300 lines because every promise of one function is held here, on the same tiny runs.
+"""
 
 import json
 from dataclasses import replace
@@ -266,8 +269,8 @@ MISMATCHES = {
     r"takes images \(channels, height, width\) \(3, 8, 8\), but .* makes \(1, 8, 8\)": {"image_shape": (3, 8, 8)},
     r"\(1, 16, 16\), but .* makes \(1, 8, 8\)": {"image_shape": (1, 16, 16)},
     'label 1 is "bright" to .*, but "light" to': {"class_names": ("dark", "bright")},
-    "knows 3 classes, but .* was trained on data of 2": {"class_names": ("dark", "light", "lighter")},
-    "knows 1 classes, but .* was trained on data of 2": {"class_names": ("dark",)},
+    "knows 3 classes, the diffusion model's data had 2": {"class_names": ("dark", "light", "lighter")},
+    "knows 1 classes, the diffusion model's data had 2": {"class_names": ("dark",)},
 }
 
 

@@ -1,4 +1,7 @@
-"""The training loop, with a network of two convolutions and an objective that knows nothing of diffusion."""
+"""The training loop, with a network of two convolutions and an objective that knows nothing of diffusion.
+
+Over 300 lines because every promise of one function is held here, with the same network and objective.
+"""
 
 import json
 import os
