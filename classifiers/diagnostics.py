@@ -13,6 +13,7 @@ from classifiers.checkpoint import ClassifierModelConfig, load_classifier
 from guided_diffusion.chain import DiffusionChain, q_sample
 from guided_diffusion.data.folder import DataConfig, open_class_folder
 from guided_diffusion.data.shards import write_json
+from guided_diffusion.device import default_device
 from guided_diffusion.noise import SeededNoise
 from guided_diffusion.schedules import make_chain
 
@@ -33,6 +34,11 @@ class DiagnoseConfig:
     """Of the noise."""
     out: Path | None = None
     """JSON file to write; null: diagnosis.json in the classifier's checkpoint's run directory."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_images", "levels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def diagnose(config: DiagnoseConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: as `load_classifier` and `heldout_images`.
     """
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    device = default_device()
     classifier = load_classifier(config.classifier, device=device)
     images, labels = heldout_images(config.data, classifier.config, most=config.max_images)
     chain = None if classifier.config.chain is None else make_chain(classifier.config.chain)

@@ -6,7 +6,7 @@ import torch
 
 from classifiers.checkpoint import load_classifier
 from guided_diffusion.checkpoint import file_sha256
-from guided_diffusion.generation.run import Guide
+from guided_diffusion.generation.guide import Guide
 
 
 def load_guide(path: Path | None, *, device: torch.device | str) -> Guide | None:

@@ -23,7 +23,8 @@ from guided_diffusion.model import DiffusionConfig, class_difference
 from guided_diffusion.models.unet import EncoderConfig
 from guided_diffusion.noise import SeededNoise
 from guided_diffusion.schedules import ChainConfig, make_chain
-from guided_diffusion.training.loop import Identity, LoopConfig, Losses, fit
+from guided_diffusion.training.loop import Identity, Losses, fit
+from guided_diffusion.training.loop_config import LoopConfig
 
 
 @dataclass(frozen=True, kw_only=True)

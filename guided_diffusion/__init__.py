@@ -2,7 +2,7 @@
 
 from .chain import DiffusionChain, Step
 from .guidance import between, classifier_score, extrapolated, summed, tilted, within
-from .model import load_diffusion
+from .model import load_diffusion, load_upsampler
 from .models.unet import UNet, UNetConfig
 from .noise import SeededNoise
 from .prediction import Estimate, NetworkDenoiser
@@ -25,6 +25,7 @@ __all__ = [
     "ddpm",
     "extrapolated",
     "load_diffusion",
+    "load_upsampler",
     "make_chain",
     "summed",
     "tilted",

@@ -78,11 +78,12 @@ class DiffusionChain:
                 *(float(column) for column in self._link(torch.tensor(k))),
             )
         k = k.to(self.t.device)
+        columns = torch.stack([self.t[k], *self._link(k)])
+        # From pinned memory, since any other copy makes the host wait for the GPU.
+        columns = columns.pin_memory() if like.is_cuda else columns
+        t, *link = columns.to(like.device, non_blocking=True)
         broadcastable = (-1, *(1,) * (like.ndim - 1))
-        return Step(
-            self.t[k].to(like.device, t_dtype),
-            *(column.to(like.device).reshape(broadcastable) for column in self._link(k)),
-        )
+        return Step(t.to(t_dtype), *(column.reshape(broadcastable) for column in link))
 
     def _link(self, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         alpha_bar, alpha_bar_prev = self.alpha_bar[k], self._alpha_bar_prev(k)

@@ -126,7 +126,7 @@ def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
     """
     directory = path if (path / "config.json").is_file() else latest(path)
     if directory is None:
-        found = "an empty run directory" if path.is_dir() else "no such directory"
+        found = "it holds no checkpoint-*" if path.is_dir() else "no such directory"
         raise FileNotFoundError(f"no checkpoint at {path} ({found}); give a run directory or a checkpoint in one")
     try:
         record = json.loads((directory / "config.json").read_text())

@@ -33,6 +33,9 @@ def run_script(config_class: type[C], run: Callable[[C], object], argv: Sequence
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from what is saved", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:

@@ -66,7 +66,7 @@ def tilted(denoiser: Denoiser, term: ScoreTerm) -> Denoiser:
 
 def extrapolated(main: Denoiser, reference: Denoiser, weight: float) -> Denoiser:
     """D_ref + weight * (D_main - D_ref): classifier-free guidance (2207.12598) with an unconditional reference,
-    autoguidance (2406.02507) with a weaker one. weight 1 is `main`; the variance is main's."""
+    autoguidance (2406.02507) with a weaker one. weight 1 has the x_0 of `main`; the variance is main's."""
 
     def guided(x_t: Tensor, step: Step) -> Estimate:
         estimate, x0_ref = main(x_t, step), reference(x_t, step).x0

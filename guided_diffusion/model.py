@@ -1,18 +1,26 @@
-"""A diffusion model as a whole: a network, the chain it was trained on, what it predicts, and its classes' names."""
+"""A diffusion model as a whole: a network, the chain it was trained on, what it predicts, and its classes' names.
 
-from collections.abc import Sequence
+An upsampler is one whose network sees a low-resolution image as well.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, load_weights, open_checkpoint
 from .config import from_plain
 from .models.unet import UNet, UNetConfig
-from .prediction import NetworkDenoiser, Prediction, Variance, has_learned_variance
-from .schedules import ChainConfig
+from .models.upsampler import Upsampler, UpsamplerConfig
+from .prediction import Network, NetworkDenoiser, Prediction, Variance, has_learned_variance
+from .schedules import ChainConfig, make_chain
+
+C = TypeVar("C", bound="DiffusionConfig")
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +45,39 @@ class DiffusionConfig:
                 f"network.out_channels is {self.network.out_channels}; images of {self.network.in_channels} channels "
                 f'with variance "{self.variance}" need {wanted}'
             )
+        if self.prediction == "eps" and float(make_chain(self.chain).alpha_bar[-1]) == 0:
+            raise ValueError(
+                f"a {self.chain.schedule} chain of {self.chain.num_steps} steps ends without any signal, where eps "
+                f'says nothing of x_0; take more steps, or prediction "x0" or "v"'
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images it was trained on."""
+        return self.network.in_channels, self.network.image_size, self.network.image_size
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the network is told the class."""
+        return self.network.num_classes is not None
+
+    def denoiser(self, network: Callable[..., Tensor], y: Tensor | None, *, clip: float | None) -> NetworkDenoiser:
+        """`network` as this config says to read it, with labels y (B,) bound where it is conditional."""
+        told: Network = partial(network, y=y) if self.is_conditional else network
+        return NetworkDenoiser(told, self.prediction, self.variance, clip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsamplerModelConfig(DiffusionConfig):
+    """What an upsampler is, apart from its weights: the "model" of its checkpoint's config.json."""
+
+    network: UpsamplerConfig
+    """The U-Net, and the size of what it enlarges."""
+
+    @property
+    def low_res_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the images that it enlarges."""
+        return self.network.in_channels, self.network.low_res_size, self.network.low_res_size
 
 
 @dataclass(frozen=True)
@@ -52,18 +93,31 @@ class DiffusionModel:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images it was trained on."""
-        network = self.config.network
-        return network.in_channels, network.image_size, network.image_size
+        return self.config.image_shape
 
     @property
     def is_conditional(self) -> bool:
         """Whether the network is told the class."""
-        return self.config.network.num_classes is not None
+        return self.config.is_conditional
 
     def denoiser(self, y: Tensor | None, *, clip: float | None = 1.0) -> NetworkDenoiser:
         """The network as a Denoiser, with labels y (B,) bound where it is conditional; otherwise y is not used."""
-        network = partial(self.network, y=y) if self.is_conditional else self.network
-        return NetworkDenoiser(network, self.config.prediction, self.config.variance, clip)
+        return self.config.denoiser(self.network, y, clip=clip)
+
+
+@dataclass(frozen=True)
+class UpsamplerModel:
+    """An upsampler ready for use: in evaluation mode, its parameters frozen."""
+
+    config: UpsamplerModelConfig
+    network: Upsampler
+    checkpoint: Checkpoint
+    weights: str
+    """Which of the checkpoint's weights these are: "network", "ema_0.9999", .."""
+
+    def denoiser(self, y: Tensor | None, *, low_res: Tensor, clip: float | None = 1.0) -> NetworkDenoiser:
+        """The network as a Denoiser of enlargements of low_res (B, C, h, w) in [-1, 1], with labels y where told."""
+        return self.config.denoiser(partial(self.network, low_res=low_res), y, clip=clip)
 
 
 def load_diffusion(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> DiffusionModel:
@@ -73,25 +127,53 @@ def load_diffusion(path: Path, *, weights: str | None = None, device: torch.devi
         FileNotFoundError: no checkpoint there.
         ValueError: a checkpoint of another kind, or weights that it has not or that do not fit.
     """
-    checkpoint = open_checkpoint(path, "diffusion")
-    config = from_plain(DiffusionConfig, checkpoint.model, source=str(checkpoint.path / "config.json"))
+    return DiffusionModel(*_loaded(path, "diffusion", DiffusionConfig, UNet, weights=weights, device=device))
+
+
+def load_upsampler(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> UpsamplerModel:
+    """The upsampler of a checkpoint or run directory, with the named weights or the slowest average.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_diffusion`.
+    """
+    loaded = _loaded(path, "upsampler", UpsamplerModelConfig, Upsampler, weights=weights, device=device)
+    return UpsamplerModel(*loaded)
+
+
+def _loaded(
+    path: Path,
+    kind: str,
+    config_class: type[C],
+    network_class: Callable[[Any], N],  # each takes the network config of its own config class
+    *,
+    weights: str | None,
+    device: torch.device | str,
+) -> tuple[C, N, Checkpoint, str]:
+    checkpoint = open_checkpoint(path, kind)
+    config = from_plain(config_class, checkpoint.model, source=str(checkpoint.path / "config.json"))
     with torch.device("meta"):
-        network = UNet(config.network)
+        network = network_class(config.network)
     load_weights(network, checkpoint, weights)
     network.eval().requires_grad_(False).to(device)
-    return DiffusionModel(config, network, checkpoint, weights or checkpoint.default_weights())
+    return config, network, checkpoint, weights or checkpoint.default_weights()
 
 
-def class_difference(model: Sequence[str], classifier: Sequence[str]) -> str | None:
-    """How a classifier's classes differ from those of a diffusion model's data, or None where it can guide the model.
+def class_difference(
+    model: Sequence[str],
+    other: Sequence[str],
+    *,
+    model_called: str = "the diffusion model",
+    other_called: str = "the classifier",
+) -> str | None:
+    """How the classes of a classifier, or of whatever else, differ from those of a model's data; None if they do not.
 
-    A model without class names, such as an imported unconditional one, takes any classifier's.
+    A model without class names, such as an imported unconditional one, takes any other's.
     """
     if not model:
         return None
-    for label, (ours, theirs) in enumerate(zip(model, classifier, strict=False)):
+    for label, (ours, theirs) in enumerate(zip(model, other, strict=False)):
         if ours != theirs:
-            return f'label {label} is "{theirs}" to the classifier, but "{ours}" to the diffusion model'
-    if len(model) != len(classifier):
-        return f"the classifier knows {len(classifier)} classes, the diffusion model's data had {len(model)}"
+            return f'label {label} is "{theirs}" to {other_called}, but "{ours}" to {model_called}'
+    if len(model) != len(other):
+        return f"{other_called} knows {len(other)} classes, {model_called}'s data had {len(model)}"
     return None

@@ -40,7 +40,10 @@ class SeededNoise:
         if like.shape[0] != len(self.generators):
             raise ValueError(f"noise was seeded for {len(self.generators)} samples, but the batch has {like.shape[0]}")
         draws = [torch.randn(like.shape[1:], generator=generator) for generator in self.generators]
-        return torch.stack(draws).to(like.device, like.dtype)
+        noise = torch.stack(draws)
+        # From pinned memory, since any other copy makes the host wait for the GPU.
+        noise = noise.pin_memory() if like.is_cuda else noise
+        return noise.to(like.device, like.dtype, non_blocking=True)
 
     def uniform(self) -> Tensor:
         """(B,) float64 in [0, 1), one from each sample's generator."""

@@ -2,13 +2,16 @@
 
 from classifiers.guide import load_guide
 from guided_diffusion.config import run_script
+from guided_diffusion.generation.cascade import generate_upsampled
 from guided_diffusion.generation.run import SampleConfig, generate, load_for_sampling
 
 
 def main(config: SampleConfig) -> None:
     model = load_for_sampling(config)
     device = next(model.network.parameters()).device
-    generate(config, model, load_guide(config.classifier, device=device))
+    guide = load_guide(config.classifier, device=device)
+    make = generate if config.upsampler is None else generate_upsampled
+    make(config, model, guide)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ LAYERS = {
 }
 """Each layer and those it may import; drivers do not import one another."""
 
-STORAGE = ("config", "checkpoint", "openai", "data", "model")
+STORAGE = ("config", "checkpoint", "openai", "data", "device", "model")
 
 PLACES = {
     "accelerate": ("training/loop.py", "generation/run.py", "evaluation/run.py"),

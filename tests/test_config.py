@@ -16,6 +16,7 @@ from classifiers.training import TrainClassifierConfig
 from guided_diffusion.config import differences, from_plain, parse, run_script, to_plain
 from guided_diffusion.generation.run import GuidanceConfig, SampleConfig
 from guided_diffusion.training.diffusion import TrainDiffusionConfig
+from guided_diffusion.training.upsampler import TrainUpsamplerConfig
 
 SCRIPTS = sorted((tiny.REPOSITORY / "scripts").glob("*.py"))
 CONFIG_FILES = sorted((tiny.REPOSITORY / "configs").rglob("*.yaml"))
@@ -23,6 +24,7 @@ CONFIG_CLASSES: dict[str, type] = {
     "diffusion": TrainDiffusionConfig,
     "classifier": TrainClassifierConfig,
     "judge": TrainClassifierConfig,
+    "upsampler": TrainUpsamplerConfig,
     "sample": SampleConfig,
     "evaluate": EvaluateConfig,
 }
@@ -136,6 +138,7 @@ CONFIGS = [
     OuterConfig(inner=InnerConfig(width=1, sizes=())),
     OuterConfig(inner=InnerConfig(width=1), path=Path("/a b/c"), kind="b", maybe=1e-7),
     tiny.diffusion_config(Path("out"), Path("in"), iterations=3, ema_decays=(0.9, 0.9999)),
+    tiny.upsampler_config(Path("out"), Path("in"), iterations=3),
     tiny.classifier_config(Path("out"), Path("in"), iterations=3, diffusion=Path("run")),
     SampleConfig(diffusion=Path("run"), out=Path("out"), guidance=GuidanceConfig(scale=2.0, sigma_min=0.5)),
 ]

@@ -21,8 +21,10 @@ from guided_diffusion.openai import Converted, convert, fingerprint, revert
 from guided_diffusion.openai_flags import WITHOUT_EFFECT, Flags, parse_command_line, read_flags
 from guided_diffusion.openai_presets import PRESETS
 from guided_diffusion.training.diffusion import TrainDiffusionConfig
+from guided_diffusion.training.upsampler import TrainUpsamplerConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+RECIPES = {"diffusion": TrainDiffusionConfig, "upsampler": TrainUpsamplerConfig, "classifier": TrainClassifierConfig}
 SHIPPED = [
     *(
         (f"imagenet{size}", f"{size}x{size}_{part}")
@@ -30,6 +32,8 @@ SHIPPED = [
         for part in ("diffusion", "classifier")
     ),
     ("imagenet256/unconditional", "256x256_diffusion_uncond"),
+    ("imagenet256", "64_256_upsampler"),
+    ("imagenet512", "128_512_upsampler"),
     *((f"lsun256/{name}", f"lsun_{name}") for name in ("bedroom", "cat", "horse")),
 ]
 """Directories of configs/ and the released files that they are the recipes of."""
@@ -92,8 +96,7 @@ def test_released_file_has_the_published_hyperparameters(architecture: str):
 @pytest.mark.parametrize(("directory", "name"), SHIPPED)
 def test_shipped_recipe_trains_the_network_of_the_released_file(directory: str, name: str):
     part = PRESETS[name].kind.replace("unet", "diffusion")
-    config_class = {"diffusion": TrainDiffusionConfig, "classifier": TrainClassifierConfig}[part]
-    recipe = parse(config_class, [f"--config={CONFIGS / directory / part}.yaml"])
+    recipe = parse(RECIPES[part], [f"--config={CONFIGS / directory / part}.yaml"])
     architecture = next(key for key, value in RELEASED.items() if value == name)
     released = convert(PRESETS[name].flags, released_weights(architecture)).config
     network = to_plain(recipe.network)
@@ -104,6 +107,7 @@ def test_shipped_recipe_trains_the_network_of_the_released_file(directory: str, 
         assert recipe.class_conditional == (released["network"]["num_classes"] is not None)
     else:
         assert recipe.pooling == released["network"]["pooling"]
+    assert getattr(recipe, "low_res_size", None) == released["network"].get("low_res_size")
 
 
 def test_classifiers_know_the_noise_of_the_diffusion_models_they_guide():

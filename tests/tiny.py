@@ -16,7 +16,8 @@ from guided_diffusion.data.folder import DataConfig
 from guided_diffusion.models.unet import EncoderConfig
 from guided_diffusion.schedules import ChainConfig
 from guided_diffusion.training.diffusion import TrainDiffusionConfig
-from guided_diffusion.training.loop import LoopConfig
+from guided_diffusion.training.loop_config import LoopConfig
+from guided_diffusion.training.upsampler import TrainUpsamplerConfig
 
 REPOSITORY = Path(__file__).parents[1]
 CHAIN = ChainConfig(schedule="cosine", num_steps=50)
@@ -79,6 +80,11 @@ def diffusion_config(
         class_conditional=class_conditional,
         resume=resume,
     )
+
+
+def upsampler_config(out: Path, folder: Path, *, low_res_size: int = 4, **options: Any) -> TrainUpsamplerConfig:
+    """Training a tiny upsampler from 4 to 8 pixels; the options are those of `diffusion_config`."""
+    return TrainUpsamplerConfig(**vars(diffusion_config(out, folder, **options)), low_res_size=low_res_size)
 
 
 def classifier_config(

@@ -111,13 +111,35 @@ def write_shard(directory: Path, n: int, shard: Shard) -> Path:
 
 def read_shard(path: Path) -> Shard:
     """The shard stored at `path`, checked. Raises FileNotFoundError, and ValueError naming a damaged file."""
+    with _arrays(path) as arrays:
+        return Shard(images=arrays["images"], labels=arrays["labels"], ids=arrays["ids"])
+
+
+@contextmanager
+def _arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no shard at {path}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Shard(images=arrays["images"], labels=arrays["labels"], ids=arrays["ids"])
+            yield arrays
     except DAMAGED_FILE_ERRORS as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run the sampling command again") from error
+
+
+def read_labels(directory: Path) -> np.ndarray:
+    """The labels of all samples (N,) int64 in the order of their ids, -1 for none; images are not read.
+
+    Raises ValueError if shards are missing or damaged, or do not make up the number of samples.
+    """
+    labels: list[np.ndarray] = []
+    for path in complete_shards(directory):
+        with _arrays(path) as arrays:
+            labels.append(arrays["labels"])
+    joined = np.concatenate(labels)
+    num_samples = read_manifest(directory)["num_samples"]
+    if len(joined) != num_samples:
+        raise ValueError(f"{directory} holds {len(joined)} labels of {num_samples} samples; make them again")
+    return joined
 
 
 def num_shards(*, num_samples: int, shard_size: int) -> int:

@@ -7,24 +7,35 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+NUM_SCANS = 1797
+
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsConfig:
     """Write scikit-learn's handwritten digits as class folders train/<digit> and test/<digit>."""
 
     out: Path
-    """Folder to write; left alone where it is complete already."""
+    """Folder to write; left alone where it is there already."""
     test_every: int = 5
     """Every n-th scan of each class is held out."""
+
+    def __post_init__(self) -> None:
+        if self.test_every < 2:
+            raise ValueError(f"test_every is at least 2, or nothing is left to train on; got {self.test_every}")
 
 
 def write_digits(config: DigitsConfig) -> None:
     """Write grey PNG files train/<digit>/NNNN.png and test/<digit>/NNNN.png, all or nothing.
 
     Raises:
-        ValueError: scikit-learn is not installed.
+        ValueError: scikit-learn is not installed, or `out` is there and is something else.
     """
-    if config.out.is_dir():
+    if config.out.exists():
+        found = len(list(config.out.glob("*/*/*.png")))
+        if found != NUM_SCANS:
+            raise ValueError(
+                f"{config.out} is there, but holds {found} of {NUM_SCANS} scans; remove it or move it away"
+            )
         return
     pixels, labels = _scans()
     partial = config.out.with_name(f".partial-{config.out.name}")

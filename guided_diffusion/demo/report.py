@@ -10,10 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 COLUMNS = {
@@ -108,7 +104,8 @@ def _html_table(settings: Sequence[Setting], floor: Mapping[str, float]) -> str:
 
 def _curves(settings: Sequence[Setting], floor: Mapping[str, float]) -> Figure:
     scales = sorted({setting.scale for setting in settings})
-    figure, axes = plt.subplots(1, len(CURVES), figsize=(4 * len(CURVES), 3.4), layout="constrained")
+    figure = Figure(figsize=(4 * len(CURVES), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(CURVES))
     for axis, name in zip(axes, CURVES, strict=True):
         for sampler in dict.fromkeys(setting.sampler for setting in settings):
             points = [(scales.index(s.scale), s.metrics[name]) for s in settings if s.sampler == sampler]
@@ -123,7 +120,8 @@ def _curves(settings: Sequence[Setting], floor: Mapping[str, float]) -> Figure:
 
 
 def _level_curve(levels: Mapping[str, Any]) -> Figure:
-    figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axis = figure.subplots()
     points = [(level["t"], level["accuracy"]) for level in levels["levels"]]
     axis.plot(*zip(*points, strict=True), marker="o", label="held-out accuracy")
     axis.axhline(levels["chance"], color="grey", linestyle=":", label="chance")
@@ -159,7 +157,6 @@ def _section(title: str, body: str) -> str:
 def _image(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
     return f"<img src='{_data_url(buffer.getvalue())}'>"
 
 

@@ -10,9 +10,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
+from typing import IO
 
 from tqdm import tqdm
 
+from ..checkpoint import latest
 from .report import Setting, write_demo_report
 
 Command = tuple[str, ...]
@@ -41,14 +44,18 @@ class Job:
 
     name: str
     commands: tuple[Command, ...]
+    trains: Path | None = None
+    """Run directory of the training among them."""
 
 
 def run_demo(config: DemoConfig) -> None:
     """Everything from the scans to report.html; prints the table and where the report is.
 
     Raises:
-        ValueError: a command failed; the message has the end of its output.
+        ValueError: a command failed, and the message has the end of its output; or the current directory is another.
     """
+    if not Path("scripts/demo.py").is_file():
+        raise ValueError("the demonstration runs scripts/ and configs/ by their names; start it where they are")
     started = time.perf_counter()
     for title, jobs in _stages(config):
         _run_stage(title, jobs, logs=config.out / "logs")
@@ -84,12 +91,17 @@ def _stages(config: DemoConfig) -> list[tuple[str, list[Job]]]:
         "scripts/evaluate.py", "--generated", f"{digits}/test", "--real", f"{digits}/train", *extractor,
         "--out", str(out / "floor.json"),
     )  # fmt: skip
+    trainings = [
+        Job("diffusion", (train_diffusion,), trains=Path(diffusion)),
+        Job("judge", (train_judge,), trains=Path(judge)),
+    ]
+    guide = Job("classifier", (train_classifier, diagnose), trains=Path(classifier))
     return [
         ("writing the digits", [Job("digits", (("scripts/make_digits.py", "--out", digits),))]),
-        ("training the diffusion model", [Job("diffusion", (train_diffusion,)), Job("judge", (train_judge,))]),
-        ("training the classifier", [Job("classifier", (train_classifier, diagnose)), Job("floor", (floor,))]),
+        ("training the diffusion model", trainings),
+        ("training the classifier", [guide, Job("floor", (floor,))]),
         ("sampling and evaluating", [_sampling_job(config, name, scale, extractor) for name, scale in _grid(config)]),
-    ]  # fmt: skip
+    ]
 
 
 def _sampling_job(config: DemoConfig, sampler: str, scale: float, extractor: Sequence[str]) -> Job:
@@ -126,28 +138,57 @@ def _results(config: DemoConfig) -> Iterator[Setting]:
 def _run_stage(title: str, jobs: list[Job], *, logs: Path) -> None:
     """Run jobs side by side, one a core and at most two, each single-threaded: small networks gain little from more."""
     logs.mkdir(parents=True, exist_ok=True)
+    failed = Event()
     with (
         ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(jobs), desc=title, unit="job", leave=True) as bar,
+        tqdm(total=len(jobs), desc=title, unit="job") as bar,
     ):
-        pending = [pool.submit(_run_job, job, logs / f"{job.name}.log") for job in jobs]
+        pending = [pool.submit(_run_job, job, logs / f"{job.name}.log", failed) for job in jobs]
         try:
             for done in as_completed(pending):
                 done.result()
                 bar.update()
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            failed.set()
+            pool.shutdown(cancel_futures=True)
             raise
 
 
-def _run_job(job: Job, log: Path) -> None:
+def _run_job(job: Job, log: Path, failed: Event) -> None:
+    """Run a job's commands, one after the other until one fails, here or in a job beside it."""
     with log.open("w") as output:
         for command in job.commands:
-            words = [sys.executable, *command]
             output.write(f"$ python {shlex.join(command)}\n")
             output.flush()
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            status = subprocess.run(words, stdout=output, stderr=subprocess.STDOUT, env=environment).returncode
+            status = _status(command, output, failed)
+            if failed.is_set():
+                return
             if status:
                 end = "\n".join(log.read_text().replace("\r", "\n").splitlines()[-15:])
                 raise ValueError(f"a command of the demonstration failed with status {status}; {log} ends:\n{end}")
+    if job.trains is not None:
+        _refuse_unfinished(job.trains)
+
+
+def _status(command: Command, output: IO[str], failed: Event) -> int:
+    """Exit status of a command that is ended early if a job beside it fails."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    words = [sys.executable, *command]
+    with subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
+        while process.poll() is None:
+            if failed.wait(timeout=0.2):
+                process.terminate()
+                return process.wait()
+        return process.returncode
+
+
+def _refuse_unfinished(run: Path) -> None:
+    """A training that was asked to stop saves and ends well, but nothing should be made with its network.
+
+    Raises:
+        ValueError: fewer iterations than its budget.
+    """
+    record = json.loads(((latest(run) or run) / "config.json").read_text())
+    done, budget = record["iteration"], record["run"]["training"]["iterations"]
+    if done < budget:
+        raise ValueError(f"{run} was stopped at iteration {done} of {budget}; the same command continues")

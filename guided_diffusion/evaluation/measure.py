@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from guided_diffusion.data.sources import ImageSource, batches, num_batches
 from guided_diffusion.evaluation.features import FeatureExtractor, Features
-from guided_diffusion.evaluation.inputs import ImageSource, batches, num_batches
 from guided_diffusion.evaluation.statistics import Gaussian, GaussianAccumulator, RowAccumulator
 
 

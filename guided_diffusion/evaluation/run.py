@@ -12,9 +12,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from guided_diffusion.checkpoint import file_sha256
+from guided_diffusion.data.sources import ImageSource, open_images
+from guided_diffusion.device import has_accelerator
 from guided_diffusion.evaluation.compare import Target, class_accuracy, coverage, distances, scores, together
 from guided_diffusion.evaluation.features import FeatureExtractor, slug
-from guided_diffusion.evaluation.inputs import ImageSource, open_images
 from guided_diffusion.evaluation.measure import Measured, Share, measure
 from guided_diffusion.evaluation.report import Report, display_names, write_report
 from guided_diffusion.evaluation.statistics import Gaussian, Reference, read_reference
@@ -24,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How two sets of images are compared. The published protocol is what the defaults give."""
+    """How two sets of images are compared. The defaults are the published protocol, if the real side holds 10,000."""
 
     batch_size: int = 64
     """Images that go through the extractor at once, per process."""
@@ -150,7 +151,7 @@ def _check_reference(path: Path, reference: Reference, extractor: FeatureExtract
 def _processes() -> PartialState:
     # Without an accelerator, accelerate must be told so: else it starts the process group of torchrun and then takes
     # each process for the only one, and the group's sums would count every image once per process.
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = PartialState(cpu=not has_accelerator())
     world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     if world_size != state.num_processes:
         raise ValueError(

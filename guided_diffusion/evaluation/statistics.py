@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from guided_diffusion.data.npz import npz_members
 from guided_diffusion.data.shards import DAMAGED_FILE_ERRORS, replaced_on_success
-from guided_diffusion.evaluation.npz import npz_members
 
 
 @dataclass(frozen=True)

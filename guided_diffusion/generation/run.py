@@ -1,6 +1,7 @@
 """Sampling runs: from checkpoints and a plan to shards on disk, on one process or many, resumable."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,44 +16,30 @@ from ..chain import DiffusionChain
 from ..checkpoint import file_sha256
 from ..config import to_plain
 from ..data.pictures import write_png
-from ..data.shards import Shard, check_manifest, iterate_shards, missing_shards, open_manifest, write_shard
-from ..guidance import LogProb, ScoreTerm, classifier_score, within
-from ..images import grid, to_uint8
-from ..model import DiffusionModel, class_difference, load_diffusion
+from ..data.shards import Shard, check_manifest, missing_shards, open_manifest, write_shard
+from ..device import has_accelerator
+from ..guidance import ScoreTerm
+from ..images import to_uint8
+from ..model import DiffusionModel, UpsamplerModel, load_diffusion
 from ..noise import SeededNoise
 from ..sampling import Sampler, SamplerConfig, make_sampler
 from ..schedules import ChainConfig, make_chain
+from .class_grid import class_grid
+from .guide import GuidanceConfig, Guide, check_guide, guidance_record, guidance_term
 from .plan import Plan, parse_labels
 
+LARGEST_TILT = 1000.0
+"""A linear schedule's last level has 158, a cosine schedule's 20,000 (T = 1000)."""
 
-@dataclass(frozen=True, kw_only=True)
-class GuidanceConfig:
-    """How a classifier guides."""
-
-    scale: float | None = None
-    """s in s * grad log p(y | x_t); null: 1 with a classifier. Tuned values lie between 0.5 and 10 (ADM table 14)."""
-    sigma_min: float = 0.0
-    """Guide only above this noise level, sqrt(1 / alpha_bar - 1); below it the classifier is not called."""
-    sigma_max: float = float("inf")
-    """Guide only up to this noise level."""
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig:
-    """Sample from a diffusion model, guided by a classifier if one is named."""
+class RunConfig:
+    """What every sampling run is told: how to sample, and where the samples go."""
 
-    diffusion: Path
-    """Run directory or checkpoint of the diffusion model."""
     out: Path
     """Directory for shards, manifest and grid; a run that was interrupted continues there."""
-    classifier: Path | None = None
-    """Run directory or checkpoint of a classifier trained on that model's noise."""
-    guidance: GuidanceConfig = GuidanceConfig()
-    """Strength and interval of the guidance."""
-    num_samples: int = 64
-    """Images to make."""
-    labels: int | str = "all"
-    """Classes asked for, in turn: all, a label or name, or several such as 0,1,2."""
     sampler: Literal["ddim", "ddpm"] = SamplerConfig.name
     """ddim, or the ancestral ddpm, which is guided by the paper's mean shift."""
     steps: int | str = SamplerConfig.steps
@@ -62,7 +49,7 @@ class SampleConfig:
     clip: float | None = 1.0
     """Estimates of x_0 are clamped to [-clip, clip]; null leaves them."""
     weights: str | None = None
-    """Weights of the diffusion checkpoint, such as ema_0.9999 or network; null: its slowest average."""
+    """Weights of the checkpoint sampled from, such as ema_0.9999 or network; null: its slowest average."""
     seed: int = 0
     """Of the noise of every sample, together with the sample's id."""
     batch_size: int = 64
@@ -74,46 +61,107 @@ class SampleConfig:
     """Images in each file; what an interruption can cost at most, for each process."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        for name in ("batch_size", "cpu_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip is a bound above 0, or null; got {self.clip}")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is the share of ancestral noise, between 0 and 1; got {self.eta}")
 
 
-@dataclass(frozen=True)
-class Guide:
-    """A classifier as a sampling run sees it: a function, and what must agree with the diffusion model."""
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(RunConfig):
+    """Sample from a diffusion model, guided by a classifier if one is named."""
 
-    log_prob: LogProb
-    chain: ChainConfig | None
-    """The chain whose noise it was trained on; None: clean images only."""
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    """(C, H, W) of the images it was trained on."""
-    name: str
-    """For messages and the manifest, such as "classifier/checkpoint-0300000"."""
-    sha256: str
-    """Of its weights."""
+    diffusion: Path
+    """Run directory or checkpoint of the diffusion model."""
+    classifier: Path | None = None
+    """Run directory or checkpoint of a classifier trained on that model's noise."""
+    guidance: GuidanceConfig = GuidanceConfig()
+    """Strength and interval of the guidance."""
+    num_samples: int = 64
+    """Images to make."""
+    labels: int | str = "all"
+    """Classes asked for, in turn: all, a label or name, or several such as 0,1,2."""
+    upsampler: Path | None = None
+    """Run directory or checkpoint of an upsampler that enlarges the samples, by the same sampler and steps: they go to
+    OUT/base, and enlarged to OUT. With settings of its own: scripts/upsample.py."""
 
 
 def generate(config: SampleConfig, model: DiffusionModel, guide: Guide | None) -> None:
     """Make whatever samples are still missing from `config.out`, then a grid of the first of them.
 
-    Sample i's noise and label follow from its id, so its pixels are the same for any number of processes and after
-    any interruption. Raises:
+    Sample i's noise and label follow from its id, so on a CPU its pixels are the same for any number of processes and
+    after any interruption; a GPU's kernels may add up in another order each time. `config.upsampler` is left to
+    `cascade.generate_upsampled`.
+
+    Raises:
         ValueError: model and guide that do not fit together, unknown labels or steps, or a directory that holds
             samples made with other settings; nothing is written then.
+    """
+    device = this_device()
+    check_guide(model, guide, config.guidance)
+    plan = sample_plan(config, model, guide)
+    sampler, chain = sampler_and_chain(config, model.config.chain)
+    if guide is not None and config.sampler != "ddpm":
+        _warn_of_noise_without_signal(chain)
+
+    def batches_of(ids: range) -> Iterator[Tensor]:
+        for part in cut(ids, config.batch_size):
+            y = torch.tensor([plan.label(i) for i in part], device=device)
+            term = None if guide is None else guidance_term(guide.log_prob, y, config.guidance)
+            noise = SeededNoise(config.seed, part)
+            yield to_uint8(sample(model, sampler, chain, noise, y=y, guidance=term, clip=config.clip))
+
+    make_shards(config, plan, sample_manifest(config, model, guide, plan), batches_of)
+
+
+def _warn_of_noise_without_signal(chain: DiffusionChain) -> None:
+    """Tilting adds (1 - alpha_bar) / sqrt(alpha_bar) times the classifier's gradient, errors and all, to x_0."""
+    alpha_bar = float(chain.alpha_bar[-1])
+    factor = float("inf") if alpha_bar == 0 else (1 - alpha_bar) * alpha_bar**-0.5
+    if factor > LARGEST_TILT:
+        _logger.warning(
+            "the noisiest timestep kept has signal power %.2g, where guidance moves x_0 by %.2g times the classifier's "
+            "gradient; take fewer steps, which leaves that timestep out, or the ddpm sampler",
+            alpha_bar,
+            factor,
+        )
+
+
+def sampler_and_chain(config: RunConfig, chain: ChainConfig) -> tuple[Sampler, DiffusionChain]:
+    """The sampler that a run asks for, and the links of a model's chain that it takes.
+
+    Raises:
+        ValueError: timesteps that the chain has not, or an eta for a sampler that has none.
+    """
+    sampler, whole = sampler_config(config), make_chain(chain)
+    return make_sampler(sampler), whole.shortened(sampler.timesteps(len(whole)))
+
+
+def sampler_config(config: RunConfig) -> SamplerConfig:
+    """The sampler and its timesteps, as a component of their own.
+
+    Raises:
+        ValueError: an eta for a sampler that has none.
+    """
+    return SamplerConfig(name=config.sampler, steps=config.steps, eta=config.eta)
+
+
+def make_shards(
+    config: RunConfig, plan: Plan, manifest: Mapping[str, Any], batches_of: Callable[[range], Iterator[Tensor]]
+) -> None:
+    """Make the shards of `plan` that `config.out` lacks, shared by the processes, then a grid of the first samples.
+
+    manifest: all that pixels depend on. batches_of: of consecutive ids, uint8 images (b, C, H, W), batch by batch.
+
+    Raises:
+        ValueError: a directory that holds samples made with other settings; nothing is written then.
     """
     accelerator = _accelerator()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(config.cpu_threads)  # kernels sum in another order on another number of threads
-    check_guide(model, guide, config.guidance)
-    plan = Plan(num_samples=config.num_samples, shard_size=config.shard_size, labels=_labels(config, model, guide))
-    sampler_config = SamplerConfig(name=config.sampler, steps=config.steps, eta=config.eta)
-    sampler = make_sampler(sampler_config)
-    chain = make_chain(model.config.chain)
-    chain = chain.shortened(sampler_config.timesteps(len(chain)))
-    manifest = _manifest(config, model, guide, plan, sampler_config)
     check_manifest(config.out, manifest)  # every process, so that none waits for one that refused
     if accelerator.is_main_process:
         config.out.mkdir(parents=True, exist_ok=True)
@@ -131,17 +179,13 @@ def generate(config: SampleConfig, model: DiffusionModel, guide: Guide | None) -
     ) as bar:
         for n in mine:
             images: list[Tensor] = []
-            for ids in _batches(plan.ids(n), config.batch_size):
-                y = torch.tensor([plan.label(i) for i in ids], device=accelerator.device)
-                term = None if guide is None else guidance_term(guide.log_prob, y, config.guidance)
-                noise = SeededNoise(config.seed, ids)
-                x0 = sample(model, sampler, chain, noise, y=y, guidance=term, clip=config.clip)
-                images.append(to_uint8(x0).cpu())
-                bar.update(len(ids))
+            for batch in batches_of(plan.ids(n)):
+                images.append(batch.cpu())
+                bar.update(len(batch))
             write_shard(config.out, n, _shard(torch.cat(images), plan, plan.ids(n)))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_png(config.out / "grid.png", _grid(config.out, plan))
+        write_png(config.out / "grid.png", class_grid(config.out, plan))
 
 
 def sample(
@@ -157,40 +201,6 @@ def sample(
     """Images x_0 (B, C, H, W), nominally in [-1, 1], for labels y (B,), from noise for as many samples."""
     x_T = noise(torch.empty(len(y), *model.image_shape, device=y.device))
     return sampler(model.denoiser(y, clip=clip), chain, x_T, noise, guidance=guidance)
-
-
-def guidance_term(log_prob: LogProb, y: Tensor, config: GuidanceConfig) -> ScoreTerm:
-    """The classifier's score as the config limits it."""
-    term = classifier_score(log_prob, y, 1.0 if config.scale is None else config.scale)
-    is_limited = config.sigma_min > 0 or config.sigma_max < float("inf")
-    return within(term, config.sigma_min, config.sigma_max) if is_limited else term
-
-
-def check_guide(model: DiffusionModel, guide: Guide | None, guidance: GuidanceConfig) -> None:
-    """Refuse a classifier that cannot guide this model.
-
-    Raises:
-        ValueError: other classes, images or noise, naming the difference; or a scale with nobody to guide.
-    """
-    if guide is None:
-        if guidance.scale is not None:
-            raise ValueError(f"guidance.scale {guidance.scale:g} was given without a classifier; add --classifier RUN")
-        return
-    name = model.checkpoint.path
-    if guide.chain is None:
-        raise ValueError(
-            f"{guide.name} was trained on clean images only and cannot guide; train one with --diffusion {name.parent}"
-        )
-    if guide.chain != model.config.chain:
-        raise ValueError(f"{guide.name} was trained on the noise of {guide.chain}, but {name} has {model.config.chain}")
-    if guide.image_shape != model.image_shape:
-        raise ValueError(
-            f"{guide.name} takes images (channels, height, width) {guide.image_shape}, but {name} makes "
-            f"{model.image_shape}"
-        )
-    difference = class_difference(model.config.class_names, guide.class_names)
-    if difference is not None:
-        raise ValueError(f"{guide.name} cannot guide {name}: {difference}")
 
 
 def _class_names(model: DiffusionModel, guide: Guide | None) -> tuple[str, ...]:
@@ -209,34 +219,44 @@ def _labels(config: SampleConfig, model: DiffusionModel, guide: Guide | None) ->
     return None
 
 
-def _manifest(
-    config: SampleConfig, model: DiffusionModel, guide: Guide | None, plan: Plan, sampler: SamplerConfig
-) -> dict[str, Any]:
+def sample_plan(config: SampleConfig, model: DiffusionModel, guide: Guide | None) -> Plan:
+    """Which samples a run makes.
+
+    Raises:
+        ValueError: a class that is not there, labels without anyone to be told, or no samples.
+    """
+    labels = _labels(config, model, guide)
+    return Plan(num_samples=config.num_samples, shard_size=config.shard_size, labels=labels)
+
+
+def sample_manifest(config: SampleConfig, model: DiffusionModel, guide: Guide | None, plan: Plan) -> dict[str, Any]:
     """All that the samples' pixels depend on, but for floating-point kernels."""
-    guidance = {"scale": 1.0 if config.guidance.scale is None else config.guidance.scale}
-    if config.guidance.sigma_min > 0:
-        guidance["sigma_min"] = config.guidance.sigma_min
-    if config.guidance.sigma_max < float("inf"):  # JSON knows no infinity
-        guidance["sigma_max"] = config.guidance.sigma_max
     return {
         "num_samples": plan.num_samples,
         "shard_size": plan.shard_size,
         "class_names": _class_names(model, guide),
         "labels": plan.labels,
         "seed": config.seed,
-        "sampler": to_plain(sampler),
+        "sampler": to_plain(sampler_config(config)),
         "clip": config.clip,
-        "diffusion": {
-            "name": f"{model.checkpoint.path.parent.name}/{model.checkpoint.path.name}",
-            "weights": model.weights,
-            "sha256": file_sha256(model.checkpoint.weights_file(model.weights)),
-        },
+        "diffusion": weights_record(model),
         "classifier": None if guide is None else {"name": guide.name, "sha256": guide.sha256},
-        "guidance": None if guide is None else guidance,
+        "guidance": None if guide is None else guidance_record(config.guidance),
     }
 
 
-def _batches(ids: range, size: int) -> Iterator[range]:
+def weights_record(model: DiffusionModel | UpsamplerModel) -> dict[str, str]:
+    """What a manifest says of the weights that were sampled from."""
+    path = model.checkpoint.path
+    return {
+        "name": f"{path.parent.name}/{path.name}",
+        "weights": model.weights,
+        "sha256": file_sha256(model.checkpoint.weights_file(model.weights)),
+    }
+
+
+def cut(ids: range, size: int) -> Iterator[range]:
+    """Consecutive ids in runs of `size`; the last may be shorter."""
     return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
@@ -248,29 +268,16 @@ def _shard(images: Tensor, plan: Plan, ids: Sequence[int]) -> Shard:
     )
 
 
-def _grid(directory: Path, plan: Plan, *, columns: int = 10, rows: int = 10) -> Tensor:
-    """The first samples of each class asked for, a row each (of at most ten), or just the first samples."""
-    asked = (-1,) if plan.labels is None else plan.labels[: plan.num_samples]
-    wanted = sorted(set(asked))[:rows]
-    per_label: dict[int, list[Tensor]] = {label: [] for label in wanted}
-    most = columns if plan.labels else columns * rows
-    for shard in iterate_shards(directory):
-        for image, label in zip(shard.images, shard.labels.tolist(), strict=True):
-            if label in per_label and len(per_label[label]) < most:
-                per_label[label].append(torch.from_numpy(image.copy()))
-        if all(len(images) == most for images in per_label.values()):
-            break
-    longest = max(len(images) for images in per_label.values())
-    blank = torch.full_like(per_label[wanted[0]][0], 255)
-    tiles = [tile for images in per_label.values() for tile in images + [blank] * (longest - len(images))]
-    return grid(rearrange(torch.stack(tiles), "n h w c -> n c h w"), columns=longest if plan.labels else columns)
-
-
 def load_for_sampling(config: SampleConfig) -> DiffusionModel:
     """The diffusion model a sampling run names, on this process's device."""
-    return load_diffusion(config.diffusion, weights=config.weights, device=_accelerator().device)
+    return load_diffusion(config.diffusion, weights=config.weights, device=this_device())
+
+
+def this_device() -> torch.device:
+    """The device that this process should compute on."""
+    return _accelerator().device
 
 
 def _accelerator() -> Accelerator:
     """Without `cpu`, accelerate takes each of several processes without accelerators for a run of its own."""
-    return Accelerator(cpu=not torch.accelerator.is_available())
+    return Accelerator(cpu=not has_accelerator())

@@ -19,11 +19,20 @@ class UpsamplerConfig(UNetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.low_res_size < self.image_size:
-            raise ValueError(
-                f"network.low_res_size is {self.low_res_size}; an upsampler to {self.image_size} pixels starts from "
-                f"fewer: give a side between 1 and {self.image_size - 1}"
-            )
+        check_low_res_size(self.low_res_size, self.image_size)
+
+
+def check_low_res_size(low_res_size: int, image_size: int) -> None:
+    """Refuse what would not be an enlargement.
+
+    Raises:
+        ValueError: a low_res_size outside 1 .. image_size - 1.
+    """
+    if not 0 < low_res_size < image_size:
+        raise ValueError(
+            f"low_res_size is {low_res_size}; an upsampler to {image_size} pixels starts from fewer: give a side "
+            f"between 1 and {image_size - 1}"
+        )
 
 
 class Upsampler(nn.Module):

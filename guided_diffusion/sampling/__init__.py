@@ -40,8 +40,8 @@ class SamplerConfig:
         """The indices kept of a chain of num_steps.
 
         A plain count means each sampler's published spacing: ddpm spreads it over the whole chain, ddim takes a whole
-        stride from 0 and so leaves the noisiest levels out. There alpha_bar is nearly 0, and tilting divides by its
-        root: with a cosine schedule's last level the guided x_0 would be a thousand times too large.
+        stride from 0 and so, up to half the chain's length, leaves the noisiest levels out. There alpha_bar is nearly
+        0, and tilting divides by its root: at a cosine schedule's last level by 5e-5.
 
         Raises:
             ValueError: as `timestep_subset`.

@@ -19,10 +19,14 @@ from ..losses import hybrid_loss, simple_loss, uniform_indices, vlb_loss
 from ..model import DiffusionConfig
 from ..models.unet import EncoderConfig, UNet, UNetConfig
 from ..noise import SeededNoise
-from ..prediction import NetworkDenoiser, Prediction, Variance, has_learned_variance
+from ..prediction import Prediction, Variance, has_learned_variance
 from ..sampling import ddim
 from ..schedules import ChainConfig, make_chain
-from .loop import Identity, LoopConfig, Losses, fit
+from .loop import Identity, Losses, Objective, Observe, fit
+from .loop_config import LoopConfig
+
+PREVIEW_BATCH = 16
+"""Preview images at a time: fewer than a training batch on one GPU, beside whose memory they must fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +70,13 @@ class DiffusionObjective:
     config: DiffusionConfig
     loss: Literal["simple", "hybrid", "vlb"]
 
-    def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
+    def __call__(self, network: Callable[..., Tensor], batch: Batch, noise: SeededNoise) -> Losses:
         """The mean loss of batch; logged as "mse" is the mean squared error of the prediction."""
         x0 = batch.x0
         step = self.chain.at(uniform_indices(noise.uniform(), len(self.chain)), like=x0)
         eps = noise(x0)
         x_t = q_sample(x0, eps, step)
-        conditional = self.config.network.num_classes is not None
-        output = network(x_t, step.t, batch.y) if conditional else network(x_t, step.t)
+        output = network(x_t, step.t, batch.y) if self.config.is_conditional else network(x_t, step.t)
         prediction, variance, num_steps = self.config.prediction, self.config.variance, len(self.chain)
         mse = simple_loss(output, x0, eps, x_t, step, prediction=prediction, variance=variance)
         loss = mse
@@ -92,12 +95,41 @@ def train_diffusion(config: TrainDiffusionConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
     """
-    folder = open_class_folder(config.data, image_size=config.network.image_size, seed=config.training.seed)
+    folder = training_folder(config)
     model = diffusion_config(config, folder)
+    train_as(
+        config,
+        folder,
+        Identity("diffusion", to_plain(model), to_plain(config)),
+        make_network=partial(UNet, model.network),
+        objective=DiffusionObjective(make_chain(config.chain), model, config.loss),
+        observe=partial(_preview, model=model, directory=config.out / "previews"),
+    )
+
+
+def training_folder(config: TrainDiffusionConfig) -> ClassFolder:
+    """The images that a config trains on.
+
+    Raises:
+        ValueError, FileNotFoundError: as `open_class_folder`.
+    """
+    return open_class_folder(config.data, image_size=config.network.image_size, seed=config.training.seed)
+
+
+def train_as(
+    config: TrainDiffusionConfig,
+    folder: ClassFolder,
+    identity: Identity,
+    *,
+    make_network: Callable[[], nn.Module],
+    objective: Objective,
+    observe: Observe,
+) -> None:
+    """Train a fresh network, its weights drawn from the config's seed, as diffusion models and upsamplers both are."""
     torch.manual_seed(config.training.seed)
     fit(
-        UNet(model.network),
-        DiffusionObjective(make_chain(config.chain), model, config.loss),
+        make_network(),
+        objective,
         EndlessBatches(
             folder,
             batch_size=config.training.batch_size,
@@ -106,8 +138,8 @@ def train_diffusion(config: TrainDiffusionConfig) -> None:
         ),
         config.training,
         config.out,
-        identity=Identity("diffusion", to_plain(model), to_plain(config)),
-        observe=partial(_preview, model=model, directory=config.out / "previews"),
+        identity=identity,
+        observe=observe,
         resume=config.resume == "auto",
     )
 
@@ -130,20 +162,26 @@ def diffusion_config(config: TrainDiffusionConfig, folder: ClassFolder) -> Diffu
     )
 
 
-@torch.no_grad()
 def _preview(
     network: nn.Module, iteration: int, *, model: DiffusionConfig, directory: Path, count: int = 64
 ) -> Mapping[str, float]:
-    """Write a grid of DDIM samples in 25 steps or so, from seeds that never change, cycling through told classes."""
+    """Write a grid of samples, cycling through the classes where the network is told them."""
     device = next(network.parameters()).device
+    y = torch.arange(count, device=device) % (model.network.num_classes or 1)
+    chunks = range(0, count, PREVIEW_BATCH)
+    images = [preview_samples(network, model, y[start : start + PREVIEW_BATCH], first=start) for start in chunks]
+    write_png(directory / f"{iteration:07d}.png", grid(torch.cat(images), columns=8))
+    return {}
+
+
+@torch.no_grad()
+def preview_samples(network: Callable[..., Tensor], model: DiffusionConfig, y: Tensor, *, first: int = 0) -> Tensor:
+    """uint8 (B, C, H, W): DDIM samples in 25 steps or so for labels y (B,), from seeds that never change.
+
+    first: number of the first of them, which its seed follows from.
+    """
     chain = make_chain(model.chain)
     chain = chain.shortened(torch.arange(0, len(chain), max(1, len(chain) // 25)))
-    side, channels = model.network.image_size, model.network.in_channels
-    noise = SeededNoise(0, range(count))
-    x_T = noise(torch.empty(count, channels, side, side, device=device))
-    called: Callable[..., Tensor] = network
-    if model.network.num_classes is not None:
-        called = partial(network, y=torch.arange(count, device=device) % model.network.num_classes)
-    images = ddim(NetworkDenoiser(called, model.prediction, model.variance), chain, x_T, noise)
-    write_png(directory / f"{iteration:07d}.png", grid(to_uint8(images), columns=8))
-    return {}
+    noise = SeededNoise(0, range(first, first + len(y)))
+    x_T = noise(torch.empty(len(y), *model.image_shape, device=y.device))
+    return to_uint8(ddim(model.denoiser(network, y, clip=1.0), chain, x_T, noise))

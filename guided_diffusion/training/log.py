@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..checkpoint import latest
 from .tracking import Tracker
 
 
@@ -94,4 +95,7 @@ class TrainingLog:
 
 def remedy(run_dir: Path) -> str:
     """What to do about numbers that are not finite."""
-    return f"the checkpoints in {run_dir} are from before: resume with a lower learning rate, max_grad_norm, or float32"
+    settings = "a lower learning rate, max_grad_norm, or float32"
+    if latest(run_dir) is None:
+        return f"{run_dir} holds no checkpoint yet: begin again with {settings}"
+    return f"the checkpoints in {run_dir} are from before: resume with {settings}"

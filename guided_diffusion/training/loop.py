@@ -5,7 +5,6 @@ run, or one on another number of processes, continues as if never stopped withou
 """
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,75 +18,19 @@ from torch import Tensor, nn
 from ..checkpoint import Checkpoint, latest, load_weights, open_checkpoint, prune, save_checkpoint
 from ..config import differences
 from ..data.batches import Batch, EndlessBatches
+from ..device import has_accelerator
 from ..noise import SeededNoise, sample_seed
 from .ema import EMA
 from .log import TrainingLog, remedy
+from .loop_config import LoopConfig
 from .resume import read_resume, write_resume
 from .stopping import stop_requests
-from .tracking import Tracker, WandbMode
+from .tracking import Tracker
+
+DROPOUT = 1 << 32
+"""Added to the seed, so that dropout's generator is not that of the training sample with the iteration's number."""
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How long, how fast and how carefully to train. One of `iterations` and `images` is the budget."""
-
-    iterations: int | None = None
-    """Budget in optimiser updates."""
-    images: int | None = None
-    """Budget in images seen, over all processes; rounded up to whole iterations."""
-    batch_size: int = 128
-    """Images per update over all processes and micro-batches (ADM: 256 to 2048)."""
-    accumulation: int = 1
-    """Micro-batches per update in each process."""
-    learning_rate: float = 1e-4
-    """Of AdamW (ADM table 11)."""
-    anneal: Literal["none", "linear"] = "none"
-    """Learning rate kept, or brought linearly to 0 at the end of the budget (ADM's classifiers)."""
-    weight_decay: float = 0.0
-    """Decoupled, on all parameters (ADM: 0 for diffusion, 0.05 to 0.2 for classifiers)."""
-    max_grad_norm: float | None = None
-    """Gradients longer than this are scaled down to it; null leaves them alone, as published."""
-    ema_decays: tuple[float, ...] = (0.9999,)
-    """Averages kept, each under its name; previews and later commands take the slowest. Empty: none (classifiers)."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the network's arithmetic; auto takes bfloat16 on GPUs that have it, else float32."""
-    seed: int = 0
-    """Of initial weights, data order, timesteps and noise."""
-    log_every_iterations: int = 50
-    """Between lines of metrics.jsonl, which average over this many."""
-    save_every_iterations: int = 5000
-    """Between checkpoints; the end of the budget and SIGTERM or Ctrl-C save as well."""
-    keep_checkpoints: int = 3
-    """Newest checkpoints kept."""
-    observe_every_iterations: int = 5000
-    """Between previews (diffusion) or held-out measurements (classifiers)."""
-    wandb: WandbMode = "off"
-    """Weights & Biases: off, online, or offline for a network-less machine."""
-    wandb_project: str = "guided-diffusion"
-    """Project its runs are filed under."""
-
-    def __post_init__(self) -> None:
-        if (self.iterations is None) == (self.images is None):
-            raise ValueError(
-                "a training run needs a budget: give exactly one of --training.iterations and --training.images"
-            )
-        if self.total_iterations < 1:
-            budget = self.images if self.iterations is None else self.iterations
-            raise ValueError(f"the budget must be at least 1, got {budget}")
-        for name in ("batch_size", "accumulation", "log_every_iterations", "save_every_iterations",
-                     "keep_checkpoints", "observe_every_iterations"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
-        wrong = [decay for decay in self.ema_decays if not 0 < decay < 1]
-        if wrong:
-            raise ValueError(f"training.ema_decays lie between 0 and 1, such as 0.9999; got {wrong[0]}")
-
-    @property
-    def total_iterations(self) -> int:
-        """The budget in iterations."""
-        return self.iterations if self.iterations is not None else math.ceil((self.images or 0) / self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -143,7 +86,7 @@ def fit(
             not divide; a loss or weights that are not finite.
     """
     # Without `cpu`, accelerate takes each of several processes without accelerators for a run of its own.
-    accelerator = Accelerator(mixed_precision=_precision(config), cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(mixed_precision=_precision(config), cpu=not has_accelerator())
     start = _starting_checkpoint(run_dir, identity, resume)
     iteration = 0 if start is None else start.iteration
     stream = batches.micro_batches(
@@ -204,7 +147,7 @@ def fit(
         while iteration < config.total_iterations:
             # Dropout alone uses the global generator; reseeding it makes iteration n the same after a resume.
             torch.manual_seed(
-                sample_seed(config.seed, iteration * accelerator.num_processes + accelerator.process_index)
+                sample_seed(DROPOUT + config.seed, iteration * accelerator.num_processes + accelerator.process_index)
             )
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(config, iteration)
@@ -226,15 +169,17 @@ def fit(
             is_last = iteration == config.total_iterations
             if is_last or iteration % config.log_every_iterations == 0:
                 log.write(iteration)
+            save_is_due = is_last or iteration % config.save_every_iterations == 0
+            if save_is_due:
+                save()
             if observe is not None and (is_last or iteration % config.observe_every_iterations == 0):
                 if accelerator.is_main_process:
                     with ema.applied() as averaged:
                         log.write_observed(iteration, observe(averaged, iteration))
                 accelerator.wait_for_everyone()
-            stopping = _any_process(accelerator, stop_requested(), iteration)
-            if is_last or stopping or iteration % config.save_every_iterations == 0:
-                save()
-            if stopping:
+            if _any_process(accelerator, stop_requested(), iteration):
+                if not save_is_due:
+                    save()
                 break
         log.end(iteration, start_iteration=0 if start is None else start.iteration)
 
@@ -246,7 +191,7 @@ def _refuse_broken_weights(network: nn.Module, iteration: int, run_dir: Path) ->
 
 
 def _precision(config: LoopConfig) -> str:
-    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     wanted = config.precision if config.precision != "auto" else "bfloat16" if has_bfloat16 else "float32"
     return {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[wanted]
 

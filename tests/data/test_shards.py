@@ -10,6 +10,7 @@ from guided_diffusion.data.shards import (
     merged_npz,
     missing_shards,
     open_manifest,
+    read_labels,
     read_manifest,
     read_shard,
     replaced_on_success,
@@ -168,6 +169,19 @@ def test_a_shard_under_the_wrong_number_is_refused(samples: Path) -> None:
     write_shard(samples, 0, make_shard(0, 4))
     with pytest.raises(ValueError, match=r"shard-00001\.npz does not hold the ids 4\.\.7"):
         list(iterate_shards(samples))
+
+
+def test_labels_are_read_in_the_order_of_ids(samples: Path) -> None:
+    np.testing.assert_array_equal(read_labels(samples), np.arange(10) % 2, strict=True)
+
+
+def test_labels_of_too_few_or_damaged_samples_are_refused(samples: Path) -> None:
+    write_shard(samples, 2, make_shard(8, 9))
+    with pytest.raises(ValueError, match="holds 9 labels of 10 samples"):
+        read_labels(samples)
+    np.savez(shard_path(samples, 2), images=make_shard(8, 10).images)
+    with pytest.raises(ValueError, match=r"shard-00002\.npz is damaged .*delete it and run the sampling command again"):
+        read_labels(samples)
 
 
 def test_the_merged_file_is_what_numpy_would_have_saved(samples: Path, tmp_path: Path) -> None:

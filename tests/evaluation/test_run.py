@@ -14,7 +14,7 @@ import torch
 from evaluation.pixel_extractor import CLASS_NAMES, PixelExtractor, noisy_images, save_class_folders, save_samples
 
 from guided_diffusion.data.shards import merged_npz
-from guided_diffusion.evaluation.inputs import read_images
+from guided_diffusion.data.sources import read_images
 from guided_diffusion.evaluation.metrics import frechet_distance, inception_score, precision_recall
 from guided_diffusion.evaluation.report import format_report
 from guided_diffusion.evaluation.run import EvaluationConfig, evaluate

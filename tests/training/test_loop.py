@@ -20,7 +20,8 @@ from guided_diffusion.checkpoint import checkpoints, latest
 from guided_diffusion.data.batches import Batch, EndlessBatches
 from guided_diffusion.data.folder import open_class_folder
 from guided_diffusion.noise import SeededNoise
-from guided_diffusion.training.loop import Identity, LoopConfig, Losses, Objective, Observe, fit
+from guided_diffusion.training.loop import Identity, Losses, Objective, Observe, fit
+from guided_diffusion.training.loop_config import LoopConfig
 
 
 class Convolutions(nn.Module):

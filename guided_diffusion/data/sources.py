@@ -1,4 +1,4 @@
-"""Sets of images to be measured, read as a stream: sample shards, a published npz batch, or a folder of pictures.
+"""Sets of images, read as a stream: sample shards, a published npz batch, or a folder of pictures.
 
 Owns recognising and checking a source. What is computed from the pixels is decided elsewhere.
 """
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from guided_diffusion.data.decoding import CHANNELS, center_crop, read_image, read_mode
 from guided_diffusion.data.listing import EXTENSIONS
-from guided_diffusion.data.shards import DAMAGED_FILE_ERRORS, NO_LABEL, iterate_shards, read_manifest
-from guided_diffusion.evaluation.npz import npy_header, npy_rows, npz_members
+from guided_diffusion.data.npz import npy_header, npy_rows, npz_members
+from guided_diffusion.data.shards import DAMAGED_FILE_ERRORS, NO_LABEL, iterate_shards, read_labels, read_manifest
 
 Piece = tuple[np.ndarray, np.ndarray | None]
 """Consecutive images (n, H, W, C) uint8 and their labels (n,) int64, if the source has any."""
@@ -26,9 +26,10 @@ Piece = tuple[np.ndarray, np.ndarray | None]
 class ImageSource:
     """A set of `num_images` images of one shape (H, W, C), in a fixed order.
 
-    stream(start, stop) yields the images [start, stop) in pieces of whatever length suits the storage. class_names is
-    what the labels index, where the source tells; manifest describes samples of ours; resize says in words what is done
-    to images of another size.
+    stream(start, stop) yields the images [start, stop) in pieces of whatever length suits the storage. labels are those
+    of all images, (N,) int64, -1 for an image without one; None where no image has one. class_names is what they index,
+    where the source tells; manifest describes samples of ours; resize says in words what is done to images of another
+    size.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class ImageSource:
     num_images: int
     shape: tuple[int, int, int]
     stream: Callable[[int, int], Iterator[Piece]]
+    labels: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
     manifest: dict[str, Any] | None = None
     resize: str = "none"
@@ -86,11 +88,7 @@ def batches(
     last = num_batches(source, batch_size=batch_size) if last is None else last
     stop = min(last * batch_size, source.num_images)
     waiting: list[Piece] = []
-    for images, labels in source.stream(first * batch_size, stop):
-        if images.shape[1:] != source.shape:
-            raise ValueError(
-                f"{source.path} mixes images of shape {source.shape} and {images.shape[1:]} (height, width, channels)"
-            )
+    for images, labels in _pieces(source, first * batch_size, stop):
         waiting.append((images, labels))
         if sum(len(images) for images, _ in waiting) >= batch_size:
             joined, joined_labels = _joined(waiting)
@@ -110,11 +108,25 @@ def read_images(path: Path, *, batch_size: int, size: int | None = None) -> Iter
     return batches(open_images(path, size=size), batch_size=batch_size)
 
 
+def images_between(source: ImageSource, start: int, stop: int) -> Tensor:
+    """The images [start, stop) of a source, (B, C, H, W) uint8; all of them are in memory at once."""
+    return _tensors(*_joined(list(_pieces(source, start, stop))), slice(None))[0]
+
+
 def num_batches(source: ImageSource, *, batch_size: int) -> int:
     """How many batches a source makes; the last may be short. Raises ValueError unless batch_size is positive."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     return -(-source.num_images // batch_size)
+
+
+def _pieces(source: ImageSource, start: int, stop: int) -> Iterator[Piece]:
+    for images, labels in source.stream(start, stop):
+        if images.shape[1:] != source.shape:
+            raise ValueError(
+                f"{source.path} mixes images of shape {source.shape} and {images.shape[1:]} (height, width, channels)"
+            )
+        yield images, labels
 
 
 def _cut(images: np.ndarray, labels: np.ndarray | None, rows: slice) -> Piece:
@@ -142,10 +154,11 @@ def _open_shards(path: Path) -> ImageSource:
 
     def stream(start: int, stop: int) -> Iterator[Piece]:
         for shard in iterate_shards(path, start=start, stop=stop):
-            yield shard.images, shard.labels if labelled else None
+            yield shard.images, None if labels is None else shard.labels
 
     first = next(iterate_shards(path))
-    labelled = bool((first.labels != NO_LABEL).any())
+    stored = read_labels(path)
+    labels = stored if (stored != NO_LABEL).any() else None
     names = manifest.get("class_names")
     return ImageSource(
         path=path,
@@ -153,6 +166,7 @@ def _open_shards(path: Path) -> ImageSource:
         num_images=manifest["num_samples"],
         shape=_shape(first.images.shape[1:]),
         stream=stream,
+        labels=labels,
         class_names=None if names is None else tuple(names),
         manifest=manifest,
     )
@@ -177,7 +191,9 @@ def _open_npz(path: Path) -> ImageSource:
         for first, images in npy_rows(path, "arr_0", start=start, stop=stop):
             yield images, None if labels is None else labels[first : first + len(images)]
 
-    return ImageSource(path=path, kind="npz", num_images=shape[0], shape=_shape(shape[1:]), stream=stream)
+    return ImageSource(
+        path=path, kind="npz", num_images=shape[0], shape=_shape(shape[1:]), stream=stream, labels=labels
+    )
 
 
 def _npz_labels(path: Path, *, num_images: int) -> np.ndarray:
@@ -206,7 +222,7 @@ def _open_folder(path: Path, *, size: int | None, channels: int | None) -> Image
             if image.shape != shape:
                 raise ValueError(
                     f"{files[index]} has {_pixels(image)} pixels but {files[0]} has {_pixels(first)}: "
-                    f"a set must have one size; give image_size to crop them all to one"
+                    f"a set must have one size; crop them all to one (evaluation does, given image_size)"
                 )
             yield image[None], None if labels is None else labels[index : index + 1]
 
@@ -218,6 +234,7 @@ def _open_folder(path: Path, *, size: int | None, channels: int | None) -> Image
         num_images=len(files),
         shape=shape,
         stream=stream,
+        labels=labels,
         class_names=class_names,
         resize="none"
         if size is None

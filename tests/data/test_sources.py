@@ -8,7 +8,7 @@ from torch import Tensor
 
 from guided_diffusion.data.decoding import center_crop
 from guided_diffusion.data.shards import Shard, open_manifest, shard_path, write_shard
-from guided_diffusion.evaluation.inputs import ImageSource, batches, open_images, read_images
+from guided_diffusion.data.sources import ImageSource, batches, images_between, open_images, read_images
 
 
 @pytest.fixture
@@ -61,6 +61,27 @@ def test_every_source_gives_the_same_images_and_labels(source: Path, pixels: np.
         assert found is None
     else:
         np.testing.assert_array_equal(found, labels)
+
+
+def test_a_source_says_all_its_labels_and_gives_any_range_of_images(
+    source: Path, pixels: np.ndarray, labels: np.ndarray
+) -> None:
+    opened = open_images(source)
+    if source.is_dir() and any(source.glob("*.png")):
+        assert opened.labels is None
+    else:
+        np.testing.assert_array_equal(opened.labels, labels)
+    for start, stop in ((0, 150), (35, 85), (149, 150)):
+        between = images_between(opened, start, stop)
+        assert between.dtype == torch.uint8
+        np.testing.assert_array_equal(between.permute(0, 2, 3, 1), pixels[start:stop])
+
+
+def test_labels_of_samples_are_found_though_the_first_shard_has_none(tmp_path: Path, pixels: np.ndarray) -> None:
+    labels = np.where(np.arange(150) < 100, -1, 2)
+    save_shards(tmp_path, pixels, labels)
+    np.testing.assert_array_equal(open_images(tmp_path).labels, labels)
+    np.testing.assert_array_equal(collected(tmp_path)[1], labels)
 
 
 def test_shares_of_a_source_are_the_batches_of_the_whole(source: Path) -> None:

@@ -1,0 +1,201 @@
+"""The objective of an upsampler, what its training leaves on disk, and what it learns."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from einops import reduce
+from oracles.golden import arrays
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from guided_diffusion.checkpoint import latest, open_checkpoint
+from guided_diffusion.data.batches import Batch
+from guided_diffusion.data.folder import open_class_folder
+from guided_diffusion.images import to_uint8
+from guided_diffusion.model import UpsamplerModelConfig, load_diffusion, load_upsampler
+from guided_diffusion.models.upsampler import UpsamplerConfig
+from guided_diffusion.noise import SeededNoise
+from guided_diffusion.prediction import Prediction, Variance
+from guided_diffusion.schedules import make_chain
+from guided_diffusion.training.diffusion import DiffusionObjective
+from guided_diffusion.training.upsampler import UpsamplerObjective, area_reduced, train_upsampler
+
+COUNT = 6
+
+
+def objective(
+    *, variance: Variance = "small", prediction: Prediction = "eps", num_classes: int | None = None
+) -> UpsamplerObjective:
+    network = UpsamplerConfig(
+        **vars(tiny.encoder()), in_channels=1, out_channels=1, num_classes=num_classes, low_res_size=4
+    )
+    config = UpsamplerModelConfig(network=network, chain=tiny.CHAIN, prediction=prediction, variance=variance)
+    return UpsamplerObjective(DiffusionObjective(make_chain(tiny.CHAIN), config, "simple"), low_res_size=4)
+
+
+def batch() -> Batch:
+    x0 = torch.rand(COUNT, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return Batch(x0, torch.arange(COUNT) % 2, torch.arange(COUNT))
+
+
+def noise() -> SeededNoise:
+    return SeededNoise(0, range(COUNT))
+
+
+class Recorder(nn.Module):
+    """Says nothing, and remembers what it was given."""
+
+    def forward(self, *arguments: Tensor, **named: Tensor) -> Tensor:
+        self.arguments, self.named = arguments, named
+        return torch.zeros_like(arguments[0])
+
+
+def test_area_reduction_gives_the_stored_images():
+    stored = arrays("data")
+    names = [name for name in stored if name.startswith("sr_area_") and not name.endswith("bilinear")]
+    assert sorted(int(name.removeprefix("sr_area_")) for name in names) == [12, 20, 24]
+    for name in names:  # 48 / 20 is no whole number: areas overlap
+        reduced = area_reduced(stored["sr_large"], stored[name].shape[-1])
+        torch.testing.assert_close(reduced, stored[name], rtol=0, atol=1e-6)  # float32 means of up to 16 values
+
+
+def test_area_reduction_is_the_mean_of_each_block():
+    x0 = batch().x0.double()
+    blocks = reduce(x0, "b c (y two) (x deux) -> b c y x", "mean", two=2, deux=2)
+    torch.testing.assert_close(area_reduced(x0, 4), blocks, rtol=0, atol=1e-15)
+
+
+def test_the_network_sees_the_reduction_of_the_clean_image_and_otherwise_what_a_diffusion_model_sees():
+    for num_classes in (None, 2):
+        ours, plain = Recorder(), Recorder()
+        losses = objective(num_classes=num_classes)(ours, batch(), noise())
+        reference = objective(num_classes=num_classes).diffusion(plain, batch(), noise())
+        assert torch.equal(ours.named["low_res"], area_reduced(batch().x0, 4))
+        assert plain.named == {}
+        assert len(ours.arguments) == (2 if num_classes is None else 3)
+        assert all(torch.equal(a, b) for a, b in zip(ours.arguments, plain.arguments, strict=True))
+        assert torch.equal(losses.total, reference.total)
+        assert torch.equal(losses.logged["mse"], reference.logged["mse"])
+
+
+def test_enlarging_alone_has_no_loss_on_flat_images():
+    class Stretch(nn.Module):
+        def forward(self, x_t: Tensor, t: Tensor, *, low_res: Tensor) -> Tensor:
+            return F.interpolate(low_res, size=x_t.shape[2:], mode="nearest")
+
+    levels = torch.linspace(-1, 1, COUNT).reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    flat = replace(batch(), x0=levels)
+    # A float32 mean's rounding, squared.
+    assert float(objective(prediction="x0")(Stretch(), flat, noise()).total) < 1e-12
+    assert float(objective(prediction="x0")(Stretch(), batch(), noise()).total) > 1e-2
+
+
+def test_the_checkpoint_says_what_it_enlarges(tmp_path: Path, class_folder: Path):
+    for name, conditional in (("plain", False), ("told", True)):
+        config = tiny.upsampler_config(tmp_path / name, class_folder, class_conditional=conditional, iterations=1)
+        train_upsampler(config)
+        upsampler = load_upsampler(tmp_path / name)
+        assert upsampler.config.low_res_shape == (1, 4, 4)
+        assert upsampler.config.image_shape == (1, 8, 8)
+        assert upsampler.config.class_names == ("dark", "light")
+        assert upsampler.config.is_conditional == conditional
+        assert upsampler.config.chain == tiny.CHAIN
+        assert upsampler.weights == "ema_0.9"
+        assert not upsampler.network.training
+    assert open_checkpoint(tmp_path / "told", "upsampler").run["low_res_size"] == 4
+    assert load_upsampler(tmp_path / "told", weights="network").weights == "network"
+
+
+def test_an_upsampler_is_no_diffusion_model_nor_the_other_way_round(
+    tmp_path: Path, class_folder: Path, diffusion_run: Path
+):
+    train_upsampler(tiny.upsampler_config(tmp_path, class_folder, iterations=1))
+    with pytest.raises(ValueError, match='kind "upsampler", but kind "diffusion" is needed'):
+        load_diffusion(tmp_path)
+    with pytest.raises(ValueError, match='kind "diffusion", but kind "upsampler" is needed'):
+        load_upsampler(diffusion_run)
+
+
+@pytest.mark.parametrize("low_res_size", [0, 8, 16])
+def test_a_low_res_size_that_is_no_reduction_is_refused_before_the_data_are_read(tmp_path: Path, low_res_size: int):
+    with pytest.raises(ValueError, match=f"low_res_size is {low_res_size}; .* give a side between 1 and 7"):
+        tiny.upsampler_config(tmp_path, tmp_path / "nowhere", low_res_size=low_res_size, iterations=1)
+
+
+def test_a_loss_that_cannot_train_the_variance_is_refused_of_upsamplers_as_well(tmp_path: Path):
+    with pytest.raises(ValueError, match='variance "small" cannot be trained with loss "hybrid"'):
+        replace(tiny.upsampler_config(tmp_path, tmp_path, iterations=1), variance="small")
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, class_folder: Path):
+    def weights(name: str, *lengths: int) -> dict[str, Tensor]:
+        for iterations in lengths:
+            config = tiny.upsampler_config(
+                tmp_path / name, class_folder, class_conditional=True, iterations=iterations, resume="auto"
+            )
+            train_upsampler(config)
+        return load_file(latest(tmp_path / name) / "network.safetensors")
+
+    whole, resumed = weights("whole", 4), weights("resumed", 2, 4)
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    with pytest.raises(ValueError, match="network.low_res_size: 4 there, 2 now"):
+        train_upsampler(
+            tiny.upsampler_config(
+                tmp_path / "whole", class_folder, class_conditional=True, low_res_size=2, iterations=5, resume="auto"
+            )
+        )
+
+
+def test_previews_show_the_low_res_input_beside_its_enlargement_and_leave_the_training_as_it_was(
+    tmp_path: Path, class_folder: Path
+):
+    for name, every in (("seen", 1), ("unseen", 1000)):
+        config = tiny.upsampler_config(
+            tmp_path / name, class_folder, class_conditional=True, network=tiny.encoder(dropout=0.2), iterations=2,
+            observe_every_iterations=every,
+        )  # fmt: skip
+        train_upsampler(config)
+    assert [file.name for file in sorted((tmp_path / "seen" / "previews").iterdir())] == ["0000001.png", "0000002.png"]
+    tiles = _tiles(tmp_path / "seen" / "previews" / "0000002.png")
+    shown = range(0, 20, 2)  # ten of the twenty pictures, evenly
+    folder = open_class_folder(tiny.data(class_folder), image_size=8)
+    low_res = area_reduced(torch.stack([folder[index][0] for index in shown]), 4)
+    expected = to_uint8(low_res).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert np.array_equal(tiles[0:20:2], expected[:, 0])
+    assert len(np.unique(tiles[1:20:2], axis=0)) == len(shown)
+    seen, unseen = (load_file(latest(tmp_path / name) / "network.safetensors") for name in ("seen", "unseen"))
+    assert all(torch.equal(seen[key], unseen[key]) for key in seen)
+
+
+def _tiles(file: Path) -> np.ndarray:
+    """The 8x8 tiles of a grid of eight columns, in order, at one pixel a pixel."""
+    with Image.open(file) as picture:
+        pixels = np.asarray(picture)
+    factor = pixels.shape[1] // (8 * 9 + 1)
+    pixels = pixels[::factor, ::factor]
+    rows = (pixels.shape[0] - 1) // 9
+    return np.stack([pixels[9 * r + 1 : 9 * r + 9, 9 * c + 1 : 9 * c + 9] for r in range(rows) for c in range(8)])
+
+
+def test_two_processes_train_the_upsampler_that_one_trains(tmp_path: Path, class_folder: Path):
+    options = (*tiny.DIFFUSION_OPTIONS, "--training.iterations=3", "--training.log_every_iterations=1")
+    process = tiny.start(
+        "train_upsampler.py", f"--out={tmp_path / 'two'}", f"--data.path={class_folder}", "--low_res_size=4", *options,
+        processes=2,
+    )  # fmt: skip
+    status, output = tiny.finish(process)
+    assert status == 0, output
+    train_upsampler(tiny.upsampler_config(tmp_path / "one", class_folder, iterations=3, log_every_iterations=1))
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)  # float32, summed in another order
