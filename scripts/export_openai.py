@@ -3,7 +3,7 @@
 import sys
 
 from guided_diffusion.config import run_script
-from guided_diffusion.openai_checkpoint import ExportConfig, export_openai, with_file_named
+from guided_diffusion.openai.files import ExportConfig, export_openai, with_file_named
 
 if __name__ == "__main__":
     run_script(ExportConfig, export_openai, with_file_named("run", sys.argv[1:]))

@@ -3,7 +3,7 @@
 import sys
 
 from guided_diffusion.config import run_script
-from guided_diffusion.openai_checkpoint import ImportConfig, import_openai, with_file_named
+from guided_diffusion.openai.files import ImportConfig, import_openai, with_file_named
 
 if __name__ == "__main__":
     run_script(ImportConfig, import_openai, with_file_named("file", sys.argv[1:]))

@@ -16,7 +16,7 @@ from ..data.sources import ImageSource, batches, images_between, open_images
 from ..images import from_uint8, to_uint8
 from ..model import DiffusionModel, UpsamplerModel, UpsamplerModelConfig, class_difference, load_upsampler
 from ..noise import SeededNoise
-from ..sampling import Sampler
+from ..sampling import OnStep, Sampler
 from .guide import Guide
 from .plan import Plan
 from .run import (
@@ -81,13 +81,15 @@ def upsample(config: UpsampleConfig) -> None:
     plan = Plan(num_samples=base.num_samples, shard_size=config.shard_size, labels=base.labels)
     sampler, chain = sampler_and_chain(config, upsampler.config.chain)
 
-    def batches_of(ids: range) -> Iterator[Tensor]:
+    def batches_of(ids: range, on_step: OnStep) -> Iterator[Tensor]:
         pixels = images_between(source, ids.start, ids.stop).split(config.batch_size)
         for part, batch in zip(cut(ids, config.batch_size), pixels, strict=True):
             y = torch.tensor([plan.label(i) for i in part], device=device)
             low_res = from_uint8(batch.to(device))
             noise = SeededNoise(stage_seed(config.seed, upsampler.config), part)
-            yield to_uint8(enlarge(upsampler, sampler, chain, noise, low_res=low_res, y=y, clip=config.clip))
+            clip = config.clip
+            x0 = enlarge(upsampler, sampler, chain, noise, low_res=low_res, y=y, clip=clip, on_step=on_step)
+            yield to_uint8(x0)
 
     make_shards(config, plan, _manifest(config, upsampler, base), batches_of)
 
@@ -101,10 +103,11 @@ def enlarge(
     low_res: Tensor,
     y: Tensor,
     clip: float | None = 1.0,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Images x_0 (B, C, H, W), nominally in [-1, 1], whose reductions are about low_res (B, C, h, w) in [-1, 1]."""
     x_T = noise(torch.empty(len(low_res), *upsampler.config.image_shape, device=low_res.device))
-    return sampler(upsampler.denoiser(y, low_res=low_res, clip=clip), chain, x_T, noise)
+    return sampler(upsampler.denoiser(y, low_res=low_res, clip=clip), chain, x_T, noise, on_step=on_step)
 
 
 def stage_seed(seed: int, config: UpsamplerModelConfig) -> int:

@@ -1,10 +1,12 @@
 """Sampling runs: from checkpoints and a plan to shards on disk, on one process or many, resumable."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +24,8 @@ from ..guidance import ScoreTerm
 from ..images import to_uint8
 from ..model import DiffusionModel, UpsamplerModel, load_diffusion
 from ..noise import SeededNoise
-from ..sampling import Sampler, SamplerConfig, make_sampler
+from ..prediction import Estimate
+from ..sampling import OnStep, Sampler, SamplerConfig, make_sampler
 from ..schedules import ChainConfig, make_chain
 from .class_grid import class_grid
 from .guide import GuidanceConfig, Guide, check_guide, guidance_record, guidance_term
@@ -107,12 +110,13 @@ def generate(config: SampleConfig, model: DiffusionModel, guide: Guide | None) -
     if guide is not None and config.sampler != "ddpm":
         _warn_of_noise_without_signal(chain)
 
-    def batches_of(ids: range) -> Iterator[Tensor]:
+    def batches_of(ids: range, on_step: OnStep) -> Iterator[Tensor]:
         for part in cut(ids, config.batch_size):
             y = torch.tensor([plan.label(i) for i in part], device=device)
             term = None if guide is None else guidance_term(guide.log_prob, y, config.guidance)
             noise = SeededNoise(config.seed, part)
-            yield to_uint8(sample(model, sampler, chain, noise, y=y, guidance=term, clip=config.clip))
+            x0 = sample(model, sampler, chain, noise, y=y, guidance=term, clip=config.clip, on_step=on_step)
+            yield to_uint8(x0)
 
     make_shards(config, plan, sample_manifest(config, model, guide, plan), batches_of)
 
@@ -150,11 +154,12 @@ def sampler_config(config: RunConfig) -> SamplerConfig:
 
 
 def make_shards(
-    config: RunConfig, plan: Plan, manifest: Mapping[str, Any], batches_of: Callable[[range], Iterator[Tensor]]
+    config: RunConfig, plan: Plan, manifest: Mapping[str, Any], batches_of: Callable[[range, OnStep], Iterator[Tensor]]
 ) -> None:
     """Make the shards of `plan` that `config.out` lacks, shared by the processes, then a grid of the first samples.
 
-    manifest: all that pixels depend on. batches_of: of consecutive ids, uint8 images (b, C, H, W), batch by batch.
+    manifest: all that pixels depend on. batches_of: of consecutive ids, uint8 images (b, C, H, W), batch by batch; it
+    has its sampler call the function given after every step.
 
     Raises:
         ValueError: a directory that holds samples made with other settings; nothing is written then.
@@ -179,13 +184,20 @@ def make_shards(
     ) as bar:
         for n in mine:
             images: list[Tensor] = []
-            for batch in batches_of(plan.ids(n)):
+            for batch in batches_of(plan.ids(n), partial(_show_step, bar)):
                 images.append(batch.cpu())
                 bar.update(len(batch))
             write_shard(config.out, n, _shard(torch.cat(images), plan, plan.ids(n)))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_png(config.out / "grid.png", class_grid(config.out, plan))
+
+
+def _show_step(bar: "tqdm[NoReturn]", k: int, x: Tensor, estimate: Estimate) -> None:
+    """A batch can take minutes, and a bar that counts images would stand still."""
+    bar.set_postfix(steps_left=k, refresh=False)
+    if not bar.disable and time.time() - bar.last_print_t > 1:
+        bar.refresh()
 
 
 def sample(
@@ -197,10 +209,11 @@ def sample(
     y: Tensor,
     guidance: ScoreTerm | None,
     clip: float | None = 1.0,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Images x_0 (B, C, H, W), nominally in [-1, 1], for labels y (B,), from noise for as many samples."""
     x_T = noise(torch.empty(len(y), *model.image_shape, device=y.device))
-    return sampler(model.denoiser(y, clip=clip), chain, x_T, noise, guidance=guidance)
+    return sampler(model.denoiser(y, clip=clip), chain, x_T, noise, guidance=guidance, on_step=on_step)
 
 
 def _class_names(model: DiffusionModel, guide: Guide | None) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from guided_diffusion.model import UpsamplerModelConfig, load_diffusion, load_up
 from guided_diffusion.models.upsampler import Upsampler, UpsamplerConfig
 from guided_diffusion.noise import SeededNoise
 from guided_diffusion.openai import Converted, revert
-from guided_diffusion.openai_checkpoint import ImportConfig, import_openai
+from guided_diffusion.openai.files import ImportConfig, import_openai
 from guided_diffusion.prediction import NetworkDenoiser
 from guided_diffusion.sampling import SamplerConfig, ddim
 from guided_diffusion.schedules import make_chain
@@ -162,7 +162,7 @@ def test_the_network_sees_the_base_image_its_label_and_noise_of_its_id_whatever_
     def recorded(**changes) -> dict[int, tuple[list, int, bytes]]:
         seen: dict[int, tuple[list, int, bytes]] = {}
 
-        def record(upsampler, sampler, chain, noise: SeededNoise, *, low_res: Tensor, y: Tensor, clip) -> Tensor:
+        def record(upsampler, sampler, chain, noise: SeededNoise, *, low_res: Tensor, y: Tensor, clip, on_step):
             x_T = noise(torch.empty(len(y), *upsampler.config.image_shape))
             for rows in zip(low_res, y.tolist(), x_T, strict=True):
                 seen[len(seen)] = rows[0].tolist(), rows[1], rows[2].numpy().tobytes()

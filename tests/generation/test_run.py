@@ -74,7 +74,7 @@ def test_noise_and_labels_reach_the_sampler_by_id_whatever_the_batch_size(tmp_pa
     def recorded(**changes) -> dict[int, tuple[bytes, int]]:
         seen: dict[int, tuple[bytes, int]] = {}
 
-        def sample(model, sampler, chain, noise: SeededNoise, *, y: Tensor, guidance, clip) -> Tensor:
+        def sample(model, sampler, chain, noise: SeededNoise, *, y: Tensor, guidance, clip, on_step) -> Tensor:
             x_T = noise(torch.empty(len(y), *model.image_shape))
             for i, (row, label) in enumerate(zip(x_T, y.tolist(), strict=True), start=len(seen)):
                 seen[i] = (row.numpy().tobytes(), label)

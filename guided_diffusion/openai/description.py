@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from .config import to_plain
-from .models.unet import EncoderConfig, UNetConfig
-from .models.upsampler import UpsamplerConfig
-from .openai_flags import Flags
-from .schedules import ChainConfig
+from ..config import to_plain
+from ..models.unet import EncoderConfig, UNetConfig
+from ..models.upsampler import UpsamplerConfig
+from ..schedules import ChainConfig
+from .flags import Flags
 
 Kind = Literal["unet", "upsampler", "classifier"]
 

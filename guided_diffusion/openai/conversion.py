@@ -1,7 +1,7 @@
 """The published .pt files to and from this project's configs and weights: U-Nets, upsamplers and noisy classifiers.
 
-Published names of tensors are in `openai_names`, flags in `openai_flags`, what they mean in `openai_config`, the
-released files in `openai_presets`; no other file knows them. The published networks differ from ours in those names,
+Published names of tensors are in `names`, flags in `flags`, what they mean in `description`, the
+released files in `presets`; no other file knows them. The published networks differ from ours in those names,
 in the shapes of some 1x1 convolutions, and in the order of the attention's q, k and v rows, which the flag
 use_new_attention_order selects: grouped by head ("n three d") or by kind ("three n d"). Ours are always the latter;
 the rows are permuted here, so that there is one attention, and outputs agree exactly.
@@ -17,14 +17,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .config import from_plain
-from .data.imagenet import imagenet_class_names
-from .models.blocks import AttentionPool, Norm
-from .models.unet import EncoderConfig, UNet, UNetConfig, UNetEncoder
-from .models.upsampler import Upsampler, UpsamplerConfig
-from .openai_config import Kind, describe, flags_of
-from .openai_flags import read_flags
-from .openai_names import (
+from ..config import from_plain
+from ..data.imagenet import imagenet_class_names
+from ..models.blocks import AttentionPool, Norm
+from ..models.unet import EncoderConfig, UNet, UNetConfig, UNetEncoder
+from ..models.upsampler import Upsampler, UpsamplerConfig
+from .description import Kind, describe, flags_of
+from .flags import read_flags
+from .names import (
     POSITION,
     Shape,
     classes_of,
@@ -34,7 +34,7 @@ from .openai_names import (
     published_shape,
     with_channel_mult,
 )
-from .openai_presets import PRESETS, presets_of
+from .presets import PRESETS, presets_of
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The published code's command-line flags (github.com/openai/guided-diffusion): their names, defaults and values.
 
-What they mean is the business of `openai_config`.
+What they mean is the business of `description`.
 """
 
 import shlex

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .models.unet import EncoderConfig
-from .openai_config import CHANNEL_MULT, Kind
-from .openai_flags import Flags
+from ..models.unet import EncoderConfig
+from .description import CHANNEL_MULT, Kind
+from .flags import Flags
 
 Shape = tuple[int, ...]
 

@@ -16,14 +16,14 @@ from guided_diffusion.checkpoint import open_checkpoint
 from guided_diffusion.data.imagenet import imagenet_class_names
 from guided_diffusion.model import load_diffusion
 from guided_diffusion.openai import convert, load_openai
-from guided_diffusion.openai_checkpoint import (
+from guided_diffusion.openai.files import (
     ExportConfig,
     ImportConfig,
     export_openai,
     import_openai,
     with_file_named,
 )
-from guided_diffusion.openai_presets import PRESETS
+from guided_diffusion.openai.presets import PRESETS
 
 
 @pytest.mark.parametrize("architecture", RELEASED)

@@ -18,12 +18,12 @@ from classifiers.training import TrainClassifierConfig
 from guided_diffusion.config import from_plain, parse, to_plain
 from guided_diffusion.model import DiffusionConfig
 from guided_diffusion.openai import Converted, convert, fingerprint, revert
-from guided_diffusion.openai_flags import WITHOUT_EFFECT, Flags, parse_command_line, read_flags
-from guided_diffusion.openai_presets import PRESETS
+from guided_diffusion.openai.flags import WITHOUT_EFFECT, Flags, parse_command_line, read_flags
+from guided_diffusion.openai.presets import PRESETS
 from guided_diffusion.training.diffusion import TrainDiffusionConfig
 from guided_diffusion.training.upsampler import TrainUpsamplerConfig
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = {"diffusion": TrainDiffusionConfig, "upsampler": TrainUpsamplerConfig, "classifier": TrainClassifierConfig}
 SHIPPED = [
     *(

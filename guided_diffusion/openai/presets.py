@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .openai_config import Kind
+from .description import Kind
 
 
 @dataclass(frozen=True, kw_only=True)

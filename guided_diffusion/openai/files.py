@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from .checkpoint import Checkpoint, file_sha256, latest, open_checkpoint, save_checkpoint
-from .data.listing import class_directories
-from .openai import Converted, load_openai, revert
-from .openai_config import Kind
-from .openai_flags import parse_command_line
+from ..checkpoint import Checkpoint, file_sha256, latest, open_checkpoint, save_checkpoint
+from ..data.listing import class_directories
+from .conversion import Converted, load_openai, revert
+from .description import Kind
+from .flags import parse_command_line
 
 _CHECKPOINT_KIND: Mapping[Kind, str] = {"unet": "diffusion", "upsampler": "upsampler", "classifier": "classifier"}
 _WEIGHTS: Mapping[Kind, str] = {"unet": "ema_0.9999", "upsampler": "ema_0.9999", "classifier": "network"}
