@@ -69,8 +69,6 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip is a bound above 0, or null; got {self.clip}")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is the share of ancestral noise, between 0 and 1; got {self.eta}")
 
 
 @dataclass(frozen=True, kw_only=True)
