@@ -1,1 +1,1 @@
-"""Training and reference images: class folders on disk, and the endless stream of batches made from them."""
+"""Training and reference images, however they are stored, and the endless stream of batches made from them."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from guided_diffusion.data.folder import ClassFolder
+from guided_diffusion.data.folder import ImageDataset
 
 Entry = tuple[int, int]  # index into the dataset, counter
 
@@ -49,7 +49,7 @@ class EndlessBatches:
         ValueError: an empty dataset, a batch size below 1 or a negative number of workers.
     """
 
-    dataset: ClassFolder
+    dataset: ImageDataset
     batch_size: int = field(kw_only=True)
     """Samples per optimiser update, over all processes and micro-batches; may exceed the dataset."""
     seed: int = field(kw_only=True)
@@ -66,45 +66,51 @@ class EndlessBatches:
             raise ValueError(f"num_workers is a number of processes, 0 or more, not {self.num_workers}")
 
     def micro_batches(
-        self, *, start_iteration: int = 0, rank: int = 0, world_size: int = 1, accumulation: int = 1
+        self, *, start_iteration: int = 0, rank: int = 0, world_size: int = 1, micro_size: int | None = None
     ) -> Iterator[Batch]:
-        """For each iteration from the given one on, `accumulation` batches of batch_size / (world_size * accumulation).
+        """For each iteration from the given one on, this rank's share of the batch, at most `micro_size` at a time.
 
-        The global batch is cut into consecutive blocks, one per rank, and each of these into micro-batches. Drop the
-        iterator to end the workers.
+        The global batch is cut into consecutive blocks, one per rank, and each of these into micro-batches, of which
+        the last may be short; None: a block is one. Drop the iterator to end the workers.
 
         Raises:
             ValueError: at once, if the batch does not divide or an argument is out of range; while iterating, what the
                 dataset raised, with its own message, whichever process it was raised in. OSError likewise.
         """
-        micro_size = self._micro_size(world_size, accumulation)
+        share = self.share(world_size)
         if start_iteration < 0 or not 0 <= rank < world_size:
             raise ValueError(
                 f"start_iteration={start_iteration}, rank={rank}, world_size={world_size}: "
                 f"iterations count from 0, ranks from 0 to world_size - 1"
             )
+        if micro_size is not None and micro_size < 1:
+            raise ValueError(f"a micro-batch is at least 1 sample, not {micro_size}")
         entries = _Entries(
             dataset_size=len(self.dataset),
             seed=self.seed,
-            first_counter=start_iteration * self.batch_size + rank * accumulation * micro_size,
-            micro_size=micro_size,
-            accumulation=accumulation,
+            first_counter=start_iteration * self.batch_size + rank * share,
+            share=share,
+            micro_size=micro_size or share,
             stride=self.batch_size,
         )
         return _loaded(self.dataset, entries, self.num_workers)
 
-    def _micro_size(self, world_size: int, accumulation: int) -> int:
-        if world_size < 1 or accumulation < 1:
-            raise ValueError(f"world_size={world_size} and accumulation={accumulation} are counts, at least 1")
-        parts = world_size * accumulation
-        below = self.batch_size // parts * parts
+    def share(self, world_size: int) -> int:
+        """Samples of one process per iteration.
+
+        Raises:
+            ValueError: a batch that does not divide over the processes.
+        """
+        if world_size < 1:
+            raise ValueError(f"world_size={world_size} is a count, at least 1")
+        below = self.batch_size // world_size * world_size
         if below != self.batch_size:
-            nearest = " or ".join(str(size) for size in (below, below + parts) if size)
+            nearest = " or ".join(str(size) for size in (below, below + world_size) if size)
             raise ValueError(
-                f"a global batch of {self.batch_size} does not divide over world_size={world_size} processes with "
-                f"accumulation={accumulation} micro-batches each; the nearest that does: {nearest}"
+                f"a global batch of {self.batch_size} does not divide over {world_size} processes; the nearest that "
+                f"does: {nearest} (--training.batch.size)"
             )
-        return self.batch_size // parts
+        return self.batch_size // world_size
 
 
 @lru_cache(maxsize=2)
@@ -123,16 +129,16 @@ class _Entries:
     dataset_size: int
     seed: int
     first_counter: int
+    share: int
     micro_size: int
-    accumulation: int
     stride: int
 
     def __iter__(self) -> Iterator[list[Entry]]:
         iteration_start = self.first_counter
         while True:
-            for micro in range(self.accumulation):
-                start = iteration_start + micro * self.micro_size
-                yield [self._entry(counter) for counter in range(start, start + self.micro_size)]
+            iteration_stop = iteration_start + self.share
+            for start in range(iteration_start, iteration_stop, self.micro_size):
+                yield [self._entry(counter) for counter in range(start, min(start + self.micro_size, iteration_stop))]
             iteration_start += self.stride
 
     def _entry(self, counter: int) -> Entry:
@@ -147,7 +153,7 @@ class _Batched(Dataset[Any]):  # Any: DataLoader's types know items and lists of
     as a value and raised in the training process, the message is all there is to read.
     """
 
-    def __init__(self, dataset: ClassFolder) -> None:
+    def __init__(self, dataset: ImageDataset) -> None:
         self.dataset = dataset
 
     def __getitems__(self, entries: Sequence[Entry]) -> Batch | ValueError | OSError:
@@ -158,7 +164,7 @@ class _Batched(Dataset[Any]):  # Any: DataLoader's types know items and lists of
         return Batch(torch.stack(x0), torch.tensor(y), torch.tensor(counter))
 
 
-def _loaded(dataset: ClassFolder, entries: _Entries, num_workers: int) -> Iterator[Batch]:
+def _loaded(dataset: ImageDataset, entries: _Entries, num_workers: int) -> Iterator[Batch]:
     loader = DataLoader(
         _Batched(dataset),
         batch_sampler=entries,

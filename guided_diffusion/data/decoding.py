@@ -3,12 +3,13 @@
 Knows nothing of folders, labels or tensors.
 """
 
+import io
 import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,24 +70,50 @@ def _cut(image: Image.Image, size: int, *, x: int, y: int) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path, *, mode: Literal["L", "RGB"]) -> Image.Image:
-    """The decoded image in `mode`; the first frame of an animation; EXIF rotation is not applied, as published.
-
-    Pixels with alpha are composited over white (the published code drops alpha, which shows whatever colour lies under
-    transparent pixels; opaque images come out the same). Of 16-bit grey the high byte is kept, as Pillow does with
-    16-bit colour. Palette, CMYK and the rest convert as Pillow does.
+    """The image in a file, as `decoded` has it.
 
     Raises:
         DamagedImageError: the file is no image, is cut short, or has pixels without a known range (32-bit float).
         OSError: the storage failed (file gone, no permission, I/O error): not the picture's fault.
     """
-    with _damage_named(path), Image.open(path) as image:
-        image.load()
-        return _converted(image, mode)
+    with damage_named(path), path.open("rb") as file:
+        return decoded(file, mode=mode)
 
 
 def read_mode(path: Path) -> str:
     """Pillow's mode of the file, from its header alone. Raises as `read_image` does."""
-    with _damage_named(path), Image.open(path) as image:
+    with damage_named(path), path.open("rb") as file:
+        return header_mode(file)
+
+
+def decoded(file: IO[bytes], *, mode: Literal["L", "RGB"], draft_side: int | None = None) -> Image.Image:
+    """The image in `mode`; the first frame of an animation; EXIF rotation is not applied, as published.
+
+    Pixels with alpha are composited over white (the published code drops alpha, which shows whatever colour lies under
+    transparent pixels; opaque images come out the same). Of 16-bit grey the high byte is kept, as Pillow does with
+    16-bit colour. Palette, CMYK and the rest convert as Pillow does.
+
+    draft_side: a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size whose shorter side is not below
+        this many pixels, which leaves out the upper of its frequencies; None: every image at its size.
+
+    Within `damage_named`, whatever the decoder raises names the file.
+    """
+    # Read whole: an archive checks a member's sum at its end, which decoders do not always reach.
+    with Image.open(io.BytesIO(file.read())) as image:
+        draft = None if draft_side is None else image.draft(None, (draft_side, draft_side))
+        image.load()
+        picture = _converted(image, mode)
+    if draft is None:
+        return picture
+    # Decoders round odd sizes up, the crops' halvings round them down, and one pixel moves a crop's whole grid.
+    _, (_, _, width, height) = draft
+    wanted = (int(width), int(height))
+    return picture if picture.size == wanted else picture.crop((0, 0, *wanted))
+
+
+def header_mode(file: IO[bytes]) -> str:
+    """Pillow's mode of an image, from its header alone."""
+    with Image.open(file) as image:
         return image.mode
 
 
@@ -106,7 +133,7 @@ def _converted(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def damage_named(path: Path) -> Iterator[None]:
     """Turns what a decoder raises into DamagedImageError; the storage's own failures pass as OSError, with the path."""
     try:
         yield

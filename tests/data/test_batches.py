@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from guided_diffusion.data.batches import Batch, EndlessBatches, epoch_permutation
-from guided_diffusion.data.folder import DataConfig, open_class_folder
+from guided_diffusion.data.folder import DataConfig, open_dataset
 
 SIZE = 4
 
@@ -28,7 +28,7 @@ def dataset(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(path)
     config = DataConfig(path=tmp_path, crop="random", flip=True)
-    return open_class_folder(config, image_size=SIZE, seed=5)
+    return open_dataset(config, image_size=SIZE, seed=5)
 
 
 def endless(dataset, *, batch_size, seed=1, num_workers=0):
@@ -89,24 +89,27 @@ def test_the_permutation_is_uniform():
     assert all(abs(count - 200) < 65 for count in counts.values())
 
 
-@pytest.mark.parametrize(("world_size", "accumulation"), [(1, 1), (1, 3), (2, 1), (2, 3), (3, 2), (6, 1)])
-def test_the_global_batch_does_not_depend_on_how_it_is_cut(dataset, world_size, accumulation):
+@pytest.mark.parametrize(
+    ("world_size", "micro_size", "sizes"),
+    [(1, None, [6]), (1, 2, [2, 2, 2]), (1, 4, [4, 2]), (2, None, [3]), (2, 2, [2, 1]), (3, 9, [2]), (6, 1, [1])],
+)
+def test_the_global_batch_does_not_depend_on_how_it_is_cut(dataset, world_size, micro_size, sizes):
     batches = endless(dataset, batch_size=6)
     whole = first(3, batches)
+    count = len(sizes)
     cut = [
-        first(3 * accumulation, batches, rank=rank, world_size=world_size, accumulation=accumulation)
-        for rank in range(world_size)
+        first(3 * count, batches, rank=rank, world_size=world_size, micro_size=micro_size) for rank in range(world_size)
     ]
     for iteration in range(3):
-        pieces = [b for rank in cut for b in rank[iteration * accumulation : (iteration + 1) * accumulation]]
-        assert {len(piece.y) for piece in pieces} == {6 // (world_size * accumulation)}
+        pieces = [batch for rank in cut for batch in rank[iteration * count : (iteration + 1) * count]]
+        assert [len(piece.y) for piece in pieces] == sizes * world_size
         assert_same(joined(pieces), whole[iteration])
 
 
 def test_resuming_at_iteration_n_equals_never_having_stopped(dataset):
     batches = endless(dataset, batch_size=4)
-    uninterrupted = first(10, batches, accumulation=2)
-    resumed = first(4, endless(dataset, batch_size=4), start_iteration=3, accumulation=2)
+    uninterrupted = first(10, batches, micro_size=2)
+    resumed = first(4, endless(dataset, batch_size=4), start_iteration=3, micro_size=2)
     for actual, expected in zip(resumed, uninterrupted[6:], strict=True):
         assert_same(actual, expected)
 
@@ -161,10 +164,10 @@ RUN = """
 import sys, time
 from pathlib import Path
 from guided_diffusion.data.batches import EndlessBatches
-from guided_diffusion.data.folder import DataConfig, open_class_folder
+from guided_diffusion.data.folder import DataConfig, open_dataset
 
 if __name__ == "__main__":
-    dataset = open_class_folder(DataConfig(path=Path(sys.argv[1])), image_size=4)
+    dataset = open_dataset(DataConfig(path=Path(sys.argv[1])), image_size=4)
     stream = EndlessBatches(dataset, batch_size=2, seed=0, num_workers=1).micro_batches()
     stopped = []
     import signal
@@ -217,16 +220,11 @@ def test_moving_a_batch_keeps_its_fields(dataset):
     assert batch.to("meta").x0.device.type == "meta"
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "world_size", "accumulation", "nearest"),
-    [(7, 2, 1, "6 or 8"), (10, 2, 2, "8 or 12"), (3, 2, 2, "4")],
-)
-def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do(
-    dataset, batch_size, world_size, accumulation, nearest
-):
-    expected = f"batch of {batch_size} does .* world_size={world_size} .*accumulation={accumulation} .*: {nearest}$"
+@pytest.mark.parametrize(("batch_size", "world_size", "nearest"), [(7, 2, "6 or 8"), (10, 4, "8 or 12"), (3, 4, "4")])
+def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do(dataset, batch_size, world_size, nearest):
+    expected = f"batch of {batch_size} does not divide over {world_size} processes; the nearest that does: {nearest} "
     with pytest.raises(ValueError, match=expected):
-        endless(dataset, batch_size=batch_size).micro_batches(world_size=world_size, accumulation=accumulation)
+        endless(dataset, batch_size=batch_size).micro_batches(world_size=world_size)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +234,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do(
         ({"rank": 2, "world_size": 2}, "rank=2, world_size=2"),
         ({"rank": -1}, "rank=-1"),
         ({"world_size": 0}, "world_size=0"),
-        ({"accumulation": 0}, "accumulation=0"),
+        ({"micro_size": 0}, "a micro-batch is at least 1 sample, not 0"),
     ],
 )
 def test_arguments_out_of_range_are_refused_at_once(dataset, arguments, message):

@@ -1,0 +1,135 @@
+"""Labels as files and records give them: tables of file names and labels, and how labels become class numbers."""
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guided_diffusion.data.listing import Tree, refuse_no_images
+
+Label = str | int
+
+FORMATS = 'CSV with the columns file,label, JSON {"FILE": LABEL, ..} or JSON {"labels": [["FILE", LABEL], ..]}'
+
+# A label table with a stray huge number must not become a list of a thousand million names.
+_MOST_CLASSES = 1_000_000
+
+
+def numbered(labels: Sequence[Label], *, source: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The names of the classes, and the class number of each label.
+
+    Labels that are all whole numbers are class numbers already, and their digits the names of the classes 0 to the
+    largest. Any others are names, numbered in sorted order.
+
+    source: where they come from, for messages.
+
+    Raises:
+        ValueError: a negative number, or one that makes over a million classes.
+    """
+    if not all(re.fullmatch(r"-?(0|[1-9]\d*)", str(label), re.ASCII) for label in labels):  # 007 is a name
+        names = sorted({str(label) for label in labels})
+        number_of = {name: number for number, name in enumerate(names)}
+        return tuple(names), np.array([number_of[str(label)] for label in labels], dtype=np.int64)
+    numbers = [int(label) for label in labels]
+    if min(numbers) < 0:
+        raise ValueError(
+            f"{numbers.count(min(numbers))} labels of {source} are {min(numbers)}; class numbers begin at 0, and every "
+            f"image needs one"
+        )
+    if max(numbers) >= _MOST_CLASSES:
+        raise ValueError(f"a label of {source} is {max(numbers)}; class numbers end below {_MOST_CLASSES:,}")
+    return tuple(str(number) for number in range(max(numbers) + 1)), np.array(numbers, dtype=np.int64)
+
+
+def table_labels(tree: Tree, content: bytes, *, source: Path) -> list[Label]:
+    """The label that a table gives each image of a tree.
+
+    content: of the file `source`, whose suffix, .csv or .json, says what it is; see `FORMATS`. Files are named as in
+    the tree: relative to its root, with "/".
+
+    Raises:
+        ValueError: another format; a file that the table has twice, that the tree lacks, or that has no label.
+    """
+    refuse_no_images(tree)
+    readers = {".csv": _csv_pairs, ".json": _json_pairs}
+    reader = readers.get(source.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{source} is no table of labels; expected {FORMATS}")
+    pairs = reader(content, source)
+    label_of = dict(pairs)
+    twice = [file for file, count in Counter(file for file, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{source} has {len(twice)} files more than once, the first {twice[0]}; give each one label")
+    _refuse_differing(label_of.keys(), tree, source)
+    return [label_of[image] for image in tree.images]
+
+
+def _refuse_differing(labelled: Iterable[str], tree: Tree, source: Path) -> None:
+    images = set(tree.images)
+    absent = [file for file in labelled if file not in images]
+    if absent:
+        raise ValueError(
+            f"{source} labels {len(absent)} files that are no images of {tree.root}, the first {absent[0]}; files are "
+            f"named as seen from there, for example {tree.images[0]}"
+        )
+    unlabelled = sorted(images - set(labelled))
+    if unlabelled:
+        raise ValueError(
+            f"{source} has no label for {len(unlabelled)} of the {len(images)} images in {tree.root}, the first "
+            f"{unlabelled[0]}; add their labels or remove the images"
+        )
+
+
+def _csv_pairs(content: bytes, source: Path) -> list[tuple[str, Label]]:
+    rows = csv.reader(io.StringIO(_text(content, source), newline=""))
+    header = next(rows, [])
+    if header != ["file", "label"]:
+        raise ValueError(f"the first line of {source} is {','.join(header)!r}; expected file,label")
+    pairs: list[tuple[str, Label]] = []
+    for row in rows:
+        if len(row) != 2 or not all(row):
+            raise ValueError(f"line {rows.line_num} of {source} is {','.join(row)!r}; expected a file and its label")
+        pairs.append((row[0], row[1]))
+    return pairs
+
+
+def _json_pairs(content: bytes, source: Path) -> list[tuple[str, Label]]:
+    try:
+        # Objects as lists of pairs: a dict would keep the last of two equal names, and say nothing.
+        members = json.loads(_text(content, source), object_pairs_hook=_Members)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is not JSON ({error})") from error
+    if not isinstance(members, _Members):
+        raise ValueError(f"{source} is no table of labels; expected {FORMATS}")
+    stored = dict(members).get("labels")
+    pairs = stored if isinstance(stored, list) else list(members)
+    for pair in pairs:
+        if not _is_pair(pair):
+            raise ValueError(f"{source} holds {json.dumps(pair)} where a file and its label were expected: {FORMATS}")
+    return [(file, label) for file, label in pairs]
+
+
+class _Members(list[tuple[str, Any]]):
+    """A JSON object; a plain list is a JSON array."""
+
+
+def _is_pair(pair: Any) -> bool:
+    match pair:
+        case [str(), str() | int() as label]:
+            return not isinstance(label, bool)
+        case _:
+            return False
+
+
+def _text(content: bytes, source: Path) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not UTF-8 text ({error})") from error
