@@ -1,4 +1,4 @@
-"""The diffusion chain as data, and the identities that hold on one link of it.
+"""The diffusion chain as data, the draws of training from it, and the identities that hold on one link of it.
 
 A chain is two float64 columns: the signal power alpha_bar[k] and the timestep t[k] that networks are told. Whatever a
 formula needs about one link x_t -> x_s is a `Step`. Which noise levels a chain has is the business of `schedules`; what
@@ -6,6 +6,7 @@ a network predicts on it, of `prediction`.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +29,14 @@ class Step:
     """Log variance of q(x_s | x_t, x_0), nats; the chain's first entry, log 0, is replaced by its second."""
     log_var_max: Coefficient
     """Log of this link's beta = 1 - alpha_bar / alpha_bar_prev, nats."""
+
+
+class TrainingChain(Protocol):
+    """A chain as training sees it: noise levels, numbered or continuous, of which every sample draws one."""
+
+    def drawn(self, u: Tensor, *, like: Tensor) -> Step:
+        """The links of samples like `like` (B, ...), uniform over the levels for u (B,) float64 uniform in [0, 1)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,20 +79,17 @@ class DiffusionChain:
         low, high = (k, k) if isinstance(k, int) else (int(k.min()), int(k.max()))
         if low < 0 or high >= len(self):
             raise IndexError(f"index {low if low < 0 else high} is not in this chain of {len(self)} steps")
-        # A network told 999 must not be told 1000 because its images are bfloat16.
-        t_dtype = torch.promote_types(like.dtype, torch.float32)
         if isinstance(k, int):
             return Step(
-                torch.full((like.shape[0],), float(self.t[k]), dtype=t_dtype, device=like.device),
+                torch.full((like.shape[0],), float(self.t[k]), dtype=_t_dtype(like), device=like.device),
                 *(float(column) for column in self._link(torch.tensor(k))),
             )
         k = k.to(self.t.device)
-        columns = torch.stack([self.t[k], *self._link(k)])
-        # From pinned memory, since any other copy makes the host wait for the GPU.
-        columns = columns.pin_memory() if like.is_cuda else columns
-        t, *link = columns.to(like.device, non_blocking=True)
-        broadcastable = (-1, *(1,) * (like.ndim - 1))
-        return Step(t.to(t_dtype), *(column.reshape(broadcastable) for column in link))
+        return step_a_sample(self.t[k], *self._link(k), like=like)
+
+    def drawn(self, u: Tensor, *, like: Tensor) -> Step:
+        """The link at the index of each sample that u (B,), uniform in [0, 1), falls on."""
+        return self.at(uniform_indices(u, len(self)), like=like)
 
     def _link(self, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         alpha_bar, alpha_bar_prev = self.alpha_bar[k], self._alpha_bar_prev(k)
@@ -108,6 +114,37 @@ class DiffusionChain:
             outside = int(keep.min()) if int(keep.min()) < 0 else int(keep.max())
             raise IndexError(f"asked to keep index {outside} of a chain of {len(self)} steps")
         return DiffusionChain(alpha_bar=self.alpha_bar[keep], t=self.t[keep])
+
+
+def step_a_sample(
+    t: Tensor,
+    alpha_bar: Tensor,
+    alpha_bar_prev: Tensor,
+    log_var_min: Tensor,
+    log_var_max: Tensor,
+    *,
+    like: Tensor,
+) -> Step:
+    """One link for each sample of a batch like `like` (B, ...), from columns (B,) float64 on the CPU."""
+    told, *link = beside(torch.stack([t, alpha_bar, alpha_bar_prev, log_var_min, log_var_max]), like)
+    broadcastable = (-1, *(1,) * (like.ndim - 1))
+    return Step(told.to(_t_dtype(like)), *(column.reshape(broadcastable) for column in link))
+
+
+def beside(values: Tensor, like: Tensor) -> Tensor:
+    """values, which lie on the CPU, on like's device."""
+    # From pinned memory, since any other copy makes the host wait for the GPU.
+    return (values.pin_memory() if like.is_cuda else values).to(like.device, non_blocking=True)
+
+
+def _t_dtype(like: Tensor) -> torch.dtype:
+    """A network told 999 must not be told 1000 because its images are bfloat16."""
+    return torch.promote_types(like.dtype, torch.float32)
+
+
+def uniform_indices(u: Tensor, num_steps: int) -> Tensor:
+    """Indices k (B,) int64, uniform over num_steps of them, from u (B,) uniform in [0, 1)."""
+    return (u * num_steps).long().clamp(max=num_steps - 1)
 
 
 def sigma(alpha_bar: float) -> float:
@@ -139,8 +176,13 @@ def inverse_signal(step: Step) -> Coefficient:
 
 
 def q_sample(x0: Tensor, eps: Tensor, step: Step) -> Tensor:
-    """Draw from q(x_t | x_0), DDPM eq. 4: sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps. x0, eps: (B, C, H, W)."""
-    return scaled(step.alpha_bar**0.5, x0) + scaled((1 - step.alpha_bar) ** 0.5, eps)
+    """Draw from q(x_t | x_0), DDPM eq. 4. x0, eps: (B, C, H, W)."""
+    return diffused(x0, eps, alpha_bar=step.alpha_bar)
+
+
+def diffused(x0: Tensor, eps: Tensor, *, alpha_bar: Coefficient) -> Tensor:
+    """sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps. x0, eps: (B, C, H, W)."""
+    return scaled(alpha_bar**0.5, x0) + scaled((1 - alpha_bar) ** 0.5, eps)
 
 
 def posterior_mean(x_t: Tensor, x0: Tensor, step: Step) -> Tensor:

@@ -1,10 +1,11 @@
-"""Training losses and the variational bound, per sample, and the samplers of training timesteps.
+"""Training losses, their weights, and the variational bound, per sample.
 
 Every function returns (B,), means over pixels; whoever trains takes the mean over the batch. The bound is in bits per
 dimension throughout, as improved DDPM adds it to the mean squared error.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -44,17 +45,43 @@ def hybrid_loss(
     variance: Variance,
     num_steps: int,
     vlb_weight: float = 0.001,
+    simple_weight: Tensor | float = 1.0,
 ) -> Tensor:
     """L_hybrid = L_simple + vlb_weight * L_vlb (B,), improved DDPM eq. 16, one term of the bound standing for all.
 
     The bound teaches the variance alone: it sees the mean with its gradient stopped. num_steps: K of the chain trained
-    on, since L_vlb sums K terms.
+    on, since L_vlb sums K terms. simple_weight: of L_simple, (B,) or for all, such as `min_snr_weight`.
     """
     simple = simple_loss(output, x0, eps, x_t, step, prediction=prediction, variance=variance)
     predicted, variance_values = split_output(output, x_t, variance)
     frozen_mean = predicted.detach() if variance_values is None else torch.cat([predicted.detach(), variance_values], 1)
     bound = vlb_loss(frozen_mean, x0, x_t, step, prediction=prediction, variance=variance, num_steps=num_steps)
-    return simple + vlb_weight * bound
+    return simple_weight * simple + vlb_weight * bound
+
+
+X0_ERROR_WEIGHT: dict[Prediction, Callable[[Tensor], Tensor]] = {
+    "eps": lambda snr: snr,
+    "x0": torch.ones_like,
+    "v": lambda snr: snr + 1,
+}
+"""What L_simple of each prediction is, in squared errors of x_0, at a signal-to-noise ratio alpha_bar / (1 - alpha_bar)
+(2303.09556 section 3.2, 2202.00512 section 4)."""
+
+
+def min_snr_weight(step: Step, *, prediction: Prediction, gamma: float) -> Tensor:
+    """The factor (B,), float64, that makes L_simple min(SNR, gamma) times the squared error of x_0 (2303.09556 eq. 9).
+
+    step: one link a sample; alpha_bar above 0 for `eps`.
+
+    Raises:
+        ValueError: prediction "mean", whose error depends on the link and not on the signal-to-noise ratio alone.
+    """
+    if prediction not in X0_ERROR_WEIGHT:
+        known = ", ".join(f'"{name}"' for name in X0_ERROR_WEIGHT)
+        raise ValueError(f'min-SNR weights are for prediction {known}, not "{prediction}"')
+    alpha_bar = torch.as_tensor(step.alpha_bar, dtype=torch.float64).reshape(-1)
+    snr = alpha_bar / (1 - alpha_bar)
+    return snr.clamp(max=gamma) / X0_ERROR_WEIGHT[prediction](snr)
 
 
 def vlb_loss(
@@ -103,8 +130,3 @@ def grey_level_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tenso
 def approximate_normal_cdf(x: Tensor) -> Tensor:
     """(1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, within 2e-4 of the normal distribution function."""
     return 0.5 * (1 + (math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)).tanh())
-
-
-def uniform_indices(u: Tensor, num_steps: int) -> Tensor:
-    """Indices k (B,) int64, uniform over the chain, from u (B,) uniform in [0, 1)."""
-    return (u * num_steps).long().clamp(max=num_steps - 1)

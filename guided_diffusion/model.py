@@ -3,7 +3,7 @@
 An upsampler is one whose network sees a low-resolution image as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,14 @@ from .models.unet import UNet, UNetConfig
 from .models.upsampler import Upsampler, UpsamplerConfig
 from .prediction import Network, NetworkDenoiser, Prediction, Variance, has_learned_variance
 from .schedules import ChainConfig, make_chain
+
+CONTINUOUS_TIME: Mapping[str, tuple[str, ...]] = {
+    "variance": ("small", "large"),
+    "prediction": ("eps", "x0", "v"),
+    "loss": ("simple",),
+    "timesteps": ("uniform",),
+}
+"""What goes with a chain in continuous time, where no link has a neighbour to learn a variance or a mean of."""
 
 C = TypeVar("C", bound="DiffusionConfig")
 N = TypeVar("N", bound=nn.Module)
@@ -39,6 +47,7 @@ class DiffusionConfig:
     """Names of the classes in the data it was trained on, in label order, also where it is not told the class."""
 
     def __post_init__(self) -> None:
+        check_continuous_time(self.chain, prediction=self.prediction, variance=self.variance)
         wanted = self.network.in_channels * (1 + has_learned_variance(self.variance))
         if self.network.out_channels != wanted:
             raise ValueError(
@@ -60,6 +69,11 @@ class DiffusionConfig:
     def is_conditional(self) -> bool:
         """Whether the network is told the class."""
         return self.network.num_classes is not None
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for no class; None where the network knows none."""
+        return self.network.num_classes if self.network.null_class else None
 
     def denoiser(self, network: Callable[..., Tensor], y: Tensor | None, *, clip: float | None) -> NetworkDenoiser:
         """`network` as this config says to read it, with labels y (B,) bound where it is conditional."""
@@ -100,6 +114,11 @@ class DiffusionModel:
         """Whether the network is told the class."""
         return self.config.is_conditional
 
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for no class; None where the network knows none."""
+        return self.config.null_label
+
     def denoiser(self, y: Tensor | None, *, clip: float | None = 1.0) -> NetworkDenoiser:
         """The network as a Denoiser, with labels y (B,) bound where it is conditional; otherwise y is not used."""
         return self.config.denoiser(self.network, y, clip=clip)
@@ -115,9 +134,49 @@ class UpsamplerModel:
     weights: str
     """Which of the checkpoint's weights these are: "network", "ema_0.9999", .."""
 
-    def denoiser(self, y: Tensor | None, *, low_res: Tensor, clip: float | None = 1.0) -> NetworkDenoiser:
-        """The network as a Denoiser of enlargements of low_res (B, C, h, w) in [-1, 1], with labels y where told."""
-        return self.config.denoiser(partial(self.network, low_res=low_res), y, clip=clip)
+    def denoiser(
+        self, y: Tensor | None, *, low_res: Tensor, conditioning_noise: float = 0.0, clip: float | None = 1.0
+    ) -> NetworkDenoiser:
+        """The network as a Denoiser of enlargements of low_res (B, C, h, w) in [-1, 1], with labels y where told.
+
+        conditioning_noise: the noise rate that low_res already has.
+
+        Raises:
+            ValueError: a noise rate that it was not trained on.
+        """
+        check_conditioning_noise(self.config, conditioning_noise, called=str(self.checkpoint.path))
+        told = partial(self.network, low_res=low_res)
+        if self.config.network.conditioning_noise is not None:
+            told = partial(told, conditioning_noise=low_res.new_full((len(low_res),), conditioning_noise))
+        return self.config.denoiser(told, y, clip=clip)
+
+
+def check_continuous_time(chain: ChainConfig, **chosen: str) -> None:
+    """Refuse what a chain in continuous time cannot have; chosen: of the options in `CONTINUOUS_TIME`.
+
+    Raises:
+        ValueError: such a choice, naming it and what there is in its place.
+    """
+    wrong = [name for name, value in chosen.items() if value not in CONTINUOUS_TIME[name]]
+    if chain.is_continuous and wrong:
+        allowed = ", ".join(f"{name} " + " or ".join(f'"{value}"' for value in CONTINUOUS_TIME[name]) for name in wrong)
+        given = ", ".join(f'{name} "{chosen[name]}"' for name in wrong)
+        raise ValueError(
+            f"the {chain.schedule} schedule is continuous in time: it has no numbered links, whose variance could be "
+            f"learned or likelihood bounded. Take {allowed}; got {given}"
+        )
+
+
+def check_conditioning_noise(config: UpsamplerModelConfig, rate: float, *, called: str) -> None:
+    """Refuse a noise rate of low-resolution images that an upsampler was not trained on; called: its name in messages.
+
+    Raises:
+        ValueError: a rate outside [0, the largest in training].
+    """
+    largest = config.network.conditioning_noise or 0.0
+    if not 0 <= rate <= largest:
+        known = f"on rates from 0 to {largest:g}" if largest else "on clean low-resolution images alone, rate 0"
+        raise ValueError(f"conditioning_noise {rate:g} was asked for, but {called} was trained {known}")
 
 
 def load_diffusion(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> DiffusionModel:

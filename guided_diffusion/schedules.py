@@ -1,4 +1,5 @@
-"""Which noise levels a chain has: the published beta schedules, and which of them a shortened chain keeps."""
+"""Which noise levels a chain has: the published beta schedules and which of them a shortened chain keeps, and a
+schedule in continuous time, which has as many levels as are asked for."""
 
 import math
 from dataclasses import dataclass
@@ -8,34 +9,77 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .chain import DiffusionChain
+from .chain import DiffusionChain, Step, TrainingChain, step_a_sample
+
+SIGNAL_RATES = (0.95, 0.02)
+"""Of the offset cosine schedule at its times 0 and 1: no image is quite clean, and no noise quite without signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChainConfig:
     """The chain that a network is trained on."""
 
-    schedule: Literal["linear", "cosine"] = "linear"
-    """Betas: linear (DDPM; ADM from 128 pixels up) or cosine (improved DDPM; ADM at 64 pixels)."""
+    schedule: Literal["linear", "cosine", "offset_cosine"] = "linear"
+    """Betas: linear (DDPM; ADM from 128 pixels up) or cosine (improved DDPM; ADM at 64 pixels). offset_cosine is
+    continuous in time, its signal rate falling from 0.95 to 0.02 as a cosine."""
     num_steps: int = 1000
-    """Noise levels T in training; sampling may take fewer."""
+    """Noise levels T in training; sampling may take fewer. In continuous time: levels where no number is asked for."""
     rescale_t: bool = False
     """Tell the network t * 1000 / T in place of t, as improved DDPM does for its chains of 4000."""
 
     def __post_init__(self) -> None:
         if self.num_steps < 2:
             raise ValueError(f"chain.num_steps is {self.num_steps}; a chain needs at least 2 noise levels")
+        if self.rescale_t and self.is_continuous:
+            raise ValueError(
+                f"chain.rescale_t is for numbered steps; a network on the {self.schedule} schedule is told its noise "
+                f"rate, on the scale of 0 to 1000 already: leave it out"
+            )
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether training draws its times from an interval, so that any number of levels can be sampled from."""
+        return self.schedule == "offset_cosine"
 
 
 def make_chain(config: ChainConfig) -> DiffusionChain:
-    """The chain a config describes.
+    """The chain a config describes; of a schedule in continuous time, `num_steps` even levels.
 
     Raises:
         ValueError: a schedule too short for its betas to be probabilities.
     """
+    if config.schedule == "offset_cosine":
+        return offset_cosine_chain(config.num_steps)
     betas = {"linear": linear_betas, "cosine": cosine_betas}[config.schedule](config.num_steps)
     chain = chain_from_betas(betas)
     return DiffusionChain(chain.alpha_bar, chain.t * (1000 / config.num_steps)) if config.rescale_t else chain
+
+
+def training_chain(config: ChainConfig) -> TrainingChain:
+    """What training draws its links from: the chain itself, or all of continuous time.
+
+    Raises:
+        ValueError: as `make_chain`.
+    """
+    return OffsetCosine() if config.is_continuous else make_chain(config)
+
+
+def sampling_chain(config: ChainConfig, spec: str) -> DiffusionChain:
+    """The levels that a sampler visits: those of the chain that `spec` keeps, as `timestep_subset` reads it.
+
+    In continuous time "250" and "ddim250" both mean 250 even levels, and "" means `num_steps` of them.
+
+    Raises:
+        ValueError: as `make_chain` and `timestep_subset`; in continuous time also sections.
+    """
+    if not config.is_continuous:
+        return (whole := make_chain(config)).shortened(timestep_subset(len(whole), spec))
+    if "," in spec:
+        raise ValueError(
+            f'"{spec}" counts timesteps per section, but the {config.schedule} schedule is continuous in time and has '
+            f'no numbered steps to cut into sections; give one count such as "250"'
+        )
+    return offset_cosine_chain(_count(spec.removeprefix("ddim"), spec) if spec else config.num_steps)
 
 
 def linear_betas(num_steps: int) -> Tensor:
@@ -71,6 +115,42 @@ def chain_from_betas(betas: Tensor) -> DiffusionChain:
     """The chain with alpha_bar_t = prod_{i <= t} (1 - beta_i) and t = 0, 1, .., T - 1. betas: (T,) in (0, 1]."""
     alpha_bar = (1 - betas.double()).cumprod(dim=0)
     return DiffusionChain(alpha_bar=alpha_bar, t=torch.arange(len(betas), dtype=torch.float64))
+
+
+def offset_cosine_angle(time: Tensor) -> Tensor:
+    """The angle whose cosine is the signal rate and whose sine the noise rate, linear in time, 0..1; float64.
+
+    With alpha_bar = cos^2 that is the cosine schedule of improved DDPM, its ends cut off at `SIGNAL_RATES`.
+    """
+    first, last = (math.acos(rate) for rate in SIGNAL_RATES)
+    return first + (last - first) * time.double()
+
+
+def offset_cosine_chain(num_steps: int) -> DiffusionChain:
+    """num_steps levels of the offset cosine schedule, at the times (k + 1) / num_steps, so that the noisiest is time 1.
+
+    Raises:
+        ValueError: fewer than two levels.
+    """
+    angle = offset_cosine_angle(torch.arange(1, num_steps + 1, dtype=torch.float64) / num_steps)
+    return DiffusionChain(alpha_bar=angle.cos() ** 2, t=1000 * angle.sin())
+
+
+@dataclass(frozen=True)
+class OffsetCosine:
+    """The offset cosine schedule in continuous time, as training draws from it.
+
+    Networks are told 1000 times the noise rate, which lies on the scale their time embedding is made for.
+    """
+
+    def drawn(self, u: Tensor, *, like: Tensor) -> Step:
+        """The links from the times u (B,) in [0, 1] straight to x_0, for a batch like `like` (B, ...).
+
+        There is no neighbouring level: alpha_bar_prev is 1, and both log variances are that of x_t about its x_0.
+        """
+        angle = offset_cosine_angle(u)
+        alpha_bar, log_var = angle.cos() ** 2, 2 * angle.sin().log()
+        return step_a_sample(1000 * angle.sin(), alpha_bar, torch.ones_like(angle), log_var, log_var, like=like)
 
 
 def timestep_subset(num_steps: int, spec: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses: closed forms of the bound's terms, the stopped gradient, the draws of training steps."""
+"""Losses: closed forms of the bound's terms, the stopped gradient, the weights."""
 
 import math
 
@@ -14,13 +14,13 @@ from guided_diffusion.losses import (
     bound_term,
     grey_level_log_likelihood,
     hybrid_loss,
+    min_snr_weight,
     per_sample_mean,
     prior_bound,
     simple_loss,
-    uniform_indices,
     vlb_loss,
 )
-from guided_diffusion.prediction import Estimate, has_learned_variance
+from guided_diffusion.prediction import TARGET, Estimate, has_learned_variance
 from guided_diffusion.schedules import chain_from_betas, linear_betas, timestep_subset
 
 CHAIN = chain_from_betas(linear_betas(1000)).shortened(timestep_subset(1000, "25"))
@@ -167,16 +167,41 @@ def test_approximate_cdf_is_within_its_stated_error():
     assert (approximate_normal_cdf(x) - torch.special.ndtr(x)).abs().max() < 2e-4
 
 
-def test_uniform_indices_cover_the_chain_evenly():
-    u = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:-1]
-    indices = uniform_indices(u, 10)
-    assert indices.dtype == torch.int64
-    assert indices.bincount().tolist() == [1000] * 10
+@pytest.mark.parametrize("gamma", [0.01, 5.0, 1e9])
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_an_error_of_x0_costs_min_snr_whatever_the_network_predicts(prediction, gamma):
+    """The same error of x_0, said as an error of eps or v: at one x_t they are linear in one another."""
+    step = CHAIN.at(torch.tensor([0, 12, 24]), like=x0)
+    x_t, wrong_x0 = q_sample(x0, eps, step), x0 + draws(3, 2, 4, 4, seed=7)
+    wrong_eps = (x_t - step.alpha_bar**0.5 * wrong_x0) / (1 - step.alpha_bar) ** 0.5
+    output = TARGET[prediction](wrong_x0, wrong_eps, x_t, step)
+    simple = simple_loss(output, x0, eps, x_t, step, prediction=prediction, variance="small")
+    snr = (step.alpha_bar / (1 - step.alpha_bar)).flatten()
+    expected = snr.clamp(max=gamma) * per_sample_mean((wrong_x0 - x0) ** 2)
+    # At the least noisy level eps = (x_t - 0.99.. x_0) / 0.01, which costs two digits.
+    assert_close(min_snr_weight(step, prediction=prediction, gamma=gamma) * simple, expected, rtol=1e-10, atol=0)
 
 
-def test_uniform_indices_never_leave_the_chain():
-    """A float64 number just below 1 is 1 once cast to float32."""
-    nearly_one = torch.tensor([1 - 2**-30], dtype=torch.float64)
-    assert uniform_indices(nearly_one, 1000).tolist() == [999]
-    assert uniform_indices(nearly_one.float(), 1000).tolist() == [999]
-    assert uniform_indices(torch.zeros(1), 1000).tolist() == [0]
+def test_min_snr_weights_of_eps_are_1_at_and_above_the_noise_of_gamma():
+    step = CHAIN.at(torch.arange(25), like=torch.zeros(25, 1, 1, 1, dtype=torch.float64))
+    weight = min_snr_weight(step, prediction="eps", gamma=5.0)
+    is_noisy = (step.alpha_bar / (1 - step.alpha_bar)).flatten() <= 5
+    assert 0 < int(is_noisy.sum()) < 25
+    assert weight[is_noisy].tolist() == [1.0] * int(is_noisy.sum())
+    assert bool((weight[~is_noisy] < 1).all())
+    assert bool((weight.diff() >= 0).all())
+
+
+def test_min_snr_has_no_weight_for_a_predicted_mean():
+    with pytest.raises(ValueError, match='min-SNR weights are for prediction "eps", "x0", "v", not "mean"'):
+        min_snr_weight(CHAIN.at(3, like=x0), prediction="mean", gamma=5.0)
+
+
+def test_a_weight_of_l_simple_leaves_the_bound_as_it_is():
+    step = CHAIN.at(torch.tensor([0, 12, 24]), like=x0)
+    x_t, output = q_sample(x0, eps, step), draws(3, 4, 4, 4, seed=5)
+    weight = torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
+    simple = simple_loss(output, x0, eps, x_t, step, **LEARNED)
+    plain = hybrid_loss(output, x0, eps, x_t, step, **LEARNED, num_steps=25)
+    weighted = hybrid_loss(output, x0, eps, x_t, step, **LEARNED, num_steps=25, simple_weight=weight)
+    assert_close(weighted - plain, (weight - 1) * simple, rtol=1e-10, atol=1e-14)

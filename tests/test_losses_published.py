@@ -3,7 +3,6 @@
 Both evaluate in float32, so 1e-5 relative throughout; where terms of order 1 cancel, their rounding is added to that.
 """
 
-import numpy as np
 import pytest
 import torch
 from oracles import golden
@@ -18,7 +17,6 @@ from guided_diffusion.losses import (
     hybrid_loss,
     prior_bound,
     simple_loss,
-    uniform_indices,
     vlb_loss,
 )
 from guided_diffusion.prediction import Prediction, Variance, has_learned_variance
@@ -62,14 +60,6 @@ def test_grey_level_likelihood_equals_the_published_one():
     likely = stored["dll_out"] > -10
     assert likely.any()
     assert_close(log_p[likely], stored["dll_out"][likely], rtol=1e-3, atol=0)
-
-
-def test_uniform_indices_equal_the_published_samplers():
-    """Its draws are inverse-transform samples of the same uniform numbers, with loss weights of 1."""
-    stored, num_steps = golden.arrays("schedule_samplers"), 5
-    u = torch.from_numpy(np.random.RandomState(7).random_sample(16))
-    assert torch.equal(uniform_indices(u, num_steps), stored["uniform/sample_seed7_t"])
-    assert torch.equal(stored["uniform/sample_seed7_w"], torch.ones(16))
 
 
 def test_noised_images_and_posteriors_equal_the_published_ones(published):

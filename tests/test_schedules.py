@@ -15,6 +15,7 @@ from guided_diffusion.schedules import (
     cosine_betas,
     linear_betas,
     make_chain,
+    sampling_chain,
     timestep_subset,
 )
 
@@ -193,3 +194,12 @@ def test_a_chain_of_one_step_is_refused_by_its_config():
 def test_betas_that_are_no_variances_make_no_chain(betas):
     with pytest.raises(ValueError, match="alpha_bar must fall strictly"):
         chain_from_betas(torch.tensor(betas))
+
+
+@pytest.mark.parametrize("spec", ["", "25", "ddim25", "10,15"])
+def test_a_sampling_chain_is_the_chain_shortened(spec):
+    config = ChainConfig(schedule="cosine", num_steps=100)
+    kept = timestep_subset(100, spec)
+    chain = sampling_chain(config, spec)
+    assert torch.equal(chain.alpha_bar, make_chain(config).alpha_bar[kept])
+    assert torch.equal(chain.t, kept.double())

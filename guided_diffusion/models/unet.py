@@ -1,14 +1,17 @@
 """The ADM U-Net (2105.05233 section 3), and its encoder half, which noisy classifiers share.
 
-Networks take images and timesteps and give raw numbers; what the numbers mean is the business of `prediction`.
+Networks take images and timesteps and give raw numbers; what the numbers mean is the business of `prediction`. Over
+300 lines because the configs, which check what the layers can be built of, are read together with them.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # untyped in part
 
 from .blocks import (
     GROUPS,
@@ -117,6 +120,18 @@ class UNetConfig(EncoderConfig):
     """Channels of the raw output: those of the images, twice where the variance is learned."""
     num_classes: int | None = None
     """Classes that the network is told; null: unconditional."""
+    null_class: bool = False
+    """The label `num_classes` stands for no class, as classifier-free guidance needs it (2207.12598)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.null_class and self.num_classes is None:
+            raise ValueError("a null class stands for none of the classes, and num_classes says that there are none")
+
+    @property
+    def num_labels(self) -> int:
+        """Labels that the network knows, the null class among them."""
+        return (self.num_classes or 0) + self.null_class
 
 
 class Block(nn.Module):
@@ -135,10 +150,11 @@ class Block(nn.Module):
 class EncoderLevel(nn.Module):
     """The blocks at one size, then the change to half of it (None at the coarsest)."""
 
-    def __init__(self, blocks: list[Block], resample: nn.Module | None) -> None:
+    def __init__(self, blocks: list[Block], resample: nn.Module | None, *, size: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.resample = resample
+        self.size, self.recomputed = size, False
 
     def forward(self, h: Tensor, e: Tensor) -> list[Tensor]:
         """The output of every block and of the change of size, each of which a decoder concatenates."""
@@ -152,16 +168,38 @@ class EncoderLevel(nn.Module):
 class DecoderLevel(nn.Module):
     """The blocks at one size, each with a skip of the encoder, then the change to twice it (None at the finest)."""
 
-    def __init__(self, blocks: list[Block], resample: nn.Module | None) -> None:
+    def __init__(self, blocks: list[Block], resample: nn.Module | None, *, size: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.resample = resample
+        self.size, self.recomputed = size, False
 
     def forward(self, h: Tensor, e: Tensor, skips: list[Tensor]) -> Tensor:
-        """Takes its skips from the end of the list."""
-        for block in self.blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), e)
+        """skips: one a block, in their order."""
+        for block, skip in zip(self.blocks, skips, strict=True):
+            h = block(torch.cat([h, skip], dim=1), e)
         return h if self.resample is None else self.resample(h, e)
+
+
+def recompute(network: nn.Module, sizes: Collection[int]) -> None:
+    """Have the levels at these sides, pixels, computed again in the backward pass of training rather than kept.
+
+    Raises:
+        ValueError: a side that no level of the network has.
+    """
+    levels = [module for module in network.modules() if isinstance(module, EncoderLevel | DecoderLevel)]
+    known = sorted({level.size for level in levels}, reverse=True)
+    unknown = sorted(set(sizes) - set(known))
+    if unknown:
+        raise ValueError(f"recompute_sizes {unknown} are no feature-map sides of this network; it has {known}")
+    for level in levels:
+        level.recomputed = level.size in sizes
+
+
+def _kept_or_recomputed(level: nn.Module, *inputs: Tensor | list[Tensor]) -> Any:  # what the level gives
+    if level.recomputed and level.training and torch.is_grad_enabled():
+        return checkpoint(level, *inputs, use_reentrant=False)
+    return level(*inputs)
 
 
 class Middle(nn.Module):
@@ -197,7 +235,8 @@ class UNetEncoder(nn.Module):
                 channels = level_channels
                 self.skip_channels.append(channels)
             is_last = depth == len(config.level_channels) - 1
-            self.levels.append(EncoderLevel(blocks, None if is_last else resampler(config, channels, Downsample)))
+            down = None if is_last else resampler(config, channels, Downsample)
+            self.levels.append(EncoderLevel(blocks, down, size=size))
             if not is_last:
                 self.skip_channels.append(channels)
         self.middle = Middle(config, channels)
@@ -212,7 +251,7 @@ class UNetEncoder(nn.Module):
         self._check(x)
         skips = [self.conv_in(x)]
         for level in self.levels:
-            skips += level(skips[-1], e)
+            skips += _kept_or_recomputed(level, skips[-1], e)
         return self.middle(skips[-1], e), skips
 
     def _check(self, x: Tensor) -> None:
@@ -234,7 +273,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = UNetEncoder(config, config.in_channels)
-        self.label = None if config.num_classes is None else nn.Embedding(config.num_classes, config.embedding_channels)
+        self.label = nn.Embedding(config.num_labels, config.embedding_channels) if config.num_labels else None
         self.levels = nn.ModuleList()
         channels, skip_channels = self.encoder.out_channels, list(self.encoder.skip_channels)
         for depth in reversed(range(len(config.level_channels))):
@@ -243,20 +282,24 @@ class UNet(nn.Module):
                 in_channels = channels + skip_channels.pop()
                 channels = config.level_channels[depth]
                 blocks.append(Block(config, in_channels, channels, size=config.image_size >> depth))
-            self.levels.append(DecoderLevel(blocks, resampler(config, channels, Upsample) if depth else None))
+            up = resampler(config, channels, Upsample) if depth else None
+            self.levels.append(DecoderLevel(blocks, up, size=config.image_size >> depth))
         self.norm_out = Norm(channels)
         self.conv_out = zeroed(conv3x3(channels, config.out_channels))
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, also_told: Tensor | None = None) -> Tensor:
         """x: (B, in_channels, H, W); t: (B,) on the trained scale; y: (B,) int64 labels where the network has classes.
+
+        also_told: (B, embedding_channels) added to what the blocks are told.
 
         Raises:
             ValueError: labels missing or unasked for; images of a size or channel count the network cannot take.
         """
         e = self.embedding(t, y)
+        e = e if also_told is None else e + also_told
         h, skips = self.encoder(x, e)
         for level in self.levels:
-            h = level(h, e, skips)
+            h = _kept_or_recomputed(level, h, e, [skips.pop() for _ in range(self.config.blocks_per_level + 1)])
         return self.conv_out(F.silu(self.norm_out(h)))
 
     def embedding(self, t: Tensor, y: Tensor | None) -> Tensor:
@@ -267,7 +310,7 @@ class UNet(nn.Module):
                 raise ValueError("labels were given to an unconditional network; leave them out")
             return e
         if y is None:
-            raise ValueError(f"this network is conditional on {self.label.num_embeddings} classes; give it labels y")
+            raise ValueError(f"this network is conditional on {self.config.num_classes} classes; give it labels y")
         return e + self.label(y)
 
 

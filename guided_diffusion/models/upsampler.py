@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .blocks import TimeEmbedding
 from .unet import UNet, UNetConfig
 
 
@@ -16,10 +17,14 @@ class UpsamplerConfig(UNetConfig):
 
     low_res_size: int
     """Side of the square low-resolution images, pixels."""
+    conditioning_noise: float | None = None
+    """Largest noise rate, in (0, 1], that low-resolution images have in training, the network being told how much
+    (2106.15282 section 4.3); null: they are clean and nothing is told."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_low_res_size(self.low_res_size, self.image_size)
+        check_noise_rate(self.conditioning_noise)
 
 
 def check_low_res_size(low_res_size: int, image_size: int) -> None:
@@ -35,8 +40,22 @@ def check_low_res_size(low_res_size: int, image_size: int) -> None:
         )
 
 
+def check_noise_rate(largest: float | None) -> None:
+    """Refuse what cannot be the largest noise rate of an image.
+
+    Raises:
+        ValueError: a number outside (0, 1].
+    """
+    if largest is not None and not 0 < largest <= 1:
+        raise ValueError(f"conditioning_noise is a noise rate above 0 and at most 1, or null for none; got {largest}")
+
+
 class Upsampler(nn.Module):
-    """A U-Net told of a low-resolution image: (x_t, t, y, low_res) -> raw output (B, out_channels, H, W)."""
+    """A U-Net told of a low-resolution image: (x_t, t, y, low_res) -> raw output (B, out_channels, H, W).
+
+    With `config.conditioning_noise` it is told that image's noise rate as well, through an embedding like the
+    timestep's, which begins at zero: before training it is the network that is not told.
+    """
 
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__()
@@ -44,15 +63,27 @@ class Upsampler(nn.Module):
         own: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(UNetConfig)}
         own["in_channels"] = 2 * config.in_channels
         self.unet = UNet(UNetConfig(**own))
+        self.noise_rate = None if config.conditioning_noise is None else _silent(TimeEmbedding(config.base_channels))
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, low_res: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor | None = None,
+        *,
+        low_res: Tensor,
+        conditioning_noise: Tensor | None = None,
+    ) -> Tensor:
         """x: (B, C, H, W); t: (B,); y: (B,) int64 where the network has classes; low_res: (B, C, h, w) in [-1, 1].
+
+        conditioning_noise: (B,) the noise rate of low_res, sqrt(1 - alpha_bar); None: it is clean.
 
         low_res is stretched to x's size bilinearly, without antialiasing and with half-pixel centres, as published,
         whatever its size; images of another size than `low_res_size` are outside what the network was trained on.
 
         Raises:
-            ValueError: a low_res of another batch or channel count than x, or what `UNet` refuses.
+            ValueError: a low_res of another batch or channel count than x, a noise rate that the network is not told,
+                or what `UNet` refuses.
         """
         if low_res.ndim != 4 or low_res.shape[:2] != x.shape[:2]:
             raise ValueError(
@@ -60,4 +91,20 @@ class Upsampler(nn.Module):
                 f"{tuple(x.shape[:2])}; got {tuple(low_res.shape)}"
             )
         stretched = F.interpolate(low_res, size=x.shape[2:], mode="bilinear", align_corners=False)
-        return self.unet(torch.cat([x, stretched.to(x.dtype)], dim=1), t, y)
+        told = self._told(conditioning_noise, t)
+        return self.unet(torch.cat([x, stretched.to(x.dtype)], dim=1), t, y, also_told=told)
+
+    def _told(self, rate: Tensor | None, t: Tensor) -> Tensor | None:
+        if self.noise_rate is not None:
+            # 1000 times the rate lies on the scale that time embeddings are made for.
+            return self.noise_rate(torch.zeros_like(t) if rate is None else 1000 * rate)
+        if rate is not None:
+            raise ValueError("this upsampler is for clean low-resolution images; leave conditioning_noise out")
+        return None
+
+
+def _silent(embedding: TimeEmbedding) -> TimeEmbedding:
+    """The embedding with its last layer at zero."""
+    for parameter in embedding.mlp[-1].parameters():
+        nn.init.zeros_(parameter)
+    return embedding

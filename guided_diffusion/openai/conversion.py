@@ -22,7 +22,7 @@ from ..data.imagenet import imagenet_class_names
 from ..models.blocks import AttentionPool, Norm
 from ..models.unet import EncoderConfig, UNet, UNetConfig, UNetEncoder
 from ..models.upsampler import Upsampler, UpsamplerConfig
-from .description import Kind, describe, flags_of
+from .description import Kind, describe, flags_of, refuse_unpublished
 from .flags import read_flags
 from .names import (
     POSITION,
@@ -94,6 +94,7 @@ def revert(converted: Converted) -> Published:
     Raises:
         ValueError: a config that no published flags describe, or weights that do not fit it.
     """
+    refuse_unpublished(converted.kind, converted.config)
     outline = _outline(converted.kind, converted.config["network"])
     expected = {key: tuple(tensor.shape) for key, tensor in outline.network.state_dict().items()}
     _check(expected, {key: tuple(tensor.shape) for key, tensor in converted.weights.items()}, converted.kind)

@@ -137,12 +137,8 @@ def _numbers(text: str, flag: str) -> list[float]:
 def flags_of(kind: Kind, config: Mapping[str, Any], *, new_attention_order: bool) -> dict[str, object]:
     """The flags that stand for a config, but for those at their published defaults.
 
-    `describe` reads them back as the same config, class names apart.
-
-    Raises:
-        ValueError: a config that no published flags describe.
+    `describe` reads them back as the same config, class names apart. config: one that `refuse_unpublished` lets pass.
     """
-    _refuse_unpublished(kind, config)
     network, chain = config["network"], config["chain"]
     flags: dict[str, object] = {
         "noise_schedule": chain["schedule"],
@@ -161,15 +157,25 @@ def flags_of(kind: Kind, config: Mapping[str, Any], *, new_attention_order: bool
     return {name: value for name, value in flags.items() if value != getattr(Flags, name)}
 
 
-def _refuse_unpublished(kind: Kind, config: Mapping[str, Any]) -> None:
+def refuse_unpublished(kind: Kind, config: Mapping[str, Any]) -> None:
+    """Refuse what the published code has not.
+
+    Raises:
+        ValueError: a config that no published flags describe, naming what they do not.
+    """
     if config["network"]["in_channels"] != 3:
         raise ValueError(f"the published layout is for 3 image channels, not {config['network']['in_channels']}")
     if config["chain"] is None:
         raise ValueError(
             "the published layout is for noise-aware classifiers; this one was trained on clean images alone"
         )
+    if config["chain"]["schedule"] not in ("linear", "cosine"):
+        raise ValueError(f'no published flag stands for chain.schedule "{config["chain"]["schedule"]}"')
     if kind == "classifier":
         return
+    for key in ("null_class", "conditioning_noise"):
+        if config["network"].get(key):
+            raise ValueError(f"no published flag stands for network.{key}, which this model was trained with")
     for key, published in (("prediction", ("eps", "x0")), ("variance", ("learned_range", "large", "small"))):
         if config[key] not in published:
             raise ValueError(f'no published flag stands for {key} "{config[key]}", only for {published}')

@@ -15,7 +15,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 NETWORKS_LEFT_OUT = ("unet_u04", "unet_u09", "classifier_c03", "classifier_c04")
-WHOLE = ("arch.json.gz", "bpd.npz", "bpd.json")
+WHOLE = ("arch.json.gz", "bpd.npz", "bpd.json", "training.npz")
 
 
 def copy_network(file: Path) -> None:
@@ -53,6 +53,8 @@ def states_of(run: str, stored: dict[str, np.ndarray], steps: int) -> dict[str, 
 def main(source: Path) -> None:
     for name in WHOLE:
         shutil.copy(source / name, HERE)
+    training = json.loads((source / "training.json").read_text())
+    (HERE / "training.json").write_text(json.dumps(training, separators=(",", ":")))
     for file in sorted([*source.glob("unet_*.npz"), *source.glob("classifier_*.npz")]):
         if not file.name.startswith(NETWORKS_LEFT_OUT):
             copy_network(file)

@@ -166,3 +166,28 @@ REFUSED = {
 def test_networks_that_cannot_be_built_are_refused_with_the_reason(message):
     with pytest.raises(ValueError, match=message):
         EncoderConfig(**(SETTINGS | REFUSED[message]))
+
+
+def test_the_null_class_is_one_label_more_and_a_network_without_it_is_as_it_was():
+    plain, nullable = unet(num_classes=3), unet(num_classes=3, null_class=True)
+    assert {name: tuple(p.shape) for name, p in plain.named_parameters()} | {"label.weight": (4, 128)} == {
+        name: tuple(p.shape) for name, p in nullable.named_parameters()
+    }
+    network = tiny.awakened(nullable)
+    x = images()
+    outputs = [network(x, T, torch.tensor([label, label])) for label in range(4)]
+    for label, output in enumerate(outputs[:3]):
+        assert float((output - outputs[3]).abs().max()) > 1e-4, label
+
+
+def test_a_null_class_needs_classes():
+    with pytest.raises(ValueError, match="a null class stands for none of the classes, and num_classes says"):
+        unet(null_class=True)
+
+
+def test_what_the_blocks_are_told_besides_is_added_to_the_timesteps_embedding():
+    network = tiny.awakened(unet())
+    x = images()
+    assert torch.equal(network(x, T, also_told=torch.zeros(BATCH, 128)), network(x, T))
+    difference = network.encoder.time(T + 5) - network.encoder.time(T)
+    assert torch.allclose(network(x, T, also_told=difference), network(x, T + 5), rtol=0, atol=1e-5)

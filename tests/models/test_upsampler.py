@@ -93,3 +93,45 @@ def test_low_res_of_another_batch_or_channel_count_is_refused(upsampler: Upsampl
 def test_a_low_res_size_that_is_no_reduction_is_refused(side: int):
     with pytest.raises(ValueError, match="low_res_size is .* give a side between 1 and 15"):
         replace(CONFIG, low_res_size=side)
+
+
+NOISED = replace(CONFIG, conditioning_noise=0.5)
+
+
+def test_before_training_a_network_that_is_told_the_noise_of_low_res_is_the_one_that_is_not():
+    told = Upsampler(NOISED).double().requires_grad_(False)
+    for parameter in told.unet.parameters():  # whose own zeros would hide what the embedding does
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    x, t = _x_and_t()
+    low_res = torch.full((2, 3, 4, 4), 0.3, dtype=x.dtype)
+    rate = torch.tensor([0.1, 0.5], dtype=x.dtype)
+    untold = Upsampler(CONFIG).double().requires_grad_(False)
+    untold.unet.load_state_dict(told.unet.state_dict())
+    output = told(x, t, low_res=low_res, conditioning_noise=rate)
+    assert float(output.abs().max()) > 0
+    assert torch.equal(output, untold(x, t, low_res=low_res))
+
+
+def test_the_noise_of_low_res_matters_sample_by_sample_and_none_means_clean():
+    network = _filled(NOISED)
+    x, t = _x_and_t()
+    low_res = torch.zeros(2, 3, 4, 4, dtype=x.dtype)
+
+    def output(*rates: float) -> Tensor:
+        return network(x, t, low_res=low_res, conditioning_noise=torch.tensor(rates, dtype=x.dtype))
+
+    assert torch.equal(output(0.0, 0.0), network(x, t, low_res=low_res))
+    assert float((output(0.0, 0.3) - output(0.0, 0.0))[1].abs().max()) > 1e-3
+    torch.testing.assert_close(output(0.0, 0.3)[0], output(0.0, 0.0)[0], rtol=0, atol=1e-12)
+
+
+def test_a_network_that_is_not_told_the_noise_refuses_it(upsampler: Upsampler):
+    x, t = _x_and_t()
+    with pytest.raises(ValueError, match="for clean low-resolution images; leave conditioning_noise out"):
+        upsampler(x, t, low_res=torch.zeros(2, 3, 4, 4, dtype=x.dtype), conditioning_noise=torch.zeros(2))
+
+
+@pytest.mark.parametrize("largest", [0.0, -0.1, 1.01])
+def test_a_largest_noise_rate_that_is_none_is_refused(largest: float):
+    with pytest.raises(ValueError, match="conditioning_noise is a noise rate above 0 and at most 1, or null for none"):
+        replace(CONFIG, conditioning_noise=largest)

@@ -4,7 +4,6 @@ Left out by design, and refused by name below: spatial pooling (stored networks 
 `sampling_uncond`) and another head count in the decoder (u04, u09). No released model uses them.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -277,12 +276,6 @@ def test_missing_and_unknown_tensors_are_both_named():
     weights["extra"] = weights.pop("out.2.bias")
     with pytest.raises(ValueError, match=r"1 missing: out.2.bias; 1 unknown: extra"):
         convert(flags, weights)
-
-
-def test_a_prediction_without_published_flags_is_refused_on_export():
-    converted = convert(*stored("unet_u03"))
-    with pytest.raises(ValueError, match='no published flag stands for prediction "v"'):
-        revert(replace(converted, config={**converted.config, "prediction": "v"}))
 
 
 def test_export_of_weights_that_do_not_fit_their_config_is_refused():

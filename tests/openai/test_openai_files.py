@@ -15,7 +15,7 @@ from classifiers.checkpoint import load_classifier
 from guided_diffusion.checkpoint import open_checkpoint
 from guided_diffusion.data.imagenet import imagenet_class_names
 from guided_diffusion.model import load_diffusion
-from guided_diffusion.openai import convert, load_openai
+from guided_diffusion.openai import convert, load_openai, revert
 from guided_diffusion.openai.files import (
     ExportConfig,
     ImportConfig,
@@ -147,6 +147,16 @@ def test_exported_flags_import_the_same_model(tmp_path: Path, capsys: pytest.Cap
     checkpoints = [open_checkpoint(path, "diffusion") for path in (run, again)]
     assert checkpoints[0].model == checkpoints[1].model
     assert checkpoints[0].weights_file().read_bytes() == checkpoints[1].weights_file().read_bytes()
+
+
+@pytest.mark.parametrize("setting", ["prediction=v", "chain.schedule=offset_cosine", "network.null_class=yes"])
+def test_what_has_no_published_flags_is_refused_on_export(setting: str):
+    converted = convert(*stored("unet_u03"))
+    (name, value), config = setting.split("="), {**converted.config}
+    part, _, key = name.rpartition(".")
+    config |= {part: {**config[part], key: value}} if part else {key: value}
+    with pytest.raises(ValueError, match=f"no published flag stands for {name}"):
+        revert(replace(converted, config=config))
 
 
 def test_imported_classifier_gives_the_published_logits(tmp_path: Path):

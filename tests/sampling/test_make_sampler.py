@@ -4,7 +4,13 @@ from oracles.mixture import batch_noise, draws, three_blobs
 
 from guided_diffusion.guidance import classifier_score, tilted
 from guided_diffusion.sampling import SamplerConfig, ddim, ddpm, make_sampler
-from guided_diffusion.schedules import chain_from_betas, linear_betas, timestep_subset
+from guided_diffusion.schedules import (
+    ChainConfig,
+    chain_from_betas,
+    linear_betas,
+    offset_cosine_chain,
+    timestep_subset,
+)
 
 CHAIN = chain_from_betas(linear_betas(1000)).shortened(timestep_subset(1000, "10"))
 MIXTURE = three_blobs(chain_from_betas(linear_betas(1000)))
@@ -37,14 +43,22 @@ def test_without_guidance_a_made_sampler_is_the_plain_one(name, sampler):
 
 def test_a_plain_count_is_spaced_as_published_for_each_sampler():
     """ddpm spreads it over the whole chain, ddim takes a whole stride from 0."""
-    assert torch.equal(SamplerConfig(name="ddpm", steps=25).timesteps(1000), timestep_subset(1000, "25"))
-    assert torch.equal(SamplerConfig(name="ddim", steps=25).timesteps(1000), torch.arange(0, 1000, 40))
+    assert torch.equal(SamplerConfig(name="ddpm", steps=25).levels(ChainConfig()).t.long(), timestep_subset(1000, "25"))
+    assert torch.equal(SamplerConfig(name="ddim", steps=25).levels(ChainConfig()).t.long(), torch.arange(0, 1000, 40))
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim"])
 def test_a_written_spec_means_the_same_for_every_sampler(name):
     for spec in ("10,20,30", "ddim50", "100", ""):
-        assert torch.equal(SamplerConfig(name=name, steps=spec).timesteps(1000), timestep_subset(1000, spec)), spec
+        levels = SamplerConfig(name=name, steps=spec).levels(ChainConfig())
+        assert torch.equal(levels.t.long(), timestep_subset(1000, spec)), spec
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim"])
+def test_in_continuous_time_a_count_is_that_many_levels_for_every_sampler(name):
+    for steps in (7, "7", "ddim7"):
+        levels = SamplerConfig(name=name, steps=steps).levels(ChainConfig(schedule="offset_cosine"))
+        assert torch.equal(levels.alpha_bar, offset_cosine_chain(7).alpha_bar), steps
 
 
 def test_eta_is_refused_where_it_has_no_meaning():
