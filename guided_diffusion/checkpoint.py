@@ -1,16 +1,16 @@
 """Checkpoint directories: what a model is (config.json) and its weights (safetensors), complete or not there at all.
 
     runs/adm64/checkpoint-0300000/
-      config.json          kind, format, model, full run config, iteration, library versions
+      config.json          kind, format, model, full run config, iteration, library versions, SHA-256 of the files
       network.safetensors  ema_0.9999.safetensors
       resume/              what only training needs; safe to delete
 
-A run directory may be given wherever a checkpoint is: its newest checkpoint is meant. Reading never unpickles.
+A run directory may be given wherever a checkpoint is: its best checkpoint is meant if training was told to look for
+one (best.json), else its newest. Reading never unpickles.
 """
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,10 +24,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .run_directory import best, checkpoint_name, is_checkpoint_name, latest, remove
+
 FORMAT = 1
 """Version of the layout; raised when a reader of the old one would misread the new."""
 
-_NAME = re.compile(r"checkpoint-(\d{7,})")
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint whose files are not what was written."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Checkpoint:
     """Plain values of what the kind needs to build its network and use it."""
     run: Mapping[str, Any]
     """The run's whole config, as it was resolved."""
+    sha256: Mapping[str, str]
+    """Of each of its other files, by path in it; empty where none was recorded."""
 
     @property
     def weight_names(self) -> tuple[str, ...]:
@@ -78,8 +84,8 @@ def save_checkpoint(
 
     weights: name -> state dict. write_resume: fills the directory resume/ with what training alone needs.
     """
-    target = run_dir / f"checkpoint-{iteration:07d}"
-    record = {
+    target = run_dir / checkpoint_name(iteration)
+    record: dict[str, Any] = {
         "format": FORMAT,
         "kind": kind,
         "iteration": iteration,
@@ -94,6 +100,7 @@ def save_checkpoint(
         if write_resume is not None:
             (partial / "resume").mkdir()
             write_resume(partial / "resume")
+        record["sha256"] = {name: file_sha256(partial / name) for name in _files(partial)}
         (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n")
     return target
 
@@ -112,19 +119,21 @@ def _appearing_whole(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     if target.exists():
-        _remove(target)
+        remove(target)
     partial.rename(target)
     _sync(target.parent)
 
 
 def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
-    """The checkpoint at `path`, or the newest of the run directory `path`, of one of the kinds given.
+    """The checkpoint at `path`, or the best or else newest of the run directory `path`, of one of the kinds given.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: a checkpoint of another kind, of a later format, or unreadable.
+        DamagedCheckpointError: its description cannot be read.
+        ValueError: a checkpoint of another kind or of a later format.
     """
-    directory = path if (path / "config.json").is_file() else latest(path)
+    is_checkpoint = (path / "config.json").is_file() or (is_checkpoint_name(path.name) and path.is_dir())
+    directory = path if is_checkpoint else best(path) or latest(path)
     if directory is None:
         found = "it holds no checkpoint-*" if path.is_dir() else "no such directory"
         raise FileNotFoundError(f"no checkpoint at {path} ({found}); give a run directory or a checkpoint in one")
@@ -133,8 +142,9 @@ def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
         found_format = int(record["format"])
         # A later format may lack the keys that are read next.
         checkpoint = None if found_format > FORMAT else _described(directory, record)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{directory / 'config.json'} is not a checkpoint's description: {error!r}") from None
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        file = directory / "config.json"
+        raise DamagedCheckpointError(f"{file} is not a checkpoint's description: {error!r}") from None
     if checkpoint is None:
         raise ValueError(f"{directory} has format {found_format}; this version reads up to {FORMAT}: update it")
     if checkpoint.kind not in (kind, *others):
@@ -144,31 +154,24 @@ def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
 
 
 def _described(directory: Path, record: Mapping[str, Any]) -> Checkpoint:
-    return Checkpoint(directory, record["kind"], record["iteration"], record["model"], record["run"])
+    sha256 = record.get("sha256", {})
+    return Checkpoint(directory, record["kind"], record["iteration"], record["model"], record["run"], sha256)
 
 
-def checkpoints(run_dir: Path) -> list[Path]:
-    """The checkpoint directories of a run, oldest first."""
-    named = [(match, path) for path in run_dir.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(named, key=lambda pair: int(pair[0][1]))]
+def verify(checkpoint: Checkpoint) -> None:
+    """Read all of a checkpoint's files and compare them with what was written; resume/ may have been deleted whole.
 
-
-def latest(run_dir: Path) -> Path | None:
-    """The newest checkpoint directory of a run, or None."""
-    return next(reversed(checkpoints(run_dir)), None)
-
-
-def prune(run_dir: Path, *, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints of a run."""
-    for path in checkpoints(run_dir)[:-keep]:
-        _remove(path)
-
-
-def _remove(path: Path) -> None:
-    """Under another name first: what is called a checkpoint is complete, also while it is being deleted."""
-    doomed = path.with_name(f".partial-removed-{path.name}")
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+    Raises:
+        DamagedCheckpointError: a file that is missing or has another content, named.
+    """
+    for name, written in checkpoint.sha256.items():
+        file = checkpoint.path / name
+        if name.startswith("resume/") and not (checkpoint.path / "resume").exists():
+            continue
+        if not file.is_file():
+            raise DamagedCheckpointError(f"{file} is missing")
+        if file_sha256(file) != written:
+            raise DamagedCheckpointError(f"{file} is damaged: its SHA-256 is not the one that was recorded")
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = None) -> None:
@@ -201,7 +204,13 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is damaged ({error}); take another checkpoint") from None
+        raise DamagedCheckpointError(f"{file} is damaged ({error}); take another checkpoint") from None
+    except FileNotFoundError:
+        raise DamagedCheckpointError(f"{file} is missing; take another checkpoint") from None
+
+
+def _files(directory: Path) -> list[str]:
+    return sorted(file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file())
 
 
 def file_sha256(path: Path) -> str:

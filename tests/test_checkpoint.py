@@ -1,6 +1,7 @@
 """Checkpoint directories: whole or not there, and refused with a reason where they cannot be used."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,14 @@ from torch import nn
 
 import guided_diffusion.checkpoint as storage
 from guided_diffusion.checkpoint import (
-    checkpoints,
+    DamagedCheckpointError,
     file_sha256,
-    latest,
     load_weights,
     open_checkpoint,
-    prune,
     save_checkpoint,
+    verify,
 )
+from guided_diffusion.run_directory import checkpoints, latest, mark_best, prune, read_best, set_aside
 
 
 def network() -> nn.Module:
@@ -123,6 +124,56 @@ def test_pruning_keeps_the_newest(tmp_path):
     assert names(tmp_path) == ["checkpoint-0000003", "checkpoint-0000004"]
     prune(tmp_path, keep=5)
     assert len(checkpoints(tmp_path)) == 2
+
+
+def test_pruning_keeps_milestones_and_the_best_besides(tmp_path):
+    for iteration in (1, 2, 3, 4, 5, 6):
+        save(tmp_path, iteration)
+    mark_best(tmp_path, 2, metric="quality", value=0.5)
+    prune(tmp_path, keep=1, keep_every=3)
+    assert [path.name[-1] for path in checkpoints(tmp_path)] == ["2", "3", "6"]
+
+
+def test_a_run_directory_means_its_best_checkpoint_once_one_is_marked(tmp_path):
+    for iteration in (1, 2, 3):
+        save(tmp_path, iteration)
+    mark_best(tmp_path, 2, metric="quality", value=0.5)
+    assert open_checkpoint(tmp_path, "diffusion").iteration == 2
+    assert read_best(tmp_path) == (2, 0.5)
+    shutil.rmtree(tmp_path / "checkpoint-0000002")
+    assert open_checkpoint(tmp_path, "diffusion").iteration == 3
+    assert read_best(tmp_path) is None
+
+
+def test_a_sound_checkpoint_is_verified_also_without_its_resume_directory(tmp_path):
+    save(tmp_path, write_resume=lambda path: (path / "state").write_text("state"))
+    verify(open_checkpoint(tmp_path, "diffusion"))
+    shutil.rmtree(tmp_path / "checkpoint-0000001" / "resume")
+    verify(open_checkpoint(tmp_path, "diffusion"))
+
+
+@pytest.mark.parametrize(
+    ("hurt", "message"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "is damaged: its SHA-256 is not"),
+        (Path.unlink, "is missing"),
+    ],
+)
+@pytest.mark.parametrize("name", ["network.safetensors", "resume/state"])
+def test_a_file_that_is_not_what_was_written_is_named(tmp_path, name, hurt, message):
+    path = save(tmp_path, write_resume=lambda path: (path / "state").write_text("state"))
+    hurt(path / name)
+    with pytest.raises(DamagedCheckpointError, match=f"{name} {message}"):
+        verify(open_checkpoint(path, "diffusion"))
+
+
+def test_a_damaged_checkpoint_is_set_aside_under_a_name_that_no_command_reads(tmp_path):
+    for iteration in (1, 2):
+        save(tmp_path, iteration)
+    for _ in range(2):  # also where one of that name was set aside before
+        assert set_aside(tmp_path / "checkpoint-0000002").name == "damaged-checkpoint-0000002"
+        assert open_checkpoint(tmp_path, "diffusion").iteration == 1
+        save(tmp_path, 2)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from guided_diffusion.data.folder import DataConfig
 from guided_diffusion.models.unet import EncoderConfig
 from guided_diffusion.schedules import ChainConfig
 from guided_diffusion.training.diffusion import TrainDiffusionConfig
-from guided_diffusion.training.loop_config import LoopConfig
+from guided_diffusion.training.loop_config import BatchConfig, LoopConfig
+from guided_diffusion.training.preview import PreviewConfig
 from guided_diffusion.training.upsampler import TrainUpsamplerConfig
 
 REPOSITORY = Path(__file__).parents[1]
@@ -49,8 +50,9 @@ def encoder(**changes: Any) -> EncoderConfig:
 
 def loop(**changes: Any) -> LoopConfig:
     """A training loop that leaves only what a test asks for."""
+    batch = BatchConfig(size=changes.pop("batch_size", 8), per_process=changes.pop("per_process", "auto"))
     quiet = {
-        "batch_size": 8, "learning_rate": 1e-3, "ema_decays": (0.9,), "precision": "float32",
+        "batch": batch, "learning_rate": 1e-3, "ema_decays": (0.9,), "precision": "float32",
         "log_every_iterations": 10, "save_every_iterations": 1000, "observe_every_iterations": 1000,
     }  # fmt: skip
     return LoopConfig(**(quiet | changes))
@@ -68,9 +70,10 @@ def diffusion_config(
     network: EncoderConfig | None = None,
     class_conditional: bool = False,
     resume: Any = None,
+    preview: PreviewConfig | None = None,
     **training: Any,
 ) -> TrainDiffusionConfig:
-    """Training a tiny diffusion model; the keywords left over are the loop's."""
+    """Training a tiny diffusion model, without previews unless told; the keywords left over are the loop's."""
     return TrainDiffusionConfig(
         out=out,
         data=data(folder),
@@ -79,6 +82,7 @@ def diffusion_config(
         training=loop(**training),
         class_conditional=class_conditional,
         resume=resume,
+        preview=preview or PreviewConfig(images=0),
     )
 
 
@@ -109,11 +113,12 @@ def classifier_config(
     )
 
 
+CHAIN_OPTIONS = ("--chain.schedule=cosine", "--chain.num_steps=50")
 DIFFUSION_OPTIONS = (
     "--data.num_workers=0", "--network.image_size=8", "--network.base_channels=32", "--network.channel_mult=[1]",
     "--network.attention_sizes=[]", "--network.blocks_per_level=1", "--network.head_channels=32",
-    "--chain.schedule=cosine", "--chain.num_steps=50", "--training.batch_size=8", "--training.learning_rate=0.001",
-    "--training.ema_decays=[0.9]", "--training.precision=float32",
+    *CHAIN_OPTIONS, "--training.batch.size=8", "--training.learning_rate=0.001",
+    "--training.ema_decays=[0.9]", "--training.precision=float32", "--preview.images=0",
 )  # fmt: skip
 """What `diffusion_config` says, as options of scripts/train_diffusion.py."""
 

@@ -56,4 +56,4 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
     except ImportError:
         raise ValueError("the digits come with scikit-learn; install it: pip install scikit-learn") from None
     pixels, labels = load_digits(return_X_y=True)
-    return np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), labels
+    return np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), np.asarray(labels)

@@ -15,7 +15,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from ..checkpoint import latest
+from ..run_directory import latest
 from .report import Setting, write_demo_report
 
 Command = tuple[str, ...]

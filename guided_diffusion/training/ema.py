@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .sharding import full, full_state, laid_out_like, local
+
 
 class EMA:
     """theta_ema <- decay * theta_ema + (1 - decay) * theta, for several decays at once, from the initial weights on."""
@@ -16,16 +18,22 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Once per optimiser update, after it."""
-        parameters = [parameter.data for parameter in self.network.parameters()]
-        for decay, averages in self.averages.items():
-            torch._foreach_lerp_(averages, parameters, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]  # no public one
+        """Once per optimiser update, after it: one fused call for all averages."""
+        parameters = [local(parameter.detach()) for parameter in self.network.parameters()]
+        averages = [local(average) for averages in self.averages.values() for average in averages]
+        towards = [1 - decay for decay, averages in self.averages.items() for _ in averages]
+        if averages:
+            torch._foreach_lerp_(averages, parameters * len(self.averages), towards)  # pyright: ignore[reportPrivateImportUsage, reportArgumentType, reportCallIssue]  # no public one, typed for one weight
 
     def state_dicts(self) -> dict[str, dict[str, Tensor]]:
-        """Weights under the names that checkpoints use, "ema_0.9999"; what is no parameter is the network's own."""
+        """Weights under the names that checkpoints use, "ema_0.9999"; what is no parameter is the network's own.
+
+        Where they are spread over processes, every process must ask.
+        """
         names = [name for name, _ in self.network.named_parameters()]
+        own = full_state(self.network.state_dict())
         return {
-            f"ema_{decay}": self.network.state_dict() | dict(zip(names, averages, strict=True))
+            f"ema_{decay}": own | {name: full(average) for name, average in zip(names, averages, strict=True)}
             for decay, averages in self.averages.items()
         }
 
@@ -33,26 +41,26 @@ class EMA:
     def load(self, decay: float, state: Mapping[str, Tensor]) -> None:
         """Continue the average of that decay from a state dict."""
         for (name, _), average in zip(self.network.named_parameters(), self.averages[decay], strict=True):
-            average.copy_(state[name])
+            local(average).copy_(local(laid_out_like(state[name], average)))
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:
         """The network in evaluation mode with its slowest average's weights (its own if none), then as it was."""
         self.network.eval()
+        self._exchange_slowest()
         try:
-            with self._slowest_swapped_in():
-                yield self.network
+            yield self.network
         finally:
+            self._exchange_slowest()
             self.network.train()
 
-    @contextmanager
-    def _slowest_swapped_in(self) -> Iterator[None]:
-        averages = self.averages[max(self.averages)] if self.averages else list(self.network.parameters())
-        trained = [parameter.data for parameter in self.network.parameters()]
-        try:
-            for parameter, average in zip(self.network.parameters(), averages, strict=True):
-                parameter.data = average.data
-            yield
-        finally:
-            for parameter, data in zip(self.network.parameters(), trained, strict=True):
-                parameter.data = data
+    @torch.no_grad()
+    def _exchange_slowest(self) -> None:
+        """Contents, not storages, which FSDP and compiled networks hold on to; and without a second copy of it all."""
+        if not self.averages:
+            return
+        for parameter, average in zip(self.network.parameters(), self.averages[max(self.averages)], strict=True):
+            trained, averaged = local(parameter.detach()), local(average)
+            kept = trained.clone()
+            trained.copy_(averaged)
+            averaged.copy_(kept)

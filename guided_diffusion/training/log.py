@@ -1,6 +1,5 @@
-"""What a training run tells of itself: running means, a progress bar, lines for the tracker."""
+"""What a training run tells of itself: running means, a progress bar, lines for the trackers."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checkpoint import latest
+from ..run_directory import latest
 from .tracking import Tracker
 
 
@@ -32,6 +31,7 @@ class TrainingLog:
         self.bar = tqdm(
             total=total_iterations, initial=start_iteration, unit="it", desc=run_dir.name, disable=tracker is None
         )
+        self.skipped_in_a_row = 0
         self._begin_interval(start_iteration)
 
     def __enter__(self) -> "TrainingLog":
@@ -44,30 +44,30 @@ class TrainingLog:
         if self.tracker is not None:
             self.tracker.close()
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """One micro-batch's numbers, () each."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach()
-        self.count += 1
-
-    def advance(self) -> None:
-        """One iteration is done."""
+    def add(self, numbers: Mapping[str, Tensor] | None) -> None:
+        """One iteration is done. numbers: () each; None where its update was left out."""
         self.bar.update()
+        if numbers is None:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            return
+        self.skipped_in_a_row = 0
+        for name, value in numbers.items():
+            total, count = self.sums.get(name, (torch.zeros_like(value), 0))
+            self.sums[name] = total + value.detach(), count + 1
 
     def write(self, iteration: int) -> None:
-        """Record the means since the last line, over all processes.
-
-        Raises:
-            ValueError: a loss that is not finite.
-        """
-        names = sorted(self.sums)
-        means = self.mean_over_processes(torch.stack([self.sums[name] for name in names]) / self.count)
-        metrics = dict(zip(names, means.tolist(), strict=True))
-        if not math.isfinite(metrics["loss"]):
-            raise ValueError(f"the loss became {metrics['loss']} by iteration {iteration}; {remedy(self.run_dir)}")
-        elapsed = time.perf_counter() - self.since
-        metrics["images_per_second"] = (iteration - self.since_iteration) * self.batch_size / elapsed
-        self.bar.set_postfix(loss=f"{metrics['loss']:.4f}", images_per_s=f"{metrics['images_per_second']:.0f}")
+        """Record the means since the last line, over all processes."""
+        metrics: dict[str, float] = {}
+        if self.sums:
+            names = sorted(self.sums)
+            means = torch.stack([total / count for total, count in (self.sums[name] for name in names)])
+            metrics |= dict(zip(names, self.mean_over_processes(means).tolist(), strict=True))
+        if self.skipped:
+            metrics["skipped"] = self.skipped
+        metrics["images_per_second"] = self._images_per_second(iteration)
+        shown = {name: f"{metrics[name]:.4g}" for name in ("loss", "images_per_second", "skipped") if name in metrics}
+        self.bar.set_postfix(shown)
         if self.tracker is not None:
             self.tracker.log(iteration, metrics)
         self._begin_interval(iteration)
@@ -76,20 +76,19 @@ class TrainingLog:
         """Record and show what was measured beside the training."""
         if metrics and self.tracker is not None:
             self.tracker.log(iteration, metrics)
-            self.bar.write(f"iteration {iteration}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+            self.say(f"iteration {iteration}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
-    def end(self, iteration: int, *, start_iteration: int) -> None:
-        """Say how the run ended, where that is not plain to see."""
-        if self.tracker is None:
-            return
-        if iteration < self.total_iterations:
-            self.bar.write(f"stopped at iteration {iteration}, saved; continue with --resume auto")
-        elif start_iteration >= self.total_iterations:
-            self.bar.write(f"{self.run_dir} is at iteration {iteration} of {self.total_iterations}: nothing to do")
+    def say(self, text: str) -> None:
+        """A line for whoever watches."""
+        if self.tracker is not None:
+            self.bar.write(text)
+
+    def _images_per_second(self, iteration: int) -> float:
+        return (iteration - self.since_iteration) * self.batch_size / (time.perf_counter() - self.since)
 
     def _begin_interval(self, iteration: int) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.sums: dict[str, tuple[Tensor, int]] = {}
+        self.skipped = 0
         self.since, self.since_iteration = time.perf_counter(), iteration
 
 

@@ -1,69 +1,33 @@
-"""The one training loop. It knows of batches, gradients, averages and checkpoints, and nothing of diffusion.
+"""The one training loop. It knows of batches, averages and checkpoints, and nothing of diffusion.
 
 Everything random in iteration n is a function of (seed, n) and of the samples' positions in the stream, so a resumed
 run, or one on another number of processes, continues as if never stopped without any generator's state being kept.
 """
 
-import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
 
+import numpy as np
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from ..checkpoint import Checkpoint, latest, load_weights, open_checkpoint, prune, save_checkpoint
-from ..config import differences
+from ..checkpoint import save_checkpoint
+from ..config import to_plain
 from ..data.batches import Batch, EndlessBatches
-from ..device import has_accelerator
-from ..noise import SeededNoise, sample_seed
-from .ema import EMA
+from ..data.shards import replaced_on_success
+from ..run_directory import mark_best, prune, read_best
+from .beginning import begun
 from .log import TrainingLog, remedy
 from .loop_config import LoopConfig
-from .resume import read_resume, write_resume
-from .stopping import stop_requests
-from .tracking import Tracker
-
-DROPOUT = 1 << 32
-"""Added to the seed, so that dropout's generator is not that of the training sample with the iteration's number."""
-
-_logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Losses:
-    """What an objective returns for a micro-batch."""
-
-    total: Tensor
-    """() what is minimised."""
-    logged: Mapping[str, Tensor]
-    """() each; their means over the batch are logged."""
-
-
-class Objective(Protocol):
-    """What a network is trained for."""
-
-    def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
-        """Losses of one micro-batch; whatever is random comes from `noise`, which holds one generator per sample."""
-        ...
-
-
-Observe = Callable[[nn.Module, int], Mapping[str, float]]
-"""(network with averaged weights, iteration) -> metrics to log; it may write files such as previews."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a checkpoint says of the model it holds, beside its weights."""
-
-    kind: str
-    model: Mapping[str, Any]
-    """Plain values; a resumed run must have the same."""
-    run: Mapping[str, Any]
-    """The whole run config, plain."""
+from .objective import Adaptive, Objective, Observe
+from .processes import reduced
+from .resume import Identity, optimizer_tensors, write_resume
+from .sharding import full_state, local
+from .stopping import InterruptedWork, StopRequest, stop_requests
+from .tracking import Tracker, tensorboard, wandb
+from .update import Training, update
 
 
 def fit(
@@ -75,165 +39,183 @@ def fit(
     *,
     identity: Identity,
     observe: Observe | None = None,
+    best_by: str | None = None,
     resume: bool = False,
 ) -> None:
     """Train `network` until the budget is spent or SIGTERM or SIGINT asks to stop; either way the last state is saved.
 
     Runs as one process or as many (`accelerate launch`, `torchrun`); the batch size is that of all together.
 
+    best_by: the metric of `observe`, the larger the better, that config.stop_after_worse watches.
+
     Raises:
         ValueError: run_dir holds checkpoints and resume is False, or they are of another model; a batch size that does
-            not divide; a loss or weights that are not finite.
+            not divide; too many losses or gradients that are not finite, or weights that are not.
+        OSError: the data or the disk failed; the last checkpoint is whole.
     """
-    # Without `cpu`, accelerate takes each of several processes without accelerators for a run of its own.
-    accelerator = Accelerator(mixed_precision=_precision(config), cpu=not has_accelerator())
-    start = _starting_checkpoint(run_dir, identity, resume)
-    iteration = 0 if start is None else start.iteration
-    stream = batches.micro_batches(
-        start_iteration=iteration,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        accumulation=config.accumulation,
-    )
-    if accelerator.is_main_process:
-        run_dir.mkdir(parents=True, exist_ok=True)
-
-    if start is not None:
-        load_weights(network, start, "network")
-    network.to(accelerator.device)
-    ema = EMA(network, config.ema_decays)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    model, optimizer = accelerator.prepare(network, optimizer)
-    if start is not None:
-        read_resume(start, optimizer=optimizer.optimizer, scaler=accelerator.scaler, ema=ema)
-
-    tracker = None
-    if accelerator.is_main_process:
-        tracker = Tracker(
-            run_dir,
-            start_iteration=iteration,
-            wandb_mode=config.wandb,
-            wandb_project=config.wandb_project,
-            run=identity.run,
-        )
-    log = TrainingLog(
-        run_dir,
-        total_iterations=config.total_iterations,
-        start_iteration=iteration,
-        batch_size=config.batch_size,
-        tracker=tracker,
-        mean_over_processes=lambda values: _reduced(accelerator, values, "mean"),
-    )
+    if config.stop_after_worse is not None and (best_by is None or observe is None):
+        raise ValueError("training.stop_after_worse needs a held-out measurement, and this training makes none")
+    training = begun(network, objective, batches, config, run_dir, identity=identity, resume=resume)
+    iteration, last = training.start_iteration, config.total_iterations
+    saved_at = iteration
+    plateau = False
 
     def save() -> None:
-        _refuse_broken_weights(network, iteration, run_dir)
-        if accelerator.is_main_process:
-            save_checkpoint(
-                run_dir,
-                kind=identity.kind,
-                iteration=iteration,
-                model=identity.model,
-                run=identity.run,
-                weights={"network": network.state_dict(), **ema.state_dicts()},
-                write_resume=lambda path: write_resume(path, optimizer=optimizer.optimizer, scaler=accelerator.scaler),
-            )
-            prune(run_dir, keep=config.keep_checkpoints)
-        accelerator.wait_for_everyone()
+        nonlocal saved_at
+        if saved_at != iteration:
+            _save(training, run_dir=run_dir, identity=identity, iteration=iteration)
+            saved_at = iteration
 
-    with log, stop_requests() as stop_requested:
-        network.train()
-        while iteration < config.total_iterations:
-            # Dropout alone uses the global generator; reseeding it makes iteration n the same after a resume.
-            torch.manual_seed(
-                sample_seed(DROPOUT + config.seed, iteration * accelerator.num_processes + accelerator.process_index)
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(config, iteration)
-            for micro in range(config.accumulation):
-                batch = next(stream)
-                noise = SeededNoise(config.seed, batch.counter.tolist())
-                with _gradients_synced(accelerator, model, synced=micro == config.accumulation - 1):
-                    losses = objective(model, batch.to(accelerator.device), noise)
-                    accelerator.backward(losses.total / config.accumulation)
-                log.add({"loss": losses.total, **losses.logged})
-            if config.max_grad_norm is not None:
-                accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            ema.update()
-            iteration += 1
-
-            log.advance()
-            is_last = iteration == config.total_iterations
-            if is_last or iteration % config.log_every_iterations == 0:
-                log.write(iteration)
-            save_is_due = is_last or iteration % config.save_every_iterations == 0
-            if save_is_due:
+    def watch() -> None:
+        nonlocal plateau
+        metrics = {} if observe is None else _observed(training, observe, iteration=iteration, log=log, stop=stop)
+        if best_by is not None and config.stop_after_worse is not None:
+            improved, plateau = _judged(training, metrics.get(best_by), run_dir=run_dir, iteration=iteration)
+            if improved:
                 save()
-            if observe is not None and (is_last or iteration % config.observe_every_iterations == 0):
-                if accelerator.is_main_process:
-                    with ema.applied() as averaged:
-                        log.write_observed(iteration, observe(averaged, iteration))
-                accelerator.wait_for_everyone()
-            if _any_process(accelerator, stop_requested(), iteration):
-                if not save_is_due:
-                    save()
+                _mark_best(training, run_dir, iteration, metric=best_by, value=metrics.get(best_by))
+
+    with _open_log(training, run_dir, identity) as log, stop_requests() as stop:
+        network.train()
+        if iteration and _is_due(iteration, config.observe_every_iterations, last) and _lacks(training, log):
+            watch()  # the run was stopped between a checkpoint and what was to be measured there
+        for micro_batches in training.iterations() if iteration < last and not plateau else ():
+            try:
+                log.add(update(training, micro_batches, iteration=iteration, stop=stop))
+            except InterruptedWork:
                 break
-        log.end(iteration, start_iteration=0 if start is None else start.iteration)
+            iteration += 1
+            if log.skipped_in_a_row >= config.max_skipped:
+                raise ValueError(_not_finite(training, micro_batches, run_dir=run_dir, iteration=iteration))
+            if _is_due(iteration, config.log_every_iterations, last):
+                log.write(iteration)
+            if _is_due(iteration, config.save_every_iterations, last):
+                save()
+            if _is_due(iteration, config.observe_every_iterations, last):
+                watch()
+            if iteration == last or plateau or _any_process(training, stop):
+                break
+        save()
+        if plateau:
+            best_iteration, value = read_best(run_dir) or (iteration, math.nan)
+            log.say(f"stopped at iteration {iteration}: {best_by} was best, {value:.4g}, at {best_iteration}")
+        elif training.start_iteration >= last:
+            log.say(f"{run_dir} is at iteration {iteration} of {last}: nothing to do")
+        elif iteration < last:
+            log.say(f"stopped at iteration {iteration}, saved; continue with --resume auto")
 
 
-def _refuse_broken_weights(network: nn.Module, iteration: int, run_dir: Path) -> None:
-    """Checkpoints come between the lines of the log, and one of broken weights would push the sound ones out."""
-    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+def _is_due(iteration: int, every: int, last: int) -> bool:
+    return iteration % every == 0 or iteration == last
+
+
+def _lacks(training: Training, log: TrainingLog) -> bool:
+    """Whether what was to be measured at the start of a resumed run is not recorded; on every process."""
+    lacks = log.tracker is not None and not log.tracker.has_observed(training.start_iteration)
+    return bool(reduced(training.accelerator, torch.tensor(float(lacks)), "sum") > 0)
+
+
+def _open_log(training: Training, run_dir: Path, identity: Identity) -> TrainingLog:
+    config, accelerator, start = training.config, training.accelerator, training.start_iteration
+    tracker = None
+    if accelerator.is_main_process:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        others = [tensorboard(run_dir, start_iteration=start)] if config.tensorboard else []
+        if config.wandb != "off":
+            run = to_plain(identity.run)
+            others.append(wandb(run_dir, mode=config.wandb, project=config.wandb_project, run=run))
+        tracker = Tracker(run_dir, start_iteration=start, others=others)
+    return TrainingLog(
+        run_dir,
+        total_iterations=config.total_iterations,
+        start_iteration=start,
+        batch_size=config.batch.size,
+        tracker=tracker,
+        mean_over_processes=lambda values: reduced(accelerator, values, "mean"),
+    )
+
+
+def _save(training: Training, *, run_dir: Path, identity: Identity, iteration: int) -> None:
+    """Write a checkpoint and delete those that are not to be kept."""
+    accelerator, config = training.accelerator, training.config
+    _refuse_broken_weights(training, iteration, run_dir)
+    # Of weights that are spread over processes, every process takes part in putting them together.
+    weights = {"network": full_state(training.network.state_dict()), **training.ema.state_dicts()}
+    moments = optimizer_tensors(training.optimizer)
+    learnt = training.objective.state_dict() if isinstance(training.objective, Adaptive) else {}
+    if accelerator.is_main_process:
+        save_checkpoint(
+            run_dir,
+            kind=identity.kind,
+            iteration=iteration,
+            model=to_plain(identity.model),
+            run=to_plain(identity.run),
+            weights=weights,
+            write_resume=partial(write_resume, moments=moments, scaler=accelerator.scaler, learnt=learnt),
+        )
+        prune(run_dir, keep=config.keep_checkpoints, keep_every=config.keep_every_iterations)
+    accelerator.wait_for_everyone()
+
+
+def _refuse_broken_weights(training: Training, iteration: int, run_dir: Path) -> None:
+    """A checkpoint of broken weights would push the sound ones out."""
+    if not all(bool(local(parameter.detach()).isfinite().all()) for parameter in training.network.parameters()):
         raise ValueError(f"the weights are not finite at iteration {iteration}; {remedy(run_dir)}")
 
 
-def _precision(config: LoopConfig) -> str:
-    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    wanted = config.precision if config.precision != "auto" else "bfloat16" if has_bfloat16 else "float32"
-    return {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[wanted]
+def _observed(
+    training: Training, observe: Observe, *, iteration: int, log: TrainingLog, stop: StopRequest
+) -> Mapping[str, float]:
+    """What the main process measures with the averaged weights; nothing if a request to stop cuts it short."""
+    metrics: Mapping[str, float] = {}
+    # A network spread over processes computes on all of them or not at all.
+    if training.accelerator.is_main_process or training.config.shard:
+        with training.ema.applied() as averaged:
+            try:
+                with stop.interrupting():
+                    metrics = observe(averaged, iteration)
+            except InterruptedWork:
+                log.say(f"the measurement at iteration {iteration} is left out, since the run is asked to stop")
+    log.write_observed(iteration, metrics)
+    training.accelerator.wait_for_everyone()
+    return metrics
 
 
-def _starting_checkpoint(run_dir: Path, identity: Identity, resume: bool) -> Checkpoint | None:
-    found = latest(run_dir)
-    if found is None:
-        return None
-    if not resume:
-        raise ValueError(f"{found} is there already: continue that run with --resume auto, or choose another --out")
-    checkpoint = open_checkpoint(found, identity.kind)
-    changed = differences(checkpoint.model, identity.model)
-    if changed:
-        raise ValueError(
-            f"cannot resume {found}: its model differs from the one asked for in {'; '.join(changed)}. "
-            f"Give the same settings, or choose another --out"
-        )
-    otherwise = differences(checkpoint.run, identity.run)
-    if otherwise:
-        _logger.warning("resuming %s with other settings: %s", found, "; ".join(otherwise))
-    return checkpoint
+def _judged(training: Training, value: float | None, *, run_dir: Path, iteration: int) -> tuple[bool, bool]:
+    """Whether the main process's value is the best so far, and whether the best is too long ago; on every process."""
+    config = training.config
+    improved = plateau = False
+    if value is not None and training.accelerator.is_main_process:
+        best_iteration, best_value = read_best(run_dir) or (iteration, -math.inf)
+        improved = value > best_value
+        patience = (config.stop_after_worse or 0) * config.observe_every_iterations
+        plateau = not improved and iteration - best_iteration >= patience
+    judgement = reduced(training.accelerator, torch.tensor([float(improved), float(plateau)]), "sum")
+    return bool(judgement[0] > 0), bool(judgement[1] > 0)
 
 
-def _learning_rate(config: LoopConfig, iteration: int) -> float:
-    remaining = 1 - iteration / config.total_iterations if config.anneal == "linear" else 1.0
-    return config.learning_rate * remaining
+def _mark_best(training: Training, run_dir: Path, iteration: int, *, metric: str, value: float | None) -> None:
+    if training.accelerator.is_main_process and value is not None:
+        mark_best(run_dir, iteration, metric=metric, value=value)
+    training.accelerator.wait_for_everyone()
 
 
-def _gradients_synced(accelerator: Accelerator, model: nn.Module, *, synced: bool) -> AbstractContextManager[Any]:
-    """Processes exchange gradients once per update, with its last micro-batch."""
-    return nullcontext() if synced else accelerator.no_sync(model)
-
-
-def _any_process(accelerator: Accelerator, requested: bool, iteration: int) -> bool:
+def _any_process(training: Training, stop: StopRequest) -> bool:
     """Whether any process was asked to stop, so that all stop at the same iteration."""
-    if accelerator.num_processes == 1:
-        return requested
-    if accelerator.device.type != "cpu" and iteration % 10:  # asking the others makes the host wait for the device
-        return False
-    flag = torch.tensor(float(requested), device=accelerator.device)
-    return bool(_reduced(accelerator, flag, "sum") > 0)
+    if training.accelerator.num_processes == 1:
+        return stop.requested
+    return bool(reduced(training.accelerator, torch.tensor(float(stop.requested)), "sum") > 0)
 
 
-def _reduced(accelerator: Accelerator, values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:
-    return cast(Tensor, accelerator.reduce(values, reduction=reduction))  # declared to give mappings as well
+def _not_finite(training: Training, micro_batches: Sequence[Batch], *, run_dir: Path, iteration: int) -> str:
+    """Write the offending batch, and say so."""
+    file = run_dir / f"not_finite-{iteration:07d}-{training.accelerator.process_index}.npz"
+    x0, y, counter = (
+        torch.cat([getattr(batch, name) for batch in micro_batches]).numpy() for name in ("x0", "y", "counter")
+    )
+    with replaced_on_success(file) as stream:
+        np.savez(stream, x0=x0, y=y, counter=counter)
+    return (
+        f"loss or gradient were not finite in {training.config.max_skipped} updates in a row, the last at iteration "
+        f"{iteration}, whose images are in {file}; {remedy(run_dir)}"
+    )

@@ -1,24 +1,48 @@
 """How a run is asked to stop."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM and the first SIGINT into a request that is answered between two iterations."""
-    requested = False
+class InterruptedWork(Exception):  # noqa: N818  # no error: somebody asked
+    """Work that a run can do without was cut short by a request to stop."""
 
-    def request(number: int, frame: FrameType | None) -> None:
-        nonlocal requested
-        requested = True
+
+class StopRequest:
+    """Whether SIGTERM or SIGINT has come. It is answered between two iterations, or at once where nothing is lost."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._interrupts = False
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within it, a request raises InterruptedWork at once: for what takes long and changes nothing."""
+        self._interrupts = True
+        try:
+            if self.requested:
+                raise InterruptedWork
+            yield
+        finally:
+            self._interrupts = False
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        self.requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C means it
+        if self._interrupts:
+            raise InterruptedWork
 
-    previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Turns SIGTERM and the first SIGINT into a request while the block runs."""
+    stop = StopRequest()
+    previous = {number: signal.signal(number, stop.receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: requested
+        yield stop
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

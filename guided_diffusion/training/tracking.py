@@ -1,10 +1,12 @@
-"""Where a run's numbers go: a line of JSON each, and Weights & Biases if asked."""
+"""Where a run's numbers go: a line of JSON each, and TensorBoard and Weights & Biases if asked."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
+
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
 from ..data.shards import replaced_on_success
 
@@ -14,24 +16,27 @@ WandbMode = Literal["off", "online", "offline"]
 class Tracker:
     """Metrics of one run. metrics.jsonl holds nothing twice: a resumed run first drops what comes after its start."""
 
-    def __init__(
-        self, run_dir: Path, *, start_iteration: int, wandb_mode: WandbMode, wandb_project: str, run: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, run_dir: Path, *, start_iteration: int, others: list[GeneralTracker]) -> None:
         self.file = run_dir / "metrics.jsonl"
         self._drop_after(start_iteration)
-        self.wandb = _start_wandb(run_dir, wandb_mode, wandb_project, run)
+        self.others = others
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Record metrics of the run after `iteration` updates."""
         with self.file.open("a") as file:
             file.write(json.dumps({"iteration": iteration, **metrics}) + "\n")
-        if self.wandb is not None:
-            self.wandb.log(dict(metrics), step=iteration)
+        for tracker in self.others:
+            tracker.log(dict(metrics), step=iteration)
+
+    def has_observed(self, iteration: int) -> bool:
+        """Whether a line tells of what was measured beside the training after `iteration` updates."""
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        return any(_iteration_of(line) == iteration and "images_per_second" not in json.loads(line) for line in lines)
 
     def close(self) -> None:
-        """Hand the rest to Weights & Biases."""
-        if self.wandb is not None:
-            self.wandb.finish()
+        """Hand the rest to the others."""
+        for tracker in self.others:
+            tracker.finish()
 
     def _drop_after(self, iteration: int) -> None:
         if not self.file.exists():
@@ -49,17 +54,28 @@ def _iteration_of(line: str) -> float:
         return float("inf")
 
 
-def _start_wandb(run_dir: Path, mode: WandbMode, project: str, run: Mapping[str, Any]) -> Any:  # wandb's run object
-    if mode == "off":
-        return None
-    import wandb  # takes a second to import, which runs without it need not pay
+def tensorboard(run_dir: Path, *, start_iteration: int) -> GeneralTracker:
+    """TensorBoard's event files in run_dir/tensorboard; a resumed run hides what comes after its start.
 
-    # One directory, one run: a resumed training continues its own curves.
+    Raises:
+        ModuleNotFoundError: TensorBoard is not installed.
+    """
+    try:
+        import tensorboard as _  # noqa: F401  # torch's own message does not say what to install
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError("training.tensorboard needs TensorBoard: pip install tensorboard") from missing
+    tracker = TensorBoardTracker("tensorboard", logging_dir=run_dir, purge_step=start_iteration + 1)
+    tracker.start()
+    return tracker
+
+
+def wandb(run_dir: Path, *, mode: Literal["online", "offline"], project: str, run: Mapping[str, Any]) -> GeneralTracker:
+    """A run of Weights & Biases. One directory, one run: a resumed training continues its own curves."""
     identity = run_dir / "wandb_run_id"
     if not identity.exists():
         identity.write_text(uuid4().hex[:8])
-    return wandb.init(
-        project=project,
+    tracker = WandBTracker(
+        project,
         name=run_dir.name,
         dir=run_dir,
         id=identity.read_text(),
@@ -67,3 +83,5 @@ def _start_wandb(run_dir: Path, mode: WandbMode, project: str, run: Mapping[str,
         mode=mode,
         config=dict(run),
     )
+    tracker.start()
+    return tracker

@@ -1,34 +1,31 @@
 """Training an upsampler (ADM section 5.2): the diffusion objective of a network that sees each image's reduction."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..config import to_plain
+from ..chain import beside, diffused
 from ..data.batches import Batch
-from ..data.folder import ClassFolder
-from ..data.pictures import write_png
-from ..images import grid, to_uint8
+from ..data.folder import ImageDataset
 from ..model import UpsamplerModelConfig
-from ..models.upsampler import Upsampler, UpsamplerConfig, check_low_res_size
+from ..models.upsampler import Upsampler, UpsamplerConfig, check_low_res_size, check_noise_rate
 from ..noise import SeededNoise
-from ..schedules import make_chain
 from .diffusion import (
     DiffusionObjective,
     TrainDiffusionConfig,
     diffusion_config,
-    preview_samples,
+    diffusion_objective,
     train_as,
     training_folder,
+    with_memory,
 )
-from .loop import Identity, Losses
+from .objective import Losses
+from .preview import PreviewConfig, upsampler_previews
+from .resume import Identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +34,18 @@ class TrainUpsamplerConfig(TrainDiffusionConfig):
 
     low_res_size: int
     """Side of the images that it will enlarge, pixels; training reduces the data to it."""
+    conditioning_noise: float | None = None
+    """Noise the reduced images, each at a rate between 0 and this one, at most 1, which the network is told: it then
+    mends more of what a base model gets wrong (2106.15282 section 4.3); null: they stay clean, as published."""
+    preview: PreviewConfig = PreviewConfig(images=16)
+    """Enlargements made as training goes, every training.observe_every_iterations; a classifier does not guide them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_low_res_size(self.low_res_size, self.network.image_size)
+        check_noise_rate(self.conditioning_noise)
+        if self.preview.classifier is not None:
+            raise ValueError("the previews of an upsampler are not guided: leave preview.classifier out")
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,18 @@ class UpsamplerObjective:
 
     diffusion: DiffusionObjective
     low_res_size: int
+    conditioning_noise: float | None = None
+    """Largest noise rate of the low-resolution images; None: they are clean."""
 
     def __call__(self, network: Callable[..., Tensor], batch: Batch, noise: SeededNoise) -> Losses:
         """As of `DiffusionObjective`."""
         low_res = area_reduced(batch.x0, self.low_res_size)
-        return self.diffusion(partial(network, low_res=low_res), batch, noise)
+        told = partial(network, low_res=low_res)
+        if self.conditioning_noise is not None:
+            rate = beside(self.conditioning_noise * noise.uniform(), low_res)
+            noised = diffused(low_res, noise(low_res), alpha_bar=1 - rate.reshape(-1, 1, 1, 1) ** 2)
+            told = partial(network, low_res=noised, conditioning_noise=rate.to(low_res.dtype))
+        return self.diffusion(told, batch, noise)
 
 
 def area_reduced(x0: Tensor, size: int) -> Tensor:
@@ -69,48 +81,30 @@ def train_upsampler(config: TrainUpsamplerConfig) -> None:
     """
     folder = training_folder(config)
     model = upsampler_config(config, folder)
+    diffusion = diffusion_objective(config, model)
+    objective = UpsamplerObjective(diffusion, config.low_res_size, config.conditioning_noise)
     train_as(
         config,
         folder,
-        Identity("upsampler", to_plain(model), to_plain(config)),
+        Identity("upsampler", model, config),
         make_network=partial(Upsampler, model.network),
-        objective=UpsamplerObjective(
-            DiffusionObjective(make_chain(config.chain), model, config.loss), config.low_res_size
+        objective=with_memory(objective, diffusion.timesteps),
+        observe=upsampler_previews(
+            config.preview,
+            model,
+            folder,
+            reduced=partial(area_reduced, size=config.low_res_size),
+            decay=max(config.training.ema_decays, default=None),
+            out=config.out / "previews",
         ),
-        observe=partial(_preview, model=model, folder=folder, directory=config.out / "previews"),
     )
 
 
-def upsampler_config(config: TrainUpsamplerConfig, folder: ClassFolder) -> UpsamplerModelConfig:
+def upsampler_config(config: TrainUpsamplerConfig, folder: ImageDataset) -> UpsamplerModelConfig:
     """The model that a training config and its data describe."""
     model = diffusion_config(config, folder)
-    network = UpsamplerConfig(**vars(model.network), low_res_size=config.low_res_size)
+    network = UpsamplerConfig(
+        **vars(model.network), low_res_size=config.low_res_size, conditioning_noise=config.conditioning_noise
+    )
     own: dict[str, Any] = {**vars(model), "network": network}
     return UpsamplerModelConfig(**own)
-
-
-def _preview(
-    network: nn.Module,
-    iteration: int,
-    *,
-    model: UpsamplerModelConfig,
-    folder: ClassFolder,
-    directory: Path,
-    count: int = 16,
-) -> Mapping[str, float]:
-    """Write a grid of pairs: a training image in low resolution, and what the network makes of it."""
-    device = next(network.parameters()).device
-    x0, y = _spread_over(folder, count)
-    low_res = area_reduced(x0.to(device), model.network.low_res_size)
-    enlarged = preview_samples(partial(network, low_res=low_res), model, y.to(device))
-    shown = F.interpolate(low_res, size=enlarged.shape[2:], mode="nearest-exact")
-    pairs = rearrange([to_uint8(shown), enlarged], "two b c h w -> (b two) c h w")
-    write_png(directory / f"{iteration:07d}.png", grid(pairs, columns=8))
-    return {}
-
-
-def _spread_over(folder: ClassFolder, count: int) -> tuple[Tensor, Tensor]:
-    """x0 (B, C, H, W) and labels (B,) of at most `count` images, evenly over the folder and so over its classes."""
-    indices = range(0, len(folder), -(-len(folder) // count))
-    x0, y = zip(*(folder[index] for index in indices), strict=True)
-    return torch.stack(x0), torch.tensor(y)

@@ -1,111 +1,34 @@
-"""The training loop, with a network of two convolutions and an objective that knows nothing of diffusion.
+"""The training loop, with a network of two convolutions and an objective that knows nothing of diffusion."""
 
-Over 300 lines because every promise of one function is held here, with the same network and objective.
-"""
-
-import json
 import os
 import signal
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from small_loop import (
+    Convolutions,
+    CrashError,
+    all_tensors,
+    assert_same_training,
+    crash_at,
+    denoise,
+    metrics,
+    train,
+)
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from guided_diffusion.checkpoint import checkpoints, latest
-from guided_diffusion.data.batches import Batch, EndlessBatches
-from guided_diffusion.data.folder import open_class_folder
+from guided_diffusion.data.batches import Batch
 from guided_diffusion.noise import SeededNoise
-from guided_diffusion.training.loop import Identity, Losses, Objective, Observe, fit
-from guided_diffusion.training.loop_config import LoopConfig
-
-
-class Convolutions(nn.Module):
-    """Has dropout, so that everything random in a loop is at work."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Dropout(0.3), nn.Conv2d(8, 1, 3, padding=1)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-
-def denoise(network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
-    """Predict the noise added to an image."""
-    eps = noise(batch.x0)
-    loss = ((network(batch.x0 + eps) - eps) ** 2).mean()
-    return Losses(total=loss, logged={"brightness": batch.x0.mean()})
-
-
-def train(
-    run_dir: Path,
-    folder: Path,
-    config: LoopConfig,
-    *,
-    objective: Objective = denoise,
-    observe: Observe | None = None,
-    resume: bool = False,
-    model: dict[str, object] | None = None,
-) -> None:
-    torch.manual_seed(config.seed)
-    fit(
-        Convolutions(),
-        objective,
-        EndlessBatches(
-            open_class_folder(tiny.data(folder), image_size=8),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            num_workers=0,
-        ),
-        config,
-        run_dir,
-        identity=Identity("test", model or {"width": 8}, {}),
-        observe=observe,
-        resume=resume,
-    )
-
-
-class CrashError(Exception):
-    pass
-
-
-def crash_at(iteration: int) -> Observe:
-    def observe(network: nn.Module, now: int) -> dict[str, float]:
-        if now == iteration:
-            raise CrashError
-        return {}
-
-    return observe
-
-
-def metrics(run_dir: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def all_tensors(checkpoint: Path) -> dict[str, Tensor]:
-    files = [*checkpoint.glob("*.safetensors"), checkpoint / "resume" / "optimizer.safetensors"]
-    return {f"{file.name}/{key}": tensor for file in files for key, tensor in load_file(file).items()}
-
-
-def assert_same_training(ours: Path | None, theirs: Path | None) -> None:
-    """Every weight, average and moment, to the bit."""
-    assert ours is not None
-    assert theirs is not None
-    assert ours.name == theirs.name
-    a, b = all_tensors(ours), all_tensors(theirs)
-    assert a.keys() == b.keys()
-    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+from guided_diffusion.run_directory import checkpoints, latest
+from guided_diffusion.training.objective import Losses
 
 
 # Seven images a batch over twenty images: every checkpoint lies within an epoch.
-@pytest.mark.parametrize("settings", [{"batch_size": 7}, {"batch_size": 6, "accumulation": 2}])
+@pytest.mark.parametrize("settings", [{"batch_size": 7}, {"batch_size": 7, "per_process": 3}])
 def test_a_crashed_and_resumed_training_equals_an_uninterrupted_one_to_the_bit(tmp_path, class_folder, settings):
     config = tiny.loop(
         iterations=9, save_every_iterations=3, observe_every_iterations=1, anneal="linear", weight_decay=0.1,
@@ -154,7 +77,7 @@ def test_the_average_is_decay_times_itself_plus_the_rest_times_the_weights(tmp_p
         assert not torch.allclose(weights[name].double(), value, rtol=0, atol=1e-5)
 
 
-def test_two_micro_batches_have_the_gradient_of_one_batch(tmp_path, class_folder):
+def test_micro_batches_have_the_gradient_of_one_batch_also_when_the_last_is_short(tmp_path, class_folder):
     gradients: list[Tensor] = []
 
     def record(optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -167,14 +90,14 @@ def test_two_micro_batches_have_the_gradient_of_one_batch(tmp_path, class_folder
     # Gradients, not weights: Adam divides whatever factor is wrong out of them again.
     hook = register_optimizer_step_pre_hook(record)
     try:
-        for accumulation in (1, 2):
-            config = tiny.loop(iterations=3, batch_size=8, accumulation=accumulation, log_every_iterations=1)
-            train(tmp_path / str(accumulation), class_folder, config, objective=without_dropout)
+        for per_process in (8, 3):
+            config = tiny.loop(iterations=3, batch_size=8, per_process=per_process, log_every_iterations=1)
+            train(tmp_path / str(per_process), class_folder, config, objective=without_dropout)
     finally:
         hook.remove()
     for one, two in zip(gradients[:3], gradients[3:], strict=True):
         assert torch.allclose(one, two, rtol=0, atol=1e-5 * float(one.abs().max()))  # float32, summed in another order
-    losses = [[line["loss"] for line in metrics(tmp_path / str(n))] for n in (1, 2)]
+    losses = [[line["loss"] for line in metrics(tmp_path / str(n))] for n in (8, 3)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -236,7 +159,7 @@ def test_an_empty_budget_is_refused(budget):
         tiny.loop(**budget)
 
 
-@pytest.mark.parametrize("name", ["batch_size", "accumulation", "keep_checkpoints", "save_every_iterations"])
+@pytest.mark.parametrize("name", ["keep_checkpoints", "keep_every_iterations", "save_every_iterations", "max_skipped"])
 def test_counts_below_one_are_refused_by_name(name):
     with pytest.raises(ValueError, match=f"training.{name} must be at least 1, got 0"):
         tiny.loop(iterations=1, **{name: 0})
@@ -277,39 +200,6 @@ def test_resuming_without_the_resume_directory_is_refused(tmp_path, class_folder
     (latest(tmp_path) / "resume").rmdir()
     with pytest.raises(FileNotFoundError, match=r"resume is gone: .* can be sampled from, but .* cannot be continued"):
         train(tmp_path, class_folder, tiny.loop(iterations=2), resume=True)
-
-
-def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_path, class_folder):
-    with pytest.raises(ValueError, match="a global batch of 8 does not divide"):
-        train(tmp_path / "run", class_folder, tiny.loop(iterations=1, accumulation=3))
-    assert not (tmp_path / "run").exists()
-
-
-def broken_from(iteration: int) -> Objective:
-    calls = 0
-
-    def objective(network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
-        nonlocal calls
-        calls += 1
-        losses = denoise(network, batch, noise)
-        return Losses(total=losses.total * (float("nan") if calls >= iteration else 1.0), logged={})
-
-    return objective
-
-
-def test_a_loss_that_is_not_finite_ends_the_training_and_says_when(tmp_path, class_folder):
-    config = tiny.loop(iterations=9, log_every_iterations=1, save_every_iterations=2)
-    with pytest.raises(ValueError, match="the loss became nan by iteration 4; .* resume with a lower learning rate"):
-        train(tmp_path, class_folder, config, objective=broken_from(4))
-    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-0000002"]
-
-
-def test_broken_weights_are_not_saved_over_sound_ones_between_two_lines_of_the_log(tmp_path, class_folder):
-    config = tiny.loop(iterations=9, log_every_iterations=9, save_every_iterations=2, keep_checkpoints=1)
-    with pytest.raises(ValueError, match="the weights are not finite at iteration 4; .* are from before"):
-        train(tmp_path, class_folder, config, objective=broken_from(3))
-    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-0000002"]
-    assert all(bool(tensor.isfinite().all()) for tensor in all_tensors(latest(tmp_path)).values())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -364,15 +254,3 @@ def test_observing_changes_nothing_in_the_training(tmp_path, class_folder):
 def test_without_averages_the_network_itself_is_saved_and_observed(tmp_path, class_folder):
     train(tmp_path, class_folder, tiny.loop(iterations=1, ema_decays=()), observe=lambda network, now: {})
     assert [file.name for file in latest(tmp_path).glob("*.safetensors")] == ["network.safetensors"]
-
-
-def test_offline_wandb_keeps_one_run_through_a_resume(tmp_path, class_folder, monkeypatch):
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    for iterations in (1, 2):
-        config = tiny.loop(iterations=iterations, wandb="offline", log_every_iterations=1)
-        train(tmp_path, class_folder, config, resume=True)
-    identity = (tmp_path / "wandb_run_id").read_text()
-    kept = list((tmp_path / "wandb").glob("offline-run-*"))
-    assert len(kept) >= 1
-    assert all(path.name.endswith(identity) for path in kept)
-    assert all(path.stat().st_size > 0 for path in (tmp_path / "wandb").glob("offline-run-*/*.wandb"))

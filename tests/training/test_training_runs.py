@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from killing import KINDS, killed_equals_undisturbed
 from safetensors.torch import load_file
 
-from guided_diffusion.checkpoint import latest
 from guided_diffusion.model import load_diffusion
+from guided_diffusion.run_directory import latest
 from guided_diffusion.training.diffusion import train_diffusion
 
 
@@ -47,6 +48,11 @@ def test_a_training_killed_outright_and_resumed_equals_an_uninterrupted_one(tmp_
     assert not list(run.glob(".partial-*"))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_interrupted_at_random_moments_ends_as_an_undisturbed_one(tmp_path, kind):
+    killed_equals_undisturbed(kind, tmp_path, interruptions=2, seed=1)
+
+
 def test_sigterm_saves_and_ends_well_and_the_training_can_be_continued(tmp_path, class_folder):
     run = tmp_path / "stopped"
     process = begin(run, class_folder, "--training.iterations=100000", "--training.log_every_iterations=1")
@@ -63,7 +69,7 @@ def test_sigterm_saves_and_ends_well_and_the_training_can_be_continued(tmp_path,
 
 
 def test_two_processes_with_two_micro_batches_each_train_the_network_that_one_trains(tmp_path, class_folder):
-    options = ("--training.iterations=4", "--training.log_every_iterations=1", "--training.accumulation=2")
+    options = ("--training.iterations=4", "--training.log_every_iterations=1", "--training.batch.per_process=2")
     process = begin(tmp_path / "two", class_folder, *options, processes=2)
     status, output = tiny.finish(process)
     assert status == 0, output

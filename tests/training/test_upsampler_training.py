@@ -4,26 +4,24 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
 from einops import reduce
 from oracles.golden import arrays
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from guided_diffusion.checkpoint import latest, open_checkpoint
+from guided_diffusion.checkpoint import open_checkpoint
 from guided_diffusion.data.batches import Batch
-from guided_diffusion.data.folder import open_class_folder
-from guided_diffusion.images import to_uint8
 from guided_diffusion.model import UpsamplerModelConfig, load_diffusion, load_upsampler
 from guided_diffusion.models.upsampler import UpsamplerConfig
 from guided_diffusion.noise import SeededNoise
 from guided_diffusion.prediction import Prediction, Variance
-from guided_diffusion.schedules import make_chain
+from guided_diffusion.run_directory import latest
+from guided_diffusion.schedules import ChainConfig, make_chain
+from guided_diffusion.timesteps import UniformTimesteps
 from guided_diffusion.training.diffusion import DiffusionObjective
 from guided_diffusion.training.upsampler import UpsamplerObjective, area_reduced, train_upsampler
 
@@ -37,7 +35,8 @@ def objective(
         **vars(tiny.encoder()), in_channels=1, out_channels=1, num_classes=num_classes, low_res_size=4
     )
     config = UpsamplerModelConfig(network=network, chain=tiny.CHAIN, prediction=prediction, variance=variance)
-    return UpsamplerObjective(DiffusionObjective(make_chain(tiny.CHAIN), config, "simple"), low_res_size=4)
+    timesteps = UniformTimesteps(make_chain(tiny.CHAIN))
+    return UpsamplerObjective(DiffusionObjective(timesteps, config, "simple"), low_res_size=4)
 
 
 def batch() -> Batch:
@@ -153,37 +152,6 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, class_fo
         )
 
 
-def test_previews_show_the_low_res_input_beside_its_enlargement_and_leave_the_training_as_it_was(
-    tmp_path: Path, class_folder: Path
-):
-    for name, every in (("seen", 1), ("unseen", 1000)):
-        config = tiny.upsampler_config(
-            tmp_path / name, class_folder, class_conditional=True, network=tiny.encoder(dropout=0.2), iterations=2,
-            observe_every_iterations=every,
-        )  # fmt: skip
-        train_upsampler(config)
-    assert [file.name for file in sorted((tmp_path / "seen" / "previews").iterdir())] == ["0000001.png", "0000002.png"]
-    tiles = _tiles(tmp_path / "seen" / "previews" / "0000002.png")
-    shown = range(0, 20, 2)  # ten of the twenty pictures, evenly
-    folder = open_class_folder(tiny.data(class_folder), image_size=8)
-    low_res = area_reduced(torch.stack([folder[index][0] for index in shown]), 4)
-    expected = to_uint8(low_res).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    assert np.array_equal(tiles[0:20:2], expected[:, 0])
-    assert len(np.unique(tiles[1:20:2], axis=0)) == len(shown)
-    seen, unseen = (load_file(latest(tmp_path / name) / "network.safetensors") for name in ("seen", "unseen"))
-    assert all(torch.equal(seen[key], unseen[key]) for key in seen)
-
-
-def _tiles(file: Path) -> np.ndarray:
-    """The 8x8 tiles of a grid of eight columns, in order, at one pixel a pixel."""
-    with Image.open(file) as picture:
-        pixels = np.asarray(picture)
-    factor = pixels.shape[1] // (8 * 9 + 1)
-    pixels = pixels[::factor, ::factor]
-    rows = (pixels.shape[0] - 1) // 9
-    return np.stack([pixels[9 * r + 1 : 9 * r + 9, 9 * c + 1 : 9 * c + 9] for r in range(rows) for c in range(8)])
-
-
 def test_two_processes_train_the_upsampler_that_one_trains(tmp_path: Path, class_folder: Path):
     options = (*tiny.DIFFUSION_OPTIONS, "--training.iterations=3", "--training.log_every_iterations=1")
     process = tiny.start(
@@ -199,3 +167,43 @@ def test_two_processes_train_the_upsampler_that_one_trains(tmp_path: Path, class
     ]
     assert len(losses[0]) == 3
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)  # float32, summed in another order
+
+
+def test_low_res_images_are_noised_up_to_the_largest_rate_and_the_network_is_told_how_much():
+    many = replace(batch(), x0=batch().x0.repeat(100, 1, 1, 1), y=torch.zeros(600).long(), counter=torch.arange(600))
+    recorder, seeded = Recorder(), SeededNoise(0, range(600))
+    replace(objective(), conditioning_noise=0.4)(recorder, many, seeded)
+    again = SeededNoise(0, range(600))
+    rate = 0.4 * again.uniform()
+    assert torch.equal(recorder.named["conditioning_noise"], rate.float())
+    assert 0 < float(rate.min()) < 0.01 < 0.39 < float(rate.max()) < 0.4
+    clean = area_reduced(many.x0, 4)
+    eps, column = again(clean), rate.reshape(-1, 1, 1, 1)
+    expected = (1 - column**2).sqrt() * clean + column * eps
+    torch.testing.assert_close(recorder.named["low_res"].double(), expected, rtol=0, atol=1e-6)  # float32
+
+
+def test_training_with_noised_low_res_keeps_its_range_and_a_range_that_is_none_is_refused(
+    tmp_path: Path, class_folder: Path
+):
+    # The output's layer begins at zero, then the blocks' last ones: the third update is the first to see the embedding.
+    config = tiny.upsampler_config(tmp_path / "run", class_folder, class_conditional=True, iterations=3)
+    train_upsampler(replace(config, conditioning_noise=0.4))
+    upsampler = load_upsampler(tmp_path / "run", weights="network")
+    assert upsampler.config.network.conditioning_noise == 0.4
+    assert upsampler.network.noise_rate is not None
+    assert upsampler.network.noise_rate.mlp[-1].weight.any()  # zero at first, and trained
+    with pytest.raises(ValueError, match="conditioning_noise is a noise rate above 0 and at most 1, or null"):
+        replace(config, conditioning_noise=1.5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"timesteps": "loss_second_moment", "min_snr_gamma": 5.0},
+        {"chain": ChainConfig(schedule="offset_cosine"), "variance": "small", "loss": "simple"},
+    ],
+)
+def test_an_upsampler_has_the_objectives_of_a_diffusion_model(tmp_path: Path, class_folder: Path, changes: dict):
+    train_upsampler(replace(tiny.upsampler_config(tmp_path, class_folder, iterations=2), **changes))
+    assert load_upsampler(tmp_path).config.chain == changes.get("chain", tiny.CHAIN)

@@ -1,12 +1,15 @@
-"""A classifier as a sampling run sees it: how strongly it guides, and whether it fits the diffusion model."""
+"""A classifier as those who sample see it: how strongly it guides, and whether it fits the diffusion model."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from ..guidance import LogProb, ScoreTerm, classifier_score, within
-from ..model import DiffusionModel, class_difference
-from ..schedules import ChainConfig
+from .guidance import LogProb, ScoreTerm, classifier_score, within
+from .model import DiffusionConfig, DiffusionModel, class_difference
+from .schedules import ChainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class GuidanceConfig:
 
 @dataclass(frozen=True)
 class Guide:
-    """A classifier as a sampling run sees it: a function, and what must agree with the diffusion model."""
+    """A classifier as those who sample see it: a function, and what must agree with the diffusion model."""
 
     log_prob: LogProb
     chain: ChainConfig | None
@@ -41,6 +44,14 @@ class Guide:
     """For messages and the manifest, such as "classifier/checkpoint-0300000"."""
     sha256: str
     """Of its weights."""
+
+
+class LoadGuide(Protocol):
+    """How a driver that knows no classifiers gets one: `classifiers.guide.load_guide`, handed in by the script."""
+
+    def __call__(self, path: Path | None, *, device: torch.device | str) -> Guide | None:
+        """The classifier of a run or checkpoint on `device`; None for none."""
+        ...
 
 
 def guidance_term(log_prob: LogProb, y: Tensor, config: GuidanceConfig) -> ScoreTerm:
@@ -61,21 +72,31 @@ def check_guide(model: DiffusionModel, guide: Guide | None, guidance: GuidanceCo
             given = ", ".join(f"{name} {value:g}" for name, value in guidance_record(guidance).items())
             raise ValueError(f"guidance ({given}) was asked for without a classifier; add --classifier RUN")
         return
-    name = model.checkpoint.path
+    check_fits(model.config, guide, called=model.checkpoint.path, run=model.checkpoint.path.parent)
+
+
+def check_fits(model: DiffusionConfig, guide: Guide, *, called: Path, run: Path) -> None:
+    """Refuse a classifier of other noise, images or classes than the model's.
+
+    called, run: the model and its run directory, for messages.
+
+    Raises:
+        ValueError: naming the difference.
+    """
     if guide.chain is None:
         raise ValueError(
-            f"{guide.name} was trained on clean images only and cannot guide; train one with --diffusion {name.parent}"
+            f"{guide.name} was trained on clean images only and cannot guide; train one with --diffusion {run}"
         )
-    if guide.chain != model.config.chain:
-        raise ValueError(f"{guide.name} was trained on the noise of {guide.chain}, but {name} has {model.config.chain}")
+    if guide.chain != model.chain:
+        raise ValueError(f"{guide.name} was trained on the noise of {guide.chain}, but {called} has {model.chain}")
     if guide.image_shape != model.image_shape:
         raise ValueError(
-            f"{guide.name} takes images (channels, height, width) {guide.image_shape}, but {name} makes "
+            f"{guide.name} takes images (channels, height, width) {guide.image_shape}, but {called} makes "
             f"{model.image_shape}"
         )
-    difference = class_difference(model.config.class_names, guide.class_names)
+    difference = class_difference(model.class_names, guide.class_names)
     if difference is not None:
-        raise ValueError(f"{guide.name} cannot guide {name}: {difference}")
+        raise ValueError(f"{guide.name} cannot guide {called}: {difference}")
 
 
 def guidance_record(config: GuidanceConfig) -> dict[str, float]:

@@ -1,0 +1,81 @@
+"""The checkpoints of a run by their names: which there are, which is meant, which are kept.
+
+What is inside one is the business of `checkpoint`.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from .data.shards import write_json
+
+_NAME = re.compile(r"checkpoint-(\d{7,})")
+_BEST = "best.json"
+
+
+def checkpoint_name(iteration: int) -> str:
+    """What the checkpoint of an iteration is called in its run directory."""
+    return f"checkpoint-{iteration:07d}"
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a directory of that name is a checkpoint."""
+    return _NAME.fullmatch(name) is not None
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoint directories of a run, oldest first."""
+    named = [(match, path) for path in run_dir.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(named, key=lambda pair: int(pair[0][1]))]
+
+
+def latest(run_dir: Path) -> Path | None:
+    """The newest checkpoint directory of a run, or None."""
+    return next(reversed(checkpoints(run_dir)), None)
+
+
+def prune(run_dir: Path, *, keep: int, keep_every: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints of a run, the best, and those of multiples of `keep_every`."""
+    for path in checkpoints(run_dir)[:-keep]:
+        is_milestone = keep_every is not None and int(path.name.removeprefix("checkpoint-")) % keep_every == 0
+        if not is_milestone and path != best(run_dir):
+            remove(path)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged checkpoint a name under which no command looks for one, and return it."""
+    aside = path.with_name(f"damaged-{path.name}")
+    if aside.exists():
+        shutil.rmtree(aside)
+    path.rename(aside)
+    return aside
+
+
+def mark_best(run_dir: Path, iteration: int, *, metric: str, value: float) -> None:
+    """Make later commands take this checkpoint of a run rather than the newest."""
+    record = {"checkpoint": checkpoint_name(iteration), "iteration": iteration, "metric": metric, "value": value}
+    write_json(run_dir / _BEST, record)
+
+
+def read_best(run_dir: Path) -> tuple[int, float] | None:
+    """Iteration and value of a run's best checkpoint, None where none is marked or it is gone."""
+    if best(run_dir) is None:
+        return None
+    record = json.loads((run_dir / _BEST).read_text())
+    return int(record["iteration"]), float(record["value"])
+
+
+def best(run_dir: Path) -> Path | None:
+    """The checkpoint directory that `mark_best` marked, or None."""
+    if not (run_dir / _BEST).is_file():
+        return None
+    path = run_dir / json.loads((run_dir / _BEST).read_text())["checkpoint"]
+    return path if path.is_dir() else None
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, under another name first: what is called one is complete, also while it is being deleted."""
+    doomed = path.with_name(f".partial-removed-{path.name}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)

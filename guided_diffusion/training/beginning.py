@@ -1,0 +1,107 @@
+"""A training as it begins or continues: everything in its place, and as many images at a time as memory holds."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+
+from ..checkpoint import Checkpoint, load_weights
+from ..data.batches import Batch, EndlessBatches
+from ..noise import SeededNoise
+from .ema import EMA
+from .loop_config import LoopConfig
+from .memory import activation_bytes, cpu_limit, largest_fitting
+from .objective import Adaptive, Objective
+from .processes import distributed, gathered, make_accelerator
+from .resume import Identity, agreed_checkpoint, read_resume, starting_checkpoint
+from .update import Training, backward
+
+
+def begun(
+    network: nn.Module,
+    objective: Objective,
+    batches: EndlessBatches,
+    config: LoopConfig,
+    run_dir: Path,
+    *,
+    identity: Identity,
+    resume: bool,
+) -> Training:
+    """A training at its start or where its newest sound checkpoint left it. Only a resumed run's directory is touched.
+
+    Raises:
+        ValueError, FileNotFoundError: as `fit`.
+    """
+    accelerator = make_accelerator(config)
+    batches.share(accelerator.num_processes)
+    start = _start(accelerator, run_dir, identity, resume=resume)
+    if start is not None:
+        load_weights(network, start, "network")
+    model = distributed(network, config, accelerator)
+    ema = EMA(network, config.ema_decays)
+    moments = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    if start is not None:
+        learnt = read_resume(start, optimizer=moments, scaler=accelerator.scaler, ema=ema)
+        if isinstance(objective, Adaptive) and learnt:
+            objective.load_state_dict(learnt)
+    training = Training(
+        config=config,
+        accelerator=accelerator,
+        network=network,
+        model=model,
+        objective=objective,
+        optimizer=cast(AcceleratedOptimizer, accelerator.prepare_optimizer(moments)),
+        ema=ema,
+        batches=batches,
+        micro_size=1,
+        start_iteration=0 if start is None else start.iteration,
+    )
+    return replace(training, micro_size=_micro_size(training))
+
+
+def _start(accelerator: Accelerator, run_dir: Path, identity: Identity, *, resume: bool) -> Checkpoint | None:
+    """The main process looks, and may set a damaged checkpoint aside; the others take what it left."""
+    found = starting_checkpoint(run_dir, identity, resume=resume) if accelerator.is_main_process else None
+    accelerator.wait_for_everyone()
+    return found if accelerator.is_main_process else agreed_checkpoint(run_dir, identity)
+
+
+def _micro_size(training: Training) -> int:
+    """Samples at a time: as configured, or as many of the share as memory holds on every process."""
+    asked, share = training.config.batch.per_process, training.share
+    if asked != "auto":
+        return min(asked, share)
+    if training.accelerator.device.type == "cpu":
+        fitting = min(share, cpu_limit(bytes_per_image(training)))
+    else:
+        fitting = largest_fitting(share, partial(_attempt, training))
+    on_every_process = {"fitting": torch.tensor([fitting], device=training.accelerator.device)}
+    return int(gathered(training.accelerator, on_every_process)["fitting"].min())
+
+
+def bytes_per_image(training: Training) -> int:
+    """Bytes that the forward pass of one image keeps for its backward pass."""
+    batch = first_batch(training, 1)
+    noise = SeededNoise(training.config.seed, batch.counter.tolist())
+    batch = batch.to(training.accelerator.device)
+    return activation_bytes(training.network, lambda: training.objective(training.network, batch, noise).total)
+
+
+def _attempt(training: Training, size: int) -> None:
+    """A forward and backward pass of `size` images beside all that an update will need; changes nothing."""
+    moments = [torch.zeros_like(parameter) for parameter in training.network.parameters() for _ in range(2)]
+    backward(training, first_batch(training, size), synced=False)
+    training.optimizer.zero_grad()
+    del moments
+
+
+def first_batch(training: Training, size: int) -> Batch:
+    """The first `size` samples of the stream, on the host."""
+    return next(replace(training.batches, batch_size=size, num_workers=0).micro_batches())

@@ -1,0 +1,131 @@
+"""One optimiser update, on one process or many, in one piece or in micro-batches."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+
+from ..data.batches import Batch, EndlessBatches
+from ..noise import SeededNoise, sample_seed
+from .ema import EMA
+from .loop_config import LoopConfig
+from .objective import Adaptive, Losses, Objective
+from .processes import clipped_gradient_norm, gathered, gradients_synced, reduced
+from .stopping import InterruptedWork, StopRequest
+
+DROPOUT = 1 << 32
+"""Added to the seed, so that dropout's generator is not that of the training sample with the iteration's number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """All that an iteration changes, and what it is made with."""
+
+    config: LoopConfig
+    accelerator: Accelerator
+    network: nn.Module
+    model: nn.Module
+    """The network as it is called: in its precision, its gradients exchanged with the other processes."""
+    objective: Objective
+    optimizer: AcceleratedOptimizer
+    ema: EMA
+    batches: EndlessBatches
+    micro_size: int
+    """Most samples that this process computes at a time."""
+    start_iteration: int
+
+    @property
+    def share(self) -> int:
+        """Samples of this process per iteration."""
+        return self.batches.share(self.accelerator.num_processes)
+
+    def iterations(self) -> Iterator[list[Batch]]:
+        """The micro-batches of this process, iteration by iteration, on the host."""
+        stream = self.batches.micro_batches(
+            start_iteration=self.start_iteration,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            micro_size=self.micro_size,
+        )
+        count = -(-self.share // self.micro_size)
+        while True:
+            yield [next(stream) for _ in range(count)]
+
+
+def update(
+    training: Training, micro_batches: Sequence[Batch], *, iteration: int, stop: StopRequest
+) -> Mapping[str, Tensor] | None:
+    """One optimiser update on this process's share of a batch.
+
+    Returns this process's numbers for the log, () each, or None if loss or gradient were not finite somewhere: then
+    nothing is changed.
+
+    Raises:
+        InterruptedWork: a lone process was asked to stop; nothing is changed then either.
+    """
+    accelerator, optimizer, config = training.accelerator, training.optimizer, training.config
+    # Dropout alone uses the global generator; reseeding it makes iteration n the same after a resume.
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    torch.manual_seed(sample_seed(DROPOUT + config.seed, iteration * world_size + rank))
+    for group in optimizer.param_groups:
+        group["lr"] = _learning_rate(config, iteration)
+    means, observed = _accumulated(training, micro_batches, stop=stop)
+    accelerator.unscale_gradients(optimizer)
+    norm = clipped_gradient_norm(training.model, limit=config.max_grad_norm)
+    is_finite = _is_finite_everywhere(training, means["loss"], norm)
+    if is_finite or accelerator.scaler is not None:  # a loss scale sees for itself, and learns from it
+        optimizer.step()
+    optimizer.zero_grad()
+    if not is_finite:
+        return None
+    if isinstance(training.objective, Adaptive):
+        training.objective.update(gathered(accelerator, observed))
+    if optimizer.step_was_skipped:
+        return means
+    training.ema.update()
+    return {**means, "grad_norm": norm}
+
+
+def _accumulated(
+    training: Training, micro_batches: Sequence[Batch], *, stop: StopRequest
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Fill the gradients; the means of what the objective logs, and what it observed, sample by sample."""
+    means: dict[str, Tensor] = {}
+    observed: list[Mapping[str, Tensor]] = []
+    for batch in micro_batches:
+        if stop.requested and training.accelerator.num_processes == 1:
+            training.optimizer.zero_grad()
+            raise InterruptedWork
+        losses = backward(training, batch, synced=batch is micro_batches[-1])
+        for name, value in {"loss": losses.total, **losses.logged}.items():
+            means[name] = means.get(name, 0.0) + value.detach() * (len(batch.y) / training.share)
+        observed.append(losses.observed)
+    return means, {name: torch.cat([micro[name].detach() for micro in observed]) for name in observed[0]}
+
+
+def backward(training: Training, batch: Batch, *, synced: bool) -> Losses:
+    """Add a micro-batch's part to the gradients."""
+    noise = SeededNoise(training.config.seed, batch.counter.tolist())
+    on_device = batch.to(training.accelerator.device)
+    if training.config.channels_last:
+        on_device = replace(on_device, x0=on_device.x0.contiguous(memory_format=torch.channels_last))
+    with gradients_synced(training.accelerator, training.model, synced=synced):
+        losses = training.objective(training.model, on_device, noise)
+        training.accelerator.backward(losses.total * (len(batch.y) / training.share))
+    return losses
+
+
+def _is_finite_everywhere(training: Training, loss: Tensor, norm: Tensor) -> bool:
+    """Gradients are those of all processes, a loss is a process's own. A loss scale expects gradients that are not."""
+    is_finite = loss.isfinite() if training.accelerator.scaler is not None else loss.isfinite() & norm.isfinite()
+    if training.accelerator.num_processes == 1:
+        return bool(is_finite)
+    return bool(reduced(training.accelerator, (~is_finite).float(), "sum") == 0)
+
+
+def _learning_rate(config: LoopConfig, iteration: int) -> float:
+    remaining = 1 - iteration / config.total_iterations if config.anneal == "linear" else 1.0
+    return config.learning_rate * remaining

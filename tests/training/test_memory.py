@@ -1,0 +1,103 @@
+"""How many images fit into memory at a time."""
+
+import psutil
+import pytest
+import tiny
+import torch
+from small_loop import assert_same_training, denoise, metrics, train
+from torch import nn
+
+from guided_diffusion.data.batches import Batch
+from guided_diffusion.noise import SeededNoise
+from guided_diffusion.run_directory import latest
+from guided_diffusion.training import beginning, memory
+from guided_diffusion.training.memory import activation_bytes, cpu_limit, largest_fitting, training_bytes
+from guided_diffusion.training.objective import Losses
+
+
+def out_of_memory_above(limit: int, tried: list[int]):
+    def attempt(size: int) -> None:
+        tried.append(size)
+        if size > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    return attempt
+
+
+@pytest.mark.parametrize(("limit", "tries"), [(100, [100]), (25, [100, 50, 25]), (12, [100, 50, 25, 13, 7])])
+def test_the_batch_is_halved_until_it_fits(limit, tries):
+    tried: list[int] = []
+    assert largest_fitting(100, out_of_memory_above(limit, tried)) == tries[-1]
+    assert tried == tries
+
+
+def test_a_network_of_which_not_even_one_image_fits_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError):
+        largest_fitting(8, out_of_memory_above(0, []))
+
+
+def test_another_failure_is_not_taken_for_a_lack_of_memory():
+    def broken(size: int) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        largest_fitting(8, broken)
+
+
+def test_activations_are_counted_once_and_without_the_weights():
+    weight = nn.Parameter(torch.randn(1, 100))
+    network = nn.Module()
+    network.weight = weight
+    x = torch.randn(3, 100)
+    # x * weight keeps x (1200 bytes) and the weight; exp keeps its result (1200), which the square keeps as well.
+    assert activation_bytes(network, lambda: ((x * weight).exp() ** 2).sum()) == 2 * 1200
+
+
+def test_a_training_holds_weights_gradients_two_moments_and_its_averages():
+    assert training_bytes(nn.Linear(9, 10), averages=2) == 6 * 4 * 100
+
+
+def test_a_cpu_process_takes_its_part_of_the_free_memory(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2000})())
+    assert cpu_limit(100) == 7  # 0.7 of 2000 bytes, half of it, over 100
+    assert cpu_limit(10**9) == 1
+
+
+def test_a_share_that_does_not_fit_is_computed_in_micro_batches_with_the_same_result(
+    tmp_path, class_folder, monkeypatch
+):
+    sizes: list[int] = []
+
+    def recording(network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
+        sizes.append(len(batch.y))
+        return denoise(network.eval(), batch, noise)
+
+    monkeypatch.setattr(beginning, "cpu_limit", lambda bytes_per_image: 3)
+    train(tmp_path / "cut", class_folder, tiny.loop(iterations=2, log_every_iterations=1), objective=recording)
+    assert sizes == [1, 3, 3, 2, 3, 3, 2]  # one image is measured first
+    monkeypatch.undo()
+    train(tmp_path / "whole", class_folder, tiny.loop(iterations=2, log_every_iterations=1), objective=recording)
+    cut, whole = ([line["loss"] for line in metrics(tmp_path / name)] for name in ("cut", "whole"))
+    assert cut == pytest.approx(whole, rel=1e-6)  # float32 sums in another order
+
+
+def test_looking_for_the_size_that_fits_changes_nothing(tmp_path, class_folder, monkeypatch):
+    """The attempt of a GPU, made on the CPU."""
+    monkeypatch.setattr(beginning, "cpu_limit", lambda bytes_per_image: 8)
+    train(tmp_path / "plain", class_folder, tiny.loop(iterations=2))
+
+    def attempted(bytes_per_image: int) -> int:
+        return largest_fitting(8, lambda size: beginning._attempt(seen[0], size))
+
+    seen: list[beginning.Training] = []
+    measure = beginning.bytes_per_image
+    monkeypatch.setattr(beginning, "bytes_per_image", lambda training: (seen.append(training), measure(training))[1])
+    monkeypatch.setattr(beginning, "cpu_limit", attempted)
+    train(tmp_path / "attempted", class_folder, tiny.loop(iterations=2))
+    assert len(seen) == 1
+    assert_same_training(latest(tmp_path / "attempted"), latest(tmp_path / "plain"))
+
+
+def test_the_peak_is_known_on_gpus_alone():
+    assert memory.peak_bytes() is None

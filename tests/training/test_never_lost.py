@@ -1,0 +1,214 @@
+"""What becomes of a training when numbers, files, disks or data fail."""
+
+import errno
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from small_loop import all_tensors, assert_same_training, denoise, metrics, train
+from torch import nn
+
+from guided_diffusion.data.batches import Batch
+from guided_diffusion.noise import SeededNoise
+from guided_diffusion.run_directory import checkpoints, latest
+from guided_diffusion.training import loop
+from guided_diffusion.training.objective import Losses, Objective
+
+
+def names(run_dir: Path) -> list[str]:
+    return [path.name for path in checkpoints(run_dir)]
+
+
+def broken_at(*iterations: int, part: str = "loss") -> Objective:
+    """`denoise`, but at these iterations (from 1) the loss, or the gradient alone, is not finite."""
+    calls = 0
+
+    def objective(network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
+        nonlocal calls
+        calls += 1
+        total = denoise(network, batch, noise).total
+        if calls in iterations:
+            # The gradient of sqrt(0 * x) is not finite, the value is 0.
+            total = total * float("nan") if part == "loss" else total + (total * 0).sqrt()
+        return Losses(total=total, logged={})
+
+    return objective
+
+
+@pytest.mark.parametrize("part", ["loss", "gradient"])
+def test_an_update_that_is_not_finite_is_left_out_and_counted(tmp_path, class_folder, part):
+    config = tiny.loop(iterations=4, log_every_iterations=2, save_every_iterations=1, keep_checkpoints=9, per_process=8)
+    train(tmp_path, class_folder, config, objective=broken_at(2, part=part))
+    first, second, third, _ = checkpoints(tmp_path)
+    before, after = all_tensors(first), all_tensors(second)
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert any(not torch.equal(after[name], value) for name, value in all_tensors(third).items())
+    assert [line.get("skipped") for line in metrics(tmp_path)] == [1, None]
+    assert all(np.isfinite(line["loss"]) for line in metrics(tmp_path))
+
+
+def test_too_many_in_a_row_end_the_training_with_their_last_batch_written_out(tmp_path, class_folder):
+    config = tiny.loop(iterations=9, save_every_iterations=2, max_skipped=3, batch_size=5, per_process=3)
+    objective = broken_at(1, *range(6, 20))  # two micro-batches an iteration: 3 and all later ones are broken
+    with pytest.raises(ValueError, match=r"not finite in 3 updates in a row, the last at iteration 5, .* resume with"):
+        train(tmp_path, class_folder, config, objective=objective)
+    (file,) = tmp_path.glob("not_finite-*.npz")
+    with np.load(file) as written:
+        assert written["counter"].tolist() == [20, 21, 22, 23, 24]
+        assert written["x0"].shape == (5, 1, 8, 8)
+        assert written["y"].shape == (5,)
+    assert names(tmp_path) == ["checkpoint-0000002", "checkpoint-0000004"]
+
+
+def test_a_sound_update_begins_the_count_anew(tmp_path, class_folder):
+    config = tiny.loop(iterations=6, max_skipped=2, log_every_iterations=6, per_process=8)
+    train(tmp_path, class_folder, config, objective=broken_at(1, 3, 5))
+    assert metrics(tmp_path)[0]["skipped"] == 3
+
+
+def test_broken_weights_are_not_saved_over_sound_ones(tmp_path, class_folder):
+    def breaking(network: nn.Module, now: int) -> dict[str, float]:
+        if now == 3:
+            next(iter(network.parameters())).data.fill_(float("inf"))
+        return {}
+
+    config = tiny.loop(
+        iterations=9, save_every_iterations=2, observe_every_iterations=1, keep_checkpoints=1, ema_decays=()
+    )
+    with pytest.raises(ValueError, match=r"the weights are not finite at iteration 4; .* are from before"):
+        train(tmp_path, class_folder, config, observe=breaking)
+    assert names(tmp_path) == ["checkpoint-0000002"]
+
+
+def test_milestones_are_kept_beside_the_newest(tmp_path, class_folder):
+    config = tiny.loop(iterations=7, save_every_iterations=1, keep_checkpoints=2, keep_every_iterations=3)
+    train(tmp_path, class_folder, config)
+    assert names(tmp_path) == [f"checkpoint-{i:07d}" for i in (3, 6, 7)]
+
+
+def flip_a_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def cut_short(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("name", ["network.safetensors", "ema_0.9.safetensors", "resume/optimizer.safetensors"])
+@pytest.mark.parametrize("damage", [flip_a_byte, cut_short, Path.unlink])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_resumed_to_the_bit(
+    tmp_path, class_folder, caplog, name, damage
+):
+    config = tiny.loop(iterations=6, save_every_iterations=2, keep_checkpoints=9)
+    train(tmp_path / "whole", class_folder, config)
+    shutil.copytree(tmp_path / "whole", tmp_path / "hurt")
+    shutil.rmtree(tmp_path / "hurt" / "checkpoint-0000006")
+    damage(tmp_path / "hurt" / "checkpoint-0000004" / name)
+    train(tmp_path / "hurt", class_folder, config, resume=True)
+    assert f"checkpoint-0000004/{name} is " in caplog.text
+    assert "damaged-checkpoint-0000004, and the checkpoint before it is tried" in caplog.text
+    assert_same_training(latest(tmp_path / "hurt"), latest(tmp_path / "whole"))
+    assert names(tmp_path / "hurt") == names(tmp_path / "whole")
+
+
+def test_a_checkpoint_without_its_description_is_damaged_too(tmp_path, class_folder, caplog):
+    config = tiny.loop(iterations=4, save_every_iterations=2)
+    train(tmp_path, class_folder, config)
+    (tmp_path / "checkpoint-0000004" / "config.json").write_text("{")
+    train(tmp_path, class_folder, config, resume=True)
+    assert "config.json is not a checkpoint's description" in caplog.text
+    assert names(tmp_path) == ["checkpoint-0000002", "checkpoint-0000004"]
+
+
+def test_a_run_without_a_sound_checkpoint_does_not_begin_anew_unasked(tmp_path, class_folder):
+    train(tmp_path, class_folder, tiny.loop(iterations=1))
+    flip_a_byte(latest(tmp_path) / "network.safetensors")
+    with pytest.raises(ValueError, match="none of the 1 checkpoints in .* is sound; begin again in another --out"):
+        train(tmp_path, class_folder, tiny.loop(iterations=1), resume=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    width: int
+    depth: int = 1
+
+
+def test_a_run_whose_model_config_has_gained_a_field_since_is_resumed(tmp_path, class_folder):
+    train(tmp_path, class_folder, tiny.loop(iterations=1), model={"width": 8})
+    train(tmp_path, class_folder, tiny.loop(iterations=2), model=ModelConfig(width=8), resume=True)
+    with pytest.raises(ValueError, match="differs from the one asked for in depth: 1 there, 2 now"):
+        train(tmp_path, class_folder, tiny.loop(iterations=3), model=ModelConfig(width=8, depth=2), resume=True)
+
+
+def test_a_full_disk_ends_in_its_own_error_with_the_last_checkpoint_whole(tmp_path, class_folder, monkeypatch):
+    config = tiny.loop(iterations=4, save_every_iterations=2)
+    write, calls = loop.write_resume, 0
+
+    def full(directory: Path, **parts: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+        write(directory, **parts)
+
+    monkeypatch.setattr(loop, "write_resume", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        train(tmp_path / "run", class_folder, config)
+    assert names(tmp_path / "run") == ["checkpoint-0000002"]
+    assert not list((tmp_path / "run").glob(".partial*"))
+    monkeypatch.undo()
+    train(tmp_path / "run", class_folder, config, resume=True)
+    train(tmp_path / "whole", class_folder, config)
+    assert_same_training(latest(tmp_path / "run"), latest(tmp_path / "whole"))
+
+
+def test_vanished_data_ends_in_an_error_that_names_a_file_with_the_last_checkpoint_whole(tmp_path):
+    folder = tiny.write_class_folder(tmp_path / "data")
+
+    def vanish(network: nn.Module, now: int) -> dict[str, float]:
+        if now == 3:
+            shutil.rmtree(folder)
+        return {}
+
+    config = tiny.loop(iterations=9, save_every_iterations=2, observe_every_iterations=1)
+    with pytest.raises(OSError, match=r"data/(dark|light)/\d+\.png"):
+        train(tmp_path / "run", folder, config, observe=vanish)
+    assert names(tmp_path / "run") == ["checkpoint-0000002"]
+
+
+class Adapting:
+    """An objective that weights its loss by the mean of all it has seen."""
+
+    def __init__(self) -> None:
+        self.seen = torch.zeros(0)
+
+    def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
+        losses = denoise(network, batch, noise)
+        weight = 1.0 if not len(self.seen) else float(self.seen.mean())
+        return Losses(losses.total * weight, {}, observed={"counter": batch.counter.float()})
+
+    def update(self, observed: dict[str, torch.Tensor]) -> None:
+        self.seen = torch.cat([self.seen, observed["counter"]])
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.seen = state["seen"]
+
+
+def test_an_objective_learns_from_whole_batches_in_stream_order_and_its_memory_is_resumed(tmp_path, class_folder):
+    memory = Adapting()
+    train(tmp_path / "whole", class_folder, tiny.loop(iterations=4, batch_size=7, per_process=3), objective=memory)
+    assert memory.seen.tolist() == list(range(28))
+    for iterations in (2, 4):
+        config = tiny.loop(iterations=iterations, batch_size=7, per_process=3)
+        train(tmp_path / "parts", class_folder, config, objective=Adapting(), resume=True)
+    assert_same_training(latest(tmp_path / "parts"), latest(tmp_path / "whole"))
