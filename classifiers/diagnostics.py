@@ -1,154 +1,246 @@
-"""Whether a noisy classifier is any good: how well it tells classes apart at each noise level, on held-out images."""
+"""The diagnosis command: a classifier measured on held-out images, noise level by noise level, and what it comes to."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import fill
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from tqdm import tqdm
 
-from classifiers.checkpoint import ClassifierModelConfig, load_classifier
-from guided_diffusion.chain import DiffusionChain, q_sample
-from guided_diffusion.data.folder import DataConfig, open_class_folder
+from classifiers.calibration import (
+    accuracy,
+    calibrating_scale,
+    calibration_error,
+    log_likelihood,
+    mean_confidence,
+    normalized_entropy,
+)
+from classifiers.checkpoint import Classifier, load_classifier
+from classifiers.heldout import evenly_spaced, level_indices, open_heldout, read_images, step_at
+from classifiers.model import NoisyClassifier
+from classifiers.report import diagnosis_figure, format_diagnosis, write_figure
+from classifiers.slope import correction_ratio, slope_error
+from classifiers.verdict import Diagnosis, LevelReport, is_informed, verdict
+from guided_diffusion.chain import DiffusionChain, Step, q_sample
+from guided_diffusion.data.folder import DataConfig, ImageDataset
 from guided_diffusion.data.shards import write_json
 from guided_diffusion.device import default_device
+from guided_diffusion.guidance import classifier_score
 from guided_diffusion.noise import SeededNoise
 from guided_diffusion.schedules import make_chain
+
+SLOPE_IMAGES = 8
+"""Images whose gradients are held against finite differences, at every level."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnoseConfig:
-    """Measure a classifier on held-out images, noise level by noise level."""
+    """Measure a classifier on held-out images, noise level by noise level, and say whether it is fit to guide."""
 
     classifier: Path
     """Run directory or checkpoint of the classifier."""
     data: DataConfig
-    """Class folder of images that it was not trained on."""
+    """Images that it was not trained on."""
     max_images: int = 5000
-    """Of a larger folder, this many are measured, evenly spaced."""
+    """Of more, this many are measured, evenly spaced."""
     levels: int = 11
     """Noise levels, evenly spread over its chain, both ends included."""
+    batch_size: int = 64
+    """Images at a time; gradients need as much memory as guided sampling does."""
     seed: int = 0
     """Of the noise."""
     out: Path | None = None
-    """JSON file to write; null: diagnosis.json in the classifier's checkpoint's run directory."""
+    """JSON file to write, a figure beside it; null: diagnosis.json in the classifier's checkpoint's run directory."""
 
     def __post_init__(self) -> None:
-        for name in ("max_images", "levels"):
+        for name in ("max_images", "levels", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.out is not None and self.out.suffix != ".json":
+            raise ValueError(f"out is a JSON file, and the figure beside it ends in .png; got {self.out}, not *.json")
 
 
 @dataclass(frozen=True)
-class LevelReport:
-    """A classifier at one noise level."""
+class LevelMeasurement:
+    """What a classifier says of N images at one noise level."""
 
     t: float
-    """Timestep, as networks are told it."""
     alpha_bar: float
-    """Signal power."""
-    accuracy: float
-    """Share of the images classified rightly, 0..1."""
-    log_likelihood: float
-    """Mean log-probability of the right class, nats; -log(num_classes) is chance."""
-
-
-def level_indices(chain: DiffusionChain | None, *, count: int) -> list[int]:
-    """`count` indices spread evenly over the chain, both ends included; just [0] without a chain."""
-    return [0] if chain is None else torch.linspace(0, len(chain) - 1, count).round().long().tolist()
-
-
-def heldout_images(data: DataConfig, model: ClassifierModelConfig, *, most: int) -> tuple[Tensor, Tensor]:
-    """Images of a class folder (N, C, H, W) in [-1, 1] and their labels (N,) in the classifier's numbering.
-
-    most: of a larger folder, that many are read, evenly spaced. They are kept in memory.
-
-    Raises:
-        ValueError: a class that the classifier does not know, or images of another channel count.
-    """
-    folder = open_class_folder(data, image_size=model.network.image_size, class_names=model.class_names)
-    if folder.channels != model.network.in_channels:
-        raise ValueError(
-            f"{data.path} holds images of {folder.channels} channels, the classifier takes "
-            f"{model.network.in_channels}; --data.mode converts"
-        )
-    chosen = torch.linspace(0, len(folder) - 1, min(most, len(folder))).round().long()
-    return torch.stack([folder[i][0] for i in chosen.tolist()]), folder.labels[chosen]
-
-
-@torch.no_grad()
-def accuracy_by_level(
-    network: nn.Module,
-    chain: DiffusionChain | None,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    indices: Sequence[int],
-    seed: int,
-    batch_size: int = 256,
-) -> list[LevelReport]:
-    """The classifier at each index of the chain; every image has the same noise eps at all of them.
-
-    images: (N, C, H, W) in [-1, 1]; labels: (N,). chain None: the images as they are, at t = 0.
-    """
-    device = next(network.parameters()).device
-    return [
-        _at_level(network, chain, images.split(batch_size), labels.to(device), k=k, seed=seed, device=device)
-        for k in indices
-    ]
-
-
-def _at_level(
-    network: nn.Module,
-    chain: DiffusionChain | None,
-    batches: Sequence[Tensor],
-    labels: Tensor,
-    *,
-    k: int,
-    seed: int,
-    device: torch.device,
-) -> LevelReport:
-    logits: list[Tensor] = []
-    t, alpha_bar, first = 0.0, 1.0, 0
-    for x0 in (batch.to(device) for batch in batches):
-        if chain is None:
-            logits.append(network(x0, torch.zeros(len(x0), device=device)))
-        else:
-            step = chain.at(k, like=x0)
-            t, alpha_bar = float(chain.t[k]), float(chain.alpha_bar[k])
-            eps = SeededNoise(seed, range(first, first + len(x0)))(x0)
-            logits.append(network(q_sample(x0, eps, step), step.t))
-        first += len(x0)
-    log_p = F.log_softmax(torch.cat(logits).double(), dim=1)
-    return LevelReport(
-        t=t,
-        alpha_bar=alpha_bar,
-        accuracy=float((log_p.argmax(dim=1) == labels).double().mean()),
-        log_likelihood=float(log_p.gather(1, labels[:, None]).mean()),
-    )
+    log_p: Tensor
+    """(N, num_classes) log p(y | x_t), nats, on the CPU."""
+    corrections: Tensor
+    """(N,) of `correction_ratio`."""
+    slope_error: float
 
 
 def diagnose(config: DiagnoseConfig) -> None:
-    """Print accuracy and log-likelihood per noise level, and write them as JSON.
+    """Print the measurements and the verdict; write both as JSON, with a figure beside it if there are several levels.
 
     Raises:
-        ValueError, FileNotFoundError: as `load_classifier` and `heldout_images`.
+        ValueError, FileNotFoundError: as `load_classifier` and `open_heldout`; images of one class only.
     """
-    device = default_device()
-    classifier = load_classifier(config.classifier, device=device)
-    images, labels = heldout_images(config.data, classifier.config, most=config.max_images)
-    chain = None if classifier.config.chain is None else make_chain(classifier.config.chain)
-    levels = accuracy_by_level(
-        classifier.network, chain, images, labels, indices=level_indices(chain, count=config.levels), seed=config.seed
-    )
-    chance = 1 / len(classifier.config.class_names)
-    print(f"{len(images)} held-out images of {config.data.path}; chance: {chance:.1%}, {math.log(chance):.3f} nats")
-    print(f"{'t':>6}  {'signal power':>12}  {'accuracy':>8}  {'log-likelihood':>14}")
-    for level in levels:
-        print(f"{level.t:6g}  {level.alpha_bar:12.5f}  {level.accuracy:8.1%}  {level.log_likelihood:14.3f}")
+    classifier = load_classifier(config.classifier, device=default_device())
+    diagnosis = measured(classifier, config)
+    sentences = verdict(diagnosis)
+    print(format_diagnosis(diagnosis), *(fill(sentence, width=100) for sentence in sentences), sep="\n\n")
     out = config.out or classifier.checkpoint.path.parent / "diagnosis.json"
-    record = {"num_images": len(images), "data": str(config.data.path), "chance": chance}
-    write_json(out, record | {"levels": [asdict(level) for level in levels]})
-    print(f"written to {out}")
+    write_json(out, asdict(diagnosis) | {"verdict": sentences})
+    if len(diagnosis.levels) > 1:
+        write_figure(out.with_suffix(".png"), diagnosis_figure(diagnosis))
+    print(f"\nwritten to {out}")
+
+
+def measured(classifier: Classifier, config: DiagnoseConfig) -> Diagnosis:
+    """The classifier on the images that the config names.
+
+    Raises:
+        ValueError: as `open_heldout`; images of one class only.
+    """
+    folder = open_heldout(config.data, classifier.config)
+    chosen = evenly_spaced(len(folder), most=config.max_images)
+    y = folder.labels[chosen]
+    if len(y.unique()) == 1:
+        raise ValueError(
+            f"{config.data.path} holds images of one class only, where a constant answer is right; give images of "
+            f"several classes"
+        )
+    chain = None if classifier.config.chain is None else make_chain(classifier.config.chain)
+    indices = level_indices(chain, count=config.levels)
+    checkpoint = classifier.checkpoint
+    return summarize(
+        measure_levels(
+            classifier.network, chain, folder, chosen, indices=indices, seed=config.seed, batch_size=config.batch_size
+        ),
+        y,
+        classifier=f"{checkpoint.path.parent.name}/{checkpoint.path.name}",
+        data=config.data.path,
+        trained_on_it=_is_training_folder(config.data.path, checkpoint.run),
+        guides=chain is not None,
+    )
+
+
+def measure_levels(
+    network: NoisyClassifier,
+    chain: DiffusionChain | None,
+    folder: ImageDataset,
+    chosen: Sequence[int],
+    *,
+    indices: Sequence[int],
+    seed: int,
+    batch_size: int,
+) -> list[LevelMeasurement]:
+    """The classifier at each index of the chain, on the chosen images of a folder.
+
+    Each image is read once, and noised at every level with the same eps. chain None: the images as they are, at t = 0.
+    """
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {k: [] for k in indices}
+    device = next(network.parameters()).device
+    with tqdm(total=len(chosen) * len(indices), desc="diagnosis", unit="img", leave=False) as bar:
+        for first in range(0, len(chosen), batch_size):
+            x0, y = (tensor.to(device) for tensor in read_images(folder, chosen[first : first + batch_size]))
+            eps = SeededNoise(seed, range(first, first + len(x0)))(x0)
+            for k in indices:
+                found[k].append(_predicted(network, x0, y, eps, step_at(chain, k, like=x0)))
+                bar.update(len(x0))
+    slope_errors = measure_slopes(network, chain, folder, chosen, indices=indices, seed=seed)
+    return [
+        LevelMeasurement(
+            t=0.0 if chain is None else float(chain.t[k]),
+            alpha_bar=1.0 if chain is None else float(chain.alpha_bar[k]),
+            log_p=torch.cat([log_p for log_p, _ in found[k]]),
+            corrections=torch.cat([corrections for _, corrections in found[k]]),
+            slope_error=error,
+        )
+        for k, error in zip(indices, slope_errors, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _predicted(network: NoisyClassifier, x0: Tensor, y: Tensor, eps: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    """log p (B, num_classes) and `correction_ratio` (B,) of one batch at one step, on the CPU."""
+    x_t = q_sample(x0, eps, step)
+    gradient = classifier_score(network.log_prob, y, 1.0)(x_t, step)
+    return network.log_prob(x_t, step.t).cpu(), correction_ratio(gradient, eps, step).cpu()
+
+
+@torch.no_grad()
+def measure_slopes(
+    network: NoisyClassifier,
+    chain: DiffusionChain | None,
+    folder: ImageDataset,
+    chosen: Sequence[int],
+    *,
+    indices: Sequence[int],
+    seed: int,
+) -> list[float]:
+    """`slope_error` of the gradient that guidance uses, at each index, on SLOPE_IMAGES of the chosen images."""
+    few = [chosen[i] for i in evenly_spaced(len(chosen), most=SLOPE_IMAGES)]
+    x0, y = (tensor.to(next(network.parameters()).device) for tensor in read_images(folder, few))
+    noise = SeededNoise(seed, range(len(few)))
+    eps, direction = noise(x0), noise(x0)
+    exact = deepcopy(network).double()
+    term = classifier_score(network.log_prob, y, 1.0)
+    errors: list[float] = []
+    for k in indices:
+        step = step_at(chain, k, like=x0)
+        x_t = q_sample(x0, eps, step)
+        errors.append(slope_error(term(x_t, step), exact.log_prob, x_t, step.t, y, direction=direction))
+    return errors
+
+
+def summarize(
+    levels: Sequence[LevelMeasurement], y: Tensor, *, classifier: str, data: Path, trained_on_it: bool, guides: bool
+) -> Diagnosis:
+    """The numbers of a diagnosis. y: (N,) the right classes of the images measured.
+
+    Raises:
+        ValueError: log-probabilities that are not finite.
+    """
+    for level in levels:
+        if not bool(level.log_p.isfinite().all()):
+            raise ValueError(
+                f"{classifier} gives log-probabilities that are not finite at t = {level.t:g}: its weights are broken, "
+                f"take another checkpoint"
+            )
+    num_classes = levels[0].log_p.shape[1]
+    commonest = max(1 / num_classes, float(y.bincount().max()) / len(y))
+    informed = [
+        level for level in levels if is_informed(accuracy(level.log_p, y), commonest=commonest, num_images=len(y))
+    ]
+    return Diagnosis(
+        classifier=classifier,
+        data=str(data),
+        num_images=len(y),
+        trained_on_it=trained_on_it,
+        guides=guides,
+        chance=1 / num_classes,
+        commonest=commonest,
+        levels=tuple(_report(level, y) for level in levels),
+        scale=calibrating_scale(torch.cat([level.log_p for level in informed]), y.repeat(len(informed)))
+        if informed
+        else None,
+    )
+
+
+def _report(level: LevelMeasurement, y: Tensor) -> LevelReport:
+    return LevelReport(
+        t=level.t,
+        alpha_bar=level.alpha_bar,
+        accuracy=accuracy(level.log_p, y),
+        log_likelihood=log_likelihood(level.log_p, y),
+        confidence=mean_confidence(level.log_p),
+        calibration_error=calibration_error(level.log_p, y),
+        entropy=normalized_entropy(level.log_p),
+        correction=float(level.corrections.mean()),
+        slope_error=level.slope_error,
+    )
+
+
+def _is_training_folder(path: Path, run: Mapping[str, Any]) -> bool:
+    """An imported classifier's run does not say what data it was trained on."""
+    trained_on = run.get("data", {}).get("path")
+    return trained_on is not None and Path(trained_on).resolve() == path.resolve()

@@ -1,5 +1,6 @@
 """Training a classifier: on the noise of a diffusion model, to guide it, or on clean images, to judge what it made."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,21 +11,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from classifiers.calibration import accuracy, kl_to_uniform, log_likelihood
 from classifiers.checkpoint import ClassifierModelConfig
-from classifiers.diagnostics import LevelReport, accuracy_by_level, heldout_images, level_indices
+from classifiers.heldout import evenly_spaced, level_indices, open_heldout, predictions, read_images
 from classifiers.model import ClassifierConfig, NoisyClassifier, Pooling
-from guided_diffusion.chain import DiffusionChain, q_sample
+from guided_diffusion.chain import DiffusionChain, TrainingChain, q_sample
 from guided_diffusion.checkpoint import open_checkpoint
-from guided_diffusion.config import from_plain, to_plain
+from guided_diffusion.config import from_plain
 from guided_diffusion.data.batches import Batch, EndlessBatches
-from guided_diffusion.data.folder import ClassFolder, DataConfig, open_class_folder
-from guided_diffusion.losses import uniform_indices
+from guided_diffusion.data.folder import DataConfig, ImageDataset, open_dataset
 from guided_diffusion.model import DiffusionConfig, class_difference
 from guided_diffusion.models.unet import EncoderConfig
 from guided_diffusion.noise import SeededNoise
-from guided_diffusion.schedules import ChainConfig, make_chain
-from guided_diffusion.training.loop import Identity, Losses, fit
+from guided_diffusion.schedules import ChainConfig, make_chain, training_chain
+from guided_diffusion.training.loop import fit
 from guided_diffusion.training.loop_config import LoopConfig
+from guided_diffusion.training.objective import Losses
+from guided_diffusion.training.rehearsal import rehearse
+from guided_diffusion.training.resume import Identity
+
+HELDOUT_LIKELIHOOD = "heldout_log_likelihood"
+"""The metric that knows the best checkpoint: it falls where a classifier overfits while its accuracy still rises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,34 +49,58 @@ class TrainClassifierConfig:
     diffusion: Path | None = None
     """The diffusion run to be guided, whose chain gives the noise levels; null: clean images only, for a judge."""
     heldout: Path | None = None
-    """Class folder of images not trained on; accuracy on it is logged as training goes."""
+    """Images not trained on, as data.path takes them: their accuracy and log-likelihood are logged as training goes."""
     heldout_images: int = 2000
-    """Of a larger held-out folder, this many are measured, evenly spaced."""
+    """Of more held-out images, this many are measured, evenly spaced."""
     pooling: Pooling = "attention"
     """attention (ADM) fixes the image size; adaptive takes any."""
+    entropy_weight: float = 0.0
+    """Of KL(p || uniform) added to the loss, against overconfidence (ED-DPM, 2206.11474: 0.1); 0 is ADM's loss."""
     resume: Literal["auto"] | None = None
     """auto: continue from the newest checkpoint in `out` if there is one."""
+    dry_run: bool = False
+    """Measure speed and memory, tell what the training would cost, and write nothing."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.entropy_weight < math.inf:
+            raise ValueError(f"entropy_weight weighs a penalty: 0 or more, as published 0.1; got {self.entropy_weight}")
+        if self.training.stop_after_worse is not None and self.heldout is None:
+            raise ValueError(
+                "training.stop_after_worse stops when held-out images grow less likely, and there are none: give "
+                "--heldout PATH, or leave it out"
+            )
 
 
 @dataclass(frozen=True)
 class ClassifierObjective:
-    """Cross-entropy of the class of q(x_t | x_0) at a uniformly drawn index of the chain (ADM section 4.1), nats."""
+    """Cross-entropy of the class of q(x_t | x_0) at a uniformly drawn index of the chain (ADM section 4.1), nats.
 
-    chain: DiffusionChain | None
+    With an entropy weight w, plus w KL(p || uniform) = w (log C - H(p)): ED-DPM's entropy constraint (2206.11474), as
+    its authors' released training code has it. A prediction pays for being sure, so that the gradient does not vanish
+    as soon as the class of a noisy image can be told.
+    """
+
+    chain: TrainingChain | None
     """None: images as they are, at t = 0."""
+    entropy_weight: float = 0.0
+    """w; 0 is ADM's loss."""
 
     def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
-        """The mean cross-entropy; logged with the share of the batch that is classified rightly."""
+        """The mean loss; logged with its two terms and the share of the batch that is classified rightly."""
         x_t, t = self.noised(batch.x0, noise)
-        logits = network(x_t, t).float()
-        accuracy = (logits.argmax(dim=1) == batch.y).float().mean()
-        return Losses(total=F.cross_entropy(logits, batch.y), logged={"accuracy": accuracy})
+        log_p = F.log_softmax(network(x_t, t).float(), dim=1)
+        cross_entropy, certainty = F.nll_loss(log_p, batch.y), kl_to_uniform(log_p).mean()
+        right = (log_p.argmax(dim=1) == batch.y).float().mean()
+        return Losses(
+            total=cross_entropy + self.entropy_weight * certainty,
+            logged={"accuracy": right, "cross_entropy": cross_entropy, "kl_to_uniform": certainty},
+        )
 
     def noised(self, x0: Tensor, noise: SeededNoise) -> tuple[Tensor, Tensor]:
         """x_t (B, C, H, W) and t (B,)."""
         if self.chain is None:
             return x0, torch.zeros(len(x0), device=x0.device)
-        step = self.chain.at(uniform_indices(noise.uniform(), len(self.chain)), like=x0)
+        step = self.chain.drawn(noise.uniform(), like=x0)
         return q_sample(x0, noise(x0), step), step.t
 
 
@@ -81,7 +112,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
             is written.
     """
     size, seed = config.network.image_size, config.training.seed
-    folder = open_class_folder(config.data, image_size=size, seed=seed)
+    folder = open_dataset(config.data, image_size=size, seed=seed)
     model = ClassifierModelConfig(
         network=ClassifierConfig(
             **vars(config.network),
@@ -95,23 +126,24 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     chain = None if model.chain is None else make_chain(model.chain)
     observe = None
     if config.heldout is not None:
-        heldout_config = replace(config.data, path=config.heldout)
-        images, labels = heldout_images(heldout_config, model, most=config.heldout_images)
+        heldout = open_heldout(replace(config.data, path=config.heldout), model)
+        images, labels = read_images(heldout, evenly_spaced(len(heldout), most=config.heldout_images))
         observe = partial(_measure, chain=chain, images=images, labels=labels)
     torch.manual_seed(seed)
-    fit(
+    (rehearse if config.dry_run else fit)(
         NoisyClassifier(model.network),
-        ClassifierObjective(chain),
-        EndlessBatches(folder, batch_size=config.training.batch_size, seed=seed, num_workers=config.data.num_workers),
+        ClassifierObjective(None if model.chain is None else training_chain(model.chain), config.entropy_weight),
+        EndlessBatches(folder, batch_size=config.training.batch.size, seed=seed, num_workers=config.data.num_workers),
         config.training,
         config.out,
-        identity=Identity("classifier", to_plain(model), to_plain(config)),
+        identity=Identity("classifier", model, config),
         observe=observe,
+        best_by=HELDOUT_LIKELIHOOD,
         resume=config.resume == "auto",
     )
 
 
-def chain_of(diffusion: Path, folder: ClassFolder) -> ChainConfig:
+def chain_of(diffusion: Path, folder: ImageDataset) -> ChainConfig:
     """The chain of a diffusion run, so that a classifier trained on `folder` cannot disagree with it about noise.
 
     Raises:
@@ -135,8 +167,15 @@ def chain_of(diffusion: Path, folder: ClassFolder) -> ChainConfig:
 def _measure(
     network: nn.Module, iteration: int, *, chain: DiffusionChain | None, images: Tensor, labels: Tensor
 ) -> Mapping[str, float]:
-    """Held-out accuracy over five noise levels, or of clean images."""
-    levels: list[LevelReport] = accuracy_by_level(
-        network, chain, images, labels, indices=level_indices(chain, count=5), seed=0
-    )
-    return {f"heldout_accuracy_t{level.t:g}": level.accuracy for level in levels}
+    """Held-out accuracy at five noise levels, or of clean images, and the log-likelihood, nats, averaged over them."""
+
+    def log_prob(x_t: Tensor, t: Tensor) -> Tensor:
+        return F.log_softmax(network(x_t, t).float(), dim=1)
+
+    device = next(network.parameters()).device
+    indices = level_indices(chain, count=5)
+    log_ps = [predictions(log_prob, chain, images, k=k, seed=0, device=device) for k in indices]
+    ts = [0.0 if chain is None else float(chain.t[k]) for k in indices]
+    accuracies = {f"heldout_accuracy_t{t:g}": accuracy(log_p, labels) for t, log_p in zip(ts, log_ps, strict=True)}
+    likelihoods = [log_likelihood(log_p, labels) for log_p in log_ps]
+    return accuracies | {HELDOUT_LIKELIHOOD: sum(likelihoods) / len(likelihoods)}

@@ -1,4 +1,4 @@
-"""Is a classifier any good? python scripts/diagnose_classifier.py --classifier RUN --data.path HELDOUT"""
+"""Is a classifier fit to guide? python scripts/diagnose_classifier.py --classifier RUN --data.path HELDOUT"""
 
 from classifiers.diagnostics import DiagnoseConfig, diagnose
 from guided_diffusion.config import run_script

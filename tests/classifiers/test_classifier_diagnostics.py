@@ -1,99 +1,155 @@
-"""Accuracy by noise level against numbers computed by hand."""
+"""The diagnosis of real, tiny classifiers: what is measured, printed, written and refused."""
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from torch import Tensor, nn
+from PIL import Image
 
+from classifiers import diagnostics
 from classifiers.checkpoint import load_classifier
-from classifiers.diagnostics import DiagnoseConfig, accuracy_by_level, diagnose, heldout_images, level_indices
+from classifiers.diagnostics import (
+    DiagnoseConfig,
+    LevelMeasurement,
+    diagnose,
+    measure_levels,
+    measure_slopes,
+    summarize,
+)
+from classifiers.heldout import open_heldout, predictions, read_images
+from classifiers.slope import correction_ratio
 from guided_diffusion.chain import q_sample
+from guided_diffusion.guidance import classifier_score
 from guided_diffusion.noise import SeededNoise
 from guided_diffusion.schedules import make_chain
 
 CHAIN = make_chain(tiny.CHAIN)
 
 
-class BrightIsOne(nn.Module):
-    """Logits (0, 10 * mean): knows its classes from the mean brightness."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.factor = nn.Parameter(torch.tensor(10.0))
-
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        score = self.factor * x_t.mean(dim=(1, 2, 3))
-        return torch.stack([torch.zeros_like(score), score], dim=1)
-
-
-def pictures() -> tuple[Tensor, Tensor]:
-    labels = torch.arange(40) % 2
-    x0 = (labels * 0.2 - 0.1).reshape(-1, 1, 1, 1) + 0.1 * torch.randn(
-        40, 1, 8, 8, generator=torch.Generator().manual_seed(0)
-    )
-    return x0, labels
+@pytest.mark.parametrize("batch_size", [64, 7])
+def test_levels_are_measured_with_the_gradient_and_the_noise_of_each_picture(batch_size, class_folder, classifier_run):
+    classifier = load_classifier(classifier_run)
+    network, folder = classifier.network, open_heldout(tiny.data(class_folder), classifier.config)
+    chosen = list(range(0, 20, 2))
+    levels = measure_levels(network, CHAIN, folder, chosen, indices=(0, 30), seed=3, batch_size=batch_size)
+    x0, y = read_images(folder, chosen)
+    eps = SeededNoise(3, range(10))(x0)
+    for level, k in zip(levels, (0, 30), strict=True):
+        step = CHAIN.at(k, like=x0)
+        x_t = q_sample(x0, eps, step)
+        ratio = correction_ratio(classifier_score(network.log_prob, y, 1.0)(x_t, step), eps, step)
+        assert (level.t, level.alpha_bar) == (k, float(CHAIN.alpha_bar[k]))
+        assert torch.allclose(level.corrections, ratio, rtol=1e-4)  # float32, other batch sizes
+        expected = predictions(network.log_prob, CHAIN, x0, k=k, seed=3, device=torch.device("cpu"))
+        assert torch.allclose(level.log_p, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [256, 7])
-def test_levels_are_what_direct_computation_gives(batch_size):
-    images, labels = pictures()
-    levels = accuracy_by_level(BrightIsOne(), CHAIN, images, labels, indices=(0, 20, 49), seed=3, batch_size=batch_size)
-    for level, k in zip(levels, (0, 20, 49), strict=True):
-        eps = SeededNoise(3, range(40))(images)
-        x_t = q_sample(images, eps, CHAIN.at(k, like=images))
-        score = 10 * x_t.mean(dim=(1, 2, 3))
-        right = (score > 0) == (labels == 1)
-        log_p = torch.where(labels == 1, -torch.log1p((-score).exp()), -torch.log1p(score.exp()))
-        assert level.accuracy == pytest.approx(float(right.double().mean()), abs=1e-12)
-        assert level.log_likelihood == pytest.approx(float(log_p.double().mean()), rel=1e-5)  # float32 logits
-        assert level.t == k
-        assert level.alpha_bar == pytest.approx(float(CHAIN.alpha_bar[k]))
-    assert levels[0].accuracy > 0.9 > levels[2].accuracy
+def test_a_real_networks_gradient_is_its_slope_and_a_corrupted_one_is_not(class_folder, classifier_run):
+    classifier = load_classifier(classifier_run)
+    network, folder = classifier.network, open_heldout(tiny.data(class_folder), classifier.config)
+    sound = measure_slopes(network, CHAIN, folder, range(20), indices=(0, 25, 49), seed=0)
+    assert max(sound) < 1e-3  # float32's gradient against float64's slope
+    network.head.register_full_backward_hook(lambda module, grad_input, grad_output: (1.2 * grad_input[0],))
+    corrupted = measure_slopes(network, CHAIN, folder, range(20), indices=(0, 25, 49), seed=0)
+    assert corrupted == pytest.approx([1 - 1 / 1.2] * 3, abs=1e-3)
 
 
-def test_without_a_chain_pictures_are_measured_as_they_are():
-    images, labels = pictures()
-    (level,) = accuracy_by_level(BrightIsOne(), None, images, labels, indices=level_indices(None, count=5), seed=0)
-    assert (level.t, level.alpha_bar) == (0.0, 1.0)
-    assert level.accuracy == float(((images.mean(dim=(1, 2, 3)) > 0) == (labels == 1)).double().mean())
+def test_the_scale_is_pooled_over_the_levels_that_know_something():
+    y = torch.tensor([0, 1] * 50)
+    right = torch.where(torch.arange(100) < 80, y, 1 - y)  # 80% right at log-odds 2: honest times log(4) / 2
+    knowing = torch.nn.functional.one_hot(right, 2).double() * 2
+    ignorant = torch.nn.functional.one_hot(torch.zeros_like(y), 2).double() * 50
+    levels = [
+        LevelMeasurement(float(t), 0.5, logits.log_softmax(dim=1), torch.full((100,), 0.1), 0.0)
+        for t, logits in enumerate((knowing, ignorant))
+    ]
+    found = summarize(levels, y, classifier="c", data=Path("d"), trained_on_it=False, guides=True)
+    assert found.scale == pytest.approx(math.log(4) / 2, rel=1e-9)
+    assert (found.chance, found.commonest, found.num_images) == (0.5, 0.5, 100)
+    assert [level.accuracy for level in found.levels] == [0.8, 0.5]
+    only_ignorant = summarize(levels[1:], y, classifier="c", data=Path("d"), trained_on_it=False, guides=True)
+    assert only_ignorant.scale is None
 
 
-def test_levels_are_spread_over_the_whole_chain():
-    assert level_indices(CHAIN, count=5) == [0, 12, 24, 37, 49]
-    assert level_indices(None, count=5) == [0]
+def test_a_constant_answer_on_uneven_classes_is_no_knowledge():
+    y = torch.tensor([0] * 90 + [1] * 10)
+    constant = torch.tensor([[3.0, 0.0]]).log_softmax(dim=1).expand(100, 2)
+    level = LevelMeasurement(0.0, 0.9, constant, torch.full((100,), 0.1), 0.0)
+    found = summarize([level], y, classifier="c", data=Path("d"), trained_on_it=False, guides=True)
+    assert (found.commonest, found.levels[0].accuracy, found.scale) == (0.9, 0.9, None)
 
 
-def test_heldout_pictures_have_the_classifiers_numbering(tmp_path, judge_run):
-    only_light = tiny.write_class_folder(tmp_path, classes=("light",), per_class=3)
-    images, labels = heldout_images(tiny.data(only_light), load_classifier(judge_run).config, most=10)
-    assert images.shape == (3, 1, 8, 8)
-    assert labels.tolist() == [1, 1, 1]
+def test_broken_weights_are_named():
+    level = LevelMeasurement(7.0, 0.9, torch.full((2, 2), math.nan), torch.zeros(2), 0.0)
+    with pytest.raises(
+        ValueError, match=r"run/c gives log-probabilities that are not finite at t = 7: its weights are"
+    ):
+        summarize([level], torch.tensor([0, 1]), classifier="run/c", data=Path("d"), trained_on_it=False, guides=True)
 
 
-def test_of_a_large_heldout_folder_evenly_spaced_pictures_are_measured(class_folder, judge_run):
-    config = load_classifier(judge_run).config
-    everything, _ = heldout_images(tiny.data(class_folder), config, most=1000)
-    some, labels = heldout_images(tiny.data(class_folder), config, most=5)
-    assert len(everything) == 20
-    assert torch.equal(some, everything[[0, 5, 10, 14, 19]])
-    assert labels.tolist() == [0, 0, 1, 1, 1]
-
-
-def test_heldout_pictures_of_other_channels_are_refused(tmp_path, judge_run):
-    colour = tiny.write_class_folder(tmp_path, mode="RGB", per_class=1)
-    with pytest.raises(ValueError, match=r"holds images of 3 channels, the classifier takes 1; --data.mode converts"):
-        heldout_images(tiny.data(colour), load_classifier(judge_run).config, most=10)
-
-
-def test_a_diagnosis_is_printed_and_written(tmp_path, class_folder, classifier_run, capsys):
-    out = tmp_path / "diagnosis.json"
+def test_a_diagnosis_is_printed_and_written_with_a_figure(tmp_path, class_folder, classifier_run, capsys):
+    out = tmp_path / "new" / "diagnosis.json"
     diagnose(DiagnoseConfig(classifier=classifier_run, data=tiny.data(class_folder), levels=3, out=out))
     record = json.loads(out.read_text())
     assert (record["num_images"], record["chance"]) == (20, 0.5)
     assert [level["t"] for level in record["levels"]] == [0, 24, 49]
     assert record["levels"][0]["accuracy"] == 1.0
     assert record["levels"][2]["log_likelihood"] < math.log(0.9)  # pure noise tells nothing
-    assert "20 held-out images" in capsys.readouterr().out
+    assert record["scale"] > 0
+    printed = capsys.readouterr().out
+    assert "20 images of" in printed
+    assert all(sentence in " ".join(printed.split()) for sentence in record["verdict"])
+    with Image.open(out.with_suffix(".png")) as figure:
+        assert figure.width > 1000
+
+
+def test_the_training_folder_is_called_what_it_is_and_a_copy_is_not(tmp_path, class_folder, classifier_run):
+    for folder, expected in ((class_folder / ".." / class_folder.name, True), (tmp_path / "copy", False)):
+        if not expected:
+            tiny.write_class_folder(folder)
+        out = tmp_path / "diagnosis.json"
+        diagnose(DiagnoseConfig(classifier=classifier_run, data=tiny.data(folder), levels=1, out=out))
+        record = json.loads(out.read_text())
+        assert record["trained_on_it"] is expected
+        assert record["verdict"][0].startswith("These images are not held out") is expected
+
+
+def test_a_judge_has_one_level_no_figure_and_no_scale_to_start_from(tmp_path, class_folder, judge_run):
+    out = tmp_path / "diagnosis.json"
+    diagnose(DiagnoseConfig(classifier=judge_run, data=tiny.data(class_folder), out=out))
+    record = json.loads(out.read_text())
+    assert [(level["t"], level["alpha_bar"]) for level in record["levels"]] == [(0, 1)]
+    assert record["levels"][0]["correction"] == 0
+    assert not any("--guidance" in sentence for sentence in record["verdict"])
+    assert not out.with_suffix(".png").exists()
+
+
+def test_images_of_one_class_are_refused(tmp_path, judge_run):
+    only_light = tiny.write_class_folder(tmp_path / "light", classes=("light",), per_class=3)
+    with pytest.raises(ValueError, match=r"holds images of one class only, where a constant answer is right"):
+        diagnose(DiagnoseConfig(classifier=judge_run, data=tiny.data(only_light), out=tmp_path / "d.json"))
+    assert not (tmp_path / "d.json").exists()
+
+
+def test_an_interrupted_diagnosis_leaves_nothing(tmp_path, class_folder, classifier_run, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(diagnostics, "measure_slopes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        diagnose(DiagnoseConfig(classifier=classifier_run, data=tiny.data(class_folder), out=tmp_path / "d.json"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["max_images", "levels", "batch_size"])
+def test_counts_below_one_are_refused(name, class_folder):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        DiagnoseConfig(classifier=Path("run"), data=tiny.data(class_folder), **{name: 0})
+
+
+def test_a_file_that_the_figure_would_replace_is_refused(class_folder):
+    with pytest.raises(ValueError, match=r"out is a JSON file, and the figure beside it ends in .png; got d.png"):
+        DiagnoseConfig(classifier=Path("run"), data=tiny.data(class_folder), out=Path("d.png"))

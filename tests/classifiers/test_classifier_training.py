@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -9,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from classifiers.calibration import log_likelihood
 from classifiers.checkpoint import load_classifier
 from classifiers.guide import load_guide
+from classifiers.heldout import evenly_spaced, open_heldout, predictions, read_images
 from classifiers.training import ClassifierObjective, train_classifier
 from guided_diffusion.chain import q_sample
 from guided_diffusion.data.batches import Batch
@@ -33,9 +36,9 @@ def noise() -> SeededNoise:
 class Constant(nn.Module):
     """The same logits for every picture."""
 
-    def __init__(self, *logits: float) -> None:
+    def __init__(self, *logits: float, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.logits = torch.tensor(logits)
+        self.logits = torch.tensor(logits, dtype=dtype)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         self.seen = (x_t, t)
@@ -51,6 +54,35 @@ def test_the_loss_is_cross_entropy_and_half_of_two_classes_is_right_by_constancy
     losses = ClassifierObjective(CHAIN)(Constant(1.0, 0.0), batch(), noise())
     assert float(losses.total) == pytest.approx(float(F.softplus(torch.tensor([-1.0, 1.0])).mean()))
     assert float(losses.logged["accuracy"]) == 0.5
+
+
+def test_a_prediction_pays_for_being_sure_by_its_divergence_from_the_uniform_one():
+    losses = ClassifierObjective(CHAIN, entropy_weight=0.3)(Constant(1.0, 0.0), batch(), noise())
+    p = torch.tensor([1.0, 0.0]).softmax(dim=0)
+    certainty = math.log(2) + float((p * p.log()).sum())
+    cross_entropy = -float(p.log().mean())  # both classes are equally frequent
+    assert float(losses.logged["kl_to_uniform"]) == pytest.approx(certainty)
+    assert float(losses.logged["cross_entropy"]) == pytest.approx(cross_entropy)
+    assert float(losses.total) == pytest.approx(cross_entropy + 0.3 * certainty)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 2.0])
+def test_the_entropy_constraint_has_its_gradient_in_closed_form(weight):
+    """Of the logits: softmax - onehot for cross-entropy, and p (log p + H) for log C - H."""
+    network = Constant(1.5, -0.5, 0.25)
+    network.logits.requires_grad_()
+    losses = ClassifierObjective(CHAIN, entropy_weight=weight)(network, batch(), noise())
+    losses.total.backward()
+    p = network.logits.detach().softmax(dim=0)
+    entropy = -(p * p.log()).sum()
+    frequency = torch.tensor([0.5, 0.5, 0.0])
+    expected = p - frequency + weight * p * (p.log() + entropy)
+    assert torch.allclose(network.logits.grad, expected, rtol=0, atol=1e-6)
+
+
+def test_the_loss_is_float32_where_the_network_is_bfloat16():
+    losses = ClassifierObjective(CHAIN)(Constant(1.0, 0.0, dtype=torch.bfloat16), batch(), noise())
+    assert {losses.total.dtype, *(value.dtype for value in losses.logged.values())} == {torch.float32}
 
 
 def test_pictures_are_noised_to_the_timesteps_that_the_network_is_told():
@@ -79,9 +111,60 @@ def test_an_easy_problem_is_learned(classifier_run, judge_run):
         assert losses[-1] < best_loss, f"{run.name} did not learn to tell dark from light"
 
 
-def test_heldout_accuracy_is_logged(judge_run):
+def test_heldout_accuracy_and_log_likelihood_are_logged(judge_run, class_folder):
     lines = [json.loads(line) for line in (judge_run / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["heldout_accuracy_t0"] == 1.0
+    classifier = load_classifier(judge_run)
+    heldout = open_heldout(tiny.data(class_folder), classifier.config)
+    images, labels = read_images(heldout, range(20))
+    log_p = classifier.network.log_prob(images, torch.zeros(20))
+    expected = float(log_p.gather(1, labels[:, None]).mean())
+    assert lines[-1]["heldout_log_likelihood"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_heldout_log_likelihood_is_the_mean_over_noise_levels(tmp_path, class_folder, diffusion_run):
+    config = tiny.classifier_config(
+        tmp_path / "run", class_folder, diffusion=diffusion_run, heldout=class_folder, iterations=1
+    )
+    train_classifier(replace(config, heldout_images=6))
+    (*_, line) = (json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines())
+    assert [name for name in line if name.startswith("heldout_accuracy")] == [
+        f"heldout_accuracy_t{t}" for t in (0, 12, 24, 37, 49)
+    ]
+    network = load_classifier(config.out).network
+    images, labels = read_images(
+        open_heldout(tiny.data(class_folder), load_classifier(config.out).config), evenly_spaced(20, most=6)
+    )
+    likelihoods = [
+        log_likelihood(predictions(network.log_prob, CHAIN, images, k=k, seed=0, device=torch.device("cpu")), labels)
+        for k in (0, 12, 24, 37, 49)
+    ]
+    assert line["heldout_log_likelihood"] == pytest.approx(sum(likelihoods) / 5, rel=1e-5)
+
+
+def test_stopping_when_heldout_pictures_grow_less_likely_needs_some(tmp_path, class_folder):
+    with pytest.raises(ValueError, match=r"grow less likely, and there are none: give --heldout PATH"):
+        tiny.classifier_config(tmp_path / "run", class_folder, iterations=1, stop_after_worse=3)
+    config = tiny.classifier_config(
+        tmp_path / "run", class_folder, heldout=class_folder, iterations=2, stop_after_worse=3
+    )
+    train_classifier(config)
+    assert load_classifier(config.out).network
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.inf, math.nan])
+def test_an_entropy_weight_that_is_none_is_refused(tmp_path, class_folder, weight):
+    config = tiny.classifier_config(tmp_path / "run", class_folder, iterations=1)
+    with pytest.raises(ValueError, match=r"entropy_weight weighs a penalty: 0 or more, as published 0.1; got"):
+        replace(config, entropy_weight=weight)
+
+
+def test_the_entropy_weight_reaches_the_loss(tmp_path, class_folder):
+    config = tiny.classifier_config(tmp_path / "run", class_folder, iterations=1, log_every_iterations=1)
+    train_classifier(replace(config, entropy_weight=0.5))
+    line = json.loads((config.out / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["loss"] == pytest.approx(line["cross_entropy"] + 0.5 * line["kl_to_uniform"], rel=1e-6)
+    assert line["kl_to_uniform"] > 0
 
 
 def test_noise_levels_classes_and_channels_come_from_the_diffusion_model_and_the_data(classifier_run, judge_run):

@@ -1,0 +1,115 @@
+"""The verdict on constructed diagnoses, one for each thing that it can say."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from classifiers.calibration import SCALE_LIMIT
+from classifiers.verdict import Diagnosis, LevelReport, informed_levels, is_informed, verdict
+
+LEVEL = LevelReport(
+    t=0.0, alpha_bar=0.99, accuracy=0.9, log_likelihood=-0.3, confidence=0.9, calibration_error=0.02, entropy=0.2,
+    correction=0.05, slope_error=1e-6,
+)  # fmt: skip
+NOISE = replace(
+    LEVEL, t=999.0, alpha_bar=1e-4, accuracy=0.11, log_likelihood=-2.31, confidence=0.12, entropy=1.0, correction=0.01
+)
+
+
+def diagnosis(*levels: LevelReport, **changes: Any) -> Diagnosis:
+    usual = {
+        "classifier": "classifier/checkpoint-0000001", "data": "heldout", "num_images": 1000, "trained_on_it": False,
+        "guides": True, "chance": 0.1, "commonest": 0.1, "scale": 1.1,
+    }  # fmt: skip
+    return Diagnosis(
+        levels=levels or (LEVEL, replace(LEVEL, t=500.0, alpha_bar=0.5, accuracy=0.4), NOISE), **(usual | changes)
+    )
+
+
+def said(*levels: LevelReport, **changes: Any) -> str:
+    return " ".join(verdict(diagnosis(*levels, **changes)))
+
+
+def test_a_good_classifier_is_called_so():
+    text = said()
+    assert "knows the classes from t = 0, 90.0% right, to t = 500, 40.0% right" in text
+    assert "--guidance.sigma_max 1 leaves those levels unguided" in text  # alpha_bar 0.5
+    assert "is calibrated" in text
+    assert "gradient is sound" in text
+    assert "by 1.00% (t = 999) to 5.00% of it (t = 0)" in text
+    assert "Start from --guidance.scale 1.1" in text
+    for fault in ("overfit", "overconfident", "underconfident", "NOT", "not held out"):
+        assert fault not in text
+
+
+def test_a_classifier_that_knows_something_at_every_level_needs_no_limit():
+    assert "sigma_max" not in said(LEVEL, replace(LEVEL, t=999.0, accuracy=0.2))
+
+
+@pytest.mark.parametrize("scale", [None, 2.0])
+def test_a_random_network_is_no_better_than_chance_and_gets_no_scale(scale):
+    random = [replace(NOISE, t=t) for t in (0.0, 999.0)]
+    text = said(*random, scale=scale)
+    assert "no better than chance at any noise level" in text
+    assert "--guidance.scale" not in text
+
+
+def test_an_overconfident_classifier_is_told_from_an_underconfident_one():
+    worst = replace(LEVEL, t=300.0, calibration_error=0.2)
+    text = said(LEVEL, worst, scale=0.5)
+    assert (
+        "overconfident: its log-probabilities are honest times 0.5 (calibration error up to 0.200, at t = 300)" in text
+    )
+    assert "Start from --guidance.scale 0.5" in text
+    text = said(LEVEL, worst, scale=2.0)
+    assert "underconfident: its log-probabilities are honest times 2" in text
+    assert "is calibrated" not in text
+
+
+def test_right_but_less_likely_than_chance_is_overfit():
+    text = said(replace(LEVEL, accuracy=0.6, log_likelihood=-4.2, calibration_error=0.35), scale=0.2)
+    assert "overfit: at t = 0, 60.0% right, yet the right class has -4.20 nats, less than the -2.30 of chance" in text
+    assert "calibration error up to 0.350" in text
+    # Below chance where it knows nothing is no overfitting.
+    assert "overfit" not in said(LEVEL, replace(NOISE, log_likelihood=-9.0))
+
+
+def test_a_gradient_that_is_no_slope_is_named_with_its_worst_level():
+    text = said(LEVEL, replace(LEVEL, t=300.0, slope_error=0.2))
+    assert "NOT sound: it misses the slope of log p(y | x_t) by 20.0% at t = 300" in text
+    assert "--guidance.scale" not in text
+
+
+def test_gradients_too_small_to_matter_are_not_judged():
+    assert "gradient is sound" in said(LEVEL, replace(LEVEL, t=1.0, correction=1e-6, slope_error=0.5))
+    text = said(replace(LEVEL, correction=1e-6, slope_error=0.5))
+    assert "guides nothing" in text
+    assert "--guidance.scale" not in text
+
+
+def test_images_without_an_error_cannot_calibrate_and_give_scale_one():
+    text = said(LEVEL, scale=SCALE_LIMIT)
+    assert "cannot tell whether it is too sure" in text
+    assert "Start from --guidance.scale 1 " in text
+
+
+def test_log_probabilities_worse_than_a_guess_get_no_scale():
+    assert "There is no scale to start from" in said(LEVEL, scale=0.0)
+
+
+def test_a_judge_of_clean_images_guides_none():
+    text = said(LEVEL, guides=False)
+    assert "judge samples and guides none" in text
+    assert "--guidance" not in text
+
+
+def test_training_images_are_called_what_they_are():
+    assert verdict(diagnosis(trained_on_it=True))[0].startswith("These images are not held out")
+
+
+def test_better_than_chance_means_beyond_a_constant_answer_and_beyond_luck():
+    assert is_informed(0.15, commonest=0.1, num_images=1000)
+    assert not is_informed(0.15, commonest=0.1, num_images=100)  # 3 standard errors are 0.09
+    assert not is_informed(0.15, commonest=0.2, num_images=1000)
+    assert [level.t for level in informed_levels(diagnosis())] == [0.0, 500.0]
