@@ -16,9 +16,10 @@ from classifiers.checkpoint import ClassifierModelConfig
 from classifiers.heldout import evenly_spaced, level_indices, open_heldout, predictions, read_images
 from classifiers.model import ClassifierConfig, NoisyClassifier, Pooling
 from guided_diffusion.chain import DiffusionChain, TrainingChain, q_sample
-from guided_diffusion.checkpoint import open_checkpoint
+from guided_diffusion.checkpoint import Checkpoint, open_checkpoint
 from guided_diffusion.config import from_plain
 from guided_diffusion.data.batches import Batch, EndlessBatches
+from guided_diffusion.data.decoding import CHANNELS
 from guided_diffusion.data.folder import DataConfig, ImageDataset, open_dataset
 from guided_diffusion.model import DiffusionConfig, class_difference
 from guided_diffusion.models.unet import EncoderConfig
@@ -28,7 +29,7 @@ from guided_diffusion.training.loop import fit
 from guided_diffusion.training.loop_config import LoopConfig
 from guided_diffusion.training.objective import Losses
 from guided_diffusion.training.rehearsal import rehearse
-from guided_diffusion.training.resume import Identity
+from guided_diffusion.training.resume import Identity, check_run_directory
 
 HELDOUT_LIKELIHOOD = "heldout_log_likelihood"
 """The metric that knows the best checkpoint: it falls where a classifier overfits while its accuracy still rises."""
@@ -64,6 +65,10 @@ class TrainClassifierConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.entropy_weight < math.inf:
             raise ValueError(f"entropy_weight weighs a penalty: 0 or more, as published 0.1; got {self.entropy_weight}")
+        if self.heldout_images < 1:
+            raise ValueError(
+                f"heldout_images must be at least 1, got {self.heldout_images}; no --heldout measures none"
+            )
         if self.training.stop_after_worse is not None and self.heldout is None:
             raise ValueError(
                 "training.stop_after_worse stops when held-out images grow less likely, and there are none: give "
@@ -111,6 +116,8 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         ValueError, FileNotFoundError: as the data, the network, the diffusion run and `fit` raise them, before anything
             is written.
     """
+    check_run_directory(config.out, resume=config.resume == "auto")
+    guided = None if config.diffusion is None else open_checkpoint(config.diffusion, "diffusion")
     size, seed = config.network.image_size, config.training.seed
     folder = open_dataset(config.data, image_size=size, seed=seed)
     model = ClassifierModelConfig(
@@ -120,7 +127,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
             in_channels=folder.channels,
             pooling=config.pooling,
         ),
-        chain=None if config.diffusion is None else chain_of(config.diffusion, folder),
+        chain=None if guided is None else chain_of(guided, folder),
         class_names=folder.class_names,
     )
     chain = None if model.chain is None else make_chain(model.chain)
@@ -143,20 +150,20 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     )
 
 
-def chain_of(diffusion: Path, folder: ImageDataset) -> ChainConfig:
+def chain_of(checkpoint: Checkpoint, folder: ImageDataset) -> ChainConfig:
     """The chain of a diffusion run, so that a classifier trained on `folder` cannot disagree with it about noise.
 
     Raises:
         ValueError: a diffusion model of other images or other classes, which the classifier could not guide.
     """
-    checkpoint = open_checkpoint(diffusion, "diffusion")
     model = from_plain(DiffusionConfig, checkpoint.model, source=str(checkpoint.path / "config.json"))
-    found = (model.network.in_channels, model.network.image_size)
-    ours = (folder.channels, folder.image_size)
-    if found != ours:
+    channels, side, _ = model.image_shape
+    mode = {count: mode for mode, count in CHANNELS.items()}[channels]
+    if (mode, side) != (folder.mode, folder.image_size):
         raise ValueError(
-            f"{checkpoint.path} was trained on images of {found[0]} channels and {found[1]} pixels, but this "
-            f"classifier would see {ours[0]} channels and {ours[1]} pixels; it could not guide it"
+            f"{checkpoint.path} was trained on {mode} images of {side} pixels, but this classifier would see "
+            f"{folder.mode} images of {folder.image_size} pixels and could not guide it; give --network.image_size "
+            f"{side} and --data.mode {mode}"
         )
     other = class_difference(model.class_names, folder.class_names)
     if other is not None:

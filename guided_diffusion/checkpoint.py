@@ -95,8 +95,7 @@ def save_checkpoint(
     }
     with _appearing_whole(target) as partial:
         for name, state in weights.items():
-            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-            save_file(tensors, partial / f"{name}.safetensors")
+            write_tensors(state, partial / f"{name}.safetensors")
         if write_resume is not None:
             (partial / "resume").mkdir()
             write_resume(partial / "resume")
@@ -193,6 +192,18 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = 
             f'"{key}" (file {found.get(key)}, network {expected.get(key)})'
         )
     network.load_state_dict(state, assign=True)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """A safetensors file of tensors, by name.
+
+    Raises:
+        OSError: the disk is full or failed.
+    """
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+    except SafetensorError as error:  # what it makes of the operating system's own
+        raise OSError(f"{file} could not be written: {error}") from None
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

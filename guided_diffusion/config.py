@@ -1,12 +1,15 @@
 """The one place where YAML files and command lines become dataclasses, and dataclasses become plain values again."""
 
 import dataclasses
+import difflib
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from types import NoneType
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
 
@@ -31,33 +34,124 @@ def run_script(config_class: type[C], run: Callable[[C], object], argv: Sequence
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_stated(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from what is saved", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _stated(error: Exception) -> str:
+    """The message of an error, without the number of one that the operating system raised."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    return str(error)
 
 
 def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
     """A config from the command line: defaults, then `--config FILE`, then options such as `--network.dropout 0.1`.
 
     Raises:
-        SystemExit: an unknown or misspelt key, or a value of the wrong type, named on standard error.
-        ValueError: values that do not fit together.
+        ValueError: an unknown, misspelt or missing key, a value of the wrong type, values that do not fit together, or
+            a file that is no YAML.
+        SystemExit: `--help` was asked for.
     """
     # The list form of `args` keeps jsonargparse from reading sys.argv when a caller passes an empty command line.
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return _jsonargparse.auto_cli(
-        config_class,
-        as_positional=False,
-        args=arguments,
-        description=_summary(config_class),
-        allow_abbrev=False,  # what is short for one option today may be short for two tomorrow
-    )
+    try:
+        return _jsonargparse.auto_cli(
+            config_class,
+            as_positional=False,
+            args=arguments,
+            description=_summary(config_class),
+            allow_abbrev=False,  # what is short for one option today may be short for two tomorrow
+            exit_on_error=False,  # which would print the usage, seventy lines of it, before what is wrong
+        )
+    except jsonargparse.ArgumentError as error:
+        raise ValueError(_in_words(str(error), dict(_options(config_class)), arguments)) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{' or '.join(_config_files(arguments))} is no YAML file of options: {error}") from None
 
 
 def _summary(config_class: type) -> str:
     return (config_class.__doc__ or "").strip().split("\n\n")[0]
+
+
+def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every option's dotted name and type, those of nested configs too."""
+    hints = get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        name, kind = prefix + field.name, hints[field.name]
+        yield name, kind
+        if dataclasses.is_dataclass(kind):
+            yield from _options(cast(type, kind), f"{name}.")
+
+
+def _in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str]) -> str:
+    """What jsonargparse complains of, in one line, in the words of the command line rather than of Python's types."""
+    key = re.match(r'Parser key "([\w.]+)"', message)
+    got = re.search(r'(?:Got value: |Given value: |Unable to load config ")([^"\n]*)', message)
+    if key and got and key[1] in options:
+        return f"{key[1]} takes {_expected(options[key[1]])}; got {got[1]}"
+    for pattern in (r"unrecognized arguments: --([^\s=]+)", r"Group '(.+)' does not accept option '(.+)'",
+                    r"Option '(.+)' is not accepted"):  # fmt: skip
+        if unknown := re.match(pattern, message):
+            return _unknown(".".join(unknown.groups()), options)
+    if lonely := re.match(r"argument --([\w.]+): expected one argument", message):
+        kind = options.get(lonely[1], Path)  # --config is no option of a config
+        return f"{lonely[1]} takes {_expected(kind)}; got nothing"
+    if stray := re.match(r"unrecognized arguments: (\S+)", message):
+        return f"'{stray[1]}' belongs to no option; options are --NAME VALUE, and a list is one value, '[8,4]'"
+    if missing := re.match(r"the following arguments are required: (.*)", message):
+        names = ", ".join(f"--{name}" for name in missing[1].split(", "))
+        return f"needed and not given: {names}; give them as options, or a --config file that says them"
+    if re.match(r"(Problems parsing|Unexpected) config: ", message):
+        file = " or ".join(_config_files(arguments))
+        reason = " ".join(message.split(": ", 1)[1].replace('in "<unicode string>", ', "at ").split())
+        return f"{file} is no YAML file of options, such as 'out: runs/mine': {reason[:200] or 'it is empty'}"
+    return " ".join(re.sub(r'^Parser key "([\w.]+)"', r"--\1", message).split())
+
+
+def _expected(kind: Any) -> str:  # any field's type
+    """What values a field of that type takes."""
+    if kind in _KINDS:
+        return _KINDS[kind]
+    if get_origin(kind) is Literal:
+        return _alternatives([str(value) for value in get_args(kind)])
+    if get_origin(kind) is tuple:
+        return f"{_KINDS[get_args(kind)[0]].removeprefix('a ')}s as a list, such as '[8,4]'"
+    if dataclasses.is_dataclass(kind):
+        return "no value itself, only its own options (--help lists them) or a YAML file of them"
+    return _alternatives([_expected(one) for one in get_args(kind)])
+
+
+_KINDS: Mapping[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    NoneType: "null",
+}
+
+
+def _alternatives(values: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(values[:-1]), values[-1])))
+
+
+def _unknown(name: str, options: Mapping[str, Any]) -> str:
+    last = name.rpartition(".")[2]
+    meant = [option for option in options if option.rpartition(".")[2] == last]  # only its group is missing or wrong
+    meant = meant or difflib.get_close_matches(name, options, n=1)
+    advice = f"did you mean {_alternatives(meant)}?" if meant else "--help lists all options"
+    return f"there is no option {name}; {advice}"
+
+
+def _config_files(arguments: Sequence[str]) -> list[str]:
+    """The values of `--config FILE` and `--config=FILE`."""
+    following = zip(arguments, [*arguments[1:], ""], strict=True)
+    return [value if option == "--config" else option.removeprefix("--config=")
+            for option, value in following if option == "--config" or option.startswith("--config=")]  # fmt: skip
 
 
 def to_plain(value: Any) -> Any:  # any config value: the result is what JSON can hold
@@ -83,7 +177,8 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
     try:
         return parser.instantiate(parser.parse_object({"value": dict(plain)}))["value"]
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{source} does not hold a {config_class.__name__}: {error}") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{source} does not hold a {config_class.__name__}: {reason}") from None
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plain values of any kind

@@ -1,6 +1,8 @@
-"""Which device to compute on."""
+"""Which device to compute on, and what to do when its memory is out."""
 
 import torch
+import torch.distributed as dist
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 
 def has_accelerator() -> bool:
@@ -13,3 +15,18 @@ def default_device() -> torch.device:
     """The device of a command that runs as one process."""
     device = torch.accelerator.current_accelerator(check_available=True)
     return device if device is not None and has_accelerator() else torch.device("cpu")
+
+
+def is_first_process() -> bool:
+    """Whether this is the one of a run's processes that speaks and writes."""
+    return not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a smaller batch might help."""
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+
+
+def free_cached_memory() -> None:
+    """Give back what a failed attempt left behind."""
+    clear_device_cache(garbage_collection=True)

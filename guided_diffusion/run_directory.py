@@ -3,9 +3,13 @@
 What is inside one is the business of `checkpoint`.
 """
 
+import errno
+import fcntl
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .data.shards import write_json
@@ -17,6 +21,26 @@ _BEST = "best.json"
 def checkpoint_name(iteration: int) -> str:
     """What the checkpoint of an iteration is called in its run directory."""
     return f"checkpoint-{iteration:07d}"
+
+
+@contextmanager
+def claimed(run_dir: Path) -> Iterator[None]:
+    """The run's directory, made if need be, for this training alone while the block runs.
+
+    Raises:
+        ValueError: another training is at work in it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
+                raise
+            raise ValueError(
+                f"another training is at work in {run_dir}; wait for it, or choose another --out"
+            ) from None
+        yield
 
 
 def is_checkpoint_name(name: str) -> bool:

@@ -1,7 +1,7 @@
 """Which link of its chain each training sample is given, and what its loss must then be multiplied by."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -71,5 +71,11 @@ class LossSecondMoment:
 
     def learn(self, k: Tensor, losses: Tensor) -> None:
         """Remember the losses (B,) at indices k (B,), the later in the batch the newer, in place of the oldest."""
-        for index, loss in zip(k, losses.double(), strict=True):
-            self.history[index] = torch.cat([self.history[index, 1:], loss[None]])
+        length = self.history.shape[1]
+        order = torch.argsort(k, stable=True)
+        levels, counts = cast(tuple[Tensor, Tensor], torch.unique_consecutive(k[order], return_counts=True))  # pyright: ignore[reportUnknownMemberType]  # untyped
+        place = torch.arange(len(k)) - (counts.cumsum(0) - counts).repeat_interleave(counts)  # among those of its level
+        fresh = self.history.new_zeros(len(levels), int(counts.max()))
+        fresh[torch.arange(len(levels)).repeat_interleave(counts), place] = losses.double()[order]
+        newest = counts[:, None] + torch.arange(length)  # the last `length` of a level's old and fresh losses
+        self.history[levels] = torch.cat([self.history[levels], fresh], dim=1).gather(1, newest)

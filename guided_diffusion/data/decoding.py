@@ -13,7 +13,7 @@ from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 CHANNELS: dict[str, int] = {"L": 1, "RGB": 3}
 
@@ -139,6 +139,8 @@ def damage_named(path: Path) -> Iterator[None]:
         yield
     except MemoryError:
         raise
+    except UnidentifiedImageError as cause:  # whose own text describes a Python object
+        raise DamagedImageError(f"{path} is not a readable image (its content is of no known image format)") from cause
     except OSError as cause:
         if cause.errno is not None:  # the operating system spoke; Pillow's own OSErrors carry no number
             raise OSError(cause.errno, f"could not read an image: {cause.strerror}", str(path)) from cause

@@ -71,6 +71,10 @@ class DataConfig:
     num_workers: int = 2
     """Processes that decode images beside each training process; 0 decodes in the training process itself."""
 
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise ValueError(f"data.num_workers is a number of processes, 0 or more, not {self.num_workers}")
+
 
 class ImageDataset(Dataset[tuple[Tensor, int, int]]):
     """Labelled images in the fixed order of their storage; class folders: classes by name, then entries by name.

@@ -41,6 +41,10 @@ class InspectedConfig:
     num_workers: int = 2
     """Processes that decode; 0 decodes in this one."""
 
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise ValueError(f"data.num_workers is a number of processes, 0 or more, not {self.num_workers}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:

@@ -13,8 +13,8 @@ SMALLEST_SIDE = 512
 """Grids of tiny images are enlarged by a whole factor to about this many pixels, so that a person can see them."""
 
 
-def write_png(path: Path, image: Tensor, *, enlarge: bool = True) -> None:
-    """Write a uint8 image (1 or 3, H, W) as PNG, whole or not at all.
+def picture(image: Tensor, *, enlarge: bool = True) -> Image.Image:
+    """A uint8 image (1 or 3, H, W) as Pillow's.
 
     enlarge: repeat pixels by a whole factor where the shorter side is below SMALLEST_SIDE pixels.
 
@@ -22,14 +22,20 @@ def write_png(path: Path, image: Tensor, *, enlarge: bool = True) -> None:
         ValueError: another number of channels.
     """
     if image.shape[0] not in (1, 3):
-        raise ValueError(f"a PNG holds 1 or 3 channels, not {image.shape[0]}")
+        raise ValueError(f"a picture has 1 or 3 channels, not {image.shape[0]}")
     pixels = rearrange(image.cpu(), "c h w -> h w c").numpy()
-    picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
-    factor = -(-SMALLEST_SIDE // min(picture.size)) if enlarge else 1
-    if factor > 1:
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    drawn = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+    factor = -(-SMALLEST_SIDE // min(drawn.size)) if enlarge else 1
+    return drawn.resize((drawn.width * factor, drawn.height * factor), Image.Resampling.NEAREST)
+
+
+def write_png(path: Path, image: Tensor, *, enlarge: bool = True) -> None:
+    """Write a uint8 image (1 or 3, H, W) as PNG, whole or not at all, enlarged as `picture` does.
+
+    Raises:
+        ValueError: another number of channels.
+    """
     encoded = io.BytesIO()
-    picture.save(encoded, format="PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(image, enlarge=enlarge).save(encoded, format="PNG")
     with replaced_on_success(path) as file:
         file.write(encoded.getvalue())

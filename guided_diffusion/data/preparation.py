@@ -46,6 +46,8 @@ class PrepareConfig:
     """Directory for the files; an interrupted run continues there."""
 
     def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size is a number of pixels, at least 1, not {self.size}")
         if self.data.crop != "center" or self.data.flip:
             raise ValueError(
                 "prepared images are centre crops, not mirrored: leave out data.crop and data.flip (a training may "
@@ -120,8 +122,7 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
 def _refuse_others(out: Path, stored: dict[str, Any], identity: dict[str, Any]) -> None:
     differing = differences(stored, identity)
     if differing:
-        listing = "\n".join(f"  {difference}" for difference in differing)
-        raise ValueError(f"{out} is of other images:\n{listing}\ngive another --out, or remove it")
+        raise ValueError(f"{out} is of other images: {'; '.join(differing)}; give another --out, or remove it")
 
 
 def _write_images(config: PrepareConfig, dataset: ImageDataset) -> None:

@@ -21,18 +21,14 @@ from ..config import differences
 
 MANIFEST_NAME = "manifest.json"
 NO_LABEL = -1
+ENVIRONMENTS = "environments"
+"""The part of a manifest that says what computed the samples, and is never compared."""
 
 # What numpy and zipfile raise, between them, on a file that is cut short, overwritten or not an npz at all. OSError is
 # not among them: a missing permission or a failing disk is not the file's fault, and says so itself.
 DAMAGED_FILE_ERRORS = (
-    ValueError,
-    EOFError,
-    KeyError,
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-    RuntimeError,
-)
+    ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -159,15 +155,23 @@ def missing_shards(directory: Path, *, num_samples: int, shard_size: int) -> lis
     return [n for n in expected if not zipfile.is_zipfile(shard_path(directory, n))]
 
 
-def open_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+def open_manifest(
+    directory: Path, manifest: Mapping[str, Any], *, environment: Mapping[str, Any] | None = None
+) -> None:
     """Claim `directory` for the samples that `manifest` describes: write it if there is none, otherwise compare.
 
     `manifest` must be JSON (tuples count as lists) and hold at least `num_samples` and `shard_size`; `class_names`,
-    when there are classes, is what evaluation matches labels by. Raises ValueError as `check_manifest`.
+    when there are classes, is what evaluation matches labels by. environment: what computes them now, to be listed
+    beside whatever did before. Raises ValueError as `check_manifest`.
     """
     check_manifest(directory, manifest)
-    if not (directory / MANIFEST_NAME).exists():
-        write_json(directory / MANIFEST_NAME, _as_json(manifest))
+    stored = read_manifest(directory) if (directory / MANIFEST_NAME).exists() else None
+    updated = _as_json(manifest) if stored is None else dict(stored)
+    known = updated.get(ENVIRONMENTS, [])
+    if environment is not None and _as_json(environment) not in known:
+        updated[ENVIRONMENTS] = [*known, _as_json(environment)]
+    if updated != stored:
+        write_json(directory / MANIFEST_NAME, updated)
 
 
 def check_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
@@ -179,15 +183,19 @@ def check_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
         if not isinstance(manifest.get(field), int):
             raise ValueError(f"a manifest needs an integer {field}, got {manifest.get(field)!r}")
     wanted = _as_json(manifest)
-    if not (directory / MANIFEST_NAME).exists():
-        return
-    differing = differences(read_manifest(directory), wanted)
+    there = (directory / MANIFEST_NAME).exists()
+    differing = differences(without_environments(read_manifest(directory)), wanted) if there else []
     if differing:
         listing = "\n".join(f"  {difference}" for difference in differing)
         raise ValueError(
             f"{directory} already holds samples made with other settings:\n{listing}\n"
             f"give another --out, or the same settings to continue there"
         )
+
+
+def without_environments(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the samples are, leaving out what computed them."""
+    return {key: value for key, value in manifest.items() if key != ENVIRONMENTS}
 
 
 def _as_json(manifest: Mapping[str, Any]) -> dict[str, Any]:

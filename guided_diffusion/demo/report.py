@@ -1,8 +1,6 @@
 """report.html: what the demonstration made, in pictures, curves, a table and the commands that made each thing."""
 
-import base64
 import html
-import io
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from ..page import gallery, image, png, section, table, write_page
 
 COLUMNS = {
     "frechet_distance": "FD",
@@ -51,14 +51,14 @@ def write_demo_report(out: Path, settings: Sequence[Setting], *, commands: Seque
     judged = _last_metrics(out / "judge" / "metrics.jsonl")
     sections = [
         _heading(floor, judged),
-        _section("Guidance scale against quality", _image(_curves(settings, floor))),
-        _section("Numbers", _html_table(settings, floor)),
-        _section("Samples", _grids(settings)),
-        _section("Is the classifier any good?", _levels_text(levels) + _image(_level_curve(levels))),
-        _section("Commands", "<pre>" + html.escape("\n".join(f"python {shlex.join(c)}" for c in commands)) + "</pre>"),
+        section("Guidance scale against quality", image(png(_curves(settings, floor)))),
+        section("Numbers", table(("sampler", "s", *COLUMNS.values()), _rows(settings, floor))),
+        section("Samples", _grids(settings)),
+        section("Is the classifier any good?", _levels_text(levels) + image(png(_level_curve(levels)))),
+        section("Commands", "<pre>" + html.escape("\n".join(f"python {shlex.join(c)}" for c in commands)) + "</pre>"),
     ]
     path = out / "report.html"
-    path.write_text(_PAGE.format(body="\n".join(sections)))
+    write_page(path, "Classifier guidance on handwritten digits", sections)
     return DemoReport(path, _text_table(settings, floor))
 
 
@@ -94,12 +94,6 @@ def _number(value: float | None) -> str:
 def _text_table(settings: Sequence[Setting], floor: Mapping[str, float]) -> str:
     rows = [["sampler", "s", *COLUMNS.values()], *_rows(settings, floor)]
     return "\n".join(f"{row[0]:<14}{row[1]:>4}" + "".join(f"{cell:>11}" for cell in row[2:]) for row in rows)
-
-
-def _html_table(settings: Sequence[Setting], floor: Mapping[str, float]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in ("sampler", "s", *COLUMNS.values()))
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in _rows(settings, floor))
-    return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def _curves(settings: Sequence[Setting], floor: Mapping[str, float]) -> Figure:
@@ -140,39 +134,6 @@ def _levels_text(levels: Mapping[str, Any]) -> str:
 def _grids(settings: Sequence[Setting]) -> str:
     text = "<p>Each row was asked to be one digit, 0 at the top; the same seeds at every scale.</p>"
     for sampler in dict.fromkeys(setting.sampler for setting in settings):
-        figures = "".join(_figure(setting) for setting in settings if setting.sampler == sampler)
-        text += f"<div class='grids'>{figures}</div>"
+        own = [setting for setting in settings if setting.sampler == sampler]
+        text += gallery([(f"{sampler}, s = {setting.scale:g}", setting.grid.read_bytes()) for setting in own])
     return text
-
-
-def _figure(setting: Setting) -> str:
-    caption = f"{setting.sampler}, s = {setting.scale:g}"
-    return f"<figure><img src='{_data_url(setting.grid.read_bytes())}'><figcaption>{caption}</figcaption></figure>"
-
-
-def _section(title: str, body: str) -> str:
-    return f"<h2>{title}</h2>{body}"
-
-
-def _image(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f"<img src='{_data_url(buffer.getvalue())}'>"
-
-
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Classifier guidance on handwritten digits</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-img {{ max-width: 100%; }} .grids img {{ image-rendering: pixelated; }}
-table {{ border-collapse: collapse; }} td, th {{ padding: .25rem .8rem; text-align: right; }}
-tr:nth-child(even) {{ background: #f4f4f4; }}
-.grids {{ display: grid; grid-template-columns: repeat(5, 1fr); gap: 1rem; margin-bottom: 1rem; }}
-figure {{ margin: 0; }} pre {{ overflow-x: auto; background: #f4f4f4; padding: 1rem; font-size: 13px; }}
-</style></head><body>
-{body}
-</body></html>
-"""

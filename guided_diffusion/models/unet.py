@@ -77,6 +77,8 @@ class EncoderConfig:
                 f"give exactly one of head_channels and heads, and null for the other; got head_channels "
                 f"{self.head_channels} and heads {self.heads}"
             )
+        if (self.head_channels or self.heads or 0) < 1:
+            raise ValueError(f"head_channels {self.head_channels} and heads {self.heads}: the one given is at least 1")
         for level, channels in enumerate(self.level_channels):
             if channels < GROUPS or channels % GROUPS:
                 raise ValueError(

@@ -1,24 +1,24 @@
 """A training as it begins or continues: everything in its place, and as many images at a time as memory holds."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
-from ..checkpoint import Checkpoint, load_weights
+from ..checkpoint import load_weights, open_checkpoint
 from ..data.batches import Batch, EndlessBatches
 from ..noise import SeededNoise
 from .ema import EMA
 from .loop_config import LoopConfig
-from .memory import activation_bytes, cpu_limit, largest_fitting
+from .memory import activation_bytes, cpu_limit, evenly_cut, largest_fitting
 from .objective import Adaptive, Objective
-from .processes import distributed, gathered, make_accelerator
-from .resume import Identity, agreed_checkpoint, read_resume, starting_checkpoint
+from .processes import distributed, gathered, make_accelerator, told_by_the_first
+from .resume import Identity, read_cut, read_resume, starting_checkpoint
 from .update import Training, backward
 
 
@@ -31,15 +31,20 @@ def begun(
     *,
     identity: Identity,
     resume: bool,
+    rehearsed: bool = False,
 ) -> Training:
-    """A training at its start or where its newest sound checkpoint left it. Only a resumed run's directory is touched.
+    """A training at its start or where its newest sound checkpoint left it.
+
+    Of the run's directory, at most a damaged checkpoint is touched, and that not if the training is only rehearsed.
 
     Raises:
         ValueError, FileNotFoundError: as `fit`.
     """
     accelerator = make_accelerator(config)
     batches.share(accelerator.num_processes)
-    start = _start(accelerator, run_dir, identity, resume=resume)
+    find = partial(starting_checkpoint, run_dir, identity, resume=resume, leave_damaged=rehearsed)
+    found = told_by_the_first(lambda: None if (start := find()) is None else str(start.path), accelerator)
+    start = None if found is None else open_checkpoint(Path(found), identity.kind)
     if start is not None:
         load_weights(network, start, "network")
     model = distributed(network, config, accelerator)
@@ -63,23 +68,26 @@ def begun(
         micro_size=1,
         start_iteration=0 if start is None else start.iteration,
     )
-    return replace(training, micro_size=_micro_size(training))
+    return replace(training, micro_size=_micro_size(training, {} if start is None else read_cut(start)))
 
 
-def _start(accelerator: Accelerator, run_dir: Path, identity: Identity, *, resume: bool) -> Checkpoint | None:
-    """The main process looks, and may set a damaged checkpoint aside; the others take what it left."""
-    found = starting_checkpoint(run_dir, identity, resume=resume) if accelerator.is_main_process else None
-    accelerator.wait_for_everyone()
-    return found if accelerator.is_main_process else agreed_checkpoint(run_dir, identity)
+def _micro_size(training: Training, before: Mapping[str, int]) -> int:
+    """Samples at a time: as configured, or as many of the share as memory holds on every process.
 
-
-def _micro_size(training: Training) -> int:
-    """Samples at a time: as configured, or as many of the share as memory holds on every process."""
+    before: how a resumed training was cut, and is cut again: sums in another order are not the same to the bit.
+    """
     asked, share = training.config.batch.per_process, training.share
     if asked != "auto":
         return min(asked, share)
+    if before.get("share") == share:
+        return before["micro_size"]
+    if training.config.shard and training.accelerator.device.type != "cpu":
+        raise ValueError(
+            "training.shard cannot look for the batch that fits, because a process that runs out of memory would leave "
+            "the others waiting; give --training.batch.per_process"
+        )
     if training.accelerator.device.type == "cpu":
-        fitting = min(share, cpu_limit(bytes_per_image(training)))
+        fitting = evenly_cut(share, most=cpu_limit(training.network, bytes_per_image(training)))
     else:
         fitting = largest_fitting(share, partial(_attempt, training))
     on_every_process = {"fitting": torch.tensor([fitting], device=training.accelerator.device)}
@@ -97,8 +105,10 @@ def bytes_per_image(training: Training) -> int:
 def _attempt(training: Training, size: int) -> None:
     """A forward and backward pass of `size` images beside all that an update will need; changes nothing."""
     moments = [torch.zeros_like(parameter) for parameter in training.network.parameters() for _ in range(2)]
-    backward(training, first_batch(training, size), synced=False)
-    training.optimizer.zero_grad()
+    try:
+        backward(training, first_batch(training, size), synced=False)
+    finally:
+        training.optimizer.zero_grad()
     del moments
 
 

@@ -25,7 +25,7 @@ from .loop_config import LoopConfig
 from .objective import Losses, Objective, Observe
 from .preview import PreviewConfig, diffusion_previews, preview_guide
 from .rehearsal import rehearse
-from .resume import Identity
+from .resume import Identity, check_run_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +213,7 @@ def train_diffusion(config: TrainDiffusionConfig, *, load_guide: LoadGuide | Non
     Raises:
         ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
     """
+    check_run_directory(config.out, resume=config.resume == "auto")
     folder = training_folder(config)
     model = diffusion_config(config, folder)
     objective = diffusion_objective(config, model)

@@ -1,5 +1,6 @@
 """What a training run tells of itself: running means, a progress bar, lines for the trackers."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from ..run_directory import latest
 from .tracking import Tracker
+from .update import Updated
 
 
 class TrainingLog:
@@ -29,9 +31,14 @@ class TrainingLog:
         self.run_dir, self.total_iterations, self.batch_size = run_dir, total_iterations, batch_size
         self.tracker, self.mean_over_processes = tracker, mean_over_processes
         self.bar = tqdm(
-            total=total_iterations, initial=start_iteration, unit="it", desc=run_dir.name, disable=tracker is None
+            total=total_iterations,
+            initial=start_iteration,
+            unit="it",
+            desc=run_dir.name,
+            disable=tracker is None,
+            mininterval=0.1 if sys.stderr.isatty() else 60.0,  # a month of bars would fill a log file
         )
-        self.skipped_in_a_row = 0
+        self.broken_in_a_row = 0
         self._begin_interval(start_iteration)
 
     def __enter__(self) -> "TrainingLog":
@@ -44,15 +51,15 @@ class TrainingLog:
         if self.tracker is not None:
             self.tracker.close()
 
-    def add(self, numbers: Mapping[str, Tensor] | None) -> None:
-        """One iteration is done. numbers: () each; None where its update was left out."""
+    def add(self, updated: Updated) -> None:
+        """One iteration is done."""
         self.bar.update()
-        if numbers is None:
+        if updated.numbers is None:
             self.skipped += 1
-            self.skipped_in_a_row += 1
+            self.broken_in_a_row += not updated.is_overflow
             return
-        self.skipped_in_a_row = 0
-        for name, value in numbers.items():
+        self.broken_in_a_row = 0
+        for name, value in updated.numbers.items():
             total, count = self.sums.get(name, (torch.zeros_like(value), 0))
             self.sums[name] = total + value.detach(), count + 1
 
@@ -75,7 +82,7 @@ class TrainingLog:
     def write_observed(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Record and show what was measured beside the training."""
         if metrics and self.tracker is not None:
-            self.tracker.log(iteration, metrics)
+            self.tracker.log(iteration, {"observed": True, **metrics})
             self.say(f"iteration {iteration}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
     def say(self, text: str) -> None:

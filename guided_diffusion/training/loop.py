@@ -4,8 +4,8 @@ Everything random in iteration n is a function of (seed, n) and of the samples' 
 run, or one on another number of processes, continues as if never stopped without any generator's state being kept.
 """
 
-import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from torch import nn
 from ..checkpoint import save_checkpoint
 from ..config import to_plain
 from ..data.batches import Batch, EndlessBatches
+from ..data.decoding import DamagedImageError
 from ..data.shards import replaced_on_success
-from ..run_directory import mark_best, prune, read_best
+from ..run_directory import claimed, mark_best, prune, read_best
 from .beginning import begun
 from .log import TrainingLog, remedy
 from .loop_config import LoopConfig
@@ -54,11 +55,13 @@ def fit(
         OSError: the data or the disk failed; the last checkpoint is whole.
     """
     if config.stop_after_worse is not None and (best_by is None or observe is None):
-        raise ValueError("training.stop_after_worse needs a held-out measurement, and this training makes none")
+        raise ValueError(
+            "training.stop_after_worse needs a held-out measurement, and this training makes none; leave it out"
+        )
     training = begun(network, objective, batches, config, run_dir, identity=identity, resume=resume)
     iteration, last = training.start_iteration, config.total_iterations
     saved_at = iteration
-    plateau = False
+    plateau = _is_plateau(config, run_dir, iteration)
 
     def save() -> None:
         nonlocal saved_at
@@ -66,43 +69,62 @@ def fit(
             _save(training, run_dir=run_dir, identity=identity, iteration=iteration)
             saved_at = iteration
 
-    def watch() -> None:
+    def watch(observe: Observe) -> None:
         nonlocal plateau
-        metrics = {} if observe is None else _observed(training, observe, iteration=iteration, log=log, stop=stop)
+        metrics = _observed(training, observe, iteration=iteration, log=log, stop=stop)
         if best_by is not None and config.stop_after_worse is not None:
-            improved, plateau = _judged(training, metrics.get(best_by), run_dir=run_dir, iteration=iteration)
-            if improved:
+            if _is_best(training, metrics.get(best_by), run_dir):
                 save()
                 _mark_best(training, run_dir, iteration, metric=best_by, value=metrics.get(best_by))
+            plateau = _is_plateau(config, run_dir, iteration)
+        log.write_observed(iteration, metrics)  # last: what this line tells of is not measured again
 
-    with _open_log(training, run_dir, identity) as log, stop_requests() as stop:
+    with ExitStack() as stack:
+        if training.accelerator.is_main_process:
+            stack.enter_context(claimed(run_dir))
+        log = stack.enter_context(_open_log(training, run_dir, identity))
+        stop = stack.enter_context(stop_requests())
+        observation_is_due = iteration > 0 and _is_due(iteration, config.observe_every_iterations, last)
+        if observe is not None and observation_is_due and _lacks(training, log):
+            watch(observe)  # the run was stopped between a checkpoint and what was to be measured there
         network.train()
-        if iteration and _is_due(iteration, config.observe_every_iterations, last) and _lacks(training, log):
-            watch()  # the run was stopped between a checkpoint and what was to be measured there
-        for micro_batches in training.iterations() if iteration < last and not plateau else ():
+        stream = training.iterations()
+        while iteration < last and not plateau:
             try:
-                log.add(update(training, micro_batches, iteration=iteration, stop=stop))
+                micro_batches = next(stream)
+                updated = update(training, micro_batches, iteration=iteration, stop=stop)
             except InterruptedWork:
                 break
+            except (OSError, DamagedImageError):
+                if training.accelerator.num_processes == 1:  # several would wait for the one that has no data
+                    save()
+                raise
             iteration += 1
-            if log.skipped_in_a_row >= config.max_skipped:
+            log.add(updated)
+            if log.broken_in_a_row >= config.max_skipped:
                 raise ValueError(_not_finite(training, micro_batches, run_dir=run_dir, iteration=iteration))
-            if _is_due(iteration, config.log_every_iterations, last):
+            if updated.stop_requested or _is_due(iteration, config.log_every_iterations, last):
                 log.write(iteration)
             if _is_due(iteration, config.save_every_iterations, last):
                 save()
-            if _is_due(iteration, config.observe_every_iterations, last):
-                watch()
-            if iteration == last or plateau or _any_process(training, stop):
+            if updated.stop_requested:
                 break
+            if observe is not None and _is_due(iteration, config.observe_every_iterations, last):
+                watch(observe)
         save()
-        if plateau:
-            best_iteration, value = read_best(run_dir) or (iteration, math.nan)
-            log.say(f"stopped at iteration {iteration}: {best_by} was best, {value:.4g}, at {best_iteration}")
-        elif training.start_iteration >= last:
-            log.say(f"{run_dir} is at iteration {iteration} of {last}: nothing to do")
-        elif iteration < last:
-            log.say(f"stopped at iteration {iteration}, saved; continue with --resume auto")
+        log.say(_ending(run_dir, iteration, last, start=training.start_iteration, best_by=best_by if plateau else None))
+
+
+def _ending(run_dir: Path, iteration: int, last: int, *, start: int, best_by: str | None) -> str:
+    """How a run ended, in words. best_by: the metric that no longer rose, None if that is not why."""
+    best = read_best(run_dir)
+    if best_by is not None and best is not None:
+        return f"stopped at iteration {iteration}: {best_by} was best, {best[1]:.4g}, at {best[0]}"
+    if start >= last:
+        return f"{run_dir} is at iteration {iteration} of {last}: nothing to do"
+    if iteration < last:
+        return f"stopped at iteration {iteration}, saved; continue with --resume auto"
+    return f"finished at iteration {iteration}"
 
 
 def _is_due(iteration: int, every: int, last: int) -> bool:
@@ -119,7 +141,6 @@ def _open_log(training: Training, run_dir: Path, identity: Identity) -> Training
     config, accelerator, start = training.config, training.accelerator, training.start_iteration
     tracker = None
     if accelerator.is_main_process:
-        run_dir.mkdir(parents=True, exist_ok=True)
         others = [tensorboard(run_dir, start_iteration=start)] if config.tensorboard else []
         if config.wandb != "off":
             run = to_plain(identity.run)
@@ -143,6 +164,7 @@ def _save(training: Training, *, run_dir: Path, identity: Identity, iteration: i
     weights = {"network": full_state(training.network.state_dict()), **training.ema.state_dicts()}
     moments = optimizer_tensors(training.optimizer)
     learnt = training.objective.state_dict() if isinstance(training.objective, Adaptive) else {}
+    cut = {"share": training.share, "micro_size": training.micro_size}
     if accelerator.is_main_process:
         save_checkpoint(
             run_dir,
@@ -151,7 +173,7 @@ def _save(training: Training, *, run_dir: Path, identity: Identity, iteration: i
             model=to_plain(identity.model),
             run=to_plain(identity.run),
             weights=weights,
-            write_resume=partial(write_resume, moments=moments, scaler=accelerator.scaler, learnt=learnt),
+            write_resume=partial(write_resume, moments=moments, scaler=accelerator.scaler, learnt=learnt, cut=cut),
         )
         prune(run_dir, keep=config.keep_checkpoints, keep_every=config.keep_every_iterations)
     accelerator.wait_for_everyone()
@@ -168,43 +190,39 @@ def _observed(
 ) -> Mapping[str, float]:
     """What the main process measures with the averaged weights; nothing if a request to stop cuts it short."""
     metrics: Mapping[str, float] = {}
-    # A network spread over processes computes on all of them or not at all.
-    if training.accelerator.is_main_process or training.config.shard:
+    if training.config.shard:  # a network spread over processes computes on all of them, and none may leave early
+        with training.ema.applied() as averaged:
+            metrics = observe(averaged, iteration)
+    elif training.accelerator.is_main_process:
         with training.ema.applied() as averaged:
             try:
                 with stop.interrupting():
                     metrics = observe(averaged, iteration)
             except InterruptedWork:
                 log.say(f"the measurement at iteration {iteration} is left out, since the run is asked to stop")
-    log.write_observed(iteration, metrics)
     training.accelerator.wait_for_everyone()
     return metrics
 
 
-def _judged(training: Training, value: float | None, *, run_dir: Path, iteration: int) -> tuple[bool, bool]:
-    """Whether the main process's value is the best so far, and whether the best is too long ago; on every process."""
-    config = training.config
-    improved = plateau = False
-    if value is not None and training.accelerator.is_main_process:
-        best_iteration, best_value = read_best(run_dir) or (iteration, -math.inf)
-        improved = value > best_value
-        patience = (config.stop_after_worse or 0) * config.observe_every_iterations
-        plateau = not improved and iteration - best_iteration >= patience
-    judgement = reduced(training.accelerator, torch.tensor([float(improved), float(plateau)]), "sum")
-    return bool(judgement[0] > 0), bool(judgement[1] > 0)
+def _is_best(training: Training, value: float | None, run_dir: Path) -> bool:
+    """Whether the main process's value is the best so far; on every process."""
+    best = read_best(run_dir)
+    is_best = value is not None and training.accelerator.is_main_process and (best is None or value > best[1])
+    return bool(reduced(training.accelerator, torch.tensor(float(is_best)), "sum") > 0)
+
+
+def _is_plateau(config: LoopConfig, run_dir: Path, iteration: int) -> bool:
+    """Whether the best measurement is too long ago."""
+    best = read_best(run_dir)
+    if best is None or config.stop_after_worse is None:
+        return False
+    return iteration - best[0] >= config.stop_after_worse * config.observe_every_iterations
 
 
 def _mark_best(training: Training, run_dir: Path, iteration: int, *, metric: str, value: float | None) -> None:
     if training.accelerator.is_main_process and value is not None:
         mark_best(run_dir, iteration, metric=metric, value=value)
     training.accelerator.wait_for_everyone()
-
-
-def _any_process(training: Training, stop: StopRequest) -> bool:
-    """Whether any process was asked to stop, so that all stop at the same iteration."""
-    if training.accelerator.num_processes == 1:
-        return stop.requested
-    return bool(reduced(training.accelerator, torch.tensor(float(stop.requested)), "sum") > 0)
 
 
 def _not_finite(training: Training, micro_batches: Sequence[Batch], *, run_dir: Path, iteration: int) -> str:

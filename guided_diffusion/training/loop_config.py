@@ -87,6 +87,8 @@ class LoopConfig:
         if self.total_iterations < 1:
             budget = self.images if self.iterations is None else self.iterations
             raise ValueError(f"the budget must be at least 1, got {budget}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"training.seed is a whole number of 64 bits, got {self.seed}")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise ValueError(f"training.max_grad_norm is a length above 0, or null; got {self.max_grad_norm}")
         if self.learning_rate <= 0 or self.weight_decay < 0:

@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from .processes import free_cached_memory, is_out_of_memory
+from ..device import free_cached_memory, is_out_of_memory
+from .sharding import local
 
 CPU_SHARE = 0.7
 """Of the free memory that activations may take on a CPU, which kills a process rather than say that memory is out."""
@@ -34,7 +36,7 @@ def largest_fitting(size: int, attempt: Callable[[int], None]) -> int:
 
 def activation_bytes(network: nn.Module, forward: Callable[[], Tensor]) -> int:
     """Bytes that one forward pass keeps for its backward pass, the network's own weights left out."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    own = {local(parameter.detach()).untyped_storage().data_ptr() for parameter in network.parameters()}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -49,10 +51,26 @@ def activation_bytes(network: nn.Module, forward: Callable[[], Tensor]) -> int:
     return sum(kept.values())
 
 
-def cpu_limit(bytes_per_image: int) -> int:
-    """Images whose activations fit into this process's part of the machine's free memory, at least 1."""
+def evenly_cut(size: int, *, most: int) -> int:
+    """The largest part when `size` is cut into as few nearly equal parts of at most `most` as will do."""
+    return -(-size // -(-size // most))
+
+
+def cpu_limit(network: nn.Module, bytes_per_image: int) -> int:
+    """Images, at least 1, whose activations fit into this process's part of the free memory beside the optimiser's."""
     processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, int(CPU_SHARE * psutil.virtual_memory().available / processes_here / max(1, bytes_per_image)))
+    to_come = 3 * sum(local(p.detach()).numel() * p.element_size() for p in network.parameters())
+    free = CPU_SHARE * (free_bytes() / processes_here - to_come)
+    return max(1, int(free / max(1, bytes_per_image)))
+
+
+def free_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that is left to the machine or, where it is less, to the container."""
+    free = psutil.virtual_memory().available
+    limit = cgroup / "memory.max"
+    if not limit.is_file() or not (text := limit.read_text().strip()).isdecimal():
+        return free
+    return min(free, max(0, int(text) - int((cgroup / "memory.current").read_text())))
 
 
 def training_bytes(network: nn.Module, *, averages: int) -> int:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..chain import DiffusionChain
 from ..data.folder import ImageDataset
 from ..data.pictures import write_png
+from ..device import is_first_process
 from ..guidance import classifier_score, tilted
 from ..guide import Guide, LoadGuide, check_fits
 from ..images import grid, to_uint8
@@ -209,7 +210,7 @@ def preview_chain(config: ChainConfig, steps: int) -> DiffusionChain:
 def compared(previews: Colours, data: Colours, *, iteration: int, decay: float | None) -> dict[str, float]:
     """The metrics of previews, after a warning if they have a colour cast; decay: of the weights' average."""
     cast = cast_in_words(previews, data)
-    if cast is not None:
+    if cast is not None and is_first_process():
         _logger.warning("previews at iteration %d are %s: %s", iteration, cast, _likely_causes(iteration, decay))
     return colour_metrics(previews, data)
 
@@ -238,6 +239,8 @@ def _evenly(data: ImageDataset, count: int) -> Sequence[int]:
 
 def _show(out: Path, picture: Tensor, *, iteration: int, decay: float | None) -> None:
     """Write a grid, and say where it is and which weights made it."""
+    if not is_first_process():
+        return
     file = out / f"{iteration:07d}.png"
     write_png(file, picture)
     initial = _initial_share(decay, iteration)

@@ -1,19 +1,21 @@
 """Several processes as one, and one device as another: the only part of the loop that knows accelerate."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Literal, cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from ..device import has_accelerator
 from ..models.unet import recompute
 from .loop_config import LoopConfig
-from .sharding import full, shard
+from .sharding import shard
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
@@ -26,7 +28,9 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     if precision == "fp16" and not has_accelerator():
         raise ValueError("training.precision float16 needs a GPU; take float32 here")
     # Without `cpu`, accelerate takes each of several processes without accelerators for a run of its own.
-    return Accelerator(mixed_precision=precision, cpu=not has_accelerator())
+    # While one process makes previews or writes a checkpoint, the others wait, longer than a group's own 10 minutes.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
+    return Accelerator(mixed_precision=precision, cpu=not has_accelerator(), kwargs_handlers=[patience])
 
 
 def _precision(config: LoopConfig) -> str:
@@ -74,7 +78,7 @@ def clipped_gradient_norm(model: nn.Module, *, limit: float | None) -> Tensor:
     norm = torch.nn.utils.get_total_norm([cast(Tensor, parameter.grad) for parameter in parameters])
     if limit is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-    return full(norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def reduced(accelerator: Accelerator, values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:
@@ -82,16 +86,20 @@ def reduced(accelerator: Accelerator, values: Tensor, reduction: Literal["sum", 
     return cast(Tensor, accelerator.reduce(values.to(accelerator.device), reduction=reduction))
 
 
+def told_by_the_first(answer: Callable[[], str | None], accelerator: Accelerator) -> str | None:
+    """The first process's answer, on every process; a refusal is raised on every one as well."""
+    told: list[str | None] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            told[0] = answer()
+        except (ValueError, OSError) as refusal:
+            told[1] = str(refusal)
+    broadcast_object_list(told)
+    if told[1] is not None:
+        raise ValueError(told[1])
+    return told[0]
+
+
 def gathered(accelerator: Accelerator, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Values (b,) of every process behind one another in the order of their ranks, (B,), on the CPU."""
     return {name: cast(Tensor, accelerator.gather(value)).cpu() for name, value in values.items()}
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a smaller batch might help."""
-    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
-
-
-def free_cached_memory() -> None:
-    """Give back what a failed attempt left behind."""
-    clear_device_cache(garbage_collection=True)

@@ -54,7 +54,7 @@ def rehearse(
     Raises:
         ValueError, OSError: as `fit` does before it begins.
     """
-    training = begun(network, objective, batches, config, run_dir, identity=identity, resume=resume)
+    training = begun(network, objective, batches, config, run_dir, identity=identity, resume=resume, rehearsed=True)
     network.train()
     flops = _flops_per_image(training)
     activations = bytes_per_image(training)
@@ -83,13 +83,15 @@ def _measured(training: Training) -> Speed:
     begin = time.perf_counter()
     update(training, [first], iteration=training.start_iteration, stop=stop)
     with_step = _seconds_since(begin, training)
-    begin, waited, count = time.perf_counter(), 0.0, 0
-    while count < 2 or time.perf_counter() - begin < MEASURED_SECONDS:
+    # Agreed beforehand, since processes that share a network compute together.
+    seconds_each = float(reduced(training.accelerator, torch.tensor(with_step), "mean"))
+    count = max(2, round(MEASURED_SECONDS / seconds_each))
+    begin, waited = time.perf_counter(), 0.0
+    for _ in range(count):
         waits = time.perf_counter()
         batch = next(stream)
         waited += time.perf_counter() - waits
         float(backward(training, batch, synced=False).total.detach())
-        count += 1
     elapsed = _seconds_since(begin, training)
     training.optimizer.zero_grad()
     per_iteration = -(-training.share // training.micro_size)

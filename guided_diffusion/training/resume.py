@@ -3,19 +3,20 @@
 That is the optimiser's moments, the loss scale and what an objective has learnt, as safetensors and JSON.
 """
 
+import errno
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from ..checkpoint import Checkpoint, DamagedCheckpointError, open_checkpoint, read_tensors, verify
+from ..checkpoint import Checkpoint, DamagedCheckpointError, open_checkpoint, read_tensors, verify, write_tensors
 from ..config import differences, from_plain, to_plain
 from ..run_directory import checkpoints, latest, set_aside
 from .ema import EMA
@@ -35,35 +36,48 @@ class Identity:
     """The whole run's config, likewise."""
 
 
-def starting_checkpoint(run_dir: Path, identity: Identity, *, resume: bool) -> Checkpoint | None:
-    """The newest sound checkpoint of a run to be resumed, None for a run that begins.
-
-    A damaged one is set aside under another name, and reported.
+def check_run_directory(run_dir: Path, *, resume: bool) -> None:
+    """Refuse, before the data are read, a place for a run that training could not begin in.
 
     Raises:
-        ValueError: checkpoints though `resume` is False; one of another model; or none that is sound.
+        ValueError: checkpoints though `resume` is False, or a file where a directory is needed.
+        PermissionError: a directory that may not be written to.
     """
+    existing = next(path for path in (run_dir, *run_dir.parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{existing} is a file, where --out {run_dir} needs a directory; choose another --out")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"--out {run_dir} cannot be written", str(existing))
+    found = latest(run_dir)
+    if found is not None and not resume:
+        raise ValueError(f"{found} is there already: continue that run with --resume auto, or choose another --out")
+
+
+def starting_checkpoint(
+    run_dir: Path, identity: Identity, *, resume: bool, leave_damaged: bool = False
+) -> Checkpoint | None:
+    """The newest sound checkpoint of a run to be resumed, None for a run that begins.
+
+    A damaged one is reported and, unless it is to be left, set aside under another name.
+
+    Raises:
+        ValueError, PermissionError: as `check_run_directory`; a checkpoint of another model; or none that is sound.
+    """
+    check_run_directory(run_dir, resume=resume)
     found = checkpoints(run_dir)
-    if found and not resume:
-        raise ValueError(f"{found[-1]} is there already: continue that run with --resume auto, or choose another --out")
     for path in reversed(found):
         try:
             checkpoint = open_checkpoint(path, identity.kind)
             verify(checkpoint)
         except DamagedCheckpointError as damage:
-            _logger.warning("%s; it is now %s, and the checkpoint before it is tried", damage, set_aside(path))
+            now = path if leave_damaged else set_aside(path)
+            _logger.warning("%s; it is now %s, and the checkpoint before it is tried", damage, now)
             continue
         _refuse_another_model(checkpoint, identity)
         return checkpoint
     if found:
         raise ValueError(f"none of the {len(found)} checkpoints in {run_dir} is sound; begin again in another --out")
     return None
-
-
-def agreed_checkpoint(run_dir: Path, identity: Identity) -> Checkpoint | None:
-    """What `starting_checkpoint` found, for the other processes of a run, once it is done."""
-    found = latest(run_dir)
-    return None if found is None else open_checkpoint(found, identity.kind)
 
 
 def _refuse_another_model(checkpoint: Checkpoint, identity: Identity) -> None:
@@ -78,7 +92,11 @@ def _refuse_another_model(checkpoint: Checkpoint, identity: Identity) -> None:
             f"cannot resume {checkpoint.path}: its model differs from the one asked for in {'; '.join(changed)}. "
             f"Give the same settings, or choose another --out"
         )
-    otherwise = differences(checkpoint.run, to_plain(identity.run))
+    otherwise = [
+        difference
+        for difference in differences(checkpoint.run, to_plain(identity.run))
+        if not difference.startswith(("resume:", "dry_run:"))  # how a command is given is no setting of the run
+    ]
     if otherwise:
         _logger.warning("resuming %s with other settings: %s", checkpoint.path, "; ".join(otherwise))
 
@@ -93,13 +111,19 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def write_resume(
-    directory: Path, *, moments: Mapping[str, Tensor], scaler: GradScaler | None, learnt: Mapping[str, Tensor]
+    directory: Path,
+    *,
+    moments: Mapping[str, Tensor],
+    scaler: GradScaler | None,
+    learnt: Mapping[str, Tensor],
+    cut: Mapping[str, int],
 ) -> None:
-    """Fill a checkpoint's resume/ directory."""
+    """Fill a checkpoint's resume/ directory. cut: how a process's share of the batch was cut into micro-batches."""
     for name, tensors in (("optimizer", moments), ("objective", learnt)):
-        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, directory / f"{name}.safetensors")
+        write_tensors(tensors, directory / f"{name}.safetensors")
     scale = {} if scaler is None else scaler.state_dict()
     (directory / "loss_scale.json").write_text(json.dumps(scale))
+    (directory / "micro_batches.json").write_text(json.dumps(cut))
 
 
 def read_resume(
@@ -114,8 +138,10 @@ def read_resume(
     directory = checkpoint.path / "resume"
     if not directory.is_dir():
         raise FileNotFoundError(
-            f"{directory} is gone: {checkpoint.path} can be sampled from, but its training cannot be continued"
+            f"{directory} is gone: {checkpoint.path} can be sampled from, but its training cannot be continued; begin "
+            f"again in another --out"
         )
+    _refuse_other_averages(checkpoint, ema)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Any]] = {}
     for key, tensor in read_tensors(directory / "optimizer.safetensors").items():
@@ -132,3 +158,19 @@ def read_resume(
         ema.load(decay, read_tensors(checkpoint.weights_file(f"ema_{decay}")))
     learnt = directory / "objective.safetensors"
     return read_tensors(learnt) if learnt.exists() else {}
+
+
+def read_cut(checkpoint: Checkpoint) -> Mapping[str, int]:
+    """How the checkpoint's training cut its batches, for as long as it is the same on the same number of processes."""
+    file = checkpoint.path / "resume" / "micro_batches.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _refuse_other_averages(checkpoint: Checkpoint, ema: EMA) -> None:
+    kept = [name.removeprefix("ema_") for name in checkpoint.weight_names if name.startswith("ema_")]
+    missing = [decay for decay in ema.averages if str(decay) not in kept]
+    if missing:
+        raise ValueError(
+            f"cannot resume {checkpoint.path}: it holds no average of decay {missing[0]}; give --training.ema_decays "
+            f"'[{','.join(kept)}]', those it has"
+        )

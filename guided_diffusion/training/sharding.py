@@ -6,8 +6,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ..device import is_first_process
 
 
 def shard(network: nn.Module, *, device_type: str) -> None:
@@ -21,13 +23,24 @@ def shard(network: nn.Module, *, device_type: str) -> None:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole tensor. Of a spread one it is put together on the CPU, and every process must ask for it."""
-    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+    """The whole tensor. One that is spread is put together on the CPU of the first process: every process must ask for
+    it, and the others get nothing."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    whole = tensor.full_tensor()
+    return whole.cpu() if is_first_process() else whole.new_empty(0)
 
 
 def full_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of whole tensors."""
     return {name: full(tensor) for name, tensor in state.items()}
+
+
+def spread_again(network: nn.Module) -> None:
+    """Spread the parameters again that a forward pass without gradients has left whole."""
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def local(tensor: Tensor) -> Tensor:

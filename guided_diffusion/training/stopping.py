@@ -33,6 +33,7 @@ class StopRequest:
         self.requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C means it
         if self._interrupts:
+            self._interrupts = False  # here, since the next signal may come before the block is left
             raise InterruptedWork
 
 

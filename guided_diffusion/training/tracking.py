@@ -31,7 +31,7 @@ class Tracker:
     def has_observed(self, iteration: int) -> bool:
         """Whether a line tells of what was measured beside the training after `iteration` updates."""
         lines = self.file.read_text().splitlines() if self.file.exists() else []
-        return any(_iteration_of(line) == iteration and "images_per_second" not in json.loads(line) for line in lines)
+        return any(_iteration_of(line) == iteration and "observed" in json.loads(line) for line in lines)
 
     def close(self) -> None:
         """Hand the rest to the others."""
@@ -70,7 +70,13 @@ def tensorboard(run_dir: Path, *, start_iteration: int) -> GeneralTracker:
 
 
 def wandb(run_dir: Path, *, mode: Literal["online", "offline"], project: str, run: Mapping[str, Any]) -> GeneralTracker:
-    """A run of Weights & Biases. One directory, one run: a resumed training continues its own curves."""
+    """A run of Weights & Biases. One directory, one run: a resumed training continues its own curves.
+
+    Raises:
+        ValueError: nobody is logged in, or the service refuses.
+    """
+    from wandb.errors import Error
+
     identity = run_dir / "wandb_run_id"
     if not identity.exists():
         identity.write_text(uuid4().hex[:8])
@@ -83,5 +89,10 @@ def wandb(run_dir: Path, *, mode: Literal["online", "offline"], project: str, ru
         mode=mode,
         config=dict(run),
     )
-    tracker.start()
+    try:
+        tracker.start()
+    except Error as refusal:
+        raise ValueError(
+            f"Weights & Biases cannot be used ({refusal}); log in with `wandb login`, or give --training.wandb offline"
+        ) from refusal
     return tracker

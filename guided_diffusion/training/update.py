@@ -55,16 +55,23 @@ class Training:
             yield [next(stream) for _ in range(count)]
 
 
-def update(
-    training: Training, micro_batches: Sequence[Batch], *, iteration: int, stop: StopRequest
-) -> Mapping[str, Tensor] | None:
+@dataclass(frozen=True, kw_only=True)
+class Updated:
+    """What became of an update; the same on every process but for the numbers."""
+
+    numbers: Mapping[str, Tensor] | None
+    """This process's, () each, for the log; None if loss or gradient were not finite: then nothing has changed."""
+    is_overflow: bool = False
+    """The gradient alone was not finite, under a loss scale that can still be lowered."""
+    stop_requested: bool = False
+    """Some process was asked to stop."""
+
+
+def update(training: Training, micro_batches: Sequence[Batch], *, iteration: int, stop: StopRequest) -> Updated:
     """One optimiser update on this process's share of a batch.
 
-    Returns this process's numbers for the log, () each, or None if loss or gradient were not finite somewhere: then
-    nothing is changed.
-
     Raises:
-        InterruptedWork: a lone process was asked to stop; nothing is changed then either.
+        InterruptedWork: a lone process was asked to stop; nothing is changed then.
     """
     accelerator, optimizer, config = training.accelerator, training.optimizer, training.config
     # Dropout alone uses the global generator; reseeding it makes iteration n the same after a resume.
@@ -75,18 +82,20 @@ def update(
     means, observed = _accumulated(training, micro_batches, stop=stop)
     accelerator.unscale_gradients(optimizer)
     norm = clipped_gradient_norm(training.model, limit=config.max_grad_norm)
-    is_finite = _is_finite_everywhere(training, means["loss"], norm)
-    if is_finite or accelerator.scaler is not None:  # a loss scale sees for itself, and learns from it
+    broken_losses, broken_gradients, stops = _over_processes(
+        training, ~means["loss"].isfinite(), ~norm.isfinite(), torch.tensor(stop.requested)
+    )
+    is_finite = not broken_losses and not broken_gradients
+    if is_finite or accelerator.scaler is not None:  # a loss scale leaves the update out by itself, and learns from it
         optimizer.step()
     optimizer.zero_grad()
     if not is_finite:
-        return None
+        can_be_lowered = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
+        return Updated(numbers=None, is_overflow=can_be_lowered and not broken_losses, stop_requested=stops)
+    training.ema.update()
     if isinstance(training.objective, Adaptive):
         training.objective.update(gathered(accelerator, observed))
-    if optimizer.step_was_skipped:
-        return means
-    training.ema.update()
-    return {**means, "grad_norm": norm}
+    return Updated(numbers={**means, "grad_norm": norm}, stop_requested=stops)
 
 
 def _accumulated(
@@ -118,12 +127,13 @@ def backward(training: Training, batch: Batch, *, synced: bool) -> Losses:
     return losses
 
 
-def _is_finite_everywhere(training: Training, loss: Tensor, norm: Tensor) -> bool:
-    """Gradients are those of all processes, a loss is a process's own. A loss scale expects gradients that are not."""
-    is_finite = loss.isfinite() if training.accelerator.scaler is not None else loss.isfinite() & norm.isfinite()
-    if training.accelerator.num_processes == 1:
-        return bool(is_finite)
-    return bool(reduced(training.accelerator, (~is_finite).float(), "sum") == 0)
+def _over_processes(training: Training, *facts: Tensor) -> list[bool]:
+    """Whether each fact, () bool, holds on any process. The host waits for the device here, once an iteration."""
+    device = training.accelerator.device
+    stacked = torch.stack([fact.to(device) for fact in facts]).float()
+    if training.accelerator.num_processes > 1:
+        stacked = reduced(training.accelerator, stacked, "sum")
+    return (stacked > 0).tolist()
 
 
 def _learning_rate(config: LoopConfig, iteration: int) -> float:

@@ -25,7 +25,7 @@ from .diffusion import (
 )
 from .objective import Losses
 from .preview import PreviewConfig, upsampler_previews
-from .resume import Identity
+from .resume import Identity, check_run_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,7 @@ def train_upsampler(config: TrainUpsamplerConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
     """
+    check_run_directory(config.out, resume=config.resume == "auto")
     folder = training_folder(config)
     model = upsampler_config(config, folder)
     diffusion = diffusion_objective(config, model)

@@ -197,10 +197,10 @@ def test_a_diffusion_model_of_other_pictures_is_refused(tmp_path, class_folder, 
     larger = tiny.classifier_config(
         tmp_path / "run", class_folder, network=tiny.encoder(image_size=16), diffusion=diffusion_run, iterations=1
     )
-    with pytest.raises(ValueError, match="trained on images of 1 channels and 8 pixels, but this .* 16 pixels"):
+    with pytest.raises(ValueError, match="trained on L images of 8 pixels, but this .* L images of 16 pixels .*--network.image_size 8"):
         train_classifier(larger)
     colour = tiny.write_class_folder(tmp_path / "colour", mode="RGB", per_class=2)
-    with pytest.raises(ValueError, match="1 channels and 8 pixels, but this classifier would see 3 channels"):
+    with pytest.raises(ValueError, match="trained on L images of 8 pixels, but this classifier would see RGB images .*--data.mode L"):
         train_classifier(tiny.classifier_config(tmp_path / "run", colour, diffusion=diffusion_run, iterations=1))
     assert not (tmp_path / "run").exists()
 

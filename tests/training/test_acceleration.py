@@ -3,9 +3,11 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 
 from guided_diffusion.model import load_diffusion
 from guided_diffusion.models.unet import UNet, UNetConfig, recompute
@@ -18,7 +20,8 @@ DROPOUT = replace(NETWORK, dropout=0.2)
 
 
 def losses(run_dir) -> list[float]:
-    return [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +113,24 @@ def test_a_network_spread_over_two_processes_learns_what_one_learns_and_either_r
         ("spread", 2, 2), ("spread", 1, 3), ("spread", 2, 4), ("one", 1, 4),
     ):  # fmt: skip
         options = [f"--training.iterations={iterations}", "--resume=auto", "--training.max_grad_norm=1"]
-        options += ["--training.shard=true", "--training.batch.per_process=2"] if processes == 2 else []
+        options += ["--training.shard=true"] if processes == 2 else []
+        # Previews every iteration: a network that is spread is also looked at.
+        options += ["--preview.images=4", "--preview.steps=3", "--training.observe_every_iterations=1"]
+        options += ["--training.batch.per_process=2"] if iterations == 4 and processes == 2 else []
         status, output = tiny.finish(begin(tmp_path / name, class_folder, *options, processes=processes))
         assert status == 0, output
+    pictures = {name: sorted((tmp_path / name / "previews").glob("*.png")) for name in ("spread", "one")}
+    assert [picture.name for picture in pictures["spread"]] == [f"{i:07d}.png" for i in (1, 2, 3, 4)]
+    for ours, theirs in zip(pictures["spread"], pictures["one"], strict=True):
+        difference = np.asarray(Image.open(ours)).astype(int) - np.asarray(Image.open(theirs))
+        assert np.abs(difference).max() <= 1
     assert losses(tmp_path / "spread") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     same_function(tmp_path / "spread", tmp_path / "one", tolerance=1e-4)
+
+
+def test_a_dry_run_of_a_network_spread_over_two_processes_says_what_it_costs_and_ends(tmp_path, class_folder):
+    options = ("--training.iterations=2", "--training.shard=true", "--dry_run=true")
+    status, output = tiny.finish(begin(tmp_path / "run", class_folder, *options, processes=2))
+    assert status == 0, output
+    assert "8 images an iteration = 2 processes x 1 micro-batch of at most 4" in output
+    assert not (tmp_path / "run").exists()

@@ -11,7 +11,14 @@ from guided_diffusion.data.batches import Batch
 from guided_diffusion.noise import SeededNoise
 from guided_diffusion.run_directory import latest
 from guided_diffusion.training import beginning, memory
-from guided_diffusion.training.memory import activation_bytes, cpu_limit, largest_fitting, training_bytes
+from guided_diffusion.training.memory import (
+    activation_bytes,
+    cpu_limit,
+    evenly_cut,
+    free_bytes,
+    largest_fitting,
+    training_bytes,
+)
 from guided_diffusion.training.objective import Losses
 
 
@@ -57,11 +64,37 @@ def test_a_training_holds_weights_gradients_two_moments_and_its_averages():
     assert training_bytes(nn.Linear(9, 10), averages=2) == 6 * 4 * 100
 
 
-def test_a_cpu_process_takes_its_part_of_the_free_memory(monkeypatch):
+def test_a_cpu_process_takes_its_part_of_the_free_memory_less_what_its_optimiser_will_need(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2000})())
-    assert cpu_limit(100) == 7  # 0.7 of 2000 bytes, half of it, over 100
-    assert cpu_limit(10**9) == 1
+    monkeypatch.setattr(memory, "free_bytes", lambda: 4400)
+    network = nn.Linear(9, 10)  # 400 bytes
+    assert cpu_limit(network, 100) == 7  # 0.7 of (2200 - 3 * 400) bytes, over 100
+    assert cpu_limit(network, 10**9) == 1
+
+
+def test_a_container_has_the_memory_that_its_limit_leaves(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 5000})())
+    assert free_bytes(tmp_path) == 5000
+    (tmp_path / "memory.current").write_text("1000\n")
+    for limit, free in (("3000\n", 2000), ("9000\n", 5000), ("max\n", 5000)):
+        (tmp_path / "memory.max").write_text(limit)
+        assert free_bytes(tmp_path) == free
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "part"), [(64, 61, 32), (64, 64, 64), (64, 99, 64), (7, 3, 3), (7, 2, 2), (5, 1, 1)]
+)
+def test_a_share_is_cut_into_as_few_and_as_even_parts_as_will_do(size, most, part):
+    assert evenly_cut(size, most=most) == part
+
+
+def test_a_resumed_training_is_cut_as_before_whatever_memory_is_free(tmp_path, class_folder, monkeypatch):
+    for run, limits in (("parts", (3, 8)), ("whole", (3,))):
+        for number, limit in enumerate(limits):
+            monkeypatch.setattr(beginning, "cpu_limit", lambda network, bytes_per_image, limit=limit: limit)
+            iterations = 4 if number == len(limits) - 1 else 2
+            train(tmp_path / run, class_folder, tiny.loop(iterations=iterations), resume=True)
+    assert_same_training(latest(tmp_path / "parts"), latest(tmp_path / "whole"))
 
 
 def test_a_share_that_does_not_fit_is_computed_in_micro_batches_with_the_same_result(
@@ -73,7 +106,7 @@ def test_a_share_that_does_not_fit_is_computed_in_micro_batches_with_the_same_re
         sizes.append(len(batch.y))
         return denoise(network.eval(), batch, noise)
 
-    monkeypatch.setattr(beginning, "cpu_limit", lambda bytes_per_image: 3)
+    monkeypatch.setattr(beginning, "cpu_limit", lambda network, bytes_per_image: 3)
     train(tmp_path / "cut", class_folder, tiny.loop(iterations=2, log_every_iterations=1), objective=recording)
     assert sizes == [1, 3, 3, 2, 3, 3, 2]  # one image is measured first
     monkeypatch.undo()
@@ -84,10 +117,10 @@ def test_a_share_that_does_not_fit_is_computed_in_micro_batches_with_the_same_re
 
 def test_looking_for_the_size_that_fits_changes_nothing(tmp_path, class_folder, monkeypatch):
     """The attempt of a GPU, made on the CPU."""
-    monkeypatch.setattr(beginning, "cpu_limit", lambda bytes_per_image: 8)
+    monkeypatch.setattr(beginning, "cpu_limit", lambda network, bytes_per_image: 8)
     train(tmp_path / "plain", class_folder, tiny.loop(iterations=2))
 
-    def attempted(bytes_per_image: int) -> int:
+    def attempted(network: nn.Module, bytes_per_image: int) -> int:
         return largest_fitting(8, lambda size: beginning._attempt(seen[0], size))
 
     seen: list[beginning.Training] = []

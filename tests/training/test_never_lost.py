@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors import SafetensorError
 from small_loop import all_tensors, assert_same_training, denoise, metrics, train
 from torch import nn
 
+from guided_diffusion import checkpoint
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.noise import SeededNoise
-from guided_diffusion.run_directory import checkpoints, latest
+from guided_diffusion.run_directory import checkpoints, claimed, latest
 from guided_diffusion.training import loop
 from guided_diffusion.training.objective import Losses, Objective
 
@@ -169,7 +171,30 @@ def test_a_full_disk_ends_in_its_own_error_with_the_last_checkpoint_whole(tmp_pa
     assert_same_training(latest(tmp_path / "run"), latest(tmp_path / "whole"))
 
 
-def test_vanished_data_ends_in_an_error_that_names_a_file_with_the_last_checkpoint_whole(tmp_path):
+@pytest.mark.parametrize("name", ["network", "optimizer"])
+def test_what_the_library_of_weights_makes_of_a_full_disk_is_an_error_of_the_disk(
+    tmp_path, class_folder, monkeypatch, name
+):
+    save_file = checkpoint.save_file
+
+    def full(tensors: dict[str, torch.Tensor], file: Path) -> None:
+        if file.stem == name:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        save_file(tensors, file)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match=f"{name}.safetensors could not be written: .*No space left"):
+        train(tmp_path / "run", class_folder, tiny.loop(iterations=1))
+    assert not list((tmp_path / "run").glob("*checkpoint*"))
+
+
+def test_two_trainings_do_not_share_a_directory(tmp_path, class_folder):
+    with claimed(tmp_path), pytest.raises(ValueError, match=f"another training is at work in {tmp_path}; wait for it"):
+        train(tmp_path, class_folder, tiny.loop(iterations=1))
+    train(tmp_path, class_folder, tiny.loop(iterations=1))
+
+
+def test_vanished_data_end_in_an_error_that_names_a_file_with_all_that_was_learnt_saved(tmp_path):
     folder = tiny.write_class_folder(tmp_path / "data")
 
     def vanish(network: nn.Module, now: int) -> dict[str, float]:
@@ -180,7 +205,7 @@ def test_vanished_data_ends_in_an_error_that_names_a_file_with_the_last_checkpoi
     config = tiny.loop(iterations=9, save_every_iterations=2, observe_every_iterations=1)
     with pytest.raises(OSError, match=r"data/(dark|light)/\d+\.png"):
         train(tmp_path / "run", folder, config, observe=vanish)
-    assert names(tmp_path / "run") == ["checkpoint-0000002"]
+    assert names(tmp_path / "run") == ["checkpoint-0000002", "checkpoint-0000003"]
 
 
 class Adapting:

@@ -87,6 +87,37 @@ def test_a_resumed_training_remembers_what_was_best(tmp_path, class_folder):
     assert open_checkpoint(tmp_path, "test").iteration == 2
 
 
+def test_a_training_that_stopped_early_is_at_its_end_however_often_it_is_resumed(tmp_path, class_folder, capsys):
+    config = tiny.loop(iterations=20, observe_every_iterations=1, stop_after_worse=2)
+    for _ in range(3):
+        train(
+            tmp_path,
+            class_folder,
+            config,
+            observe=lambda network, now: {"quality": -now},
+            best_by="quality",
+            resume=True,
+        )
+        assert latest(tmp_path).name == "checkpoint-0000003"
+    assert capsys.readouterr().out.count("stopped at iteration 3: quality was best, -1, at 1") == 3
+
+
+def test_a_best_measurement_that_was_cut_off_before_it_was_marked_is_made_again(tmp_path, class_folder, monkeypatch):
+    config = tiny.loop(iterations=6, observe_every_iterations=2, save_every_iterations=2, stop_after_worse=9)
+    values = {2: 0.5, 4: 0.9, 6: 0.7}
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "mark_best", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, class_folder, config, observe=watched(values), best_by="quality")
+    train(tmp_path, class_folder, config, observe=watched(values), best_by="quality", resume=True)
+    assert open_checkpoint(tmp_path, "test").iteration == 4
+    assert [line["iteration"] for line in metrics(tmp_path) if "quality" in line] == [2, 4, 6]
+
+
 def test_stopping_early_needs_a_measurement(tmp_path, class_folder):
     with pytest.raises(ValueError, match="stop_after_worse needs a held-out measurement"):
         train(tmp_path, class_folder, tiny.loop(iterations=1, stop_after_worse=1))

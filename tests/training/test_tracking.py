@@ -8,6 +8,7 @@ import pytest
 import tiny
 from small_loop import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.errors import UsageError
 from wandb.proto import wandb_internal_pb2
 
 
@@ -33,6 +34,15 @@ def test_offline_wandb_keeps_one_run_with_its_numbers_through_a_resume(tmp_path,
     logged = [(record["_step"], float(record["loss"])) for file in files for record in history(file)]
     assert sorted(step for step, _ in logged) == ["1", "2"]
     assert all(loss > 0 for _, loss in logged)
+
+
+def test_what_weights_and_biases_refuses_is_said_with_the_ways_out(tmp_path, class_folder, monkeypatch):
+    def refuse(self: object) -> None:
+        raise UsageError("No API key configured.")
+
+    monkeypatch.setattr("guided_diffusion.training.tracking.WandBTracker.start", refuse)
+    with pytest.raises(ValueError, match=r"No API key configured.\); log in .* --training.wandb offline"):
+        train(tmp_path, class_folder, tiny.loop(iterations=1, wandb="online"))
 
 
 def history(file: Path) -> list[dict[str, str]]:

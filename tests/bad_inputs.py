@@ -1,0 +1,518 @@
+"""Bad inputs and what a user reads of each: `python tests/bad_inputs.py > docs/errors.md` writes the table.
+
+Over 300 lines because it is a list: how each input is made stands beside the message that it gets.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import runpy
+import shutil
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tiny
+from PIL import Image
+
+from classifiers.training import train_classifier
+from guided_diffusion.config import DEBUG_VARIABLE
+from guided_diffusion.data.preparation import PrepareConfig, prepare_data
+from guided_diffusion.training.diffusion import train_diffusion
+
+RUN = ("--data.path=pictures", "--out=out", "--training.iterations=2")
+BUDGET = RUN[2:]
+DIFFUSION = (*tiny.DIFFUSION_OPTIONS, *RUN)
+CLASSIFIER = (
+    *(option for option in tiny.DIFFUSION_OPTIONS if not option.startswith(("--chain", "--preview"))),
+    "--training.ema_decays=[]", *RUN,
+)  # fmt: skip
+USUAL: dict[str, tuple[str, ...]] = {
+    "train_diffusion": DIFFUSION,
+    "train_classifier": CLASSIFIER,
+    "train_upsampler": (*DIFFUSION, "--low_res_size=4"),
+    "diagnose_classifier": ("--classifier=runs/classifier", "--data.path=pictures", "--data.num_workers=0"),
+    "inspect_data": ("--data.path=pictures", "--data.num_workers=0"),
+    "prepare_data": ("--data.path=pictures", "--data.num_workers=0", "--size=8", "--out=out"),
+}
+"""A good command line of each script, whose options those of a case replace."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadInput:
+    """One thing that a user may get wrong. Paths are relative to a directory of its own, which holds `write_material`'s
+    files."""
+
+    name: str
+    """What is wrong, as the table says it."""
+    script: str = "train_diffusion"
+    options: tuple[str, ...] = ()
+    """Beside those of `USUAL`."""
+    make: Callable[[], object] | None = None
+    """What it takes of files; None: nothing."""
+    says: tuple[str, ...]
+    """Parts of the message, in their order."""
+    writes: bool = False
+    """Whether anything may have been written by then; what can be seen before is refused before."""
+    status: int = 2
+    """Of the process; 0: a warning, after which the command goes on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended, and all that it had to say of what is wrong."""
+
+    status: int
+    message: str
+    """Without "error: "."""
+    changed: tuple[str, ...]
+    """Files and directories that are new or different."""
+
+
+def write_material(here: Path) -> None:
+    """Twenty pictures of 8x8 grey pixels in two classes, and a run of each kind that was trained on them."""
+    tiny.write_class_folder(here / "pictures")
+    with contextlib.chdir(here), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        pictures = Path("pictures")
+        options: dict[str, Any] = {"iterations": 2, "save_every_iterations": 1}
+        train_diffusion(tiny.diffusion_config(Path("runs/diffusion"), pictures, **options))
+        train_classifier(
+            tiny.classifier_config(Path("runs/classifier"), pictures, diffusion=Path("runs/diffusion"), **options)
+        )
+        train_classifier(tiny.classifier_config(Path("runs/judge"), pictures, **options))
+        prepare_data(PrepareConfig(data=tiny.data(pictures), size=8, out=Path("prepared")))
+
+
+def attempt(case: BadInput, material: Path, here: Path) -> Outcome:
+    """Run a case's command for real, in this process, in the new directory `here` beside a copy of the material."""
+    shutil.copytree(material, here)
+    with contextlib.chdir(here):
+        if case.make is not None:
+            case.make()
+        before = _files()
+        status, printed = _run(case.script, (*USUAL[case.script], *case.options))
+        after = _files()
+    changed = tuple(sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path)))
+    return Outcome(status, printed.replace(f"{here.resolve()}/", ""), changed)
+
+
+def _files() -> dict[str, tuple[int, int]]:
+    """Size and time of the last change of everything below the working directory."""
+    found = [Path(root) / name for root, folders, files in os.walk(".") for name in (*folders, *files)]
+    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in found}
+
+
+def _run(script: str, options: tuple[str, ...]) -> tuple[int, str]:
+    """Status and message of a script, which is executed as `python scripts/NAME.py` does."""
+    errors, warnings = io.StringIO(), io.StringIO()
+    handler, root = logging.StreamHandler(warnings), logging.getLogger()
+    arguments, sys.argv = sys.argv, [f"scripts/{script}.py", *options]
+    debug = os.environ.pop(DEBUG_VARIABLE, None)
+    root.addHandler(handler)
+    try:
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+            runpy.run_path(str(tiny.REPOSITORY / "scripts" / f"{script}.py"), run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        sys.argv = arguments
+        root.removeHandler(handler)
+        if debug is not None:
+            os.environ[DEBUG_VARIABLE] = debug
+    _, _, stated = f"\n{errors.getvalue()}".rpartition("\nerror: ")
+    return status, (stated if status else warnings.getvalue()).removesuffix("\n")
+
+
+def _put(path: str, content: str | bytes = "") -> None:
+    """A file, its folder with it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _picture(path: str, mode: str = "L", size: int = 8) -> None:
+    """A picture of noise in a Pillow mode."""
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).convert("L" if mode == "I;16" else mode).convert(mode).save(path)
+
+
+def _cut(path: str, length: int) -> None:
+    """Leave the first bytes of a file alone."""
+    Path(path).write_bytes(Path(path).read_bytes()[:length])
+
+
+def _truncated_jpegs() -> None:
+    for name in ("a/0.jpg", "a/1.jpg"):
+        _picture(f"data/{name}", "RGB", size=64)
+        _cut(f"data/{name}", 900)
+
+
+def _classes(*names: str, mode: str = "L") -> None:
+    for name in names:
+        _picture(f"data/{name}/0.png", mode)
+        _picture(f"data/{name}/1.png", mode)
+
+
+def _zipped(*names: str) -> None:
+    with zipfile.ZipFile("data.zip", "w") as archive:
+        for name in names:
+            archive.write("pictures/dark/000.png", name)
+
+
+def _encrypted_zip() -> None:
+    _zipped("a/0.png", "b/0.png")
+    content = bytearray(Path("data.zip").read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # where a header holds the flag "encrypted"
+        start = -1
+        while (start := content.find(signature, start + 1)) >= 0:
+            content[start + offset] |= 1
+    _put("data.zip", bytes(content))
+
+
+def _tarred(*names: str, mode: Literal["w", "w:gz"] = "w") -> None:
+    with tarfile.open("data.tar", mode) as archive:
+        for name in names:
+            archive.add("pictures/dark/000.png", name)
+
+
+def _cut_tar() -> None:
+    _put("0.cls", "0")
+    with tarfile.open("data.tar", "w") as archive:
+        archive.add("pictures/dark/000.png", "0.png")
+        archive.add("0.cls")
+    _cut("data.tar", 1600)
+
+
+def _table(*rows: str) -> Callable[[], None]:
+    """Labels of the pictures: the rows given."""
+    return lambda: _put("pictures/labels.csv", "\n".join(rows) + "\n")
+
+
+def _all_rows() -> list[str]:
+    return [f"{name}/{i:03d}.png,{name}" for name in ("dark", "light") for i in range(10)]
+
+
+def _changed_record(run: str, **changes: object) -> Callable[[], None]:
+    """Another config.json in a run's newest checkpoint."""
+
+    def change() -> None:
+        file = Path(run) / "checkpoint-0000002/config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return change
+
+
+def _damaged(*checkpoints: int) -> Callable[[], None]:
+    def damage() -> None:
+        for iteration in checkpoints:
+            _cut(f"runs/diffusion/checkpoint-{iteration:07d}/network.safetensors", 100)
+
+    return damage
+
+
+def _vanishing_data() -> None:
+    """The pictures go as soon as the training has written something."""
+
+    def remove() -> None:
+        until = time.monotonic() + 60
+        while not Path(here / "out/metrics.jsonl").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        (here / "pictures").rename(here / "elsewhere")
+
+    here = Path.cwd()
+    threading.Thread(target=remove, daemon=True).start()
+
+
+def _remove(path: str) -> Callable[[], None]:
+    return lambda: shutil.rmtree(path)
+
+
+DATA = ("--data.path=data",)
+RESUMED = ("--out=runs/diffusion", "--resume=auto", "--training.iterations=4")
+
+
+DATA_CASES = (
+    BadInput(name="No such folder", options=DATA, says=("there is no data; data.path is a folder that holds",)),
+    BadInput(name="A text file where a folder is expected", make=lambda: _put("data"), options=DATA,
+             says=("data is a file; data.path is a folder",)),
+    BadInput(name="A folder without class folders", make=lambda: _put("data/readme.txt"), options=DATA,
+             says=("no images in data: it holds no class folders", "readme.txt", "expected data/<class>/*.jpg")),
+    BadInput(name="An empty class folder", make=lambda: (_classes("a"), Path("data/b").mkdir()), options=DATA,
+             says=("the class folder 'b' in data holds no images", "fill it or remove it")),
+    BadInput(name="Images without class folders", make=lambda: _picture("data/0.png"), options=DATA,
+             says=("no class folders; put them into one folder per class, or all into one",)),
+    BadInput(name="Images beside the class folders", make=lambda: (_classes("a"), _picture("data/0.png")), options=DATA,
+             says=("data holds images beside its class folders ('0.png'", "move them")),
+    BadInput(name="Images of an unknown format alone", make=lambda: _picture("data/a/0.tiff"), options=DATA,
+             says=("the class folder 'a' in data holds no images", "but 1 .tiff files, the first a/0.tiff")),
+    BadInput(name="A text file named .jpg", make=lambda: (_classes("a"), _put("data/a/2.jpg", "text")), options=DATA,
+             says=("data/a/2.jpg is not a readable image (its content is of no known image format)",
+                   "repair or remove the file, or pass --data.on_error skip")),
+    BadInput(name="An empty file named .png", make=lambda: (_classes("a"), _put("data/a/2.png")), options=DATA,
+             says=("data/a/2.png is not a readable image", "--data.on_error skip")),
+    BadInput(name="A JPEG cut short", make=_truncated_jpegs, options=DATA,
+             says=("is not a readable image (", "truncated", "--data.on_error skip")),
+    BadInput(name="No readable image in a class", make=lambda: (_classes("a"), _put("data/b/0.jpg", "text")),
+             options=(*DATA, "--data.on_error=skip"), says=("every image of the class 'b' is broken", "repair")),
+    BadInput(name="Grey and colour images mixed", make=lambda: (_classes("a"), _classes("b", mode="RGB")), options=DATA,
+             says=("images of several modes in data: 2 L, 2 RGB", "--data.mode RGB converts all to colour")),
+    BadInput(name="16-bit images", make=lambda: _classes("a", mode="I;16"), options=DATA,
+             says=("the images in data are of mode I;16", "--data.mode L converts them")),
+    BadInput(name="CMYK images", make=lambda: [_picture(f"data/a/{i}.jpg", "CMYK") for i in range(2)], options=DATA,
+             says=("the images in data are of mode CMYK", "--data.mode RGB converts them")),
+    BadInput(name="Images with transparency", make=lambda: _classes("a", mode="RGBA"), options=DATA,
+             says=("the images in data are of mode RGBA", "--data.mode RGB converts them")),
+    BadInput(name="A link to a file that is gone", options=DATA,
+             make=lambda: (_classes("a"), Path("data/a/2.png").symlink_to("gone.png")),
+             says=("No such file behind the link data/a/2.png", "--data.on_error skip")),
+    BadInput(name="A link to itself", make=lambda: (_classes("a"), Path("data/a/2.png").symlink_to("2.png")),
+             options=DATA, says=("Too many levels of symbolic links: data/a/2.png",)),
+    BadInput(name="A misspelt word for the labels", options=("--data.labels=filename",),
+             says=("there is no filename, neither in pictures nor from here; data.labels is folders, filenames or",)),
+    BadInput(name="A table of labels that names files which are not there", options=("--data.labels=labels.csv",),
+             make=_table("file,label", "gone.png,dark"),
+             says=("pictures/labels.csv labels 1 files that are no images of pictures, the first gone.png",)),
+    BadInput(name="A table of labels that leaves images out", options=("--data.labels=labels.csv",),
+             make=_table("file,label", "dark/000.png,dark"),
+             says=("pictures/labels.csv has no label for 19 of the 20 images", "add their labels or remove")),
+    BadInput(name="A table of labels that names a file twice", options=("--data.labels=labels.csv",),
+             make=_table("file,label", *_all_rows(), "dark/000.png,light"),
+             says=("pictures/labels.csv has 1 files more than once, the first dark/000.png; give each one label",)),
+    BadInput(name="A table of labels with other columns", options=("--data.labels=labels.csv",),
+             make=_table("image,class", *_all_rows()),
+             says=("the first line of pictures/labels.csv is 'image,class'; expected file,label",)),
+    BadInput(name="Labels in a file of another kind", options=("--data.labels=labels.txt",),
+             make=lambda: _put("pictures/labels.txt", "dark"),
+             says=("pictures/labels.txt is no table of labels; expected CSV with the columns file,label",)),
+    BadInput(name="A damaged zip", make=lambda: (_zipped("a/0.png"), _cut("data.zip", 60)),
+             options=("--data.path=data.zip",), says=("data.zip is not a whole zip", "fetch or pack it again")),
+    BadInput(name="An encrypted zip", make=_encrypted_zip, options=("--data.path=data.zip",),
+             says=("2 members of data.zip are encrypted, the first a/0.png; pack it without a password",)),
+    BadInput(name="A folder that is not in the zip", make=lambda: _zipped("a/0.png"),
+             options=("--data.path=data.zip/train",), says=("data.zip holds nothing below train",)),
+    BadInput(name="A tar cut short", make=_cut_tar, options=("--data.path=data.tar",),
+             says=("data.tar is not a whole, uncompressed tar", "fetch or pack it again")),
+    BadInput(name="A compressed tar", make=lambda: _tarred("a/0.png", mode="w:gz"), options=("--data.path=data.tar",),
+             says=("data.tar is not a whole, uncompressed tar", "without compression")),
+    BadInput(name="A tar of class folders", make=lambda: _tarred("a/0.png", "b/0.png"),
+             options=("--data.path=data.tar",), says=("a/0.png of data.tar has no label", "unpack it")),
+    BadInput(name="Held-out images of a class that training has not", script="train_classifier",
+             make=lambda: _classes("dark", "grey"), options=("--heldout=data",),
+             says=("data holds 1 classes, 'grey' for one, that are not among the 2 asked for (dark, light)",)),
+    BadInput(name="A negative number of worker processes", options=("--data.num_workers=-1",),
+             says=("data.num_workers is a number of processes, 0 or more, not -1",)),
+    BadInput(name="Data that vanish during the training", make=_vanishing_data, writes=True,
+             options=("--training.iterations=1000000", "--training.log_every_iterations=1"),
+             says=("the data, pictures, are gone (moved, removed or unmounted?)",)),
+)  # fmt: skip
+OPTION_CASES = (
+    BadInput(name="A misspelt option", options=("--training.learning_rte=1e-4",),
+             says=("there is no option training.learning_rte; did you mean training.learning_rate?",)),
+    BadInput(name="An option without its group", options=("--learning_rate=1e-4",),
+             says=("there is no option learning_rate; did you mean training.learning_rate?",)),
+    BadInput(name="A misspelt key of a YAML file", make=lambda: _put("mine.yaml", "network:\n  image_sze: 8\n"),
+             options=("--config=mine.yaml",),
+             says=("there is no option network.image_sze; did you mean network.image_size?",)),
+    BadInput(name="A YAML file that is not YAML", make=lambda: _put("mine.yaml", "network: [8\n"),
+             options=("--config=mine.yaml",), says=("mine.yaml is no YAML file of options, such as", "line 2")),
+    BadInput(name="A picture as YAML file", options=("--config=pictures/dark/000.png",),
+             says=("pictures/dark/000.png is no YAML file of options",)),
+    BadInput(name="No such YAML file", options=("--config=mine.yaml",),
+             says=("--config: File does not exist: 'mine.yaml'",)),
+    BadInput(name="A value of the wrong type", options=("--training.learning_rate=fast",),
+             says=("training.learning_rate takes a number; got fast",)),
+    BadInput(name="A word that is no choice", options=("--loss=l2",),
+             says=("loss takes simple, hybrid or vlb; got l2",)),
+    BadInput(name="A list without its brackets", options=("--network.attention_sizes=8,4",),
+             says=("network.attention_sizes takes whole numbers as a list, such as '[8,4]'; got 8,4",)),
+    BadInput(name="An option without its value", options=("--training.iterations",),
+             says=("training.iterations takes a whole number or null; got nothing",)),
+    BadInput(name="An image size that cannot be halved as often",
+             options=("--network.image_size=9", "--network.channel_mult=[1,2]"),
+             says=("image_size 9 cannot be halved 1 times; ",)),
+    BadInput(name="Attention at a size that the network has not", options=("--network.attention_sizes=[5]",),
+             says=("attention_sizes [5] are no feature-map sides of this network; it has (8,)",)),
+    BadInput(name="Channels that do not fit group normalisation", options=("--network.base_channels=48",),
+             says=("level 0 has 48 channels", "needs a multiple of 32")),
+    BadInput(name="Both kinds of attention heads", options=("--network.heads=2",),
+             says=("give exactly one of head_channels and heads, and null for the other",)),
+    BadInput(name="Channels that do not split into the heads", options=("--network.head_channels=24",),
+             says=("32 channels cannot be split into heads of 24 channels; change head_channels or heads",)),
+    BadInput(name="No attention heads", options=("--network.head_channels=null", "--network.heads=0"),
+             says=("heads 0: the one given is at least 1",)),
+    BadInput(name="A dropout of 1", options=("--network.dropout=1",),
+             says=("network.dropout is a probability below 1, got 1.0",)),
+    BadInput(name="No budget", options=("--training.iterations=null",),
+             says=("needs a budget: give exactly one of --training.iterations and --training.images",)),
+    BadInput(name="Two budgets", options=("--training.images=100",),
+             says=("needs a budget: give exactly one of --training.iterations and --training.images",)),
+    BadInput(name="A negative learning rate", options=("--training.learning_rate=-1e-4",),
+             says=("training.learning_rate must be above 0", "-0.0001")),
+    BadInput(name="A decay above 1", options=("--training.ema_decays=[9999]",),
+             says=("training.ema_decays lie between 0 and 1, such as 0.9999; got 9999",)),
+    BadInput(name="A seed of more than 64 bits", options=("--training.seed=99999999999999999999",),
+             says=("training.seed is a whole number of 64 bits, got 99999999999999999999",)),
+    BadInput(name="An empty batch", options=("--training.batch.size=0",),
+             says=("training.batch.size must be at least 1, got 0",)),
+    BadInput(name="A feature map to recompute that the network has not", options=("--training.recompute_sizes=[3]",),
+             says=("recompute_sizes [3] are no feature-map sides of this network; it has [8]",)),
+    BadInput(name="float16 without a GPU", options=("--training.precision=float16",),
+             says=("training.precision float16 needs a GPU; take float32 here",)),
+    BadInput(name="Sharding over one process", options=("--training.shard=true",),
+             says=("training.shard spreads a network over processes, but there is one; start several",)),
+    BadInput(name="Labels to drop, but none told", options=("--label_dropout=0.1",),
+             says=("label_dropout 0.1 drops labels that the network is never told; add --class_conditional true",)),
+    BadInput(name="A weight of L_simple for L_vlb", options=("--loss=vlb", "--min_snr_gamma=5"),
+             says=("min_snr_gamma weighs L_simple", "there is nothing for it to weigh: leave it out")),
+    BadInput(name="A learned variance with L_simple", options=("--loss=simple",),
+             says=('variance "learned_range" cannot be trained with loss "simple"; take loss "hybrid" or "vlb"',)),
+    BadInput(name="Too few noise levels", options=("--chain.num_steps=0",),
+             says=("chain.num_steps is 0; a chain needs at least 2 noise levels",)),
+    BadInput(name="An upsampler that would not enlarge", script="train_upsampler", options=("--low_res_size=8",),
+             says=("low_res_size is 8; an upsampler to 8 pixels starts from fewer: give a side between 1 and 7",)),
+    BadInput(name="Stopping early without held-out images", script="train_classifier",
+             options=("--training.stop_after_worse=3",),
+             says=("training.stop_after_worse stops when held-out images grow less likely", "give --heldout PATH")),
+    BadInput(name="Stopping early where nothing is held out", options=("--training.stop_after_worse=3",),
+             says=("training.stop_after_worse needs a held-out measurement, and this training makes none; leave it",)),
+    BadInput(name="No held-out images to measure", script="train_classifier",
+             options=("--heldout=pictures", "--heldout_images=0"), says=("heldout_images must be at least 1, got 0",)),
+    BadInput(name="A preview's guidance without a classifier", options=("--preview.scale=4",),
+             says=("preview.scale 4 guides nobody; add --preview.classifier RUN",)),
+    BadInput(name="A learning rate far too high", writes=True,
+             options=("--training.learning_rate=1e30", "--training.max_skipped=2", "--training.iterations=9"),
+             says=("loss or gradient were not finite in 2 updates in a row", "images are in out/not_finite-",
+                   "a lower learning rate")),
+    BadInput(name="Thumbnails in a format other than PNG", script="inspect_data", options=("--out=page.jpg",),
+             says=("give --out a name that ends in .png, not page.jpg",)),
+    BadInput(name="Random crops to prepare", script="prepare_data", options=("--data.crop=random",),
+             says=("prepared images are centre crops, not mirrored: leave out data.crop and data.flip",)),
+    BadInput(name="Images to prepare of size 0", script="prepare_data", options=("--size=0",),
+             says=("size is a number of pixels, at least 1, not 0",)),
+)  # fmt: skip
+RUN_CASES = (
+    BadInput(name="A run that is there already", options=("--out=runs/diffusion",),
+             says=("runs/diffusion/checkpoint-0000002 is there already: continue that run with --resume auto",)),
+    BadInput(name="Resuming with another network", options=(*RESUMED, "--network.base_channels=64"),
+             says=("cannot resume runs/diffusion/checkpoint-0000002", "network.base_channels: 32 there, 64 now")),
+    BadInput(name="Resuming with other settings", options=(*RESUMED, "--training.learning_rate=0.01"),
+             status=0, writes=True,
+             says=("resuming runs/diffusion/checkpoint-0000002 with other settings:", "learning_rate: 0.001 there")),
+    BadInput(name="Resuming with an average that was not kept", options=(*RESUMED, "--training.ema_decays=[0.5]"),
+             says=("it holds no average of decay 0.5; give --training.ema_decays '[0.9]', those it has",)),
+    BadInput(name="Resuming after the optimiser was deleted", options=RESUMED,
+             make=_remove("runs/diffusion/checkpoint-0000002/resume"),
+             says=("resume is gone: runs/diffusion/checkpoint-0000002 can be sampled from",
+                   "begin again in another --out")),
+    BadInput(name="Resuming as another kind of run", options=("--out=runs/classifier", "--resume=auto"),
+             says=('holds a model of kind "classifier", but kind "diffusion" is needed here',)),
+    BadInput(name="A damaged checkpoint, with one before it", options=RESUMED, make=_damaged(2), status=0, writes=True,
+             says=("checkpoint-0000002/network.safetensors is damaged",
+                   "damaged-checkpoint-0000002, and the checkpoint before it is tried")),
+    BadInput(name="No sound checkpoint", options=RESUMED, make=_damaged(1, 2), writes=True,
+             says=("none of the 2 checkpoints in runs/diffusion is sound; begin again in another --out",)),
+    BadInput(name="A checkpoint of a later version", script="train_classifier", options=("--diffusion=runs/diffusion",),
+             make=_changed_record("runs/diffusion", format=99),
+             says=("checkpoint-0000002 has format 99; this version reads up to 1: update it",)),
+    BadInput(name="A checkpoint's description cut short", script="train_classifier",
+             make=lambda: _cut("runs/diffusion/checkpoint-0000002/config.json", 40),
+             options=("--diffusion=runs/diffusion",), says=("config.json is not a checkpoint's description",)),
+    BadInput(name="No such run", script="train_classifier", options=("--diffusion=runs/mine",),
+             says=("no checkpoint at runs/mine (no such directory); give a run directory or a checkpoint in one",)),
+    BadInput(name="A classifier where a diffusion model is needed", script="train_classifier",
+             options=("--diffusion=runs/classifier",),
+             says=('holds a model of kind "classifier", but kind "diffusion" is needed here',)),
+    BadInput(name="A classifier of other classes than the diffusion model", script="train_classifier",
+             make=lambda: _classes("day", "night"), options=("--diffusion=runs/diffusion", *DATA),
+             says=("could not guide runs/diffusion/checkpoint-0000002", '"day" to the classifier, but "dark" to')),
+    BadInput(name="A classifier of another image size than the diffusion model", script="train_classifier",
+             options=("--diffusion=runs/diffusion", "--network.image_size=16"),
+             says=("trained on L images of 8 pixels, but this classifier would see L images of 16 pixels",
+                   "give --network.image_size 8")),
+    BadInput(name="A classifier of colour images for a grey diffusion model", script="train_classifier",
+             options=("--diffusion=runs/diffusion", "--data.mode=RGB"),
+             says=("trained on L images of 8 pixels, but this classifier would see RGB images", "--data.mode L")),
+    BadInput(name="Previews guided by a classifier of clean images",
+             options=("--preview.images=2", "--preview.classifier=runs/judge"),
+             says=("judge/checkpoint-0000002 was trained on clean images only and cannot guide", "--diffusion out")),
+    BadInput(name="Previews guided by a classifier of another chain",
+             options=("--preview.images=2", "--preview.classifier=runs/classifier", "--chain.num_steps=40"),
+             says=("classifier/checkpoint-0000002 was trained on the noise of", "num_steps=50", "num_steps=40")),
+    BadInput(name="An output directory that is a file", make=lambda: _put("out", "mine"),
+             says=("out is a file, where --out out needs a directory; choose another --out",)),
+    BadInput(name="An output directory below a file", make=lambda: _put("mine"), options=("--out=mine/out",),
+             says=("mine is a file, where --out mine/out needs a directory; choose another --out",)),
+    BadInput(name="A diffusion model to diagnose", script="diagnose_classifier",
+             options=("--classifier=runs/diffusion",),
+             says=('holds a model of kind "diffusion", but kind "classifier" is needed here',)),
+    BadInput(name="A diagnosis on one class", script="diagnose_classifier", make=lambda: _classes("dark"), options=DATA,
+             says=("data holds images of one class only", "give images of several classes")),
+    BadInput(name="A diagnosis on colour images of a classifier of grey ones", script="diagnose_classifier",
+             options=("--data.mode=RGB",),
+             says=("pictures holds images of 3 channels, the classifier takes 1; --data.mode converts",)),
+    BadInput(name="A diagnosis into a file other than JSON", script="diagnose_classifier", options=("--out=page.png",),
+             says=("out is a JSON file", "got page.png, not *.json")),
+    BadInput(name="Nothing to inspect", script="inspect_data", options=DATA, says=("there is no data;",)),
+    BadInput(name="Prepared images beside other files", script="prepare_data", make=lambda: _put("out/mine.txt"),
+             says=("out holds other files; give --out a directory that is new or empty",)),
+    BadInput(name="Prepared images of another data set", script="prepare_data", make=lambda: _classes("a"),
+             options=(*DATA, "--out=prepared"), says=("prepared is of other images: class_names:",
+                   "give another --out")),
+)  # fmt: skip
+UNPRIVILEGED_CASES = (
+    BadInput(name="An image without permission", options=DATA,
+             make=lambda: (_classes("a"), Path("data/a/0.png").chmod(0)),
+             says=("could not read an image: Permission denied: data/a/0.png",)),
+    BadInput(name="An output directory without permission", options=("--out=locked/out",),
+             make=lambda: Path("locked").mkdir(mode=0o555),
+             says=("--out locked/out cannot be written: locked",)),
+)  # fmt: skip
+"""Those that root does not meet; they are not in the table."""
+CHAPTERS = {"Data": DATA_CASES, "Options": OPTION_CASES, "Runs and checkpoints": RUN_CASES}
+CASES = tuple(case for cases in CHAPTERS.values() for case in cases)
+
+INTRODUCTION = """\
+# What goes wrong, and what you read
+
+A command that cannot do what it is asked says so in one line, `error: ...`, and ends with status 2. What can be seen
+before the work begins is refused before anything is written. Rows marked *goes on* are warnings. With
+`GUIDED_DIFFUSION_DEBUG=1` errors show their traceback.
+
+The commands themselves printed what stands here: `python tests/bad_inputs.py > docs/errors.md`.
+"""
+
+
+def row(case: BadInput, message: str) -> str:
+    """A line of the table."""
+    command = " ".join((f"{case.script}.py", *case.options))
+    goes_on = "" if case.status else "*goes on* "
+    lines = "<br>".join(f"`{line}`" for line in message.replace("|", "\\|").split("\n"))
+    return f"| {case.name}: `{command}` | {goes_on}{lines} |"
+
+
+def main() -> None:
+    """Print docs/errors.md."""
+    with tempfile.TemporaryDirectory() as scratch:
+        material = Path(scratch) / "material"
+        material.mkdir()
+        write_material(material)
+        print(INTRODUCTION, end="")
+        for chapter, cases in CHAPTERS.items():
+            print(f"\n## {chapter}\n\n| input | message |\n| --- | --- |")
+            for number, case in enumerate(cases):
+                print(row(case, attempt(case, material, Path(scratch) / f"{chapter}-{number}").message))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Classifiers of clean images as guides: their input, their classes, and where their weights come from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.testing import assert_close
+from torchvision.models import squeezenet1_1
+from torchvision.transforms.functional import normalize, resize
+
+from classifiers import off_the_shelf
+from classifiers.checkpoint import load_classifier
+from classifiers.off_the_shelf import clean_guide, load_clean_guide, smoothed
+from guided_diffusion.data.imagenet import imagenet_class_names
+from guided_diffusion.guidance import guided_at_estimate, guided_through
+from guided_diffusion.guide import CleanGuide
+from guided_diffusion.prediction import NetworkDenoiser
+from guided_diffusion.schedules import chain_from_betas, linear_betas
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CHAIN = chain_from_betas(linear_betas(1000))
+
+
+def pictures(count: int = 3, *, channels: int = 3, side: int = 24) -> torch.Tensor:
+    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A state dict of torchvision's SqueezeNet 1.1, random."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    save_file(squeezenet1_1(weights=None).state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def network(weights) -> nn.Module:
+    torch.manual_seed(0)
+    return squeezenet1_1(weights=None).eval()
+
+
+@pytest.fixture(scope="module")
+def guide(weights) -> CleanGuide:
+    return load_clean_guide(f"torchvision:squeezenet1_1:{weights}", smooth=False, device="cpu")
+
+
+def small() -> nn.Module:
+    """A network with batch normalisation, whose batches must not mix."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 2),
+    )  # fmt: skip
+
+
+def small_guide(network: nn.Module, **changes) -> CleanGuide:
+    own = {"class_names": ("dark", "light"), "size": 24, "mean": MEAN, "std": STD, "name": "small", "sha256": "0"}
+    return clean_guide(network, **(own | changes))
+
+
+def test_a_torchvision_network_is_given_what_its_weights_were_trained_on(guide, network):
+    """In [0, 1], at 224 pixels, normalised, as torchvision's own transforms do it."""
+    x_0 = pictures()
+    prepared = normalize(resize((x_0 + 1) / 2, [224, 224], antialias=True), list(MEAN), list(STD))
+    assert_close(guide.logits(x_0), network(prepared), rtol=1e-4, atol=1e-4)
+    assert guide.class_names == imagenet_class_names()
+    assert guide.name == "torchvision:squeezenet1_1"
+    assert guide.image_shape is None
+
+
+def test_grey_images_are_given_as_three_equal_channels(guide):
+    grey = pictures(channels=1)
+    assert torch.equal(guide.logits(grey), guide.logits(grey.expand(-1, 3, -1, -1)))
+
+
+def test_images_of_the_networks_own_size_are_not_resampled():
+    network = small()
+    expected = network.eval()(normalize((pictures() + 1) / 2, list(MEAN), list(STD)))
+    assert_close(small_guide(network).logits(pictures()), expected)
+
+
+def test_a_picture_is_judged_alone_whatever_its_batch():
+    guide = small_guide(small().train())
+    assert_close(guide.logits(pictures())[:1], guide.logits(pictures()[:1]), rtol=1e-5, atol=1e-6)
+
+
+def test_float64_images_get_float64_logits(guide):
+    assert guide.logits(pictures(1).double()).dtype == torch.float64
+
+
+def test_every_relu_becomes_a_softplus_of_a_copy():
+    network = small()
+    smooth = smoothed(nn.ModuleList([network, nn.ReLU()]), beta=3.0)
+    activations = [module for module in smooth.modules() if isinstance(module, nn.ReLU | nn.Softplus)]
+    assert [(type(one), one.beta) for one in activations] == [(nn.Softplus, 3.0)] * 2
+    assert isinstance(network[2], nn.ReLU)
+
+
+def test_smooth_and_exact_networks_of_one_file_differ_by_their_activations_alone(weights, guide):
+    smooth = load_clean_guide(f"torchvision:squeezenet1_1:{weights}", smooth=True, device="cpu")
+    assert smooth.sha256 == guide.sha256
+    difference = (smooth.logits(pictures()) - guide.logits(pictures())).abs().max()
+    assert float(difference) > 1e-6
+
+
+@pytest.mark.parametrize("guided", [guided_through, guided_at_estimate])
+def test_a_torchvision_network_guides_each_sample_to_its_class(weights, guided):
+    """One step along the gradient, 0.2 at most in any pixel, raises each sample's log p(y) by 0.003 or more."""
+    guide = load_clean_guide(f"torchvision:squeezenet1_1:{weights}", smooth=True, device="cpu")
+    x_t, y = pictures(), torch.tensor([1, 207, 950])
+    denoiser, step = NetworkDenoiser(lambda x, t: 0.9 * x, "x0", "small", clip=None), CHAIN.at(300, like=x_t)
+
+    def log_prob(x):
+        return guide.logits(x).log_softmax(dim=1)
+
+    plain = denoiser(x_t, step).x0
+    moved = guided(denoiser, log_prob, y, 100.0)(x_t, step).x0
+    before, after = (log_prob(x).gather(1, y[:, None]) for x in (plain, moved))
+    assert (after > before + 0.003).all()
+    alone = guided(denoiser, log_prob, y[1:2], 100.0)(x_t[1:2], CHAIN.at(300, like=x_t[:1])).x0
+    assert_close(moved[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_judge_trained_here_is_asked_at_timestep_zero(judge_run):
+    guide, judge = load_clean_guide(f"classifier:{judge_run}", smooth=True, device="cpu"), load_classifier(judge_run)
+    x_0 = pictures(channels=1, side=8)
+    assert torch.equal(guide.logits(x_0), judge.network(x_0, torch.zeros(3)))
+    assert guide.class_names == ("dark", "light")
+    assert guide.image_shape == (1, 8, 8)
+
+
+def test_classes_go_by_their_names(guide):
+    assert guide.labels_of(("goldfish", "tench")) == (1, 0)
+    assert guide.labels_of(()) == tuple(range(1000))
+    assert small_guide(small()).labels_of(("light", "dark")) == (1, 0)
+
+
+def test_a_thousand_sorted_wordnet_ids_are_imagenets_classes(guide):
+    ids = [f"n{number:08d}" for number in range(1000)]
+    assert guide.labels_of(ids) == tuple(range(1000))
+    for others in (ids[:999], ids[::-1]):
+        with pytest.raises(ValueError, match="does not know"):
+            guide.labels_of(others)
+
+
+def test_classes_that_a_classifier_does_not_know_are_refused_naming_one(guide):
+    with pytest.raises(ValueError, match='does not know 2 of the .* 3 classes, the first "cat"; it knows 1000: te'):
+        guide.labels_of(("tench", "cat", "dog"))
+
+
+def test_published_weights_are_taken_from_the_cache_or_the_message_says_how_to_bring_them(
+    tmp_path, monkeypatch, network
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def offline(url, file, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(off_the_shelf, "download_url_to_file", offline)
+    with pytest.raises(OSError, match=r"squeezenet1_1 could not be downloaded \(no route to host\); get ") as refusal:
+        load_clean_guide("torchvision:squeezenet1_1", smooth=False, device="cpu")
+    assert "give its path: --guidance.off_the_shelf torchvision:squeezenet1_1:FILE" in str(refusal.value)
+    torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
+    guide = load_clean_guide("torchvision:squeezenet1_1", smooth=False, device="cpu")
+    assert guide.logits(pictures(1)).shape == (1, 1000)
+
+
+REFUSED = {
+    'there is no off-the-shelf classifier "resnet50"; give torchvision:NAME, ': "resnet50",
+    'there is no off-the-shelf classifier "torchvision:"': "torchvision:",
+    'torchvision has no classifier "resnet5"; it has alexnet, ': "torchvision:resnet5",
+    "there are no weights /nowhere.pth; expected a state dict": "torchvision:resnet18:/nowhere.pth",
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_names_of_nothing_are_refused(message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_clean_guide(REFUSED[message], smooth=False, device="cpu")
+
+
+def test_weights_of_another_network_are_refused(weights):
+    with pytest.raises(ValueError, match=r"random.safetensors do not fit AlexNet: .*Missing key"):
+        load_clean_guide(f"torchvision:alexnet:{weights}", smooth=False, device="cpu")
+
+
+def test_a_file_that_would_have_to_run_code_is_refused(tmp_path):
+    file = tmp_path / "module.pth"
+    torch.save(nn.Linear(2, 2), file)
+    with pytest.raises(ValueError, match=r"module.pth holds no state dict that can be read without running its code"):
+        load_clean_guide(f"torchvision:alexnet:{file}", smooth=False, device="cpu")
+
+
+def test_a_classifier_of_noisy_images_is_refused_here(classifier_run):
+    with pytest.raises(ValueError, match="was trained on noisy images and .*: give it as --classifier"):
+        load_clean_guide(f"classifier:{classifier_run}", smooth=False, device="cpu")
