@@ -20,13 +20,14 @@ from classifiers.calibration import (
     normalized_entropy,
 )
 from classifiers.checkpoint import Classifier, load_classifier
-from classifiers.heldout import evenly_spaced, level_indices, open_heldout, read_images, step_at
+from classifiers.heldout import level_indices, open_heldout, read_images, step_at
 from classifiers.model import NoisyClassifier
 from classifiers.report import diagnosis_figure, format_diagnosis, write_figure
 from classifiers.slope import correction_ratio, slope_error
 from classifiers.verdict import Diagnosis, LevelReport, is_informed, verdict
 from guided_diffusion.chain import DiffusionChain, Step, q_sample
 from guided_diffusion.data.folder import DataConfig, ImageDataset
+from guided_diffusion.data.listing import evenly_spaced
 from guided_diffusion.data.shards import write_json
 from guided_diffusion.device import default_device
 from guided_diffusion.guidance import classifier_score

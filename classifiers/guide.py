@@ -6,7 +6,20 @@ import torch
 
 from classifiers.checkpoint import load_classifier
 from guided_diffusion.checkpoint import file_sha256
-from guided_diffusion.generation.guide import Guide
+from guided_diffusion.guide import CleanGuide, GuidanceConfig, Guide, OtherGuides, load_weak
+
+
+def load_other_guides(config: GuidanceConfig, *, device: torch.device | str) -> OtherGuides:
+    """Whoever else `config` names, on `device`.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as `load_classifier`, `load_weak` and `load_clean_guide`.
+    """
+    return OtherGuides(
+        further=tuple(_guide(Path(run), device=device) for run in config.further),
+        weak=None if config.weak is None else load_weak(config.weak, device=device),
+        clean=None if config.off_the_shelf is None else _clean_guide(config, config.off_the_shelf, device=device),
+    )
 
 
 def load_guide(path: Path | None, *, device: torch.device | str) -> Guide | None:
@@ -15,8 +28,17 @@ def load_guide(path: Path | None, *, device: torch.device | str) -> Guide | None
     Raises:
         FileNotFoundError, ValueError: as `load_classifier`.
     """
-    if path is None:
-        return None
+    return None if path is None else _guide(path, device=device)
+
+
+def _clean_guide(config: GuidanceConfig, name: str, *, device: torch.device | str) -> CleanGuide:
+    # Here, because importing torchvision takes a second and 170 MB, and most runs have no use for it.
+    from classifiers.off_the_shelf import load_clean_guide
+
+    return load_clean_guide(name, smooth=config.off_the_shelf_gradient == "x_0", device=device)
+
+
+def _guide(path: Path, *, device: torch.device | str) -> Guide:
     classifier = load_classifier(path, device=device)
     checkpoint = classifier.checkpoint
     return Guide(

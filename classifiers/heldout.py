@@ -8,6 +8,7 @@ from torch import Tensor
 from classifiers.checkpoint import ClassifierModelConfig
 from guided_diffusion.chain import DiffusionChain, Step, q_sample
 from guided_diffusion.data.folder import DataConfig, ImageDataset, open_dataset
+from guided_diffusion.data.listing import evenly_spaced
 from guided_diffusion.guidance import LogProb
 from guided_diffusion.noise import SeededNoise
 
@@ -25,11 +26,6 @@ def open_heldout(data: DataConfig, model: ClassifierModelConfig) -> ImageDataset
             f"{model.network.in_channels}; --data.mode converts"
         )
     return folder
-
-
-def evenly_spaced(count: int, *, most: int) -> list[int]:
-    """At most `most` of the indices 0 .. count - 1, both ends included."""
-    return torch.linspace(0, count - 1, min(most, count)).round().long().tolist()
 
 
 def read_images(folder: ImageDataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from classifiers.calibration import accuracy, kl_to_uniform, log_likelihood
 from classifiers.checkpoint import ClassifierModelConfig
-from classifiers.heldout import evenly_spaced, level_indices, open_heldout, predictions, read_images
+from classifiers.heldout import level_indices, open_heldout, predictions, read_images
 from classifiers.model import ClassifierConfig, NoisyClassifier, Pooling
 from guided_diffusion.chain import DiffusionChain, TrainingChain, q_sample
 from guided_diffusion.checkpoint import Checkpoint, open_checkpoint
@@ -21,6 +21,7 @@ from guided_diffusion.config import from_plain
 from guided_diffusion.data.batches import Batch, EndlessBatches
 from guided_diffusion.data.decoding import CHANNELS
 from guided_diffusion.data.folder import DataConfig, ImageDataset, open_dataset
+from guided_diffusion.data.listing import evenly_spaced
 from guided_diffusion.model import DiffusionConfig, class_difference
 from guided_diffusion.models.unet import EncoderConfig
 from guided_diffusion.noise import SeededNoise

@@ -6,6 +6,7 @@ a network predicts on it, of `prediction`.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -80,16 +81,20 @@ class DiffusionChain:
         if low < 0 or high >= len(self):
             raise IndexError(f"index {low if low < 0 else high} is not in this chain of {len(self)} steps")
         if isinstance(k, int):
-            return Step(
-                torch.full((like.shape[0],), float(self.t[k]), dtype=_t_dtype(like), device=like.device),
-                *(float(column) for column in self._link(torch.tensor(k))),
-            )
+            t, *link = self._rows[k]
+            return Step(torch.full((like.shape[0],), t, dtype=_t_dtype(like), device=like.device), *link)
         k = k.to(self.t.device)
         return step_a_sample(self.t[k], *self._link(k), like=like)
 
     def drawn(self, u: Tensor, *, like: Tensor) -> Step:
         """The link at the index of each sample that u (B,), uniform in [0, 1), falls on."""
         return self.at(uniform_indices(u, len(self)), like=like)
+
+    @cached_property
+    def _rows(self) -> list[tuple[float, ...]]:
+        """t and the link of every index, as Python floats: formed anew at every step they cost 0.2 ms."""
+        columns = torch.stack([self.t, *self._link(torch.arange(len(self)))], dim=1)
+        return [tuple(float(value) for value in row) for row in columns]
 
     def _link(self, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         alpha_bar, alpha_bar_prev = self.alpha_bar[k], self._alpha_bar_prev(k)

@@ -16,7 +16,7 @@ from .checkpoint import Checkpoint, load_weights, open_checkpoint
 from .config import from_plain
 from .models.unet import UNet, UNetConfig
 from .models.upsampler import Upsampler, UpsamplerConfig
-from .prediction import Network, NetworkDenoiser, Prediction, Variance, has_learned_variance
+from .prediction import Clip, Network, NetworkDenoiser, Prediction, Variance, has_learned_variance
 from .schedules import ChainConfig, make_chain
 
 CONTINUOUS_TIME: Mapping[str, tuple[str, ...]] = {
@@ -75,7 +75,7 @@ class DiffusionConfig:
         """The label that stands for no class; None where the network knows none."""
         return self.network.num_classes if self.network.null_class else None
 
-    def denoiser(self, network: Callable[..., Tensor], y: Tensor | None, *, clip: float | None) -> NetworkDenoiser:
+    def denoiser(self, network: Callable[..., Tensor], y: Tensor | None, *, clip: Clip) -> NetworkDenoiser:
         """`network` as this config says to read it, with labels y (B,) bound where it is conditional."""
         told: Network = partial(network, y=y) if self.is_conditional else network
         return NetworkDenoiser(told, self.prediction, self.variance, clip)
@@ -119,7 +119,7 @@ class DiffusionModel:
         """The label that stands for no class; None where the network knows none."""
         return self.config.null_label
 
-    def denoiser(self, y: Tensor | None, *, clip: float | None = 1.0) -> NetworkDenoiser:
+    def denoiser(self, y: Tensor | None, *, clip: Clip = 1.0) -> NetworkDenoiser:
         """The network as a Denoiser, with labels y (B,) bound where it is conditional; otherwise y is not used."""
         return self.config.denoiser(self.network, y, clip=clip)
 
@@ -135,7 +135,7 @@ class UpsamplerModel:
     """Which of the checkpoint's weights these are: "network", "ema_0.9999", .."""
 
     def denoiser(
-        self, y: Tensor | None, *, low_res: Tensor, conditioning_noise: float = 0.0, clip: float | None = 1.0
+        self, y: Tensor | None, *, low_res: Tensor, conditioning_noise: float = 0.0, clip: Clip = 1.0
     ) -> NetworkDenoiser:
         """The network as a Denoiser of enlargements of low_res (B, C, h, w) in [-1, 1], with labels y where told.
 

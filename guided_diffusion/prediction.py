@@ -137,22 +137,52 @@ def _log_var_large(step: Step) -> Coefficient:
 
 
 @dataclass(frozen=True)
-class NetworkDenoiser:
-    """A network as a Denoiser.
+class Threshold:
+    """Dynamic thresholding (2205.11487 section 2.3), which keeps strong guidance from saturating pixels.
 
-    clip: x0 is clamped to [-clip, clip], the range of images; None leaves it as it is.
+    Each sample is clamped to [-s, s] and divided by s, the `quantile` of its |x_0|, though at least 1.
+
+    Raises:
+        ValueError: a quantile outside (0, 1].
     """
+
+    quantile: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile <= 1:
+            raise ValueError(f"threshold is a share of a sample's values, above 0 and at most 1; got {self.quantile}")
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        """x0 (B, C, H, W) brought into [-1, 1]."""
+        s = x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1).reshape(-1, *(1,) * (x0.ndim - 1))
+        return x0.clamp(-s, s) / s
+
+
+Clip = float | Threshold | None
+"""Where an estimate of x_0 must lie: in [-clip, clip], or in [-1, 1] by a dynamic threshold; None: anywhere."""
+
+
+def clipped(x0: Tensor, clip: Clip) -> Tensor:
+    """x0 (B, C, H, W) as `clip` wants it."""
+    if clip is None:
+        return x0
+    return clip(x0) if isinstance(clip, Threshold) else x0.clamp(-clip, clip)
+
+
+@dataclass(frozen=True)
+class NetworkDenoiser:
+    """A network as a Denoiser whose x0 is `clipped`."""
 
     network: Network
     prediction: Prediction
     variance: Variance
-    clip: float | None = 1.0
+    clip: Clip = 1.0
 
     def __call__(self, x_t: Tensor, step: Step) -> Estimate:
         """The (clipped) estimate for x_t (B, C, H, W). A network's own mean is kept as it is, clipped x0 or not."""
         output = self.network(x_t, step.t).to(x_t.dtype)
         estimate = interpret(output, x_t, step, prediction=self.prediction, variance=self.variance)
-        return estimate if self.clip is None else replace(estimate, x0=estimate.x0.clamp(-self.clip, self.clip))
+        return replace(estimate, x0=clipped(estimate.x0, self.clip))
 
 
 def transition(estimate: Estimate, x_t: Tensor, step: Step) -> tuple[Tensor, Tensor | float]:

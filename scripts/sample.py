@@ -1,9 +1,10 @@
 """Sample, guided or not: python scripts/sample.py --diffusion RUN --classifier RUN --guidance.scale 4 --out DIR"""
 
-from classifiers.guide import load_guide
+from classifiers.guide import load_guide, load_other_guides
 from guided_diffusion.config import run_script
 from guided_diffusion.generation.cascade import generate_upsampled
-from guided_diffusion.generation.run import SampleConfig, generate, load_for_sampling
+from guided_diffusion.generation.config import SampleConfig
+from guided_diffusion.generation.run import generate, load_for_sampling
 
 
 def main(config: SampleConfig) -> None:
@@ -11,7 +12,7 @@ def main(config: SampleConfig) -> None:
     device = next(model.network.parameters()).device
     guide = load_guide(config.classifier, device=device)
     make = generate if config.upsampler is None else generate_upsampled
-    make(config, model, guide)
+    make(config, model, guide, load_other_guides(config.guidance, device=device))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ CORE_ORDER = {
     "prediction": {"chain"},
     "guidance": {"chain", "prediction"},
     "losses": {"chain", "prediction"},
+    "timesteps": {"chain"},
     "sampling": {"chain", "schedules", "prediction", "guidance", "noise"},
 }
 """Each core module and the others that it may import."""
@@ -29,16 +30,18 @@ LAYERS = {
     "generation": {"core", "models", "storage", "generation"},
     "evaluation": {"core", "models", "storage", "evaluation"},
     "classifiers": {"core", "models", "storage", "training", "generation", "evaluation", "classifiers"},
-    "public names": {"core", "models", "storage", "training", "generation", "evaluation"},
+    "public names": {"core", "models", "storage", "training", "generation", "evaluation", "applications"},
+    "applications": {"core", "models", "storage", "generation", "evaluation", "classifiers", "applications"},
     "demo": {"core", "models", "storage", "training", "generation", "evaluation", "demo"},
 }
 """Each layer and those it may import; drivers do not import one another."""
 
-STORAGE = ("config", "checkpoint", "openai", "data", "device", "model")
+STORAGE = ("config", "checkpoint", "run_directory", "openai", "data", "device", "model", "guide", "page")
 
 PLACES = {
-    "accelerate": ("training/loop.py", "generation/run.py", "evaluation/run.py"),
+    "accelerate": ("device.py", "training/", "generation/processes.py", "evaluation/run.py"),
     "wandb": ("training/tracking.py",),
+    "datasets": ("data/huggingface.py",),
     "torchvision": ("data/", "classifiers/"),
     "torchmetrics": ("evaluation/", "classifiers/"),
     "jsonargparse": ("config.py",),
@@ -99,6 +102,8 @@ def layer(module: str) -> str:
         return name
     if name in STORAGE:
         return "storage"
+    if name in ("api", "sweep"):
+        return "applications"
     if not name:
         return "public names"
     raise LookupError(f"{module} has no layer: give it one in {Path(__file__).name} and docs/architecture.md")

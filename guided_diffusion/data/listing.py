@@ -149,3 +149,9 @@ def _held_instead(files: Iterable[str]) -> str:
     first = next(file for file in files if file.lower().endswith(suffix))
     advice = {".zip": " (give the zip itself as the path)", ".tar": " (unpack it)"}.get(suffix, "")
     return f", but {count} {suffix or 'nameless'} files, the first {first}{advice}"
+
+
+def evenly_spaced(count: int, *, most: int) -> list[int]:
+    """At most `most` of the indices 0 .. count - 1, both ends included."""
+    kept = min(most, count)
+    return [round(i * (count - 1) / max(1, kept - 1)) for i in range(kept)]

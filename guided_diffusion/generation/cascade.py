@@ -1,7 +1,9 @@
 """Cascades (ADM section 5.2): base samples through an upsampler, to shards on disk like any other samples."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,29 +11,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..chain import DiffusionChain
+from ..chain import DiffusionChain, diffused
 from ..config import to_plain
-from ..data.shards import check_manifest
+from ..data.shards import check_manifest, without_environments
 from ..data.sources import ImageSource, batches, images_between, open_images
+from ..guide import Guide, OtherGuides
 from ..images import from_uint8, to_uint8
-from ..model import DiffusionModel, UpsamplerModel, UpsamplerModelConfig, class_difference, load_upsampler
-from ..noise import SeededNoise
-from ..sampling import OnStep, Sampler
-from .guide import Guide
-from .plan import Plan
-from .run import (
-    RunConfig,
-    SampleConfig,
-    cut,
-    generate,
-    make_shards,
-    sample_manifest,
-    sample_plan,
-    sampler_and_chain,
-    sampler_config,
-    this_device,
-    weights_record,
+from ..model import (
+    DiffusionModel,
+    UpsamplerModel,
+    UpsamplerModelConfig,
+    check_conditioning_noise,
+    class_difference,
+    load_upsampler,
 )
+from ..noise import SeededNoise
+from ..prediction import Clip
+from ..sampling import OnStep, Sampler
+from .config import RunConfig, SampleConfig, clipping, sampler_and_chain, sampler_config
+from .evaluations import counted_model
+from .guided import Guidance, weights_record
+from .labels import InTurn
+from .making import make_shards
+from .manifest import sample_manifest
+from .plan import Plan
+from .processes import this_device
+from .run import generate, guidance_of, sample_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,8 @@ class UpsampleConfig(RunConfig):
     base: Path
     """What to enlarge: a directory of samples, an npz in the published layout (arr_0, labels in arr_1), or a folder of
     pictures, its directories being the classes if it has any."""
+    conditioning_noise: float = SampleConfig.conditioning_noise
+    """Noise rate given to images before they are enlarged, by an upsampler that was trained on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +64,7 @@ class Base:
     class_names: tuple[str, ...] | None
     """None: the base does not tell."""
     labels: tuple[int, ...] | None
-    """Image i's is labels[i mod len(labels)], -1 for none; None: no image has one."""
+    """Of every image, -1 for none; None: no image has one."""
     record: Mapping[str, Any]
     """Plain values that tell it from other bases: the manifest of samples of ours, else the SHA-256 of the content."""
 
@@ -78,20 +85,35 @@ def upsample(config: UpsampleConfig) -> None:
     source = open_images(config.base)
     base = _stored_base(source)
     check_base(upsampler, base)
-    plan = Plan(num_samples=base.num_samples, shard_size=config.shard_size, labels=base.labels)
+    check_conditioning_noise(upsampler.config, config.conditioning_noise, called=str(upsampler.checkpoint.path))
+    labels = None if base.labels is None else InTurn(base.labels)
+    plan = Plan(num_samples=base.num_samples, shard_size=config.shard_size, labels=labels)
     sampler, chain = sampler_and_chain(config, upsampler.config.chain)
+    manifest = _manifest(config, upsampler, base)
+    evaluations: Counter[str] = Counter()
+    upsampler = counted_model(upsampler, evaluations, precision=config.precision)
 
-    def batches_of(ids: range, on_step: OnStep) -> Iterator[Tensor]:
-        pixels = images_between(source, ids.start, ids.stop).split(config.batch_size)
-        for part, batch in zip(cut(ids, config.batch_size), pixels, strict=True):
-            y = torch.tensor([plan.label(i) for i in part], device=device)
-            low_res = from_uint8(batch.to(device))
-            noise = SeededNoise(stage_seed(config.seed, upsampler.config), part)
-            clip = config.clip
-            x0 = enlarge(upsampler, sampler, chain, noise, low_res=low_res, y=y, clip=clip, on_step=on_step)
-            yield to_uint8(x0)
+    @lru_cache(maxsize=1)  # batches of one shard follow one another
+    def base_images(first: int) -> Tensor:
+        return images_between(source, first, min(first + plan.shard_size, base.num_samples))
 
-    make_shards(config, plan, _manifest(config, upsampler, base), batches_of)
+    def make_images(ids: range, on_step: OnStep) -> Tensor:
+        first = ids.start // plan.shard_size * plan.shard_size
+        low_res = from_uint8(base_images(first)[ids.start - first : ids.stop - first].to(device))
+        x0 = enlarge(
+            upsampler,
+            sampler,
+            chain,
+            SeededNoise(stage_seed(config.seed, upsampler.config), ids),
+            low_res=low_res,
+            y=torch.tensor([plan.label(i) for i in ids], device=device),
+            conditioning_noise=config.conditioning_noise,
+            clip=clipping(config),
+            on_step=on_step,
+        )
+        return to_uint8(x0)
+
+    make_shards(config, plan, manifest, make_images, evaluations)
 
 
 def enlarge(
@@ -102,12 +124,22 @@ def enlarge(
     *,
     low_res: Tensor,
     y: Tensor,
-    clip: float | None = 1.0,
+    conditioning_noise: float = 0.0,
+    clip: Clip = 1.0,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Images x_0 (B, C, H, W), nominally in [-1, 1], whose reductions are about low_res (B, C, h, w) in [-1, 1]."""
+    """Images x_0 (B, C, H, W), nominally in [-1, 1], whose reductions are about low_res (B, C, h, w) in [-1, 1].
+
+    conditioning_noise: rate of the noise given to low_res first, drawn after x_T and only if there is any.
+
+    Raises:
+        ValueError: a noise rate that the upsampler was not trained on.
+    """
     x_T = noise(torch.empty(len(low_res), *upsampler.config.image_shape, device=low_res.device))
-    return sampler(upsampler.denoiser(y, low_res=low_res, clip=clip), chain, x_T, noise, on_step=on_step)
+    if conditioning_noise:
+        low_res = diffused(low_res, noise(low_res), alpha_bar=1 - conditioning_noise**2)
+    denoiser = upsampler.denoiser(y, low_res=low_res, conditioning_noise=conditioning_noise, clip=clip)
+    return sampler(denoiser, chain, x_T, noise, on_step=on_step)
 
 
 def stage_seed(seed: int, config: UpsamplerModelConfig) -> int:
@@ -119,24 +151,33 @@ def stage_seed(seed: int, config: UpsamplerModelConfig) -> int:
     return seed ^ config.network.image_size << 32
 
 
-def generate_upsampled(config: SampleConfig, model: DiffusionModel, guide: Guide | None) -> None:
+def generate_upsampled(
+    config: SampleConfig, model: DiffusionModel, guide: Guide | None, others: OtherGuides | None = None
+) -> None:
     """Samples in `config.out`/base as `generate` makes them, then enlarged in `config.out`, under the same settings.
 
     Raises:
         FileNotFoundError, ValueError: as `generate` and `upsample`, before anything is written.
     """
     assert config.upsampler is not None
-    base_config = replace(config, out=config.out / "base", upsampler=None)
+    base_config = replace(config, out=config.out / "base", upsampler=None, conditioning_noise=0.0)
     shared: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(RunConfig)}
-    own = {"upsampler": config.upsampler, "base": base_config.out, "weights": None}
+    own = {
+        "upsampler": config.upsampler,
+        "base": base_config.out,
+        "weights": None,
+        "conditioning_noise": config.conditioning_noise,
+    }
     upsample_config = UpsampleConfig(**(shared | own))
     upsampler = load_upsampler(config.upsampler)
-    base = _planned_base(base_config, model, guide)
+    _, chain = sampler_and_chain(config, model.config.chain, gradient_at=config.guidance.gradient_at)
+    base = _planned_base(base_config, guidance_of(base_config, model, guide, others, chain))
     check_base(upsampler, base)
+    check_conditioning_noise(upsampler.config, config.conditioning_noise, called=str(upsampler.checkpoint.path))
     sampler_and_chain(config, upsampler.config.chain)
     check_manifest(config.out, _manifest(upsample_config, upsampler, base))
     del upsampler  # the base samples may need its memory
-    generate(base_config, model, guide)
+    generate(base_config, model, guide, others)
     upsample(upsample_config)
 
 
@@ -175,7 +216,8 @@ def check_base(upsampler: UpsamplerModel, base: Base) -> None:
 
 def _stored_base(source: ImageSource) -> Base:
     height, width, channels = source.shape
-    stored = {"sha256": _content_sha256(source)} if source.manifest is None else {"manifest": source.manifest}
+    manifest = source.manifest
+    stored = {"sha256": _content_sha256(source)} if manifest is None else {"manifest": without_environments(manifest)}
     return Base(
         name=str(source.path),
         num_samples=source.num_images,
@@ -186,15 +228,15 @@ def _stored_base(source: ImageSource) -> Base:
     )
 
 
-def _planned_base(config: SampleConfig, model: DiffusionModel, guide: Guide | None) -> Base:
-    plan = sample_plan(config, model, guide)
-    manifest = sample_manifest(config, model, guide, plan)
+def _planned_base(config: SampleConfig, guidance: Guidance) -> Base:
+    plan = sample_plan(config, guidance)
+    manifest = sample_manifest(config, guidance, plan)
     return Base(
-        name=str(model.checkpoint.path),
+        name=str(guidance.model.checkpoint.path),
         num_samples=plan.num_samples,
-        image_shape=model.image_shape,
+        image_shape=guidance.model.image_shape,
         class_names=manifest["class_names"] or None,
-        labels=plan.labels,
+        labels=None if plan.labels is None else tuple(plan.label(i) for i in range(plan.num_samples)),
         record={"manifest": manifest},
     )
 
@@ -218,7 +260,9 @@ def _manifest(config: UpsampleConfig, upsampler: UpsamplerModel, base: Base) -> 
         "class_names": class_names,
         "seed": config.seed,
         "sampler": to_plain(sampler_config(config)),
-        "clip": config.clip,
+        "clip": to_plain(clipping(config)),
+        "precision": config.precision,
+        **({"conditioning_noise": config.conditioning_noise} if config.conditioning_noise else {}),
         "upsampler": weights_record(upsampler),
         "base": base.record,
     }

@@ -6,17 +6,20 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..data.shards import iterate_shards
+from ..data.shards import NO_LABEL, iterate_shards, read_labels
 from ..images import grid
-from .plan import Plan
 
 
-def class_grid(directory: Path, plan: Plan, *, columns: int = 10, rows: int = 10) -> Tensor:
-    """The first samples of each class asked for, a row each (of at most ten), or just the first samples."""
-    asked = (-1,) if plan.labels is None else plan.labels[: plan.num_samples]
-    wanted = sorted(set(asked))[:rows]
+def class_grid(directory: Path, *, columns: int = 10, rows: int = 10) -> Tensor:
+    """The first samples of each class that was made, a row each, or just the first samples: (C, H, W) uint8.
+
+    Raises:
+        ValueError: shards that are missing or damaged.
+    """
+    wanted = sorted(set(read_labels(directory).tolist()))[:rows]
+    is_labelled = wanted != [NO_LABEL]
     per_label: dict[int, list[Tensor]] = {label: [] for label in wanted}
-    most = columns if plan.labels else columns * rows
+    most = columns if is_labelled else columns * rows
     for shard in iterate_shards(directory):
         for image, label in zip(shard.images, shard.labels.tolist(), strict=True):
             if label in per_label and len(per_label[label]) < most:
@@ -26,4 +29,4 @@ def class_grid(directory: Path, plan: Plan, *, columns: int = 10, rows: int = 10
     longest = max(len(images) for images in per_label.values())
     blank = torch.full_like(per_label[wanted[0]][0], 255)
     tiles = [tile for images in per_label.values() for tile in images + [blank] * (longest - len(images))]
-    return grid(rearrange(torch.stack(tiles), "n h w c -> n c h w"), columns=longest if plan.labels else columns)
+    return grid(rearrange(torch.stack(tiles), "n h w c -> n c h w"), columns=longest if is_labelled else columns)

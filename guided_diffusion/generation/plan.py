@@ -1,7 +1,9 @@
-"""Which samples a run makes: their shards, their seeds and their labels, each a function of the sample's id alone."""
+"""Which samples a run makes: their shards and their labels, each a function of the sample's id alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from .labels import LabelRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,8 +12,8 @@ class Plan:
 
     num_samples: int
     shard_size: int
-    labels: tuple[int, ...] | None
-    """Sample i is asked to be of class labels[i mod len(labels)]; None: of no class."""
+    labels: LabelRule | None
+    """Which class each sample is asked to be of; None: of none."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "shard_size"):
@@ -25,27 +27,9 @@ class Plan:
 
     def label(self, sample_id: int) -> int:
         """The class that a sample is asked to be of, -1 for none."""
-        return -1 if self.labels is None else self.labels[sample_id % len(self.labels)]
+        return -1 if self.labels is None else self.labels.label(sample_id)
 
 
-def parse_labels(spec: str, class_names: Sequence[str]) -> tuple[int, ...]:
-    """The labels of "all", "3", "0,1,2" or "cat,dog"; a number is a label, not a name.
-
-    Raises:
-        ValueError: a class that is not there.
-    """
-    if spec == "all":
-        return tuple(range(len(class_names)))
-    return tuple(_parse_label(part.strip(), class_names) for part in spec.split(","))
-
-
-def _parse_label(text: str, class_names: Sequence[str]) -> int:
-    if text.isdecimal() and int(text) < len(class_names):
-        return int(text)
-    if text in class_names and not text.isdecimal():
-        return list(class_names).index(text)
-    shown = ", ".join(class_names[:10]) + (", .." if len(class_names) > 10 else "")
-    raise ValueError(
-        f'there is no label "{text}": the model has {len(class_names)} classes, labels 0 to {len(class_names) - 1} '
-        f"({shown})"
-    )
+def cut(ids: range, size: int) -> Iterator[range]:
+    """Consecutive ids in runs of `size`; the last may be shorter."""
+    return (ids[start : start + size] for start in range(0, len(ids), size))

@@ -4,7 +4,7 @@ What makes the samples is the training's own network, with the weights that the 
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..chain import DiffusionChain
 from ..data.folder import ImageDataset
+from ..data.listing import evenly_spaced
 from ..data.pictures import write_png
 from ..device import is_first_process
 from ..guidance import classifier_score, tilted
@@ -225,16 +226,12 @@ def _likely_causes(iteration: int, decay: float | None) -> str:
 
 def spread_over(data: ImageDataset, count: int) -> tuple[Tensor, Tensor]:
     """x0 (B, C, H, W) and labels (B,) of at most `count` images, evenly over the data and so over their classes."""
-    x0, y = zip(*(data[index] for index in _evenly(data, count)), strict=True)
+    x0, y = zip(*(data[index] for index in evenly_spaced(len(data), most=count)), strict=True)
     return torch.stack(x0), torch.tensor(y)
 
 
 def _reference(data: ImageDataset) -> Colours:
-    return colours(data[index][0] for index in _evenly(data, REFERENCE_IMAGES))
-
-
-def _evenly(data: ImageDataset, count: int) -> Sequence[int]:
-    return range(0, len(data), -(-len(data) // count))
+    return colours(data[index][0] for index in evenly_spaced(len(data), most=REFERENCE_IMAGES))
 
 
 def _show(out: Path, picture: Tensor, *, iteration: int, decay: float | None) -> None:

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from classifiers.checkpoint import load_classifier
-from classifiers.heldout import evenly_spaced, level_indices, open_heldout, predictions, read_images, step_at
+from classifiers.heldout import level_indices, open_heldout, predictions, read_images, step_at
 from guided_diffusion.chain import q_sample
+from guided_diffusion.data.listing import evenly_spaced
 from guided_diffusion.noise import SeededNoise
 from guided_diffusion.schedules import make_chain
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from classifiers.calibration import log_likelihood
 from classifiers.checkpoint import load_classifier
 from classifiers.guide import load_guide
-from classifiers.heldout import evenly_spaced, open_heldout, predictions, read_images
+from classifiers.heldout import open_heldout, predictions, read_images
 from classifiers.training import ClassifierObjective, train_classifier
 from guided_diffusion.chain import q_sample
 from guided_diffusion.data.batches import Batch
+from guided_diffusion.data.listing import evenly_spaced
 from guided_diffusion.noise import SeededNoise
 from guided_diffusion.schedules import make_chain
 
@@ -197,10 +198,14 @@ def test_a_diffusion_model_of_other_pictures_is_refused(tmp_path, class_folder, 
     larger = tiny.classifier_config(
         tmp_path / "run", class_folder, network=tiny.encoder(image_size=16), diffusion=diffusion_run, iterations=1
     )
-    with pytest.raises(ValueError, match="trained on L images of 8 pixels, but this .* L images of 16 pixels .*--network.image_size 8"):
+    with pytest.raises(
+        ValueError, match="trained on L images of 8 pixels, but this .* L images of 16 pixels .*--network.image_size 8"
+    ):
         train_classifier(larger)
     colour = tiny.write_class_folder(tmp_path / "colour", mode="RGB", per_class=2)
-    with pytest.raises(ValueError, match="trained on L images of 8 pixels, but this classifier would see RGB images .*--data.mode L"):
+    with pytest.raises(
+        ValueError, match="trained on L images of 8 pixels, but this classifier would see RGB images .*--data.mode L"
+    ):
         train_classifier(tiny.classifier_config(tmp_path / "run", colour, diffusion=diffusion_run, iterations=1))
     assert not (tmp_path / "run").exists()
 

@@ -22,7 +22,8 @@ from guided_diffusion.config import to_plain
 from guided_diffusion.data.shards import Shard, iterate_shards, open_manifest, write_shard
 from guided_diffusion.generation import cascade
 from guided_diffusion.generation.cascade import UpsampleConfig, generate_upsampled, stage_seed, upsample
-from guided_diffusion.generation.run import SampleConfig, generate
+from guided_diffusion.generation.config import SampleConfig
+from guided_diffusion.generation.run import generate
 from guided_diffusion.images import from_uint8, to_uint8
 from guided_diffusion.model import UpsamplerModelConfig, load_diffusion, load_upsampler
 from guided_diffusion.models.upsampler import Upsampler, UpsamplerConfig
@@ -30,8 +31,7 @@ from guided_diffusion.noise import SeededNoise
 from guided_diffusion.openai import Converted, revert
 from guided_diffusion.openai.files import ImportConfig, import_openai
 from guided_diffusion.prediction import NetworkDenoiser
-from guided_diffusion.sampling import SamplerConfig, ddim
-from guided_diffusion.schedules import make_chain
+from guided_diffusion.sampling import SamplerConfig, ddim, make_sampler
 from guided_diffusion.training.diffusion import train_diffusion
 from guided_diffusion.training.upsampler import train_upsampler
 
@@ -162,7 +162,7 @@ def test_the_network_sees_the_base_image_its_label_and_noise_of_its_id_whatever_
     def recorded(**changes) -> dict[int, tuple[list, int, bytes]]:
         seen: dict[int, tuple[list, int, bytes]] = {}
 
-        def record(upsampler, sampler, chain, noise: SeededNoise, *, low_res: Tensor, y: Tensor, clip, on_step):
+        def record(upsampler, sampler, chain, noise: SeededNoise, *, low_res: Tensor, y: Tensor, **options):
             x_T = noise(torch.empty(len(y), *upsampler.config.image_shape))
             for rows in zip(low_res, y.tolist(), x_T, strict=True):
                 seen[len(seen)] = rows[0].tolist(), rows[1], rows[2].numpy().tobytes()
@@ -223,7 +223,8 @@ def test_two_processes_make_the_bytes_that_one_makes_after_any_interruption(tmp_
     )  # fmt: skip
     status, output = tiny.finish(process)
     assert status == 0, output
-    assert " 6/6 " in output  # the first process makes three of the five shards, not all
+    assert " 10/10 " in output  # what both make, each image once
+    assert "; 5 network evaluations an image" in output
     settings = {"shard_size": 2, "batch_size": 2, "sampler": "ddpm", "seed": 3}
     upsample(config(told, base, tmp_path / "one", **settings))
     assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")
@@ -393,8 +394,7 @@ def test_an_upsampler_in_the_published_layout_enlarges_as_it_did_before_it_was_e
     source = save_npz(tmp_path / "x.npz", pixels, arr_1=labels)
     images, carried = enlarged(tmp_path / "run", source, tmp_path / "out", batch_size=4)
 
-    chain = make_chain(tiny.CHAIN)
-    chain = chain.shortened(SamplerConfig(steps=5).timesteps(len(chain)))
+    chain = SamplerConfig(steps=5).levels(tiny.CHAIN)
     noise = SeededNoise(stage_seed(0, described), range(4))
     low_res = from_uint8(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     denoiser = NetworkDenoiser(
@@ -404,3 +404,73 @@ def test_an_upsampler_in_the_published_layout_enlarges_as_it_did_before_it_was_e
     assert np.array_equal(np.moveaxis(images, 3, 1), expected)
     assert len(np.unique(images)) > 50  # the random network does something
     assert carried.tolist() == labels.tolist()
+
+
+@pytest.fixture(scope="module")
+def told_noise(shared: Path, class_folder: Path) -> Path:
+    """Run directory of an upsampler that is told the noise of what it enlarges, up to a rate of 0.5."""
+    out = shared / "noise_upsampler"
+    plain = tiny.upsampler_config(out, class_folder, class_conditional=True, iterations=30, learning_rate=3e-3)
+    train_upsampler(replace(plain, conditioning_noise=0.5))
+    return out
+
+
+def test_the_base_is_noised_by_each_samples_own_generator_and_the_network_told(tmp_path, told_noise, base):
+    clean, _ = enlarged(told_noise, base, tmp_path / "clean")
+    noised, _ = enlarged(told_noise, base, tmp_path / "noised", conditioning_noise=0.3)
+    assert not np.array_equal(clean, noised)
+    for name, changes in (("one by one", {"batch_size": 1, "shard_size": 3}), ("all", {"batch_size": 10})):
+        again, _ = enlarged(told_noise, base, tmp_path / name, conditioning_noise=0.3, **changes)
+        assert np.abs(again.astype(int) - noised).max() <= 1  # another batch size may move a pixel by one level
+    assert manifest(tmp_path / "noised")["conditioning_noise"] == 0.3
+    assert "conditioning_noise" not in manifest(tmp_path / "clean")
+    with pytest.raises(ValueError, match="conditioning_noise: 0.3 there, absent now"):
+        upsample(config(told_noise, base, tmp_path / "noised"))
+
+
+def test_what_the_network_sees_is_the_base_noised_after_x_T_was_drawn(told_noise, pixels):
+    upsampler, seen = load_upsampler(told_noise), []
+    upsampler.network.register_forward_pre_hook(lambda _, given, named: seen.append((given, named)), with_kwargs=True)
+    low_res = from_uint8(torch.from_numpy(pixels[:2]).permute(0, 3, 1, 2))
+    chain, y = SamplerConfig(steps=5).levels(tiny.CHAIN), torch.tensor([0, 1])
+    cascade.enlarge(
+        upsampler,
+        make_sampler(SamplerConfig()),
+        chain,
+        SeededNoise(3, range(2)),
+        low_res=low_res,
+        y=y,
+        conditioning_noise=0.3,
+    )
+    again = SeededNoise(3, range(2))
+    x_T, eps = again(torch.empty(2, 1, 8, 8)), again(low_res)
+    (x_t, _), named = seen[0]
+    assert torch.equal(x_t, x_T)
+    torch.testing.assert_close(named["low_res"], (1 - 0.3**2) ** 0.5 * low_res + 0.3 * eps, rtol=0, atol=1e-6)
+    assert torch.equal(named["conditioning_noise"], torch.tensor([0.3, 0.3]))
+
+
+def test_noise_that_an_upsampler_was_not_trained_on_is_refused_before_anything_is_made(
+    tmp_path, told, told_noise, small_diffusion, base
+):
+    out, model = tmp_path / "out", load_diffusion(small_diffusion)
+    for rate in (0.6, -0.1):
+        with pytest.raises(ValueError, match=f"{rate} was asked for, but .* was trained on rates from 0 to 0.5"):
+            upsample(config(told_noise, base, out, conditioning_noise=rate))
+    for refused in (
+        lambda: upsample(config(told, base, out, conditioning_noise=0.1)),
+        lambda: generate_upsampled(sample_config(small_diffusion, told, out, conditioning_noise=0.1), model, None),
+    ):
+        with pytest.raises(ValueError, match="0.1 was asked for, but .* on clean low-resolution images alone, rate 0"):
+            refused()
+    assert not out.exists()
+    with pytest.raises(ValueError, match="conditioning_noise 0.1 is for images to be enlarged; add --upsampler RUN"):
+        SampleConfig(diffusion=small_diffusion, out=out, conditioning_noise=0.1)
+
+
+def test_sampling_with_an_upsampler_noises_between_the_two(tmp_path, small_diffusion, told_noise):
+    settings = sample_config(small_diffusion, told_noise, tmp_path / "one", conditioning_noise=0.2)
+    generate_upsampled(settings, load_diffusion(small_diffusion), None)
+    changes = {"seed": 2, "batch_size": 3, "conditioning_noise": 0.2}
+    enlarged(told_noise, tmp_path / "one" / "base", tmp_path / "two", **changes)
+    assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")

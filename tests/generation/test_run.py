@@ -18,7 +18,9 @@ from classifiers.guide import load_guide
 from classifiers.training import train_classifier
 from guided_diffusion.data.shards import iterate_shards, read_shard
 from guided_diffusion.generation import run as generation
-from guided_diffusion.generation.run import GuidanceConfig, Guide, SampleConfig, check_guide, generate
+from guided_diffusion.generation.config import SampleConfig
+from guided_diffusion.generation.run import generate
+from guided_diffusion.guide import GuidanceConfig, Guide, check_guide
 from guided_diffusion.images import from_uint8
 from guided_diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.noise import SeededNoise
@@ -131,7 +133,9 @@ def test_two_processes_make_the_bytes_that_one_makes_after_any_interruption(tmp_
     )  # fmt: skip
     status, output = tiny.finish(process)
     assert status == 0, output
-    assert " 12/12 " in output  # the first process makes three of the five shards, not all
+    assert " 20/20 " in output  # what both make, each image once
+    assert "20 images in " in output
+    assert "; 5 network and 5 classifier evaluations an image" in output
     assert made(tmp_path / "two")[1].tolist() == [0, 1] * 10
     run_here(tmp_path / "one")
     assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")
@@ -168,6 +172,7 @@ def test_the_manifest_says_what_was_made(tmp_path, model, guide):
     assert manifest["class_names"] == ["dark", "light"]
     assert manifest["labels"] == [1]
     assert manifest["guidance"] == {"scale": 1.0}
+    assert manifest["precision"] == "float32"
     assert manifest["classifier"] == {"name": guide.name, "sha256": guide.sha256}
 
 

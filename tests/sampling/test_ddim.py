@@ -1,11 +1,13 @@
 """DDIM where its result is known: the probability flow of a Gaussian in closed form, and the law of its noise."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 from oracles.mixture import assert_is_component, batch_noise, draws, three_blobs
+from oracles.probability_flow import flowed
 from torch.testing import assert_close
 
 from guided_diffusion.chain import DiffusionChain, eps_from_x0, q_sample
@@ -31,19 +33,9 @@ def angular_chain(num_steps: int, last_angle: float) -> DiffusionChain:
     return DiffusionChain(alpha_bar=angles.cos() ** 2, t=torch.arange(num_steps, dtype=torch.float64))
 
 
-def probability_flow_end(x_T: torch.Tensor, alpha_bar: float, y: int) -> torch.Tensor:
-    """Where the exact flow takes x_T (B, D), a state of one Gaussian at alpha_bar: the same quantile at x_0.
-
-    mu + C^1/2 (alpha_bar C + (1 - alpha_bar) I)^-1/2 (x_T - sqrt(alpha_bar) mu).
-    """
-    mean, (axis_vars, axes) = MIXTURE.means[y], torch.linalg.eigh(MIXTURE.covariances[y])
-    stretch = (axis_vars / (alpha_bar * axis_vars + 1 - alpha_bar)).sqrt()
-    return mean + ((x_T - alpha_bar**0.5 * mean) @ axes * stretch) @ axes.mT
-
-
 def test_ddim_converges_at_first_order_to_the_exact_probability_flow():
     x_T, y, last_angle = draws(6, 2, 1, 2, seed=3), torch.ones(6, dtype=torch.int64), math.acos(1e-2)
-    exact = probability_flow_end(x_T.flatten(1), math.cos(last_angle) ** 2, 1)
+    exact = flowed(x_T.flatten(1), MIXTURE, 1, alpha_bar=math.cos(last_angle) ** 2, alpha_bar_end=1)
     errors = []
     for num_steps in (50, 100, 200, 400):
         chain = angular_chain(num_steps, last_angle)
@@ -59,12 +51,11 @@ def test_the_probability_flow_of_a_gaussian_maps_quantiles_to_quantiles():
     """The closed form itself: a standard deviation about the mean at x_T is one about the mean at x_0."""
     mean, covariance = MIXTURE.means[1], MIXTURE.covariances[1]
     for alpha_bar in (1e-4, 0.5):
-        matrix = probability_flow_end(torch.eye(4).double(), alpha_bar, 1) - probability_flow_end(
-            torch.zeros(4).double(), alpha_bar, 1
-        )
+        there = partial(flowed, mixture=MIXTURE, y=1, alpha_bar=alpha_bar, alpha_bar_end=1)
+        matrix = there(torch.eye(4).double()) - there(torch.zeros(4).double())
         law = matrix.mT @ (alpha_bar * covariance + (1 - alpha_bar) * torch.eye(4).double()) @ matrix
         assert_close(law, covariance, rtol=1e-12, atol=1e-12)
-        assert_close(probability_flow_end(alpha_bar**0.5 * mean, alpha_bar, 1), mean, rtol=1e-12, atol=1e-12)
+        assert_close(there(alpha_bar**0.5 * mean), mean, rtol=1e-12, atol=1e-12)
 
 
 def test_reversing_and_sampling_returns_to_x_0_at_first_order():

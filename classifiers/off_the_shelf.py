@@ -1,0 +1,163 @@
+"""Classifiers of clean images that nobody trained for guidance, as those who sample see them."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision.models
+from torch import Tensor, nn
+from torch.hub import download_url_to_file, get_dir
+from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.transforms import InterpolationMode
+
+from classifiers.checkpoint import load_classifier
+from guided_diffusion.checkpoint import file_sha256, read_tensors
+from guided_diffusion.data.imagenet import imagenet_class_names
+from guided_diffusion.guide import CleanGuide
+
+SOFTPLUS_BETA = 3.0
+"""Of EluCD's smooth activation (2310.11311)."""
+
+BUILT_WITH: Mapping[str, Mapping[str, bool]] = {
+    name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")
+}
+"""What torchvision builds these networks with when it fetches their weights itself: they normalise once more."""
+
+KINDS = "torchvision:NAME, torchvision:NAME:FILE or classifier:RUN"
+
+
+def load_clean_guide(name: str, *, smooth: bool, device: torch.device | str) -> CleanGuide:
+    """The classifier that `GuidanceConfig.off_the_shelf` names, on `device`.
+
+    smooth: with Softplus for each ReLU, as EluCD's recipe has it. Classifiers trained here have no ReLU.
+
+    Raises:
+        FileNotFoundError: no such run or file.
+        ValueError: another kind of name, an unknown network, weights that do not fit it, a run that holds no classifier
+            of clean images.
+        OSError: weights that could not be downloaded, saying how to give a file.
+    """
+    kind, _, what = name.partition(":")
+    if kind == "torchvision" and what:
+        network_name, _, file = what.partition(":")
+        return _torchvision(network_name, Path(file) if file else None, smooth=smooth, device=device)
+    if kind == "classifier" and what:
+        return _judge(Path(what), device=device)
+    raise ValueError(f'there is no off-the-shelf classifier "{name}"; give {KINDS}')
+
+
+def clean_guide(
+    network: nn.Module,
+    *,
+    class_names: Sequence[str],
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    name: str,
+    sha256: str,
+    interpolation: str = "bilinear",
+) -> CleanGuide:
+    """Any network of normalised RGB images as a guide; it is put into evaluation mode and its parameters are frozen.
+
+    network: (B, 3, size, size), of which (x - mean) / std was taken for x in [0, 1], to logits (B, num_classes).
+    """
+    network.eval().requires_grad_(False)
+    reference = next(network.parameters())
+    mean_rgb, std_rgb = (torch.tensor(values).to(reference).reshape(1, 3, 1, 1) for values in (mean, std))
+
+    def logits(x_0: Tensor) -> Tensor:
+        rgb = x_0.to(reference.dtype).expand(-1, 3, -1, -1)  # grey images have three equal channels
+        if rgb.shape[2:] != (size, size):
+            rgb = F.interpolate(rgb, (size, size), mode=interpolation, align_corners=False, antialias=True)
+        return network(((rgb + 1) / 2 - mean_rgb) / std_rgb).to(x_0.dtype)
+
+    return CleanGuide(logits, tuple(class_names), image_shape=None, name=name, sha256=sha256)
+
+
+def smoothed(network: nn.Module, *, beta: float = SOFTPLUS_BETA) -> nn.Module:
+    """A copy of the network with Softplus(beta) for each ReLU: gradients without kinks (EluCD's section 3)."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.Softplus(beta=beta))
+    return network
+
+
+def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.device | str) -> CleanGuide:
+    known = list_models(module=torchvision.models)
+    if name not in known:
+        raise ValueError(f'torchvision has no classifier "{name}"; it has {", ".join(known)}')
+    weights = get_model_weights(name)["DEFAULT"]
+    stored = _downloaded(name, weights.url) if file is None else file
+    network = get_model(name, weights=None, **BUILT_WITH.get(name, {}))
+    _fill(network, _read(stored), stored)
+    preset = weights.transforms()
+    return clean_guide(
+        (smoothed(network) if smooth else network).to(device),
+        class_names=imagenet_class_names(),
+        size=preset.crop_size[0],
+        mean=preset.mean,
+        std=preset.std,
+        interpolation="bicubic" if preset.interpolation == InterpolationMode.BICUBIC else "bilinear",
+        name=f"torchvision:{name}",
+        sha256=file_sha256(stored),
+    )
+
+
+def _judge(run: Path, *, device: torch.device | str) -> CleanGuide:
+    classifier = load_classifier(run, device=device)
+    checkpoint = classifier.checkpoint
+    if classifier.config.chain is not None:
+        raise ValueError(
+            f"{checkpoint.path} was trained on noisy images and is asked about x_t itself: give it as --classifier"
+        )
+
+    def logits(x_0: Tensor) -> Tensor:
+        return classifier.network(x_0, torch.zeros(len(x_0), device=x_0.device))
+
+    return CleanGuide(
+        logits,
+        classifier.config.class_names,
+        image_shape=classifier.image_shape,
+        name=f"classifier:{checkpoint.path.parent.name}/{checkpoint.path.name}",
+        sha256=file_sha256(checkpoint.weights_file(classifier.weights)),
+    )
+
+
+def _downloaded(name: str, url: str) -> Path:
+    """The file of the published weights in torch's hub cache, which is filled if it does not hold them."""
+    file = Path(get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stem = file.stem.rpartition("-")[2]  # published files end in the start of their SHA-256
+        try:
+            download_url_to_file(url, str(file), hash_prefix=stem, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"the weights of {name} could not be downloaded ({error}); get {url} on a machine that can, and either "
+                f"copy it to {file.parent} or give its path: --guidance.off_the_shelf torchvision:{name}:FILE"
+            ) from None
+    return file
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise FileNotFoundError(f"there are no weights {file}; expected a state dict, .pth or .safetensors")
+    if file.suffix == ".safetensors":
+        return read_tensors(file)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle's own errors among them, which only the border to published files may name
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file} holds no state dict that can be read without running its code ({reason})") from None
+
+
+def _fill(network: nn.Module, state: dict[str, Tensor], file: Path) -> None:
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the weights {file} do not fit {type(network).__name__}: {reason}") from None

@@ -1,0 +1,108 @@
+"""A sampling run of two processes that is killed at random moments, goes on as one process, and is compared with an
+undisturbed one.
+
+    python tests/killing_samples.py --kills 10
+
+prints what happened; generation/test_killed_runs.py does it with a few.
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import tiny
+
+from classifiers.training import train_classifier
+from guided_diffusion.data.shards import read_shard
+from guided_diffusion.training.diffusion import train_diffusion
+
+NUM_SAMPLES = 60
+SHARD_SIZE = 2
+
+
+def command(out: Path, diffusion: Path, classifier: Path) -> list[str]:
+    """Script and options of a run of many small shards, guided, with labels that are drawn."""
+    return [
+        "sample.py", f"--diffusion={diffusion}", f"--classifier={classifier}", f"--out={out}", "--sampler=ddpm",
+        "--steps=25", f"--num_samples={NUM_SAMPLES}", f"--shard_size={SHARD_SIZE}", "--batch_size=2",
+        "--labels=uniform", "--guidance.scale=2",
+    ]  # fmt: skip
+
+
+def shard_bytes(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(directory.glob("shard-*.npz"))}
+
+
+def kill_some(launcher: psutil.Process, *, everything: bool, rng: random.Random) -> None:
+    """SIGKILL to a launcher and all that it started, or to one of its workers alone; torchrun then ends the others."""
+    workers = launcher.children(recursive=True)
+    victims = [launcher, *workers] if everything or not workers else [rng.choice(workers)]
+    for victim in victims:
+        try:
+            victim.kill()
+        except psutil.NoSuchProcess:
+            continue  # it had finished, or followed one killed before it
+    psutil.wait_procs(workers, timeout=60)
+
+
+def killed(arguments: list[str], out: Path, *, kills: int, rng: random.Random) -> Counter[str]:
+    """Start the run on two processes and kill it, so many times; how far it had come."""
+    outcomes: Counter[str] = Counter()
+    for _ in range(kills):
+        wanted = len(shard_bytes(out)) + rng.randrange(NUM_SAMPLES // SHARD_SIZE // kills)
+        process = tiny.start(*arguments, processes=2, threads=1)
+        begin = time.monotonic()
+        while process.poll() is None and len(shard_bytes(out)) < wanted and time.monotonic() - begin < 60:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))  # within a shard, or while it is written
+        everything = rng.random() < 0.5
+        kill_some(psutil.Process(process.pid), everything=everything, rng=rng)
+        status, output = tiny.finish(process)
+        if status == 0 and len(shard_bytes(out)) < NUM_SAMPLES // SHARD_SIZE:
+            raise AssertionError(f"ended well with shards missing:\n{output}")
+        outcomes["finished first" if status == 0 else "all killed" if everything else "one process killed"] += 1
+    return outcomes
+
+
+def killed_equals_undisturbed(
+    directory: Path, diffusion: Path, classifier: Path, *, kills: int, seed: int
+) -> Counter[str]:
+    """Raises AssertionError unless a run ends with the same bytes after its kills, on one process, as without them."""
+    arguments = {name: command(directory / name, diffusion, classifier) for name in ("undisturbed", "killed")}
+    outcomes = killed(arguments["killed"], directory / "killed", kills=kills, rng=random.Random(seed))
+    left = shard_bytes(directory / "killed")
+    for name in left:
+        read_shard(directory / "killed" / name)  # no shard is there in part
+    for run in arguments.values():
+        status, output = tiny.finish(tiny.start(*run, threads=1))
+        assert status == 0, output
+    assert shard_bytes(directory / "killed") == shard_bytes(directory / "undisturbed")
+    assert len(shard_bytes(directory / "killed")) == NUM_SAMPLES // SHARD_SIZE
+    for name in ("manifest.json", "grid.png"):
+        ours, theirs = ((directory / run / name).read_bytes() for run in arguments)
+        assert ours == theirs
+    outcomes["shards there before the last start"] += len(left)
+    return outcomes
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        root, begin = Path(directory), time.monotonic()
+        folder = tiny.write_class_folder(root / "data")
+        train_diffusion(tiny.diffusion_config(root / "diffusion", folder, iterations=2))
+        train_classifier(
+            tiny.classifier_config(root / "classifier", folder, diffusion=root / "diffusion", iterations=2)
+        )
+        outcomes = killed_equals_undisturbed(
+            root, root / "diffusion", root / "classifier", kills=given.kills, seed=given.seed
+        )
+    told = ", ".join(f"{what} x {count}" for what, count in sorted(outcomes.items()))
+    print(f"the same to the byte after {told} ({time.monotonic() - begin:.0f} s)")
