@@ -1,0 +1,195 @@
+"""What guidance above Bayes' rule buys and costs, where the denoiser and the classifier are exact.
+
+PYTHONPATH=tests python benchmarks/mixture_guidance.py
+
+Mixtures of Gaussians in 4 dimensions (tests/oracles/mixture.py): classes of several components whose means are all
+drawn from one standard normal, so that classes overlap and a class has modes near others and modes of its own. Scale 1
+at every level is Bayes' rule and only the sampler errs; everything else is measured against it. For each kind of
+guidance, scale and sampler: the calls of the classifier for a batch, the exact classifier's mean probability of the
+class asked for, improved precision and recall, and the Fréchet distance. All are taken within each class, precision and
+recall against as many exact draws of that class and the distance against its exact moments, and averaged over
+classes and mixtures. The first row is that of a second set of exact draws.
+"""
+
+import math
+import statistics
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
+
+import torch
+from einops import rearrange
+from oracles.mixture import GaussianMixture, batch_noise, draws
+from torch import Tensor
+
+from guided_diffusion.config import run_script
+from guided_diffusion.evaluation.metrics import frechet_distance, precision_recall
+from guided_diffusion.guidance import LogProb, ScoreTerm, classifier_score, entropy_scaled_score, within
+from guided_diffusion.sampling import Counted, SamplerConfig, SamplerName, make_sampler
+from guided_diffusion.schedules import ChainConfig, make_chain
+
+DIMENSIONS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceBenchmark:
+    """Prints a row for each sampler, kind of guidance and scale."""
+
+    samplers: tuple[SamplerName, ...] = ("ddim", "dpmpp_2m")
+    """Each in its own spacing of the linear chain."""
+    steps: int = 25
+    """Noise levels visited."""
+    scales: tuple[float, ...] = (1.0, 1.5, 2.0, 4.0)
+    """Of the classifier's gradient; each kind of guidance takes all of them."""
+    intervals: tuple[tuple[float, float], ...] = ((0.0, 2.0), (0.3, 2.0), (0.3, math.inf))
+    """Pairs of sigma between which a plain scale holds."""
+    classes: int = 4
+    """Equally likely, 4 by our choice."""
+    components: int = 5
+    """Of each class, equally likely."""
+    spread: float = 0.5
+    """Standard deviation of a component in each direction; that of the components' means is 1."""
+    blur: float = 0.0
+    """Standard deviation of a Gaussian by which the denoiser's data are blurred, as a network of too little capacity
+    might have it; 0 is the exact denoiser. The classifier is exact at any."""
+    samples: int = 1000
+    """Of each class of each mixture."""
+    mixtures: int = 3
+    """How many; seeds 0, 1, .. draw their means."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a row says of one class's samples, or the average over several."""
+
+    asked: float
+    precision: float
+    recall: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A mixture whose components are grouped into classes: those of class c are c K .. (c + 1) K - 1."""
+
+    mixture: GaussianMixture
+    classes: int
+    samples: int
+
+    @cached_property
+    def y(self) -> Tensor:
+        """The class asked of each sample (B,)."""
+        return torch.arange(self.classes).repeat_interleave(self.samples)
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """Exact draws (B, D) of the classes y."""
+        return self.draw(seed=0)
+
+    def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """log p(class | x_t) (B, classes): the exact classifier of noisy images."""
+        return rearrange(self.mixture.log_prob(x_t, t), "b (c k) -> b c k", c=self.classes).logsumexp(dim=2)
+
+    def draw(self, *, seed: int) -> Tensor:
+        """x_0 (B, D) of the classes y, each from one of its components."""
+        generator = torch.Generator().manual_seed(seed)
+        components = len(self.mixture.weights) // self.classes
+        chosen = torch.randint(components, self.y.shape, generator=generator)
+        return self.mixture.draw(self.y * components + chosen, generator=generator)
+
+    def moments(self, c: int) -> tuple[Tensor, Tensor]:
+        """Exact mean (D,) and covariance (D, D) of class c."""
+        means = rearrange(self.mixture.means, "(c k) d -> c k d", c=self.classes)[c]
+        within_components = rearrange(self.mixture.covariances, "(c k) d e -> c k d e", c=self.classes)[c].mean(dim=0)
+        return means.mean(dim=0), within_components + means.mT.cov(correction=0)
+
+    def quality(self, x_0: Tensor) -> Quality:
+        """Of samples x_0 (B, D) of the classes y, averaged over classes."""
+        clean = self.log_prob(x_0[:, :, None, None], torch.zeros(len(x_0)))
+        asked = clean.gather(1, self.y[:, None]).exp()[:, 0]
+        return _average([self._class_quality(c, x_0, asked) for c in range(self.classes)])
+
+    def _class_quality(self, c: int, x_0: Tensor, asked: Tensor) -> Quality:
+        of_class = self.y == c
+        precision, recall = precision_recall(real=self.reference[of_class], generated=x_0[of_class])
+        distance = frechet_distance(x_0[of_class].mean(dim=0), x_0[of_class].mT.cov(), *self.moments(c))
+        return Quality(float(asked[of_class].mean()), precision, recall, distance)
+
+
+def main(config: GuidanceBenchmark) -> None:
+    """Prints the table."""
+    problems = [_problem(seed, config) for seed in range(config.mixtures)]
+    print(
+        f"{'sampler':>11} {'guidance':>16} {'scale':>5} {'calls':>5} {'p(y|x)':>6} {'prec.':>6} {'recall':>6} {'FD':>8}"
+    )
+    exact = _average([problem.quality(problem.draw(seed=1)) for problem in problems])
+    print(_row("exact draws", "", "", "", exact))
+    for sampler in config.samplers:
+        for kind, scale in _kinds(config):
+            calls, quality = _measured(sampler, kind, scale, problems, config)
+            print(_row(sampler, _name(kind), f"{scale:g}", str(calls), quality), flush=True)
+
+
+Kind = tuple[float, float] | None
+"""An interval of sigma for a plain scale, or None for scaling by entropy at every level."""
+
+EVERYWHERE = (0.0, math.inf)
+
+
+def _kinds(config: GuidanceBenchmark) -> Iterator[tuple[Kind, float]]:
+    yield EVERYWHERE, 0.0
+    for kind in (EVERYWHERE, *config.intervals, None):
+        for scale in config.scales:
+            yield kind, scale
+
+
+def _name(kind: Kind) -> str:
+    return (
+        "by entropy" if kind is None else "all sigma" if kind == EVERYWHERE else f"{kind[0]:g} < sigma <= {kind[1]:g}"
+    )
+
+
+def _term(kind: Kind, log_prob: LogProb, y: Tensor, scale: float) -> ScoreTerm:
+    if kind is None:
+        return entropy_scaled_score(log_prob, y, scale)
+    return within(classifier_score(log_prob, y, scale), *kind)
+
+
+def _problem(seed: int, config: GuidanceBenchmark) -> Problem:
+    count = config.classes * config.components
+    means = draws(count, DIMENSIONS, seed=seed)
+    covariances = (config.spread**2 * torch.eye(DIMENSIONS, dtype=torch.float64)).repeat(count, 1, 1)
+    weights = torch.full((count,), 1 / count, dtype=torch.float64)
+    mixture = GaussianMixture(means, covariances, weights, make_chain(ChainConfig()))
+    return Problem(mixture, config.classes, config.samples)
+
+
+def _measured(
+    name: SamplerName, kind: Kind, scale: float, problems: list[Problem], config: GuidanceBenchmark
+) -> tuple[int, Quality]:
+    """Calls of the classifier for one batch, and the samples' quality over all mixtures."""
+    sampler = SamplerConfig(name=name, steps=config.steps)
+    calls, qualities = 0, list[Quality]()
+    for problem in problems:
+        blurred = config.blur**2 * torch.eye(DIMENSIONS, dtype=torch.float64)
+        denoiser = replace(problem.mixture, covariances=problem.mixture.covariances + blurred).denoiser
+        log_prob = Counted(problem.log_prob)
+        term = _term(kind, log_prob, problem.y, scale)
+        x_T, levels = draws(len(problem.y), DIMENSIONS, 1, 1, seed=101), sampler.levels(ChainConfig())
+        x_0 = make_sampler(sampler)(denoiser, levels, x_T, batch_noise(102), guidance=term)
+        calls = log_prob.calls
+        qualities.append(problem.quality(x_0.flatten(1)))
+    return calls, _average(qualities)
+
+
+def _average(qualities: list[Quality]) -> Quality:
+    return Quality(*map(statistics.fmean, zip(*map(astuple, qualities), strict=True)))
+
+
+def _row(sampler: str, kind: str, scale: str, calls: str, quality: Quality) -> str:
+    figures = f"{quality.asked:6.3f} {quality.precision:6.3f} {quality.recall:6.3f} {quality.distance:8.3f}"
+    return f"{sampler:>11} {kind:>16} {scale:>5} {calls:>5} {figures}"
+
+
+if __name__ == "__main__":
+    run_script(GuidanceBenchmark, main)

@@ -1,0 +1,1 @@
+"""Scales, samplers and steps against each other: every combination sampled from the same seeds and evaluated."""

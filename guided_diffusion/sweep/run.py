@@ -1,0 +1,221 @@
+"""The sweep command: which settings there are, each sampled and evaluated once, and the best of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classifiers.evaluation import EvaluateConfig, open_extractor
+from classifiers.guide import load_guide, load_other_guides
+
+from ..chain import DiffusionChain, Step
+from ..config import to_plain
+from ..data.shards import read_manifest, replaced_on_success, write_json
+from ..evaluation.features import FeatureExtractor
+from ..evaluation.inception import InceptionConfig
+from ..evaluation.run import EvaluationConfig, evaluate
+from ..generation.config import SampleConfig, sampler_and_chain
+from ..generation.evaluations import Precision
+from ..generation.processes import accelerator, this_device
+from ..generation.run import generate, guidance_of, sample_plan
+from ..guide import GuidanceConfig
+from ..model import load_diffusion
+from ..noise import SeededNoise
+from ..prediction import Estimate
+from ..sampling import Counted, Sampler, SamplerName
+from .report import DISTANCE, Outcome, best_of, format_outcomes, write_sweep_report
+
+EVALUATION_NAME = "evaluation.json"
+SHARED = (
+    "diffusion", "classifier", "num_samples", "labels", "clip", "weights", "seed", "precision", "batch_size",
+    "cpu_threads", "shard_size",
+)  # fmt: skip
+"""Fields of `SampleConfig` that are the same in all settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """Sample at every combination of scales, samplers and steps from the same seeds, evaluate, and name the best."""
+
+    out: Path
+    """Directory for the samples of each setting, sweep.json, curves and report.html; it continues what is there."""
+    diffusion: Path
+    """Run directory or checkpoint of the diffusion model."""
+    classifier: Path
+    """Run directory or checkpoint of a classifier trained on that model's noise."""
+    real: Path
+    """What samples are compared with: folder of pictures, npz batch, or npz of reference statistics."""
+    scales: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
+    """Guidance scales s."""
+    samplers: tuple[SamplerName, ...] = (SampleConfig.sampler,)
+    """Samplers, as in scripts/sample.py."""
+    steps: tuple[int | str, ...] = (SampleConfig.steps,)
+    """Numbers of timesteps, as in scripts/sample.py."""
+    guidance: GuidanceConfig = GuidanceConfig()
+    """All of the guidance but its scale."""
+    extractor: str = EvaluateConfig.extractor
+    """inception (FID), or classifier:RUN, a classifier of ours trained on clean images (FD)."""
+    inception: InceptionConfig = InceptionConfig()
+    """Where Inception's weights are."""
+    protocol: EvaluationConfig = EvaluationConfig()
+    """Settings of the metrics."""
+    num_samples: int = 1000
+    """Samples of each setting. Few make Fréchet distances larger, of all settings alike."""
+    labels: int | str = SampleConfig.labels
+    """Classes asked for, as in scripts/sample.py."""
+    clip: float | None = SampleConfig.clip
+    """Estimates of x_0 are clamped to [-clip, clip]; null leaves them."""
+    weights: str | None = SampleConfig.weights
+    """Weights of the checkpoint sampled from; null: its slowest average."""
+    seed: int = SampleConfig.seed
+    """Of the noise of every sample, the same in all settings."""
+    precision: Precision = SampleConfig.precision
+    """Of arithmetic inside the networks."""
+    batch_size: int = SampleConfig.batch_size
+    """Images sampled at a time."""
+    cpu_threads: int = SampleConfig.cpu_threads
+    """Threads where there is no GPU; another number may change a pixel by one grey level."""
+    shard_size: int = SampleConfig.shard_size
+    """Images in each file: what an interruption can cost at most, and what several processes share a setting by."""
+    write_config: Path | None = None
+    """YAML file for scripts/sample.py --config, with the best setting."""
+
+    def __post_init__(self) -> None:
+        for name in ("scales", "samplers", "steps"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} are one or more different values, got {list(values)}")
+        if self.guidance.scale is not None:
+            raise ValueError(
+                f"a sweep takes its scales from --scales, not from guidance.scale; got {self.guidance.scale:g}"
+            )
+
+
+def sweep(config: SweepConfig) -> None:
+    """Make and evaluate whatever is missing, write sweep.json and report.html, and print the table and the best.
+
+    Settings whose samples and evaluation are there, of the same weights, data and protocol, are taken as they are, so
+    an interrupted sweep continues.
+
+    Raises:
+        FileNotFoundError, ValueError: as `generate` and `evaluate`; what the settings themselves have wrong is found
+            before any samples are made.
+    """
+    device = this_device()
+    model = load_diffusion(config.diffusion, weights=config.weights, device=device)
+    guide, others = load_guide(config.classifier, device=device), load_other_guides(config.guidance, device=device)
+    extractor = open_extractor(config.extractor, config.inception, device=device)
+    runs = sampling_runs(config)
+    costs: list[int] = []
+    for run in runs:
+        sampler, chain = sampler_and_chain(run, model.config.chain, gradient_at=config.guidance.gradient_at)
+        sample_plan(run, guidance_of(run, model, guide, others, chain))
+        costs.append(network_evaluations(sampler, chain))
+    outcomes: list[Outcome] = []
+    for run, cost in zip(runs, costs, strict=True):
+        generate(run, model, guide, others)
+        record = evaluated(run.out, extractor, real=config.real, protocol=config.protocol)
+        outcomes.append(_outcome(run, record, network_evaluations=cost))
+    if accelerator().is_main_process:
+        _conclude(config, runs, outcomes)
+
+
+def _conclude(config: SweepConfig, runs: Sequence[SampleConfig], outcomes: Sequence[Outcome]) -> None:
+    best = best_of(outcomes)
+    rows = [to_plain(outcome) | {"is_best": outcome is best} for outcome in outcomes]
+    write_json(config.out / "sweep.json", {"real": str(config.real), "extractor": config.extractor, "settings": rows})
+    report = write_sweep_report(config.out, outcomes)
+    print(f"{format_outcomes(outcomes)}\n\nbest by {best.distance_name}: {best.name}\ncurves and pictures: {report}")
+    if config.write_config is not None:
+        write_sample_config(config.write_config, runs[outcomes.index(best)], best)
+        print(f"for scripts/sample.py --config: {config.write_config}")
+
+
+def sampling_runs(config: SweepConfig) -> list[SampleConfig]:
+    """The sampling run of each combination, in a directory of its own."""
+    shared = {field.name: getattr(config, field.name) for field in fields(SampleConfig) if field.name in SHARED}
+    return [
+        SampleConfig(
+            out=config.out / "samples" / f"{sampler}-{str(steps).replace(',', '_')}-scale{scale:g}",
+            sampler=sampler,
+            steps=steps,
+            guidance=replace(config.guidance, scale=scale),
+            **shared,
+        )
+        for sampler, steps, scale in product(config.samplers, config.steps, config.scales)
+    ]
+
+
+def network_evaluations(sampler: Sampler, chain: DiffusionChain) -> int:
+    """How often a sampler asks the diffusion network for each sample: counted, on an image of one pixel."""
+
+    def nothing(x_t: Tensor, step: Step) -> Estimate:
+        return Estimate(x0=torch.zeros_like(x_t), log_var=step.log_var_min)
+
+    counted = Counted(nothing)
+    sampler(counted, chain, torch.ones(1, 1, 1, 1), SeededNoise(0, [0]))
+    return counted.calls
+
+
+def evaluated(
+    samples: Path, extractor: FeatureExtractor, *, real: Path, protocol: EvaluationConfig
+) -> Mapping[str, Any]:
+    """The evaluation of a directory of samples: what is there, if it is of these samples and this protocol, or anew."""
+    path = samples / EVALUATION_NAME
+    if path.is_file():
+        record = json.loads(path.read_text())
+        measured = record["protocol"]
+        if (
+            measured["generated"]["manifest"] == read_manifest(samples)
+            and measured["extractor"]["sha256"] == extractor.sha256
+            and measured["real"]["path"] == str(real)
+            and measured["settings"] == asdict(protocol)
+        ):
+            return record
+    return asdict(evaluate(generated=samples, real=real, extractor=extractor, config=protocol, out=path))
+
+
+def write_sample_config(path: Path, run: SampleConfig, best: Outcome) -> None:
+    """Write a run for scripts/sample.py --config, all but where its samples go; what is left out is at its default."""
+    lines = [
+        f"# The best of a sweep: {best.distance_name} {best.metrics[DISTANCE]:.4g}",
+        f"#   python scripts/sample.py --config {path} --out runs/samples",
+    ]
+    chosen = {"diffusion": str(run.diffusion), "classifier": str(run.classifier), "sampler": run.sampler}
+    values = chosen | {"steps": run.steps, "seed": run.seed} | _unlike_defaults(run)
+    # A JSON value is a YAML value too.
+    lines += [f"{name}: {json.dumps(value)}" for name, value in values.items() if name != "out"]
+    with replaced_on_success(path) as file:
+        file.write("\n".join([*lines, ""]).encode())
+
+
+def _unlike_defaults(config: Any) -> dict[str, Any]:  # any config, and those within it
+    """Plain values of the fields that are not at their defaults."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    changed = {field.name for field in fields(config) if values[field.name] != _default(field)}
+    return {
+        name: _unlike_defaults(value) if is_dataclass(value) else to_plain(value)
+        for name, value in values.items()
+        if name in changed
+    }
+
+
+def _default(field: Field[Any]) -> Any:  # of any type
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _outcome(run: SampleConfig, record: Mapping[str, Any], *, network_evaluations: int) -> Outcome:
+    return Outcome(
+        sampler=run.sampler,
+        steps=run.steps,
+        scale=run.guidance.scale or 0.0,
+        network_evaluations=network_evaluations,
+        metrics=record["metrics"],
+        display_names=record["display_names"],
+        grid=run.out / "grid.png",
+    )
