@@ -226,6 +226,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "out",
         "test_every",
     ),
+    "plot_runs": (
+        "out",
+        "runs",
+        "smoothing",
+    ),
     "prepare_data": (
         *IMAGES,
         "out",
