@@ -195,6 +195,21 @@ def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plai
     return [] if same else [f"{where}: {_shown(stored)} there, {_shown(wanted)} now"]
 
 
+def identified(value: Any) -> Any:  # plain values of any kind
+    """A plain value without what it may say either way: fields that are null, and names beside a "sha256", which says
+    what it is whatever it is called."""
+    if isinstance(value, list):
+        return [identified(item) for item in cast(list[Any], value)]
+    if not isinstance(value, dict):
+        return value
+    fields = cast(dict[str, Any], value)
+    return {
+        key: identified(inner)
+        for key, inner in fields.items()
+        if inner is not None and not (key == "name" and "sha256" in fields)
+    }
+
+
 _ABSENT = object()
 
 

@@ -108,7 +108,8 @@ def extrapolated(main: Denoiser, reference: Denoiser, weight: float) -> Denoiser
     """D_ref + weight * (D_main - D_ref): classifier-free guidance (2207.12598) with an unconditional reference,
     autoguidance (2406.02507) with a weaker one. weight 1 has the x_0 of `main`; the variance is main's.
 
-    The first paper's own weight is one less: it counts from the conditional model.
+    The first paper's own weight is one less: it counts from the conditional model. Nothing is clipped, and clipped
+    estimates are extrapolated out of range: give denoisers without a clip and put `bounded` around the result.
     """
 
     def guided(x_t: Tensor, step: Step) -> Estimate:
@@ -123,7 +124,8 @@ def guided_through(denoiser: Denoiser, log_prob: CleanLogProb, y: Tensor, scale:
 
     The gradient goes through the denoiser, which is evaluated once and also differentiated. That stands for
     grad log E[p(y | x_0) | x_t]: exact where log p is linear in x_0 and the data are Gaussian, too large elsewhere as
-    long as x_0(x_t) is uncertain. Where x_0 was clipped the gradient is 0.
+    long as x_0(x_t) is uncertain. Give a denoiser without a clip and put `bounded` around the result: a clamp passes
+    the gradient of a pixel wholly or not at all, so that rounding decides over pixels at its edge.
     """
 
     def guided(x_t: Tensor, step: Step) -> Estimate:

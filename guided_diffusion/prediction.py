@@ -138,9 +138,12 @@ def _log_var_large(step: Step) -> Coefficient:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Dynamic thresholding (2205.11487 section 2.3), which keeps strong guidance from saturating pixels.
+    """Dynamic thresholding (2205.11487 section 2.3): an estimate far out of range is scaled back, not flattened.
 
-    Each sample is clamped to [-s, s] and divided by s, the `quantile` of its |x_0|, though at least 1.
+    Each sample is clamped to [-s, s] and divided by s, the `quantile` of its |x_0|, though at least 1. That holds back
+    guidance inside the denoiser that is thresholded, such as `bounded(extrapolated(..), threshold)`. A classifier's
+    `tilted` and ddpm's mean shift come after it, as published, and are not held back: there it concerns the network's
+    own estimate alone.
 
     Raises:
         ValueError: a quantile outside (0, 1].
@@ -183,6 +186,20 @@ class NetworkDenoiser:
         output = self.network(x_t, step.t).to(x_t.dtype)
         estimate = interpret(output, x_t, step, prediction=self.prediction, variance=self.variance)
         return replace(estimate, x0=clipped(estimate.x0, self.clip))
+
+
+def bounded(denoiser: Denoiser, clip: Clip) -> Denoiser:
+    """`denoiser` with its x0 `clipped`, for one that is made of others whose own estimates are not.
+
+    As in Imagen (2205.11487 section 2.3) guidance comes first and the clip afterwards. A mean that the denoiser gives
+    itself is kept as it is.
+    """
+
+    def within_bounds(x_t: Tensor, step: Step) -> Estimate:
+        estimate = denoiser(x_t, step)
+        return replace(estimate, x0=clipped(estimate.x0, clip))
+
+    return within_bounds
 
 
 def transition(estimate: Estimate, x_t: Tensor, step: Step) -> tuple[Tensor, Tensor | float]:

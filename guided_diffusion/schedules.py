@@ -188,6 +188,10 @@ def _count(text: str, spec: str) -> int:
 
 
 def _strided(num_steps: int, count: int) -> Tensor:
+    if not 2 <= count <= num_steps:
+        raise ValueError(
+            f"asked for {count} sampling steps of a chain of {num_steps}; a whole stride takes 2 to {num_steps} of them"
+        )
     lengths = {len(range(0, num_steps, stride)): stride for stride in reversed(range(1, num_steps))}
     if count not in lengths:
         nearest = sorted(lengths, key=lambda length: abs(length - count))[:2]

@@ -185,6 +185,18 @@ def test_a_subset_that_the_chain_cannot_satisfy_says_what_to_do():
         timestep_subset(1000, "ddim300")
 
 
+@pytest.mark.parametrize("count", [0, 1, 51, 60])
+def test_a_whole_stride_of_too_few_or_too_many_steps_says_how_many_there_can_be(count):
+    message = f"asked for {count} sampling steps of a chain of 50; a whole stride takes 2 to 50 of them"
+    with pytest.raises(ValueError, match=message):
+        timestep_subset(50, f"ddim{count}")
+
+
+@pytest.mark.parametrize("count", [2, 50])
+def test_a_whole_stride_takes_two_steps_and_all_of_them(count):
+    assert len(timestep_subset(50, f"ddim{count}")) == count
+
+
 def test_a_chain_of_one_step_is_refused_by_its_config():
     with pytest.raises(ValueError, match=r"chain\.num_steps is 1; a chain needs at least 2"):
         ChainConfig(num_steps=1)

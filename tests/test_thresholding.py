@@ -5,7 +5,8 @@ import torch
 from oracles.mixture import draws
 from torch.testing import assert_close
 
-from guided_diffusion.prediction import NetworkDenoiser, Threshold, clipped
+from guided_diffusion.guidance import extrapolated
+from guided_diffusion.prediction import Estimate, NetworkDenoiser, Threshold, bounded, clipped
 from guided_diffusion.schedules import chain_from_betas, linear_betas
 
 STEP = chain_from_betas(linear_betas(1000)).at(500, like=torch.empty(2, 1, 1, 5))
@@ -47,6 +48,23 @@ def test_a_networks_estimate_is_clipped_as_asked_and_its_dtype_kept(clip, bound)
     estimate = NetworkDenoiser(lambda x, t: x, "x0", "small", clip)(x_t, STEP)
     assert float(estimate.x0.abs().max()) == (float(x_t.abs().max()) if bound is None else bound)
     assert estimate.x0.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("clip", "bound"), [(1.0, 1.0), (0.5, 0.5), (Threshold(0.9), 1.0)])
+def test_a_bounded_denoiser_is_clipped_after_what_it_is_made_of(clip, bound):
+    x_t = draws(2, 1, 1, 5)
+    plain, weaker = (NetworkDenoiser(lambda x, t, c=c: c * x, "x0", "small", clip=None) for c in (2.0, 1.0))
+    guided = extrapolated(plain, weaker, 5.0)
+    x0 = bounded(guided, clip)(x_t, STEP).x0
+    assert torch.equal(x0, clipped(guided(x_t, STEP).x0, clip))
+    assert float(x0.abs().max()) == bound
+
+
+def test_a_bounded_denoiser_keeps_its_variance_and_its_mean():
+    x_t = draws(2, 1, 1, 5)
+    estimate = bounded(lambda x, step: Estimate(x0=9 * x, log_var=x, mean=7 * x, var=0.0), 1.0)(x_t, STEP)
+    assert (estimate.log_var is x_t, estimate.var) == (True, 0.0)
+    assert torch.equal(estimate.mean, 7 * x_t)
 
 
 @pytest.mark.parametrize("quantile", [0.0, -0.5, 1.01, 99.5, float("nan")])

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..config import differences
+from ..config import differences, identified
 
 MANIFEST_NAME = "manifest.json"
 NO_LABEL = -1
@@ -177,6 +177,9 @@ def open_manifest(
 def check_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a directory that belongs to other samples. Writes nothing.
 
+    Compared is what pixels depend on: neither what computed them, nor what something is called whose SHA-256 stands
+    beside the name. An option that is null is one that is not there.
+
     Raises ValueError naming every field that differs from the stored manifest, or for one that is no manifest.
     """
     for field in ("num_samples", "shard_size"):
@@ -184,7 +187,8 @@ def check_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
             raise ValueError(f"a manifest needs an integer {field}, got {manifest.get(field)!r}")
     wanted = _as_json(manifest)
     there = (directory / MANIFEST_NAME).exists()
-    differing = differences(without_environments(read_manifest(directory)), wanted) if there else []
+    stored = without_environments(read_manifest(directory)) if there else wanted
+    differing = differences(identified(stored), identified(wanted))
     if differing:
         listing = "\n".join(f"  {difference}" for difference in differing)
         raise ValueError(

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from guided_diffusion.checkpoint import file_sha256
+from guided_diffusion.data.listing import files_sha256
 from guided_diffusion.data.sources import ImageSource, open_images
 from guided_diffusion.device import has_accelerator
 from guided_diffusion.evaluation.compare import Target, class_accuracy, coverage, distances, scores, together
@@ -56,16 +57,24 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sides:
-    """The two sets before anything is measured.
+class RealSide:
+    """What samples are compared with, before it is measured."""
 
-    real is None if there are statistics only, reference if there are none.
-    """
+    path: Path
+    images: ImageSource | None
+    """None: there are statistics only."""
+    reference: Reference | None
+    """Stored statistics; None: there are images only."""
+    files_sha256: str
+    """Of names, sizes and times of change, as `files_sha256` gives it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sides:
+    """The two sets before anything is measured."""
 
     generated: ImageSource
-    real_path: Path
-    real: ImageSource | None
-    reference: Reference | None
+    real: RealSide
 
 
 def evaluate(
@@ -89,10 +98,12 @@ def evaluate(
     sides = _open_sides(generated, real, extractor=extractor, config=config)
     state = _processes()
     samples = _measure(sides.generated, extractor, config=config, state=state, name="generated")
-    measured = None if sides.real is None else _measure(sides.real, extractor, config=config, state=state, name="real")
+    images = sides.real.images
+    measured = None if images is None else _measure(images, extractor, config=config, state=state, name="real")
     reports: list[Report | None] = [None]
     if state.is_main_process:
-        report = _report(samples, _target(measured, sides.reference), sides=sides, extractor=extractor, config=config)
+        target = _target(measured, sides.real.reference)
+        report = _report(samples, target, sides=sides, extractor=extractor, config=config)
         write_report(out or report_path(generated, extractor), report)
         reports = [report]
     broadcast_object_list(reports)
@@ -114,25 +125,40 @@ def report_path(generated: Path, extractor: FeatureExtractor) -> Path:
 
 def _open_sides(generated: Path, real: Path, *, extractor: FeatureExtractor, config: EvaluationConfig) -> _Sides:
     samples = open_images(generated, size=config.image_size)
-    reference = read_reference(real) if real.suffix == ".npz" and real.is_file() else None
+    _check_neighbours(samples, config)
+    return _Sides(generated=samples, real=open_real(real, shape=samples.shape, extractor=extractor, config=config))
+
+
+def open_real(
+    path: Path, *, shape: tuple[int, int, int], extractor: FeatureExtractor, config: EvaluationConfig
+) -> RealSide:
+    """The real side at `path`, fit to be compared with generated images of `shape` (H, W, C).
+
+    Raises:
+        FileNotFoundError, ValueError: as `evaluate`, of that side.
+    """
+    reference = read_reference(path) if path.suffix == ".npz" and path.is_file() else None
     if reference is not None:
-        _check_reference(real, reference, extractor)
-    height, width, channels = samples.shape
-    target = None
+        _check_reference(path, reference, extractor)
+    height, width, channels = shape
+    images = None
     if reference is None or reference.has_images:
-        target = open_images(real, size=height if height == width else None, channels=channels)
-        if target.shape != samples.shape:
+        images = open_images(path, size=height if height == width else None, channels=channels)
+        if images.shape != shape:
             raise ValueError(
-                f"{generated} holds images of {height}x{width} pixels, {real} of {target.shape[0]}x{target.shape[1]}; "
-                f"compare sets of one size"
+                f"the generated images have {height}x{width} pixels, those of {path} {images.shape[0]}x"
+                f"{images.shape[1]}; compare sets of one size"
             )
-    for source in (samples, target):
-        if source is not None and source.num_images <= config.neighbours:
-            raise ValueError(
-                f"{source.path} holds {source.num_images} images, but precision and recall look at "
-                f"{config.neighbours} neighbours of each; give more images"
-            )
-    return _Sides(generated=samples, real_path=real, real=target, reference=reference)
+        _check_neighbours(images, config)
+    return RealSide(path=path, images=images, reference=reference, files_sha256=files_sha256(path))
+
+
+def _check_neighbours(source: ImageSource, config: EvaluationConfig) -> None:
+    if source.num_images <= config.neighbours:
+        raise ValueError(
+            f"{source.path} holds {source.num_images} images, but precision and recall look at {config.neighbours} "
+            f"neighbours of each; give more images"
+        )
 
 
 def _check_reference(path: Path, reference: Reference, extractor: FeatureExtractor) -> None:
@@ -227,13 +253,15 @@ def _protocol(
     samples: Measured, target: Target, *, sides: _Sides, extractor: FeatureExtractor, config: EvaluationConfig
 ) -> dict[str, Any]:
     generated = _source_record(sides.generated) | {"num_manifold_images": len(samples.manifold)}
-    real = {"path": str(sides.real_path), "kind": "statistics"} if sides.real is None else _source_record(sides.real)
+    images = sides.real.images
+    real = {"path": str(sides.real.path), "kind": "statistics"} if images is None else _source_record(images)
     real |= {
+        "files_sha256": sides.real.files_sha256,
         "num_images": target.pooled.count,
         "num_manifold_images": 0 if target.manifold is None else len(target.manifold),
     }
-    if sides.reference is not None:
-        real |= {"statistics": "stored", "sha256": file_sha256(sides.real_path)}
+    if sides.real.reference is not None:
+        real |= {"statistics": "stored", "sha256": file_sha256(sides.real.path)}
     return {
         "generated": generated,
         "real": real,

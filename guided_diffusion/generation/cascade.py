@@ -28,12 +28,12 @@ from ..model import (
 from ..noise import SeededNoise
 from ..prediction import Clip
 from ..sampling import OnStep, Sampler
-from .config import RunConfig, SampleConfig, clipping, sampler_and_chain, sampler_config
+from .config import RunConfig, SampleConfig, clipping, sampler_and_chain
 from .evaluations import counted_model
 from .guided import Guidance, weights_record
 from .labels import InTurn
 from .making import make_shards
-from .manifest import sample_manifest
+from .manifest import sample_manifest, sampler_record
 from .plan import Plan
 from .processes import this_device
 from .run import generate, guidance_of, sample_plan
@@ -259,7 +259,7 @@ def _manifest(config: UpsampleConfig, upsampler: UpsamplerModel, base: Base) -> 
         "shard_size": config.shard_size,
         "class_names": class_names,
         "seed": config.seed,
-        "sampler": to_plain(sampler_config(config)),
+        "sampler": sampler_record(config),
         "clip": to_plain(clipping(config)),
         "precision": config.precision,
         **({"conditioning_noise": config.conditioning_noise} if config.conditioning_noise else {}),

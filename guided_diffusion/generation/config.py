@@ -19,8 +19,9 @@ class RunConfig:
     out: Path
     """Directory for shards, manifest and grid; a run that was interrupted continues there."""
     sampler: SamplerName = SamplerConfig.name
-    """ddim; the ancestral ddpm, guided by the paper's mean shift; for few steps dpmpp_2m, dpmpp_2s (DPM-Solver++),
-    unipc or heun (EDM; two evaluations a step); with noise dpmpp_2m_sde; on the score langevin, predictor_corrector."""
+    """ddim, which with eta 0 is Euler's method; the ancestral ddpm, guided by the paper's mean shift; for few steps
+    dpmpp_2m, dpmpp_2s (DPM-Solver++), unipc or heun (EDM; two evaluations a step); with noise dpmpp_2m_sde; on the
+    score langevin, predictor_corrector."""
     steps: int | str = SamplerConfig.steps
     """How many timesteps, in the sampler's own spacing, or which: sections 10,20,30, or a whole stride ddim25."""
     eta: float = SamplerConfig.eta
@@ -54,16 +55,15 @@ class RunConfig:
         for name in ("batch_size", "cpu_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip is a bound above 0, or null; got {self.clip}")
+        check_clip(self.clip)
         if self.threshold is not None and self.clip != RunConfig.clip:
             raise ValueError(f"threshold {self.threshold:g} takes the place of clip {self.clip}: leave one of them out")
         clipping(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig(RunConfig):
-    """Sample from a diffusion model, guided by a classifier if one is named."""
+class GuidedRunConfig(RunConfig):
+    """What sampling runs of a diffusion model are told besides: the model, and who guides it."""
 
     diffusion: Path
     """Run directory or checkpoint of the diffusion model."""
@@ -71,6 +71,12 @@ class SampleConfig(RunConfig):
     """Run directory or checkpoint of a classifier trained on that model's noise."""
     guidance: GuidanceConfig = GuidanceConfig()
     """Who else guides, how strongly, and in which interval of noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(GuidedRunConfig):
+    """Sample from a diffusion model, guided by a classifier if one is named."""
+
     num_samples: int = 64
     """Images to make."""
     labels: int | str = "all"
@@ -123,6 +129,16 @@ def sampler_config(config: RunConfig) -> SamplerConfig:
         snr=config.snr,
         langevin_steps=config.langevin_steps,
     )
+
+
+def check_clip(clip: float | None) -> None:
+    """Refuse what estimates of x_0 cannot be clamped to.
+
+    Raises:
+        ValueError: a bound that is not above 0.
+    """
+    if clip is not None and clip <= 0:
+        raise ValueError(f"clip is a bound above 0, or null; got {clip}")
 
 
 def clipping(config: RunConfig) -> Clip:

@@ -21,7 +21,7 @@ from ..images import from_uint8, grid, to_uint8
 from ..model import DiffusionModel, load_diffusion
 from ..noise import SeededNoise
 from ..sampling import SamplerConfig, ddim, ddim_reverse
-from .config import RunConfig
+from .config import RunConfig, check_clip
 from .given import open_given, read_given
 from .guided import weights_record
 
@@ -58,8 +58,7 @@ class EncodeConfig:
         for name, least in (("max_images", 1), ("batch_size", 1), ("interpolations", 0), ("frames", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip is a bound above 0, or null; got {self.clip}")
+        check_clip(self.clip)
 
 
 @dataclass(frozen=True)

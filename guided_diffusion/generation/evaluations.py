@@ -1,7 +1,7 @@
 """Networks as sampling runs call them: in the precision asked for, and counted."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 
@@ -18,6 +18,9 @@ NETWORK = "network"
 CLASSIFIER = "classifier"
 
 M = TypeVar("M", DiffusionModel, UpsamplerModel)
+
+Function = Callable[..., Tensor]
+"""Of images (B, C, H, W) and whatever else it takes."""
 
 
 class Evaluated:
@@ -50,22 +53,61 @@ def counted_model(model: M, evaluations: Counter[str], *, precision: Precision) 
 def counted_guidance(guidance: Guidance, evaluations: Counter[str], *, precision: Precision) -> Guidance:
     """The same guidance, every network of it counted: denoising ones among the networks, the others as classifiers."""
 
+    def denoising(model: DiffusionModel) -> DiffusionModel:
+        return counted_model(model, evaluations, precision=precision)
+
+    def classifying(function: Function, _: Sequence[str]) -> Function:
+        return Evaluated(function, evaluations, CLASSIFIER, precision=precision)
+
+    return _with_networks(guidance, denoising, classifying)
+
+
+def idle(guidance: Guidance) -> Guidance:
+    """The same guidance with functions of no cost for its networks, on the CPU: it asks each as often as its own.
+
+    Denoising networks return what they are given, and classifiers hold all classes for equally likely.
+    """
+
+    def denoising(model: DiffusionModel) -> DiffusionModel:
+        widened = model.config.network.out_channels // model.config.network.in_channels
+
+        def network(x_t: Tensor, *_: Any, **__: Any) -> Tensor:
+            return x_t.repeat(1, widened, 1, 1)
+
+        return replace(model, network=cast(Any, network))  # whoever samples only calls it
+
+    def classifying(_: Function, class_names: Sequence[str]) -> Function:
+        def log_prob(x: Tensor, *_: Any) -> Tensor:
+            return x.flatten(1).sum(dim=1, keepdim=True).expand(-1, len(class_names)).log_softmax(dim=1)
+
+        return log_prob
+
+    return _with_networks(guidance, denoising, classifying)
+
+
+def _with_networks(
+    guidance: Guidance,
+    denoising: Callable[[DiffusionModel], DiffusionModel],
+    classifying: Callable[[Function, Sequence[str]], Function],
+) -> Guidance:
+    """The same guidance by other networks: what the two functions make of its models, and of its classifiers' functions
+    and class names."""
+
     def noisy(guide: Guide) -> Guide:
-        return replace(guide, log_prob=Evaluated(guide.log_prob, evaluations, CLASSIFIER, precision=precision))
+        return replace(guide, log_prob=classifying(guide.log_prob, guide.class_names))
 
     def clean(guide: CleanGuide) -> CleanGuide:
-        return replace(guide, logits=Evaluated(guide.logits, evaluations, CLASSIFIER, precision=precision))
+        return replace(guide, logits=classifying(guide.logits, guide.class_names))
 
     others = guidance.others
-    weak = None if others.weak is None else counted_model(others.weak, evaluations, precision=precision)
     return replace(
         guidance,
-        model=counted_model(guidance.model, evaluations, precision=precision),
+        model=denoising(guidance.model),
         guide=None if guidance.guide is None else noisy(guidance.guide),
         others=replace(
             others,
             further=tuple(noisy(guide) for guide in others.further),
-            weak=weak,
+            weak=None if others.weak is None else denoising(others.weak),
             clean=None if others.clean is None else clean(others.clean),
         ),
     )

@@ -1,8 +1,11 @@
 """Who guides a sampling run, put together: the denoiser and the score term of each batch, and what the manifest says.
 
-    tilted(between(guided_at_estimate(extrapolated(D, reference, w), ..), D, lo, hi), within(summed(score, ..), lo, hi))
+    tilted(between(guided_at_estimate(bounded(extrapolated(D, reference, w), clip), ..), bounded(D, clip), lo, hi),
+           within(summed(score, ..), lo, hi))
 
-with whatever was not asked for left out; `ddpm` takes the score as its mean shift in place of the outer `tilted`.
+with whatever was not asked for left out; `ddpm` takes the score as its mean shift in place of the outer `tilted`, and
+gradients through the network, `guided_through`, come before the clip. Scores of x_t and EluCD's gradient come after it,
+as published, and their result is not clipped again.
 """
 
 from collections.abc import Callable
@@ -30,7 +33,7 @@ from ..guidance import (
 )
 from ..guide import CleanGuide, GuidanceConfig, Guide, OtherGuides, check_guide
 from ..model import DiffusionModel, UpsamplerModel
-from ..prediction import Clip, Denoiser
+from ..prediction import Clip, Denoiser, bounded
 from .labels import parse_label
 
 
@@ -39,7 +42,7 @@ class Guidance:
     """All that guides a model's samples.
 
     Raises:
-        ValueError: as `check_guide`, or a scale for a class that is not there.
+        ValueError: as `check_guide`, or scales for a class that is not there, or two for one class.
     """
 
     model: DiffusionModel
@@ -51,7 +54,7 @@ class Guidance:
 
     def __post_init__(self) -> None:
         check_guide(self.model, self.guide, self.config, self.others)
-        self._scale_of(torch.zeros(0, dtype=torch.int64))  # refuses unknown classes
+        self._scale_of(torch.zeros(0, dtype=torch.int64))  # refuses unknown classes, and one named twice
 
     @property
     def knows_classes(self) -> bool:
@@ -67,18 +70,14 @@ class Guidance:
 
     def denoiser(self, y: Tensor, *, clip: Clip) -> Denoiser:
         """The model's, for labels y (B,), with all guidance that is not a score of x_t."""
-        plain = self.model.denoiser(y, clip=clip)
-        guided: Denoiser = plain
-        if self.config.free_weight is not None:
-            null = torch.full_like(y, self.model.null_label or 0)
-            guided = extrapolated(plain, self.model.denoiser(null, clip=clip), self.config.free_weight)
-        if self.others.weak is not None and self.config.weak_weight is not None:
-            guided = extrapolated(plain, self.others.weak.denoiser(y, clip=clip), self.config.weak_weight)
+        extrapolating = self._extrapolating(y)
         if self.others.clean is not None:
-            guided = self._asked(self.others.clean, guided, y)
-        if guided is plain or not self._is_limited:
+            guided = self._asked(self.others.clean, extrapolating, y, clip=clip)
+        else:
+            guided = bounded(extrapolating, clip)
+        if not self._is_limited:
             return guided
-        return between(guided, plain, self.config.sigma_min, self.config.sigma_max)
+        return between(guided, self.model.denoiser(y, clip=clip), self.config.sigma_min, self.config.sigma_max)
 
     def term(self, y: Tensor) -> ScoreTerm | None:
         """The score of the classifiers of noisy images for labels y (B,); None without any."""
@@ -100,7 +99,7 @@ class Guidance:
         if config.sigma_max < float("inf"):  # JSON knows no infinity
             record["sigma_max"] = config.sigma_max
         if config.class_scales:
-            record["class_scales"] = {str(key): scale for key, scale in config.class_scales.items()}
+            record["class_scales"] = {str(label): scale for label, scale in self._class_scales.items()}
         if config.entropy_scaled:
             record["entropy_scaled"] = True
         if config.gradient_at != "x_t":
@@ -121,7 +120,18 @@ class Guidance:
     def _is_limited(self) -> bool:
         return self.config.sigma_min > 0 or self.config.sigma_max < float("inf")
 
-    def _asked(self, clean: CleanGuide, denoiser: Denoiser, y: Tensor) -> Denoiser:
+    def _extrapolating(self, y: Tensor) -> Denoiser:
+        """The model's denoiser away from its reference, if any; not clipped."""
+        own = self.model.denoiser(y, clip=None)
+        if self.config.free_weight is not None:
+            null = torch.full_like(y, self.model.null_label or 0)
+            return extrapolated(own, self.model.denoiser(null, clip=None), self.config.free_weight)
+        if self.others.weak is not None and self.config.weak_weight is not None:
+            return extrapolated(own, self.others.weak.denoiser(y, clip=None), self.config.weak_weight)
+        return own
+
+    def _asked(self, clean: CleanGuide, denoiser: Denoiser, y: Tensor, *, clip: Clip) -> Denoiser:
+        """An unclipped `denoiser`, guided by a classifier of clean images and clipped."""
         labels = torch.tensor(clean.labels_of(self.class_names), device=y.device)[y]
         scale = _clean_scale(self.config)
 
@@ -132,16 +142,29 @@ class Guidance:
             return joint_log_prob(clean.logits(x_0))
 
         if self.config.off_the_shelf_gradient == "x_t":
-            return guided_through(denoiser, log_prob, labels, scale)
-        return guided_at_estimate(denoiser, joint, labels, scale, schedule=self.schedule)
+            return bounded(guided_through(denoiser, log_prob, labels, scale), clip)
+        return guided_at_estimate(bounded(denoiser, clip), joint, labels, scale, schedule=self.schedule)
 
     def _scale_of(self, y: Tensor) -> Scale:
-        if not self.config.class_scales:
+        scales = self._class_scales
+        if not scales:
             return _scale(self.config)
-        scales = [_scale(self.config)] * len(self.class_names)
-        for key, scale in self.config.class_scales.items():
-            scales[parse_label(str(key), self.class_names)] = scale
-        return torch.tensor(scales, dtype=torch.float64, device=y.device)[y]
+        every = [scales.get(label, _scale(self.config)) for label in range(len(self.class_names))]
+        return torch.tensor(every, dtype=torch.float64, device=y.device)[y]
+
+    @property
+    def _class_scales(self) -> dict[int, float]:
+        """Scales by label, in the order of labels, of classes that have one of their own."""
+        named: dict[int, int | str] = {}
+        for key in self.config.class_scales:
+            label = parse_label(str(key), self.class_names)
+            if label in named:
+                raise ValueError(
+                    f'guidance.class_scales has two scales for class {label}, "{self.class_names[label]}": under '
+                    f'"{named[label]}" and "{key}"; give one'
+                )
+            named[label] = key
+        return {label: self.config.class_scales[key] for label, key in sorted(named.items())}
 
 
 def clean_schedule(config: GuidanceConfig, chain: DiffusionChain, *, sampler: str) -> Callable[[Step], float] | None:

@@ -14,27 +14,28 @@ from PIL import Image
 from torch import Tensor
 
 from ..chain import DiffusionChain
-from ..config import to_plain
 from ..data.folder import DataConfig
 from ..data.listing import evenly_spaced
 from ..data.pictures import write_png
 from ..data.shards import iterate_shards
 from ..guidance import ScoreTerm
-from ..guide import GuidanceConfig, Guide, OtherGuides
+from ..guide import Guide, OtherGuides
 from ..images import from_uint8, grid, to_uint8
 from ..model import DiffusionModel
 from ..noise import Noise, SeededNoise
 from ..prediction import Clip, Denoiser
 from ..sampling import OnStep, Sampler, SamplerName
 from ..sampling.inpainting import begun, knowing, only_in, repaint
-from .config import RunConfig, clipping, sampler_and_chain, sampler_config
+from .config import GuidedRunConfig, SampleConfig, clipping, sampler_and_chain
 from .evaluations import counted_guidance
 from .given import open_given, read_given
-from .guided import Guidance, clean_schedule, guide_record, weights_record
-from .labels import InTurn, LabelRule, label_rule
+from .guided import Guidance
+from .labels import InTurn, LabelRule
 from .making import make_shards
+from .manifest import sample_manifest
 from .plan import Plan
 from .processes import accelerator, this_device
+from .run import guidance_of, labels_told
 
 SHOWN = 16
 """Images in the comparison picture."""
@@ -42,19 +43,13 @@ COMPARISON_NAME = "comparison.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class InpaintConfig(RunConfig):
+class InpaintConfig(GuidedRunConfig):
     """Make a part of each image anew, so that it fits the rest."""
 
-    diffusion: Path
-    """Run directory or checkpoint of the diffusion model."""
     data: DataConfig
     """Images; centre crops, not mirrored. Without classes: one folder of all, or --data.labels filenames."""
     mask: Path
     """Picture of the model's image size: what is white is made anew, what is black is kept to the byte."""
-    classifier: Path | None = None
-    """Run directory or checkpoint of a classifier trained on that model's noise."""
-    guidance: GuidanceConfig = GuidanceConfig()
-    """Who else guides, how strongly, and in which interval of noise."""
     labels: int | str | None = None
     """Classes asked for; null: each image's own. Otherwise as in scripts/sample.py."""
     max_images: int = 64
@@ -106,9 +101,7 @@ def inpaint(
     """
     device = this_device()
     sampler, chain = _sampler_and_chain(config, model)
-    schedule = clean_schedule(config.guidance, chain, sampler=config.sampler)
-    told = {"others": others or OtherGuides(), "config": config.guidance, "schedule": schedule}
-    guidance = Guidance(model=model, guide=guide, **told)
+    guidance = guidance_of(config, model, guide, others, chain)
     task = _read_task(config, model, guidance)
     plan = Plan(num_samples=len(task.images), shard_size=config.shard_size, labels=_labels(config, guidance, task))
     evaluations: Counter[str] = Counter()
@@ -218,35 +211,15 @@ def _read_task(config: InpaintConfig, model: DiffusionModel, guidance: Guidance)
 
 
 def _labels(config: InpaintConfig, guidance: Guidance, task: Task) -> LabelRule | None:
-    if not guidance.knows_classes:
-        if config.labels is not None:
-            raise ValueError(
-                f"labels {config.labels} were asked for, but {guidance.model.checkpoint.path} is not told the class "
-                f"and there is no classifier; add --classifier RUN"
-            )
-        return None
-    if config.labels is None:
+    if config.labels is None and guidance.knows_classes:
         return InTurn(tuple(task.labels.tolist()))
-    return label_rule(str(config.labels), guidance.class_names, seed=config.seed)
+    return labels_told(SampleConfig.labels if config.labels is None else config.labels, guidance, seed=config.seed)
 
 
 def _manifest(config: InpaintConfig, guidance: Guidance, plan: Plan, task: Task) -> dict[str, Any]:
-    """All that the pixels depend on, but for floating-point kernels."""
-    return {
-        "num_samples": plan.num_samples,
-        "shard_size": plan.shard_size,
-        "class_names": guidance.class_names,
-        "labels": None if plan.labels is None else plan.labels.record(),
-        "seed": config.seed,
-        "sampler": to_plain(sampler_config(config)),
-        "clip": to_plain(clipping(config)),
-        "precision": config.precision,
-        "diffusion": weights_record(guidance.model),
-        "classifier": None if guidance.guide is None else guide_record(guidance.guide),
-        "guidance": guidance.record(),
-        "inpainting": {
-            "images": sha256(task.images.numpy().data).hexdigest(),
-            "mask": sha256(task.fill.numpy().data).hexdigest(),
-            "resample_steps": config.resample_steps,
-        },
+    inpainting = {
+        "images": sha256(task.images.numpy().data).hexdigest(),
+        "mask": sha256(task.fill.numpy().data).hexdigest(),
+        "resample_steps": config.resample_steps,
     }
+    return sample_manifest(config, guidance, plan) | {"inpainting": inpainting}

@@ -23,6 +23,7 @@ from ..noise import Noise, SeededNoise
 from ..page import png
 from ..prediction import Denoiser
 from ..schedules import make_chain
+from .config import check_clip
 from .given import open_given, read_given
 
 
@@ -56,8 +57,7 @@ class LikelihoodConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.terms is not None and self.terms < 2:
             raise ValueError(f"terms are L_0 and at least one of the others, so 2 or more; got {self.terms}")
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip is a bound above 0, or null; got {self.clip}")
+        check_clip(self.clip)
         if self.out is not None and self.out.suffix != ".json":
             raise ValueError(f"out is a JSON file, and the figure beside it ends in .png; got {self.out}, not *.json")
 

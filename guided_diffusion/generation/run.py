@@ -14,7 +14,7 @@ from ..noise import SeededNoise
 from ..prediction import Clip
 from ..sampling import OnStep, Sampler
 from .animation import write_animation
-from .config import SampleConfig, clipping, sampler_and_chain
+from .config import GuidedRunConfig, SampleConfig, clipping, sampler_and_chain
 from .evaluations import counted_guidance
 from .guided import Guidance, clean_schedule
 from .labels import LabelRule, label_rule
@@ -64,7 +64,7 @@ def generate(
 
 
 def guidance_of(
-    config: SampleConfig,
+    config: GuidedRunConfig,
     model: DiffusionModel,
     guide: Guide | None,
     others: OtherGuides | None,
@@ -117,16 +117,21 @@ def sample_plan(config: SampleConfig, guidance: Guidance) -> Plan:
         FileNotFoundError: no such file of labels, or data to count them in.
         ValueError: a class that is not there, labels without anyone to be told, or no samples.
     """
-    labels = _labels(config, guidance)
+    labels = labels_told(config.labels, guidance, seed=config.seed)
     return Plan(num_samples=config.num_samples, shard_size=config.shard_size, labels=labels)
 
 
-def _labels(config: SampleConfig, guidance: Guidance) -> LabelRule | None:
+def labels_told(labels: int | str, guidance: Guidance, *, seed: int) -> LabelRule | None:
+    """Which classes a run asks for, `labels` being those of `SampleConfig`; None: nobody is told the class.
+
+    Raises:
+        FileNotFoundError, ValueError: as `sample_plan`.
+    """
     if guidance.knows_classes:
-        return label_rule(str(config.labels), guidance.class_names, seed=config.seed)
-    if config.labels != "all":
+        return label_rule(str(labels), guidance.class_names, seed=seed)
+    if labels != SampleConfig.labels:
         raise ValueError(
-            f"labels {config.labels} were asked for, but {guidance.model.checkpoint.path} is not told the class and "
+            f"labels {labels} were asked for, but {guidance.model.checkpoint.path} is not told the class and "
             f"there is no classifier; add --classifier RUN"
         )
     return None

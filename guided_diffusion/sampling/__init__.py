@@ -71,9 +71,11 @@ class SamplerConfig:
     """Which sampler, over which timesteps."""
 
     name: SamplerName = "ddim"
-    """ddpm is guided by the mean shift of ADM Algorithm 1, other samplers by the tilted estimate of Algorithm 2."""
+    """ddpm is guided by the mean shift of ADM Algorithm 1, other samplers by the tilted estimate of Algorithm 2. ddim
+    with eta 0 is Euler's method."""
     steps: int | str = 25
-    """How many timesteps, in the sampler's own spacing, or which: sections "10,20,30", or a whole stride "ddim25"."""
+    """How many timesteps, in the sampler's own spacing, 25 or "25", or which: sections "10,20,30", or a whole stride
+    "ddim25"."""
     eta: float = 0.0
     """Share of ancestral noise in DDIM, 0..1; the other samplers have no use for it and refuse it."""
     snr: float | None = None
@@ -84,6 +86,8 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is the share of ancestral noise, between 0 and 1; got {self.eta}")
+        if isinstance(self.steps, str) and self.steps.strip().isdecimal():
+            object.__setattr__(self, "steps", int(self.steps))  # a quoted count is a count, in manifests as well
         for option, owners in OWNERS.items():
             if getattr(self, option) and self.name not in owners:
                 have = f"only {owners[0]} has it" if len(owners) == 1 else f"only {' and '.join(owners)} have it"

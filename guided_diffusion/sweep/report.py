@@ -26,7 +26,8 @@ class Outcome:
     steps: int | str
     scale: float
     network_evaluations: int
-    """Of the diffusion network for each sample; the classifier's are not counted."""
+    """Of denoising networks for each sample: the model's, those without the class under classifier-free guidance, and a
+    weaker model's. Classifiers' are not counted."""
     metrics: Mapping[str, float]
     display_names: Mapping[str, str]
     """What metrics are called in print, with the number of samples."""
@@ -104,7 +105,7 @@ def scale_curves(outcomes: Sequence[Outcome]) -> Figure:
 
 
 def cost_curve(outcomes: Sequence[Outcome]) -> Figure:
-    """The Fréchet distance at each sampler's best scale against evaluations of the diffusion network; the scale is
+    """The Fréchet distance at each sampler's best scale against evaluations of denoising networks; the scale is
     written beside each point."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
@@ -117,7 +118,7 @@ def cost_curve(outcomes: Sequence[Outcome]) -> Figure:
             place = (outcome.network_evaluations, outcome.metrics[DISTANCE])
             axis.annotate(f"s = {outcome.scale:g}", place, textcoords="offset points", xytext=(5, 5), fontsize=8)
     axis.margins(0.1)  # for what is written beside the points
-    axis.set(xlabel="evaluations of the diffusion network for each sample", ylabel=outcomes[0].distance_name)
+    axis.set(xlabel="evaluations of denoising networks for each sample", ylabel=outcomes[0].distance_name)
     axis.grid(alpha=0.3)
     axis.legend()
     return figure

@@ -1,6 +1,7 @@
 """The sweep command: which settings there are, each sampled and evaluated once, and the best of them."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from itertools import product
@@ -8,32 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from classifiers.evaluation import EvaluateConfig, open_extractor
 from classifiers.guide import load_guide, load_other_guides
 
-from ..chain import DiffusionChain, Step
+from ..chain import DiffusionChain
 from ..config import to_plain
+from ..data.listing import files_sha256
 from ..data.shards import read_manifest, replaced_on_success, write_json
 from ..evaluation.features import FeatureExtractor
 from ..evaluation.inception import InceptionConfig
-from ..evaluation.run import EvaluationConfig, evaluate
+from ..evaluation.run import EvaluationConfig, evaluate, open_real
 from ..generation.config import SampleConfig, sampler_and_chain
-from ..generation.evaluations import Precision
+from ..generation.evaluations import NETWORK, Precision, counted_guidance, idle
+from ..generation.guided import Guidance
 from ..generation.processes import accelerator, this_device
 from ..generation.run import generate, guidance_of, sample_plan
 from ..guide import GuidanceConfig
-from ..model import load_diffusion
+from ..model import DiffusionModel, load_diffusion
 from ..noise import SeededNoise
-from ..prediction import Estimate
-from ..sampling import Counted, Sampler, SamplerName
+from ..sampling import OWNERS, Sampler, SamplerName
 from .report import DISTANCE, Outcome, best_of, format_outcomes, write_sweep_report
 
 EVALUATION_NAME = "evaluation.json"
 SHARED = (
-    "diffusion", "classifier", "num_samples", "labels", "clip", "weights", "seed", "precision", "batch_size",
-    "cpu_threads", "shard_size",
+    "diffusion", "classifier", "num_samples", "labels", "clip", "threshold", "weights", "seed", "precision",
+    "batch_size", "cpu_threads", "shard_size",
 )  # fmt: skip
 """Fields of `SampleConfig` that are the same in all settings."""
 
@@ -56,6 +57,12 @@ class SweepConfig:
     """Samplers, as in scripts/sample.py."""
     steps: tuple[int | str, ...] = (SampleConfig.steps,)
     """Numbers of timesteps, as in scripts/sample.py."""
+    eta: float = SampleConfig.eta
+    """Share of ancestral noise in ddim, 0..1; other samplers go without."""
+    snr: float | None = SampleConfig.snr
+    """Of langevin and predictor_corrector alone, as in scripts/sample.py."""
+    langevin_steps: int | None = SampleConfig.langevin_steps
+    """Of langevin and predictor_corrector alone, as in scripts/sample.py."""
     guidance: GuidanceConfig = GuidanceConfig()
     """All of the guidance but its scale."""
     extractor: str = EvaluateConfig.extractor
@@ -70,6 +77,8 @@ class SweepConfig:
     """Classes asked for, as in scripts/sample.py."""
     clip: float | None = SampleConfig.clip
     """Estimates of x_0 are clamped to [-clip, clip]; null leaves them."""
+    threshold: float | None = SampleConfig.threshold
+    """In place of clip, dynamic thresholding by this quantile, as in scripts/sample.py; null: no."""
     weights: str | None = SampleConfig.weights
     """Weights of the checkpoint sampled from; null: its slowest average."""
     seed: int = SampleConfig.seed
@@ -94,6 +103,17 @@ class SweepConfig:
             raise ValueError(
                 f"a sweep takes its scales from --scales, not from guidance.scale; got {self.guidance.scale:g}"
             )
+        for option, owners in OWNERS.items():
+            if getattr(self, option) and not set(owners) & set(self.samplers):
+                raise ValueError(
+                    f"{option} {getattr(self, option)} is for {' and '.join(owners)}, but the samplers are "
+                    f"{', '.join(self.samplers)}; leave it out"
+                )
+        if self.num_samples <= self.protocol.neighbours:
+            raise ValueError(
+                f"precision and recall look at {self.protocol.neighbours} neighbours of each sample, so num_samples "
+                f"must be more; got {self.num_samples}"
+            )
 
 
 def sweep(config: SweepConfig) -> None:
@@ -103,19 +123,21 @@ def sweep(config: SweepConfig) -> None:
     an interrupted sweep continues.
 
     Raises:
-        FileNotFoundError, ValueError: as `generate` and `evaluate`; what the settings themselves have wrong is found
-            before any samples are made.
+        FileNotFoundError, ValueError: as `generate` and `evaluate`; what the settings or the real side have wrong is
+            found before any samples are made.
     """
     device = this_device()
     model = load_diffusion(config.diffusion, weights=config.weights, device=device)
     guide, others = load_guide(config.classifier, device=device), load_other_guides(config.guidance, device=device)
     extractor = open_extractor(config.extractor, config.inception, device=device)
+    _check_real(config, model, extractor)
     runs = sampling_runs(config)
     costs: list[int] = []
     for run in runs:
         sampler, chain = sampler_and_chain(run, model.config.chain, gradient_at=config.guidance.gradient_at)
-        sample_plan(run, guidance_of(run, model, guide, others, chain))
-        costs.append(network_evaluations(sampler, chain))
+        guidance = guidance_of(run, model, guide, others, chain)
+        sample_plan(run, guidance)
+        costs.append(network_evaluations(guidance, sampler, chain))
     outcomes: list[Outcome] = []
     for run, cost in zip(runs, costs, strict=True):
         generate(run, model, guide, others)
@@ -123,6 +145,16 @@ def sweep(config: SweepConfig) -> None:
         outcomes.append(_outcome(run, record, network_evaluations=cost))
     if accelerator().is_main_process:
         _conclude(config, runs, outcomes)
+
+
+def _check_real(config: SweepConfig, model: DiffusionModel, extractor: FeatureExtractor) -> None:
+    channels, height, width = model.image_shape
+    if config.protocol.image_size not in (None, height):
+        raise ValueError(
+            f"protocol.image_size {config.protocol.image_size} was asked for, but {model.checkpoint.path} makes images "
+            f"of {height} pixels, which are not resized; leave it out"
+        )
+    open_real(config.real, shape=(height, width, channels), extractor=extractor, config=config.protocol)
 
 
 def _conclude(config: SweepConfig, runs: Sequence[SampleConfig], outcomes: Sequence[Outcome]) -> None:
@@ -146,26 +178,26 @@ def sampling_runs(config: SweepConfig) -> list[SampleConfig]:
             steps=steps,
             guidance=replace(config.guidance, scale=scale),
             **shared,
+            **{option: getattr(config, option) for option, owners in OWNERS.items() if sampler in owners},
         )
         for sampler, steps, scale in product(config.samplers, config.steps, config.scales)
     ]
 
 
-def network_evaluations(sampler: Sampler, chain: DiffusionChain) -> int:
-    """How often a sampler asks the diffusion network for each sample: counted, on an image of one pixel."""
-
-    def nothing(x_t: Tensor, step: Step) -> Estimate:
-        return Estimate(x0=torch.zeros_like(x_t), log_var=step.log_var_min)
-
-    counted = Counted(nothing)
-    sampler(counted, chain, torch.ones(1, 1, 1, 1), SeededNoise(0, [0]))
-    return counted.calls
+def network_evaluations(guidance: Guidance, sampler: Sampler, chain: DiffusionChain) -> int:
+    """How often a run asks denoising networks for each sample: counted, on an image of one pixel."""
+    evaluations: Counter[str] = Counter()
+    counted = counted_guidance(idle(guidance), evaluations, precision="float32")
+    y, x_T = torch.zeros(1, dtype=torch.int64), torch.ones(1, guidance.model.image_shape[0], 1, 1)
+    sampler(counted.denoiser(y, clip=None), chain, x_T, SeededNoise(0, [0]), guidance=counted.term(y))
+    return evaluations[NETWORK]
 
 
 def evaluated(
     samples: Path, extractor: FeatureExtractor, *, real: Path, protocol: EvaluationConfig
 ) -> Mapping[str, Any]:
-    """The evaluation of a directory of samples: what is there, if it is of these samples and this protocol, or anew."""
+    """The evaluation of a directory of samples: what is there, if it is of these samples and this protocol, against the
+    same files, or anew."""
     path = samples / EVALUATION_NAME
     if path.is_file():
         record = json.loads(path.read_text())
@@ -174,6 +206,7 @@ def evaluated(
             measured["generated"]["manifest"] == read_manifest(samples)
             and measured["extractor"]["sha256"] == extractor.sha256
             and measured["real"]["path"] == str(real)
+            and measured["real"].get("files_sha256") == files_sha256(real)
             and measured["settings"] == asdict(protocol)
         ):
             return record

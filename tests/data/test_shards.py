@@ -139,6 +139,27 @@ def test_a_manifest_that_differs_is_refused_naming_every_field(samples: Path) ->
     assert read_manifest(samples)["shard_size"] == 4
 
 
+def test_what_a_hash_identifies_may_be_renamed(tmp_path: Path) -> None:
+    def weights(name: str, sha256: str) -> dict[str, object]:
+        guide = {"name": name, "sha256": sha256, "scale": 1.0}
+        return {"diffusion": {"name": name, "weights": "ema", "sha256": sha256}, "guidance": {"further": [guide]}}
+
+    open_manifest(tmp_path / "new", MANIFEST | weights("run/checkpoint-1", "aa"))
+    open_manifest(tmp_path / "new", MANIFEST | weights("renamed/checkpoint-1", "aa"))
+    assert read_manifest(tmp_path / "new")["diffusion"]["name"] == "run/checkpoint-1"
+    with pytest.raises(ValueError, match='diffusion.sha256: "aa" there, "bb" now\n  guidance.further: ') as caught:
+        open_manifest(tmp_path / "new", MANIFEST | weights("run/checkpoint-1", "bb"))
+    assert "name:" not in str(caught.value)
+
+
+def test_an_option_that_is_null_is_one_that_was_not_there(tmp_path: Path) -> None:
+    sampler = {"name": "ddim", "steps": 5}
+    open_manifest(tmp_path, MANIFEST | {"sampler": sampler | {"snr": None}})
+    open_manifest(tmp_path, MANIFEST | {"sampler": sampler})
+    with pytest.raises(ValueError, match="sampler.snr: absent there, 0.1 now"):
+        open_manifest(tmp_path, MANIFEST | {"sampler": sampler | {"snr": 0.1}})
+
+
 def test_true_and_one_are_different_settings(tmp_path: Path) -> None:
     open_manifest(tmp_path, MANIFEST | {"seed": 1})
     with pytest.raises(ValueError, match="seed: 1 there, true now"):

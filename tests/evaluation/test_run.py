@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -113,6 +114,16 @@ def test_the_report_is_written_beside_the_samples_with_its_protocol(samples: Pat
     assert "centre crop to 6 px" in protocol["real"]["resize"]
     assert protocol["settings"]["neighbours"] == 3
     assert protocol["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+
+
+def test_the_protocol_tells_real_pictures_that_were_replaced_under_their_names(samples: Path, real: Path) -> None:
+    def files_sha256() -> str:
+        return evaluate(generated=samples, real=real, extractor=PixelExtractor()).protocol["real"]["files_sha256"]
+
+    before = files_sha256()
+    assert files_sha256() == before
+    shutil.copyfile(real / "light" / "080.png", real / "dark" / "000.png")
+    assert files_sha256() != before
 
 
 def test_a_merged_batch_is_measured_as_its_shards_are(samples: Path, real: Path, tmp_path: Path) -> None:

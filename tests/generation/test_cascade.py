@@ -239,7 +239,7 @@ def test_the_manifest_says_what_was_enlarged_and_by_what(tmp_path, told, base, p
     found, model = manifest(tmp_path / "a"), load_upsampler(told)
     assert (found["num_samples"], found["shard_size"], found["seed"]) == (COUNT, 4, 5)
     assert found["class_names"] == ["dark", "light"]
-    assert found["sampler"] == to_plain(SamplerConfig(steps=5))
+    assert found["sampler"] == {"name": "ddim", "steps": 5, "eta": 0.0}
     assert found["base"] == {"manifest": manifest(base)}
     assert found["upsampler"] == {
         "name": f"told_upsampler/{model.checkpoint.path.name}",
@@ -359,7 +359,7 @@ def test_an_upsampler_that_does_not_fit_is_refused_before_anything_is_sampled(
     guided = load_diffusion(diffusion_run), load_guide(classifier_run, device="cpu")
     with pytest.raises(ValueError, match=r"\(1, 8, 8\), but .* enlarges \(1, 4, 4\)"):
         generate_upsampled(sample_config(diffusion_run, told, out, labels="all"), *guided)
-    with pytest.raises(ValueError, match="no whole stride takes exactly 99 of 50 steps"):
+    with pytest.raises(ValueError, match="asked for 99 sampling steps of a chain of 50"):
         generate_upsampled(sample_config(small_diffusion, told, out, steps=99), model, None)
     renamed = replace(model, config=replace(model.config, class_names=("dark", "bright")))
     with pytest.raises(ValueError, match='label 1 is "bright" to the base'):

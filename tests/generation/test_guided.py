@@ -15,11 +15,20 @@ import torch
 from classifiers.guide import load_guide, load_other_guides
 from guided_diffusion.data.shards import iterate_shards
 from guided_diffusion.generation.config import SampleConfig
-from guided_diffusion.generation.guided import Guidance
+from guided_diffusion.generation.guided import Guidance, clean_schedule
 from guided_diffusion.generation.run import generate
-from guided_diffusion.guidance import classifier_score, entropy_scaled_score, extrapolated, summed
+from guided_diffusion.guidance import (
+    classifier_score,
+    entropy_scaled_score,
+    extrapolated,
+    guided_at_estimate,
+    joint_log_prob,
+    sine_schedule,
+    summed,
+)
 from guided_diffusion.guide import GuidanceConfig, OtherGuides
 from guided_diffusion.model import DiffusionModel, load_diffusion
+from guided_diffusion.prediction import Threshold, clipped
 from guided_diffusion.schedules import make_chain
 from guided_diffusion.training.diffusion import train_diffusion
 
@@ -175,6 +184,84 @@ def test_a_judge_of_clean_images_guides_to_the_class_it_is_asked_for(tmp_path, m
     assert means[4.0] > means[0.0] + 3
 
 
+def extrapolating(free, free_run, kind: str) -> Guidance:
+    if kind == "free_weight":
+        return guidance(free, free_weight=4.0)
+    config = GuidanceConfig(weak=f"{free_run}:network", weak_weight=40.0)
+    return guidance(free, None, load_other_guides(config, device="cpu"), **vars(config))
+
+
+@pytest.mark.parametrize("kind", ["free_weight", "weak"])
+@pytest.mark.parametrize("clip", [1.0, 0.5, Threshold(0.9)])
+def test_a_strongly_extrapolated_estimate_stays_within_the_clip(free, free_run, kind, clip):
+    """Extrapolated first and clipped afterwards; clipped on either side of it, it would leave the range."""
+    guided, x_t = extrapolating(free, free_run, kind), 3 * images(free)
+    unclipped = estimates(guided, x_t, k=40)
+    assert float(unclipped.abs().max()) > 2
+    assert torch.equal(estimates(guided, x_t, k=40, clip=clip), clipped(unclipped, clip))
+
+
+def test_a_classifiers_tilt_comes_after_the_clip_as_published(model, judge_run):
+    """EluCD's gradient is taken at the clipped estimate, and moves it out of the range again."""
+    config = GuidanceConfig(off_the_shelf=f"classifier:{judge_run}", off_the_shelf_scale=20.0)
+    guided = guidance(model, None, load_other_guides(config, device="cpu"), **vars(config))
+    x_t = images(model)
+    assert float(estimates(guided, x_t, k=40, clip=1.0).abs().max()) > 1
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_an_elucd_run_is_the_nesting_of_tempered_logits_and_under_ddpm_of_the_sine_schedule(model, judge_run, sampler):
+    config = GuidanceConfig(off_the_shelf=f"classifier:{judge_run}", off_the_shelf_scale=2.0)
+    others = load_other_guides(config, device="cpu")
+    schedule = clean_schedule(config, CHAIN, sampler=sampler)
+    guided = Guidance(model=model, guide=None, others=others, config=config, schedule=schedule)
+
+    def log_prob(x_0):
+        return joint_log_prob(others.clean.logits(x_0))
+
+    sine = sine_schedule(CHAIN) if sampler == "ddpm" else None
+    by_hand = guided_at_estimate(model.denoiser(Y, clip=1.0), log_prob, Y, 2.0, schedule=sine)
+    x_t = images(model)
+    for k in (1, 20, 40):
+        step = CHAIN.at(k, like=x_t)
+        assert torch.equal(estimates(guided, x_t, k=k, clip=1.0), by_hand(x_t, step).x0)
+    assert (schedule is None) == (sampler == "ddim")
+    assert schedule is None or schedule(CHAIN.at(20, like=x_t)) > 1
+
+
+def through_the_network(model, judge_run, scale: float) -> Guidance:
+    config = GuidanceConfig(
+        off_the_shelf=f"classifier:{judge_run}", off_the_shelf_scale=scale, off_the_shelf_gradient="x_t"
+    )
+    return guidance(model, None, load_other_guides(config, device="cpu"), **vars(config))
+
+
+def test_rounding_at_the_edge_of_the_clip_does_not_decide_over_the_gradient_through_the_network(model, judge_run):
+    """A clamp inside the differentiated denoiser would pass the gradient of one of the two and not of the other."""
+    step = CHAIN.at(20, like=images(model))
+    x_t = images(model).sign() * step.alpha_bar**0.5  # of which x_0 is -1 or 1, where the network finds no noise
+    found = []
+    for rounding in (-1e-6, 1e-6):
+        rounded = replace(model, network=lambda x, t, rounding=rounding: rounding * x.repeat(1, 2, 1, 1))
+        found.append(estimates(through_the_network(rounded, judge_run, 50.0), x_t, clip=1.0))
+    assert bool((found[0].abs() < 0.9).any())
+    assert torch.allclose(found[0], found[1], rtol=0, atol=1e-4)
+
+
+def test_another_batch_size_moves_samples_guided_through_the_network_by_a_grey_level_at_most(
+    tmp_path, model, judge_run
+):
+    guiding = through_the_network(model, judge_run, 4.0)
+    config = SampleConfig(
+        diffusion=Path("unused"), out=tmp_path / "many", num_samples=6, steps=10, sampler="ddpm",
+        guidance=guiding.config,
+    )  # fmt: skip
+    generate(config, model, None, guiding.others)
+    generate(replace(config, out=tmp_path / "one", batch_size=1), model, None, guiding.others)
+    difference = made(tmp_path / "many").astype(int) - made(tmp_path / "one")
+    assert abs(difference).max() <= 1
+
+
 def test_sample_i_guided_by_a_clean_classifier_does_not_depend_on_its_batch(model, judge_run):
     config = GuidanceConfig(off_the_shelf=f"classifier:{judge_run}", off_the_shelf_scale=3.0)
     guided = guidance(model, None, load_other_guides(config, device="cpu"), **vars(config))
@@ -202,7 +289,7 @@ def test_the_manifest_says_who_guided_and_how(tmp_path, free, free_run, classifi
     weak = record.pop("weak")
     assert (weak["weights"], weak["weight"]) == ("network", 1.5)
     assert record == {
-        "scale": 2.0, "class_scales": {"light": 3.0, "0": 1.5}, "entropy_scaled": True, "gradient_at": "mean",
+        "scale": 2.0, "class_scales": {"0": 1.5, "1": 3.0}, "entropy_scaled": True, "gradient_at": "mean",
         "sigma_max": 9.0,
     }  # fmt: skip
 
@@ -216,7 +303,7 @@ def test_class_scales_and_a_judge_from_the_command_line(tmp_path, free_run, clas
     status, output = tiny.finish(process)
     assert status == 0, output
     record = json.loads((tmp_path / "out" / "manifest.json").read_text())["guidance"]
-    assert record["class_scales"] == {"dark": 2.0, "1": 0.5}
+    assert record["class_scales"] == {"0": 2.0, "1": 0.5}
     assert record["free_weight"] == 1.5
     assert record["further"][0]["scale"] == 2.0
     assert record["off_the_shelf"]["name"].startswith("classifier:")
@@ -301,6 +388,20 @@ def test_those_who_guide_a_model_without_class_names_must_agree_among_themselves
 def test_a_scale_for_a_class_that_is_not_there_is_refused(model, guide):
     with pytest.raises(ValueError, match='there is no label "cat": the model has 2 classes'):
         guidance(model, guide, class_scales={"cat": 2.0})
+
+
+def test_two_scales_for_one_class_are_refused_naming_both(model, guide):
+    with pytest.raises(ValueError, match='two scales for class 0, "dark": under "dark" and "0"; give one'):
+        guidance(model, guide, class_scales={"dark": 4.0, 0: 1.0})
+    with pytest.raises(ValueError, match='two scales for class 1, "light": under "1" and "1"; give one'):
+        guidance(model, guide, class_scales={"1": 4.0, 1: 4.0})
+
+
+def test_a_manifest_does_not_depend_on_how_classes_were_called_or_ordered(model, guide):
+    ways = ({"light": 4.0, "dark": 2.0}, {0: 2.0, 1: 4.0}, {"1": 4.0, "dark": 2.0})
+    records = [guidance(model, guide, class_scales=scales).record() for scales in ways]
+    assert records == [{"scale": 1.0, "class_scales": {"0": 2.0, "1": 4.0}}] * 3
+    assert [list(record["class_scales"]) for record in records] == [["0", "1"]] * 3
 
 
 def test_gradients_at_the_mean_are_refused_for_ddim_before_anything_is_written(tmp_path, model, guide):

@@ -9,8 +9,10 @@ from PIL import Image
 
 from classifiers.guide import load_guide
 from guided_diffusion.data.folder import open_dataset
-from guided_diffusion.data.shards import iterate_shards, read_manifest
+from guided_diffusion.data.shards import iterate_shards, read_manifest, without_environments
+from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.inpainting import COMPARISON_NAME, InpaintConfig, inpaint, read_fill
+from guided_diffusion.generation.run import generate
 from guided_diffusion.guide import GuidanceConfig
 from guided_diffusion.model import DiffusionModel, load_diffusion
 
@@ -85,6 +87,16 @@ def test_guidance_asks_for_each_images_own_class_or_for_the_labels_given(
     assert light[1].tolist() == [1] * 6
     assert np.array_equal(own[0][3:], light[0][3:])
     assert light[0][:3, 5:].mean() > own[0][:3, 5:].mean()  # of pictures whose known part is dark
+
+
+def test_the_manifest_is_that_of_samples_and_of_the_task(tmp_path, model, class_folder, mask):
+    inpaint(config(tmp_path / "out", class_folder, mask), model, None)
+    few = {"diffusion": Path("unused"), "num_samples": 6, "shard_size": 3, "sampler": "ddpm", "steps": 5}
+    generate(SampleConfig(out=tmp_path / "plain", **few), model, None)
+    found, plain = read_manifest(tmp_path / "out"), read_manifest(tmp_path / "plain")
+    task = found.pop("inpainting")
+    assert set(task) == {"images", "mask", "resample_steps"}
+    assert without_environments(found) == without_environments(plain)
 
 
 def test_another_mask_or_other_images_are_not_mixed_into_a_directory(tmp_path, model, class_folder, mask):

@@ -4,6 +4,7 @@ Over 300 lines because every promise of one function is held here, on the same t
 """
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +164,30 @@ def test_the_manifest_tells_other_weights_apart(tmp_path, diffusion_run):
         ValueError, match=r"(?s)diffusion.sha256: .*diffusion.weights: \"ema_0.9\" there, \"network\" now"
     ):
         generate(config(tmp_path, num_samples=4), load_diffusion(diffusion_run, weights="network"), None)
+
+
+def test_a_run_that_was_renamed_continues_its_samples(tmp_path, diffusion_run):
+    copied = shutil.copytree(diffusion_run, tmp_path / "renamed")
+    generate(config(tmp_path / "out", num_samples=4), load_diffusion(diffusion_run), None)
+    generate(config(tmp_path / "out", num_samples=4), load_diffusion(copied), None)
+
+
+def test_an_option_given_at_its_published_value_is_the_option_left_out(tmp_path, model):
+    few = {"num_samples": 4, "sampler": "predictor_corrector"}
+    generate(config(tmp_path, **few), model, None)
+    generate(config(tmp_path, snr=0.16, langevin_steps=1, **few), model, None)
+    with pytest.raises(ValueError, match="sampler.snr: 0.16 there, 0.1 now"):
+        generate(config(tmp_path, snr=0.1, **few), model, None)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_samples_begun_before_langevin_had_options_are_continued(tmp_path, model, sampler):
+    generate(config(tmp_path, sampler=sampler), model, None)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for recorded in ({}, {"snr": None, "langevin_steps": None}):  # as once, and for a while after
+        old = {"name": sampler, "steps": 5, "eta": 0.0} | recorded
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"sampler": old}))
+        generate(config(tmp_path, sampler=sampler), model, None)
 
 
 def test_the_manifest_says_what_was_made(tmp_path, model, guide):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from guided_diffusion.generation.config import RunConfig, clipping, sampler_config
+from guided_diffusion.generation.manifest import sampler_record
 from guided_diffusion.prediction import Threshold
 from guided_diffusion.sampling import SamplerConfig
 
@@ -13,6 +14,21 @@ def test_a_runs_options_reach_its_sampler():
     config = RunConfig(out=Path("o"), sampler="langevin", steps=30, snr=0.1, langevin_steps=5)
     assert sampler_config(config) == SamplerConfig(name="langevin", steps=30, snr=0.1, langevin_steps=5)
     assert sampler_config(RunConfig(out=Path("o"), eta=0.5)) == SamplerConfig(eta=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "own"),
+    [
+        ({"sampler": "ddpm"}, {}),
+        ({"sampler": "ddim", "eta": 0.5}, {"eta": 0.5}),
+        ({"sampler": "predictor_corrector"}, {"snr": 0.16, "langevin_steps": 1}),
+        ({"sampler": "predictor_corrector", "snr": 0.16}, {"snr": 0.16, "langevin_steps": 1}),
+        ({"sampler": "langevin", "langevin_steps": 7}, {"snr": 0.05**0.5, "langevin_steps": 7}),
+    ],
+)
+def test_a_manifest_has_the_samplers_own_numbers_and_no_options_of_others(options, own):
+    record = sampler_record(RunConfig(out=Path("o"), **options))
+    assert record == {"name": options["sampler"], "steps": 25, "eta": 0.0} | own
 
 
 def test_estimates_are_clipped_by_a_bound_by_a_threshold_or_not_at_all():

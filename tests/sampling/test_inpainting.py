@@ -1,13 +1,16 @@
 """Filling in images: what is known stays, and what is made agrees with it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from oracles.mixture import GaussianMixture, batch_noise, draws, three_blobs
 from torch import Tensor
 
-from guided_diffusion.chain import DiffusionChain, Step
+from guided_diffusion.chain import DiffusionChain, Step, posterior_mean
 from guided_diffusion.guidance import classifier_score
 from guided_diffusion.noise import SeededNoise
+from guided_diffusion.prediction import Estimate
 from guided_diffusion.sampling import SamplerConfig, SamplerName, ddpm, make_sampler
 from guided_diffusion.sampling.inpainting import begun, knowing, only_in, repaint
 from guided_diffusion.schedules import ChainConfig, make_chain
@@ -43,6 +46,28 @@ def test_known_pixels_come_out_as_they_went_in_under_every_sampler_guided_too(ch
     )
     torch.testing.assert_close(torch.where(FILL, 0.0, x_0), torch.where(FILL, 0.0, known), rtol=0, atol=1e-9)
     assert float(x_0[FILL.expand_as(x_0)].std()) > 0.01
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_known_pixels_come_out_where_the_network_gives_the_mean_itself(chain, name: SamplerName):
+    """ddpm takes that mean in place of the posterior's, so it must be told the known pixels as well."""
+    mixture = three_blobs(chain)
+
+    def denoiser(x_t: Tensor, step: Step) -> Estimate:
+        estimate = mixture.denoiser(x_t, step)
+        return replace(estimate, mean=posterior_mean(x_t, estimate.x0, step) + 0.1)
+
+    config = SamplerConfig(name=name, steps=12)
+    levels, x_T, known = config.levels(CHAIN_CONFIG), draws(6, 1, 2, 2), KNOWN.expand(6, 1, 2, 2)
+    told = knowing(denoiser, known, FILL)
+    x_0 = make_sampler(config)(told, levels, begun(x_T, known, FILL, levels), batch_noise(0))
+    torch.testing.assert_close(torch.where(FILL, 0.0, x_0), torch.where(FILL, 0.0, known), rtol=0, atol=1e-9)
+
+    step = levels.at(6, like=x_T)
+    mean, own = told(x_T, step).mean, denoiser(x_T, step).mean
+    assert mean is not None
+    assert own is not None
+    assert torch.equal(mean, torch.where(FILL, own, posterior_mean(x_T, known, step)))
 
 
 def test_known_pixels_are_on_the_way_what_the_forward_process_makes_of_them(chain):

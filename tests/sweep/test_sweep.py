@@ -1,21 +1,38 @@
 """The sweep: every combination once, from the same seeds, continued where it stopped, and the best of them by name."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
+from classifiers.guide import load_guide, load_other_guides
+from guided_diffusion.chain import sigma
 from guided_diffusion.config import parse
 from guided_diffusion.data.shards import iterate_shards
 from guided_diffusion.evaluation.run import EvaluationConfig
+from guided_diffusion.generation import run as generation
 from guided_diffusion.generation.config import SampleConfig
+from guided_diffusion.generation.guided import Guidance
 from guided_diffusion.guide import GuidanceConfig
+from guided_diffusion.model import load_diffusion
 from guided_diffusion.sampling import SamplerConfig, make_sampler
-from guided_diffusion.schedules import ChainConfig
 from guided_diffusion.sweep import run as sweep_run
 from guided_diffusion.sweep.report import Outcome, best_of, format_outcomes, write_sweep_report
 from guided_diffusion.sweep.run import SweepConfig, network_evaluations, sampling_runs, sweep
+from guided_diffusion.training.diffusion import train_diffusion
+
+
+@pytest.fixture(scope="module")
+def free_run(tmp_path_factory, class_folder) -> Path:
+    """Run directory of a class-conditional model with a null class."""
+    out = tmp_path_factory.mktemp("free")
+    config = tiny.diffusion_config(out, class_folder, class_conditional=True, iterations=1)
+    train_diffusion(replace(config, label_dropout=0.5))
+    return out
 
 
 @pytest.fixture
@@ -80,6 +97,27 @@ def test_an_evaluation_under_another_protocol_is_not_taken(config, evaluations):
     assert len(evaluations) == 2
 
 
+def test_an_evaluation_against_pictures_that_were_replaced_is_not_taken(config, evaluations, tmp_path):
+    own = changed(config, real=tiny.write_class_folder(tmp_path / "real"), samplers=("ddim",))
+    sweep(own)
+    sweep(own)
+    assert len(evaluations) == 1
+    shutil.copyfile(own.real / "light" / "000.png", own.real / "dark" / "000.png")
+    sweep(own)
+    assert len(evaluations) == 2
+
+
+def test_an_evaluation_that_does_not_say_against_which_files_is_not_taken(config, evaluations):
+    few = changed(config, samplers=("ddim",))
+    sweep(few)
+    path = config.out / "samples" / "ddim-4-scale4" / "evaluation.json"
+    record = json.loads(path.read_text())
+    del record["protocol"]["real"]["files_sha256"]  # as evaluations were written once
+    path.write_text(json.dumps(record))
+    sweep(few)
+    assert len(evaluations) == 2
+
+
 def test_all_settings_share_their_seeds(config):
     few = changed(config, samplers=("ddim",), scales=(0.0, 1e-9))
     sweep(few)
@@ -87,6 +125,27 @@ def test_all_settings_share_their_seeds(config):
         np.concatenate([shard.images for shard in iterate_shards(run.out)]) for run in sampling_runs(few)
     ]  # fmt: skip
     assert np.array_equal(*images)
+
+
+def test_a_real_side_that_cannot_be_is_refused_before_any_samples_are_made(config, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is nothing at .*nowhere"):
+        sweep(changed(config, real=tmp_path / "nowhere"))
+    np.savez(tmp_path / "large.npz", arr_0=np.zeros((9, 16, 16, 1), np.uint8))
+    with pytest.raises(ValueError, match=r"large\.npz holds images of 16x16 pixels where 8x8 were expected"):
+        sweep(changed(config, real=tmp_path / "large.npz"))
+    np.savez(tmp_path / "published.npz", mu=np.zeros(5), sigma=np.eye(5))
+    with pytest.raises(ValueError, match="count as the published 2015 Inception's"):
+        sweep(changed(config, real=tmp_path / "published.npz"))
+    with pytest.raises(ValueError, match="protocol.image_size 16 was asked for, but .* makes images of 8 pixels"):
+        sweep(changed(config, protocol=EvaluationConfig(image_size=16)))
+    assert not config.out.exists()
+
+
+def test_a_samplers_own_options_reach_it_alone(config):
+    own = {"eta": 0.5, "snr": 0.1, "langevin_steps": 2, "threshold": 0.995}
+    runs = sampling_runs(changed(config, samplers=("ddim", "heun", "langevin"), **own))
+    assert [(run.eta, run.snr, run.langevin_steps) for run in runs] == [(0.5, None, None), (0, None, None), (0, 0.1, 2)]
+    assert {run.threshold for run in runs} == {0.995}
 
 
 def test_a_setting_that_cannot_be_is_refused_before_any_is_made(config):
@@ -100,6 +159,9 @@ def test_a_setting_that_cannot_be_is_refused_before_any_is_made(config):
     [
         ({"scales": ()}, "scales are one or more different values, got \\[\\]"),
         ({"steps": (25, 25)}, "steps are one or more different values, got \\[25, 25\\]"),
+        ({"eta": 0.5, "samplers": ("heun",)}, "eta 0.5 is for ddim, but the samplers are heun; leave it out"),
+        ({"snr": 0.1}, "snr 0.1 is for langevin and predictor_corrector, but the samplers are ddim, heun"),
+        ({"num_samples": 3}, "look at 3 neighbours of each sample, so num_samples must be more; got 3"),
         ({"guidance": GuidanceConfig(scale=2.0)}, "takes its scales from --scales, not from guidance.scale; got 2"),
     ],
 )
@@ -108,11 +170,57 @@ def test_settings_that_make_no_sense_are_refused(config, wrong, message):
         changed(config, **wrong)
 
 
-@pytest.mark.parametrize(("name", "asked"), [("ddim", 10), ("ddpm", 10), ("heun", 19), ("unipc", 10)])
-def test_the_cost_of_a_sampler_is_counted(name, asked):
-    config = SamplerConfig(name=name, steps=10)
-    levels = config.levels(ChainConfig(schedule="linear", num_steps=1000))
-    assert network_evaluations(make_sampler(config), levels) == asked
+def cost(guidance: Guidance, **sampler) -> int:
+    config = SamplerConfig(steps=10, **sampler)
+    return network_evaluations(guidance, make_sampler(config), config.levels(tiny.CHAIN))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "asked"),
+    [
+        ({"name": "ddim"}, 10),
+        ({"name": "ddpm"}, 10),
+        ({"name": "heun"}, 19),
+        ({"name": "unipc"}, 10),
+        ({"name": "langevin", "langevin_steps": 3}, 31),
+    ],
+)
+def test_the_cost_of_a_sampler_is_counted(sampler, asked, diffusion_run, classifier_run):
+    guide = load_guide(classifier_run, device="cpu")
+    assert cost(Guidance(model=load_diffusion(diffusion_run), guide=guide), **sampler) == asked
+
+
+def test_the_cost_of_guidance_by_denoising_networks_is_counted(diffusion_run, free_run, judge_run):
+    # The sampler's calls alone, as once counted here, are 10 in each case.
+    free, plain = load_diffusion(free_run), load_diffusion(diffusion_run)
+    twice = GuidanceConfig(free_weight=2.0)
+    assert cost(Guidance(model=free, guide=None, config=twice)) == 20
+    within = replace(twice, sigma_max=1.0)
+    links = SamplerConfig(steps=10).levels(tiny.CHAIN)
+    quiet = sum(sigma(float(links.alpha_bar[k])) <= 1.0 for k in range(10))
+    assert 0 < quiet < 10
+    assert cost(Guidance(model=free, guide=None, config=within)) == 10 + quiet
+    weak = GuidanceConfig(weak=f"{diffusion_run}:network", weak_weight=2.0)
+    others = load_other_guides(weak, device="cpu")
+    assert cost(Guidance(model=plain, guide=None, config=weak, others=others)) == 20
+    judge = GuidanceConfig(off_the_shelf=f"classifier:{judge_run}")
+    others = load_other_guides(judge, device="cpu")
+    assert cost(Guidance(model=plain, guide=None, config=judge, others=others)) == 10
+
+
+def test_the_count_without_networks_is_the_runs_own(tmp_path, free_run, monkeypatch):
+    model, config = load_diffusion(free_run), GuidanceConfig(free_weight=2.0, sigma_max=1.0)
+    run = SampleConfig(out=tmp_path, diffusion=free_run, num_samples=4, steps=10, guidance=config)
+    seen = {}
+    make_shards = generation.make_shards
+
+    def kept(config, plan, manifest, make_images, evaluations):
+        make_shards(config, plan, manifest, make_images, evaluations)
+        seen.update(evaluations)
+
+    monkeypatch.setattr(generation, "make_shards", kept)
+    generation.generate(run, model, None)
+    assert seen == {"network": 4 * cost(Guidance(model=model, guide=None, config=config))}
 
 
 def outcome(scale: float, distance: float, grid: Path, **changes) -> Outcome:
