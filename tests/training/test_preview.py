@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from classifiers.guide import load_guide
 from guided_diffusion.chain import Step
 from guided_diffusion.data.folder import ImageDataset, open_dataset
+from guided_diffusion.data.listing import evenly_spaced
 from guided_diffusion.guidance import classifier_score, tilted
 from guided_diffusion.images import to_uint8
 from guided_diffusion.model import DiffusionConfig, load_diffusion
@@ -216,12 +217,12 @@ def test_upsampler_previews_show_the_low_res_input_beside_its_enlargement(tmp_pa
     )
     train_upsampler(config)
     tiles = _tiles(tmp_path / "previews" / "0000001.png", columns=8)
-    shown = range(0, 20, 2)  # ten of the twenty pictures, evenly
+    shown = evenly_spaced(20, most=16)
     folder = open_dataset(tiny.data(class_folder), image_size=8)
     x0 = torch.stack([folder[index][0] for index in shown])
     expected = to_uint8(area_reduced(x0, 4)).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    assert np.array_equal(tiles[0:20:2], expected[:, 0])
-    assert len(np.unique(tiles[1:20:2], axis=0)) == len(shown)
+    assert np.array_equal(tiles[0:32:2], expected[:, 0])
+    assert len(np.unique(tiles[1:32:2], axis=0)) == len(shown)
     metrics = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert metrics["data_mean_0"] == pytest.approx(float(x0.mean()), abs=1e-6)  # float32
 

@@ -1,6 +1,7 @@
 """The numbers of a run, in TensorBoard's files and in those of Weights & Biases without a network."""
 
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def test_tensorboard_shows_every_line_once_through_a_resume(tmp_path, class_fold
 def test_offline_wandb_keeps_one_run_with_its_numbers_through_a_resume(tmp_path, class_folder, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     for iterations in (1, 2):
+        time.sleep(1.1)  # offline directories are named by the second
         config = tiny.loop(iterations=iterations, wandb="offline", log_every_iterations=1)
         train(tmp_path, class_folder, config, resume=True)
     identity = (tmp_path / "wandb_run_id").read_text()
