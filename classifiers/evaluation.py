@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 
 from classifiers.features import load_classifier_features
+from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.features import FeatureExtractor
 from guided_diffusion.evaluation.inception import InceptionConfig, load_inception
 from guided_diffusion.evaluation.report import format_report
-from guided_diffusion.evaluation.run import EvaluationConfig, evaluate, this_device
+from guided_diffusion.evaluation.run import evaluate, this_device
 
 CLASSIFIER_PREFIX = "classifier:"
 

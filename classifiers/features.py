@@ -23,7 +23,7 @@ class ClassifierFeatures:
     classifier: Classifier
     name: str
     sha256: str
-    is_inception: bool = False
+    published: None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:

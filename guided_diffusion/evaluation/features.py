@@ -2,23 +2,26 @@
 
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
+
+PublishedNetwork = Literal["inception-2015", "dinov2-vitl14"]
+"""Networks whose numbers have names of their own."""
 
 
 @dataclass(frozen=True)
 class Features:
     """Features of N images.
 
-    pooled: (N, D), for the Fréchet distance and for precision and recall. spatial: (N, S), an early feature map
-    flattened as height, width, channel, for the spatial Fréchet distance. probabilities: (N, C), class probabilities,
-    rows summing to one.
+    pooled: (N, D), for most numbers. spatial: (N, S), an early feature map flattened as height, width, channel, for the
+    spatial Fréchet distance. probabilities: (N, C), class probabilities, rows summing to one. None: this network has
+    none of that kind.
     """
 
     pooled: Tensor
-    spatial: Tensor
-    probabilities: Tensor
+    spatial: Tensor | None = None
+    probabilities: Tensor | None = None
 
 
 class FeatureExtractor(Protocol):
@@ -35,8 +38,9 @@ class FeatureExtractor(Protocol):
         ...
 
     @property
-    def is_inception(self) -> bool:
-        """Whether the numbers may be called FID, sFID and IS: the 2015 Inception network with its published weights."""
+    def published(self) -> PublishedNetwork | None:
+        """Which published network this is, with its published weights; None: none, so that its numbers are called
+        neither FID nor FD-DINOv2."""
         ...
 
     @property

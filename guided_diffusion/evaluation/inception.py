@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.hub import download_url_to_file, get_dir
 
 from guided_diffusion.checkpoint import file_sha256
-from guided_diffusion.evaluation.features import Features
+from guided_diffusion.evaluation.features import Features, PublishedNetwork
 
 WEIGHTS_VARIABLE = "GUIDED_DIFFUSION_INCEPTION_WEIGHTS"
 WEIGHTS_URL = (
@@ -77,14 +77,14 @@ class InceptionExtractor:
     class_names: None = None
 
     @property
-    def is_inception(self) -> bool:
-        """Whether these are the published weights; with others the numbers are not called FID."""
-        return self.sha256 == WEIGHTS_SHA256
+    def published(self) -> PublishedNetwork | None:
+        """With other weights than the published ones, the numbers are not called FID."""
+        return "inception-2015" if self.sha256 == WEIGHTS_SHA256 else None
 
     @property
     def name(self) -> str:
         """inception-2015, or with other weights than the published the beginning of their hash as well."""
-        return "inception-2015" if self.is_inception else f"inception-2015-weights-{self.sha256[:8]}"
+        return "inception-2015" if self.published else f"inception-2015-weights-{self.sha256[:8]}"
 
     @torch.inference_mode()
     def __call__(self, images_uint8: Tensor) -> Features:

@@ -6,22 +6,41 @@ from pathlib import Path
 from typing import Any
 
 from guided_diffusion.data.shards import write_json
+from guided_diffusion.evaluation.features import PublishedNetwork
 
 FULL_PROTOCOL_SAMPLES = 50_000
 """From this many generated samples on, a metric goes by its plain name."""
 
-# With Inception, and with any other extractor: FID and IS are names of numbers on Inception features alone.
 _NAMES = {
-    "frechet_distance": ("FID", "FD"),
-    "spatial_frechet_distance": ("sFID", "sFD"),
-    "inception_score": ("IS", "IS-like"),
-    "inception_score_std": ("IS std", "IS-like std"),
-    "precision": ("precision", "precision"),
-    "recall": ("recall", "recall"),
-    "accuracy": ("accuracy", "accuracy"),
+    "frechet_distance": "FD",
+    "spatial_frechet_distance": "sFD",
+    "inception_score": "IS-like",
+    "inception_score_std": "IS-like std",
+    "kernel_distance": "KD",
+    "kernel_distance_std": "KD std",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "accuracy": "accuracy",
 }
-# These are shares; the others are biased by the number of samples, which therefore belongs to their names.
-_SHARES = ("precision", "recall", "accuracy")
+"""Metrics on any network's features, in the order of a table."""
+_NAMES_ON: Mapping[PublishedNetwork, Mapping[str, str]] = {
+    "inception-2015": {
+        "frechet_distance": "FID",
+        "spatial_frechet_distance": "sFID",
+        "inception_score": "IS",
+        "inception_score_std": "IS std",
+        "kernel_distance": "KID",
+        "kernel_distance_std": "KID std",
+    },
+    "dinov2-vitl14": {
+        "frechet_distance": "FD-DINOv2",
+        "kernel_distance": "KD-DINOv2",
+        "kernel_distance_std": "KD-DINOv2 std",
+    },
+}
+"""What those on published networks are called, and no others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +60,16 @@ class Report:
     display_names: Mapping[str, str] = field(default_factory=dict)
 
 
-def display_name(metric: str, *, is_inception: bool, num_generated: int) -> str:
+def display_name(metric: str, *, published: PublishedNetwork | None, num_generated: int) -> str:
     """What a metric is called in print: FID-10k for 10,000 samples on Inception, FD-200 for 200 on another network.
 
     Raises ValueError for an unknown metric.
     """
     if metric not in _NAMES:
         raise ValueError(f"unknown metric {metric!r}; known are {', '.join(_NAMES)}")
-    on_inception, elsewhere = _NAMES[metric]
-    name = on_inception if is_inception else elsewhere
-    if metric in _SHARES or num_generated >= FULL_PROTOCOL_SAMPLES:
+    name = _NAMES[metric] if published is None else _NAMES_ON[published].get(metric, _NAMES[metric])
+    # An accuracy is a mean over images; all others are biased by their number, which therefore belongs to the name.
+    if metric == "accuracy" or num_generated >= FULL_PROTOCOL_SAMPLES:
         return name
     thousands, rest = divmod(num_generated, 1000)
     count = f"{thousands}k" if thousands and not rest else str(num_generated)
@@ -58,9 +77,9 @@ def display_name(metric: str, *, is_inception: bool, num_generated: int) -> str:
     return " ".join([f"{first}-{count}", *others])
 
 
-def display_names(*, is_inception: bool, num_generated: int) -> dict[str, str]:
+def display_names(*, published: PublishedNetwork | None, num_generated: int) -> dict[str, str]:
     """The printed name of every metric there is."""
-    return {metric: display_name(metric, is_inception=is_inception, num_generated=num_generated) for metric in _NAMES}
+    return {metric: display_name(metric, published=published, num_generated=num_generated) for metric in _NAMES}
 
 
 def write_report(path: Path, report: Report) -> None:

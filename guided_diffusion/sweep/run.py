@@ -17,9 +17,11 @@ from ..chain import DiffusionChain
 from ..config import to_plain
 from ..data.listing import files_sha256
 from ..data.shards import read_manifest, replaced_on_success, write_json
+from ..evaluation.config import EvaluationConfig
 from ..evaluation.features import FeatureExtractor
 from ..evaluation.inception import InceptionConfig
-from ..evaluation.run import EvaluationConfig, evaluate, open_real
+from ..evaluation.run import evaluate
+from ..evaluation.sides import open_real
 from ..generation.config import SampleConfig, sampler_and_chain
 from ..generation.evaluations import NETWORK, Precision, counted_guidance, idle
 from ..generation.guided import Guidance

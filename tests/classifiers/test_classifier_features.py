@@ -44,7 +44,7 @@ def test_every_picture_is_measured_by_itself(extractor):
 
 def test_features_need_no_gradient_and_are_not_called_inception(extractor, judge_run):
     assert not extractor(IMAGES).pooled.requires_grad
-    assert extractor.is_inception is False
+    assert extractor.published is None
     assert extractor.name == f"classifier:{judge_run}"
     assert extractor.class_names == ("dark", "light")
     assert len(extractor.sha256) == 64

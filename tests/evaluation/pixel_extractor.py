@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from guided_diffusion.data.shards import Shard, open_manifest, write_shard
-from guided_diffusion.evaluation.features import Features
+from guided_diffusion.evaluation.features import Features, PublishedNetwork
 
 BRIGHTNESS = (40, 120, 200)
 CLASS_NAMES = ("dark", "grey", "light")
@@ -24,7 +24,7 @@ class PixelExtractor:
 
     name: str = "classifier:runs/judge"
     sha256: str = "0" * 64
-    is_inception: bool = False
+    published: PublishedNetwork | None = None
     class_names: tuple[str, ...] | None = CLASS_NAMES
 
     def __call__(self, images_uint8: Tensor) -> Features:

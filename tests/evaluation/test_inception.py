@@ -122,12 +122,12 @@ def test_what_is_not_a_uint8_image_is_refused(extractor, images: Tensor) -> None
 
 
 def test_other_weights_are_not_called_inception(weights: Path, extractor, caplog) -> None:
-    assert not extractor.is_inception
+    assert extractor.published is None
     assert extractor.name == f"inception-2015-weights-{extractor.sha256[:8]}"
     load_inception(InceptionConfig(weights=weights))
     assert "is not the published file" in caplog.text
     published = InceptionExtractor(extractor.network, inception.WEIGHTS_SHA256)
-    assert published.is_inception
+    assert published.published == "inception-2015"
     assert published.name == "inception-2015"
 
 

@@ -16,9 +16,10 @@ from evaluation.pixel_extractor import CLASS_NAMES, PixelExtractor, noisy_images
 
 from guided_diffusion.data.shards import merged_npz
 from guided_diffusion.data.sources import read_images
+from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.metrics import frechet_distance, inception_score, precision_recall
 from guided_diffusion.evaluation.report import format_report
-from guided_diffusion.evaluation.run import EvaluationConfig, evaluate
+from guided_diffusion.evaluation.run import evaluate
 from guided_diffusion.evaluation.statistics import gaussian, moments, write_reference
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +108,7 @@ def test_the_report_is_written_beside_the_samples_with_its_protocol(samples: Pat
     stored = json.loads((samples / "evaluation-classifier-runs-judge.json").read_text())
     assert stored["metrics"] == report.metrics
     protocol = stored["protocol"]
-    assert protocol["extractor"] == {"name": "classifier:runs/judge", "sha256": "0" * 64, "is_inception": False}
+    assert protocol["extractor"] == {"name": "classifier:runs/judge", "sha256": "0" * 64, "published": None}
     assert protocol["generated"]["manifest"]["seed"] == 7
     assert (protocol["generated"]["num_images"], protocol["real"]["num_images"]) == (120, 120)
     assert protocol["generated"]["image_size"] == [6, 6]
@@ -182,7 +183,7 @@ def test_published_statistics_serve_inception_only(samples: Path, tmp_path: Path
     with pytest.raises(ValueError, match="count as the published 2015 Inception's, which classifier:runs/judge is not"):
         evaluate(generated=samples, real=tmp_path / "r.npz", extractor=PixelExtractor())
     report = evaluate(
-        generated=samples, real=tmp_path / "r.npz", extractor=replace(PixelExtractor(), is_inception=True)
+        generated=samples, real=tmp_path / "r.npz", extractor=replace(PixelExtractor(), published="inception-2015")
     )
     assert report.display_names["frechet_distance"] == "FID-120"
     assert set(report.absent) == {"spatial_frechet_distance", "precision", "recall"}
@@ -212,7 +213,7 @@ def test_sides_that_do_not_fit_are_refused(samples: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("batch_size", 0), ("split_size", -1), ("neighbours", 0), ("manifold_images", 3)]
+    ("field", "value"), [("batch_size", 0), ("split_size", -1), ("neighbours", 0), ("real_manifold", 5)]
 )
 def test_settings_out_of_range_are_refused(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=field):
@@ -224,7 +225,7 @@ def test_the_manifold_keeps_evenly_spaced_images(samples: Path, real: Path) -> N
         generated=samples,
         real=real,
         extractor=PixelExtractor(),
-        config=EvaluationConfig(manifold_images=50, batch_size=17),
+        config=EvaluationConfig(real_manifold=50, generated_manifold=50, batch_size=17),
     )
     assert report.protocol["generated"]["num_manifold_images"] == report.protocol["real"]["num_manifold_images"] == 50
     spaced = [-(-120 * n // 50) for n in range(50)]

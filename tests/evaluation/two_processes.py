@@ -5,7 +5,8 @@ from pathlib import Path
 
 from evaluation.pixel_extractor import PixelExtractor
 
-from guided_diffusion.evaluation.run import EvaluationConfig, evaluate
+from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.run import evaluate
 
 generated, real, out = map(Path, sys.argv[1:4])
 for batch_size in map(int, sys.argv[4:]):

@@ -13,7 +13,7 @@ from classifiers.guide import load_guide, load_other_guides
 from guided_diffusion.chain import sigma
 from guided_diffusion.config import parse
 from guided_diffusion.data.shards import iterate_shards
-from guided_diffusion.evaluation.run import EvaluationConfig
+from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.generation import run as generation
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.guided import Guidance

@@ -37,6 +37,8 @@ class Numbers:
 def distances(samples: Measured, target: Target) -> Numbers:
     """The two Fréchet distances."""
     metrics = {"frechet_distance": _distance(samples.pooled, target.pooled)}
+    if samples.spatial is None:
+        return Numbers(metrics=metrics, absent={"spatial_frechet_distance": "the extractor has no spatial features"})
     if target.spatial is None:
         return Numbers(metrics=metrics, absent={"spatial_frechet_distance": "the reference holds no mu_s, sigma_s"})
     return Numbers(metrics=metrics | {"spatial_frechet_distance": _distance(samples.spatial, target.spatial)})
@@ -44,6 +46,8 @@ def distances(samples: Measured, target: Target) -> Numbers:
 
 def scores(samples: Measured, *, split_size: int) -> Numbers:
     """The Inception Score over splits, and its standard deviation over them."""
+    if samples.probabilities is None:
+        return Numbers(metrics={}, absent={"inception_score": "the extractor has no class probabilities"})
     mean, deviation = inception_score(samples.probabilities, split_size=split_size)
     return Numbers(metrics={"inception_score": mean, "inception_score_std": deviation})
 
@@ -69,6 +73,7 @@ def class_accuracy(
     if reason is not None:
         return Numbers(metrics={}, absent={"accuracy": reason})
     assert samples.labels is not None
+    assert samples.probabilities is not None
     assert label_names is not None
     assert class_names is not None
     labelled = samples.labels >= 0

@@ -1,0 +1,82 @@
+"""The two sets of an evaluation before anything is measured: opened, and refused if they cannot be compared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from guided_diffusion.data.listing import files_sha256
+from guided_diffusion.data.sources import ImageSource, open_images
+from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.features import FeatureExtractor
+from guided_diffusion.evaluation.statistics import Reference, read_reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealSide:
+    """What samples are compared with, before it is measured."""
+
+    path: Path
+    images: ImageSource | None
+    """None: there are statistics only."""
+    reference: Reference | None
+    """Stored statistics; None: there are images only."""
+    files_sha256: str
+    """Of names, sizes and times of change, as `files_sha256` gives it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """The two sets before anything is measured."""
+
+    generated: ImageSource
+    real: RealSide
+
+
+def open_sides(generated: Path, real: Path, *, extractor: FeatureExtractor, config: EvaluationConfig) -> Sides:
+    samples = open_images(generated, size=config.image_size)
+    _check_neighbours(samples, config)
+    return Sides(generated=samples, real=open_real(real, shape=samples.shape, extractor=extractor, config=config))
+
+
+def open_real(
+    path: Path, *, shape: tuple[int, int, int], extractor: FeatureExtractor, config: EvaluationConfig
+) -> RealSide:
+    """The real side at `path`, fit to be compared with generated images of `shape` (H, W, C).
+
+    Raises:
+        FileNotFoundError, ValueError: as `evaluate`, of that side.
+    """
+    reference = read_reference(path) if path.suffix == ".npz" and path.is_file() else None
+    if reference is not None:
+        _check_reference(path, reference, extractor)
+    height, width, channels = shape
+    images = None
+    if reference is None or reference.has_images:
+        images = open_images(path, size=height if height == width else None, channels=channels)
+        if images.shape != shape:
+            raise ValueError(
+                f"the generated images have {height}x{width} pixels, those of {path} {images.shape[0]}x"
+                f"{images.shape[1]}; compare sets of one size"
+            )
+        _check_neighbours(images, config)
+    return RealSide(path=path, images=images, reference=reference, files_sha256=files_sha256(path))
+
+
+def _check_neighbours(source: ImageSource, config: EvaluationConfig) -> None:
+    if source.num_images <= config.neighbours:
+        raise ValueError(
+            f"{source.path} holds {source.num_images} images, but precision and recall look at {config.neighbours} "
+            f"neighbours of each; give more images"
+        )
+
+
+def _check_reference(path: Path, reference: Reference, extractor: FeatureExtractor) -> None:
+    if reference.extractor_sha256 is None and extractor.published != "inception-2015":
+        raise ValueError(
+            f"{path} does not say which network its statistics are of, so they count as the published 2015 "
+            f"Inception's, which {extractor.name} is not; give the images themselves as the real side"
+        )
+    if reference.extractor_sha256 not in (None, extractor.sha256):
+        raise ValueError(
+            f"{path} was made with {reference.extractor} (SHA-256 {reference.extractor_sha256}), "
+            f"not with {extractor.name} ({extractor.sha256}); use the same extractor for both sides"
+        )
