@@ -9,7 +9,7 @@ from torch import Tensor
 
 from classifiers.checkpoint import Classifier, load_classifier
 from guided_diffusion.checkpoint import file_sha256
-from guided_diffusion.evaluation.features import Features
+from guided_diffusion.evaluation.features import Features, exact_float32
 from guided_diffusion.images import from_uint8
 
 SPATIAL_CHANNELS = 7
@@ -40,13 +40,12 @@ class ClassifierFeatures:
         network = self.classifier.network
         device = next(network.parameters()).device
         images = from_uint8(images_uint8.to(device))
-        feature_map = network.feature_map(images, torch.zeros(len(images), device=device))
-        pooled = network.pooled(feature_map)
-        return Features(
-            pooled=pooled,
-            spatial=rearrange(feature_map[:, :SPATIAL_CHANNELS], "n c h w -> n (h w c)"),
-            probabilities=network.head(pooled).softmax(dim=1),
-        )
+        with exact_float32():
+            feature_map = network.feature_map(images, torch.zeros(len(images), device=device))
+            pooled = network.pooled(feature_map)
+            probabilities = network.head(pooled).softmax(dim=1)
+        spatial = rearrange(feature_map[:, :SPATIAL_CHANNELS], "n c h w -> n (h w c)")
+        return Features(pooled=pooled, spatial=spatial, probabilities=probabilities)
 
 
 def load_classifier_features(run: Path, *, device: torch.device | str) -> ClassifierFeatures:

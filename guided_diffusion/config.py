@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import json
 import os
 import re
@@ -51,13 +52,16 @@ def _stated(error: Exception) -> str:
 def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
     """A config from the command line: defaults, then `--config FILE`, then options such as `--network.dropout 0.1`.
 
+    A list is one value as in YAML, '[16,8]', or several words, 16 8.
+
     Raises:
         ValueError: an unknown, misspelt or missing key, a value of the wrong type, values that do not fit together, or
             a file that is no YAML.
         SystemExit: `--help` was asked for.
     """
+    options = dict(_options(config_class))
     # The list form of `args` keeps jsonargparse from reading sys.argv when a caller passes an empty command line.
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _with_lists(sys.argv[1:] if argv is None else argv, options)
     try:
         return _jsonargparse.auto_cli(
             config_class,
@@ -68,7 +72,7 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
             exit_on_error=False,  # which would print the usage, seventy lines of it, before what is wrong
         )
     except jsonargparse.ArgumentError as error:
-        raise ValueError(_in_words(str(error), dict(_options(config_class)), arguments)) from None
+        raise ValueError(_in_words(str(error), options, arguments)) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{' or '.join(_config_files(arguments))} is no YAML file of options: {error}") from None
 
@@ -87,6 +91,26 @@ def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _options(cast(type, kind), f"{name}.")
 
 
+def _with_lists(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """A command line on which the several words after an option that takes a list are the one value they stand for."""
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        option = rest.pop(0)
+        joined.append(option)
+        if option.startswith("--") and get_origin(options.get(option.removeprefix("--"))) is tuple:
+            words = list(itertools.takewhile(lambda word: not word.startswith("--") and word != "-h", rest))
+            joined += words if len(words) < 2 else [_listed(words)]
+            rest = rest[len(words) :]
+    return joined
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Several words as a YAML list. A list that the shell has split at its blanks, "[8," "4]", is that list."""
+    # Quoted, or YAML would take a comma or a colon for its own; jsonargparse makes numbers of texts where they belong.
+    return " ".join(words) if words[0].startswith("[") else json.dumps(words, ensure_ascii=False)
+
+
 def _in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str]) -> str:
     """What jsonargparse complains of, in one line, in the words of the command line rather than of Python's types."""
     key = re.match(r'Parser key "([\w.]+)"', message)
@@ -101,7 +125,7 @@ def _in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str]
         kind = options.get(lonely[1], Path)  # --config is no option of a config
         return f"{lonely[1]} takes {_expected(kind)}; got nothing"
     if stray := re.match(r"unrecognized arguments: (\S+)", message):
-        return f"'{stray[1]}' belongs to no option; options are --NAME VALUE, and a list is one value, '[8,4]'"
+        return f"'{stray[1]}' belongs to no option; options are --NAME VALUE, lists --NAME 8 4"
     if missing := re.match(r"the following arguments are required: (.*)", message):
         names = ", ".join(f"--{name}" for name in missing[1].split(", "))
         return f"needed and not given: {names}; give them as options, or a --config file that says them"
@@ -119,7 +143,10 @@ def _expected(kind: Any) -> str:  # any field's type
     if get_origin(kind) is Literal:
         return _alternatives([str(value) for value in get_args(kind)])
     if get_origin(kind) is tuple:
-        return f"{_KINDS[get_args(kind)[0]].removeprefix('a ')}s as a list, such as '[8,4]'"
+        element = get_args(kind)[0]
+        if element in (int, float):
+            return f"{_KINDS[element].removeprefix('a ')}s as a list, such as '[8,4]'"
+        return f"a list, such as '[a,b]', each of it {_expected(element)}"
     if dataclasses.is_dataclass(kind):
         return "no value itself, only its own options (--help lists them) or a YAML file of them"
     return _alternatives([_expected(one) for one in get_args(kind)])

@@ -1,4 +1,6 @@
-"""Evaluate samples: python scripts/evaluate.py --generated DIR --real DIR --extractor classifier:RUN"""
+"""Evaluate samples: python scripts/evaluate.py --generated DIR --real DIR --extractor classifier:RUN
+Compare evaluations: python scripts/evaluate.py --compare A.json B.json
+"""
 
 from classifiers.evaluation import EvaluateConfig, evaluate_samples
 from guided_diffusion.config import run_script

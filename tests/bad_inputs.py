@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,13 @@ USUAL: dict[str, tuple[str, ...]] = {
     "diagnose_classifier": ("--classifier=runs/classifier", "--data.path=pictures", "--data.num_workers=0"),
     "inspect_data": ("--data.path=pictures", "--data.num_workers=0"),
     "prepare_data": ("--data.path=pictures", "--data.num_workers=0", "--size=8", "--out=out"),
+    "evaluate": (
+        "--generated=pictures",
+        "--real=pictures",
+        "--extractor=classifier:runs/judge",
+        "--out=report.json",
+    ),
+    "make_reference": ("--images=pictures", "--extractor=classifier:runs/judge", "--out=reference.npz"),
 }
 """A good command line of each script, whose options those of a case replace."""
 
@@ -103,7 +110,8 @@ def attempt(case: BadInput, material: Path, here: Path) -> Outcome:
         status, printed = _run(case.script, (*USUAL[case.script], *case.options))
         after = _files()
     changed = tuple(sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path)))
-    return Outcome(status, printed.replace(f"{here.resolve()}/", ""), changed)
+    printed = printed.replace(f"{here.resolve()}/", "").replace(str(Path.home()), "~")
+    return Outcome(status, printed, changed)
 
 
 def _files() -> dict[str, tuple[int, int]]:
@@ -201,6 +209,21 @@ def _table(*rows: str) -> Callable[[], None]:
 
 def _all_rows() -> list[str]:
     return [f"{name}/{i:03d}.png,{name}" for name in ("dark", "light") for i in range(10)]
+
+
+def _npz(name: str = "data.npz", **arrays: Any) -> Callable[[], None]:
+    """A file of numpy's; values are arrays or what makes one."""
+    return lambda: np.savez(name, **arrays)
+
+
+def _images(values: Sequence[float], dtype: str, *, shape: tuple[int, ...] = (20, 8, 8, 1)) -> np.ndarray:
+    """A batch of images of these values alone."""
+    return np.resize(np.array(values, dtype), shape)
+
+
+def _cut_npz() -> None:
+    _npz(arr_0=_images([0, 255], "uint8"))()
+    _cut("data.npz", 900)
 
 
 def _changed_record(run: str, **changes: object) -> Callable[[], None]:
@@ -470,6 +493,93 @@ RUN_CASES = (
              options=(*DATA, "--out=prepared"), says=("prepared is of other images: class_names:",
                    "give another --out")),
 )  # fmt: skip
+GENERATED = ("--generated=data",)
+GENERATED_NPZ = ("--generated=data.npz",)
+REAL_NPZ = ("--real=data.npz",)
+STATISTICS = {"mu": np.zeros(32), "sigma": np.eye(32)}
+EVALUATION_CASES = (
+    BadInput(name="No images to evaluate", script="evaluate", options=GENERATED,
+             says=("there is nothing at data; give a directory of samples, an .npz batch, a folder or a .zip of",)),
+    BadInput(name="No real images", script="evaluate", options=("--real=photos",),
+             says=("there is nothing at photos; give",)),
+    BadInput(name="An empty folder of samples", script="evaluate", make=lambda: Path("data").mkdir(),
+             options=GENERATED, says=("no images in data (.jpg", "give a path that holds some")),
+    BadInput(name="A text file of samples", script="evaluate", make=lambda: _put("data.txt", "text"),
+             options=("--generated=data.txt",), says=("data.txt is no source of images; give a directory of samples",)),
+    BadInput(name="A zip without pictures", script="evaluate", options=("--generated=data.zip",),
+             make=lambda: _zipped("a/0.tiff"), says=("no images in data.zip", "but 1 .tiff files, the first a/0.tiff")),
+    BadInput(name="An encrypted zip of samples", script="evaluate", options=("--generated=data.zip",),
+             make=_encrypted_zip, says=("2 members of data.zip are encrypted, the first a/0.png; pack it without",)),
+    BadInput(name="Samples beside class folders of samples", script="evaluate", options=GENERATED,
+             make=lambda: (_classes("a"), _picture("data/0.png")),
+             says=("data holds images beside its class folders ('0.png'", "move them")),
+    BadInput(name="Samples of mixed sizes", script="evaluate", options=GENERATED,
+             make=lambda: (_picture("data/0.png"), _picture("data/1.png", size=9)),
+             says=("data/1.png has 9x9 pixels but data/0.png has 8x8: a set must have one size",
+                   "--protocol.image_size N")),
+    BadInput(name="Colour pictures to compare with grey samples", script="evaluate", options=("--real=data",),
+             make=lambda: _classes("a", mode="RGB"),
+             says=("data/a/0.png is in colour where grey pictures were expected; convert one of the sets",)),
+    BadInput(name="A batch cut short", script="evaluate", make=_cut_npz, options=GENERATED_NPZ,
+             says=("data.npz is not a readable npz file", "make or fetch it again")),
+    BadInput(name="A batch of floats of -1..1", script="evaluate", options=GENERATED_NPZ,
+             make=_npz(arr_0=_images([-1, 0.5], "float32")),
+             says=("data.npz must hold arr_0 as uint8 0..255, got float32: its first 16 images hold values from -1 to",
+                   "save ((arr_0 + 1) * 127.5).clip(0, 255).astype(np.uint8)")),
+    BadInput(name="A batch of floats of 0..1", script="evaluate", options=GENERATED_NPZ,
+             make=_npz(arr_0=_images([0.25, 0.5], "float32")),
+             says=("got float32", "values from 0.25 to 0.5; if they mean 0..1, save (arr_0 * 255).round()")),
+    BadInput(name="A batch of 0..1 that was cast to integers", script="evaluate", options=GENERATED_NPZ,
+             make=_npz(arr_0=_images([0, 1], "uint8")),
+             says=("the first 16 images of data.npz are all but black", "multiply by 255 before that")),
+    BadInput(name="A batch with the channels first", script="evaluate", options=GENERATED_NPZ,
+             make=_npz(arr_0=_images([0, 255], "uint8", shape=(20, 1, 8, 8))),
+             says=("data.npz holds arr_0 with its axes in the order (N, C, H, W)", "arr_0.transpose(0, 2, 3, 1)")),
+    BadInput(name="A batch of pickled objects", script="evaluate", options=GENERATED_NPZ,
+             make=_npz(arr_0=np.array([{}], object)),
+             says=("data.npz holds arr_0 as pickled Python objects, which are never loaded",)),
+    BadInput(name="A real batch of another size than the samples", script="evaluate", options=REAL_NPZ,
+             make=_npz(arr_0=_images([0, 255], "uint8", shape=(20, 9, 9, 1))),
+             says=("data.npz holds images of 9x9 pixels where 8x8 were expected; stored arrays are not resized",)),
+    BadInput(name="Published statistics for another network than Inception", script="evaluate", options=REAL_NPZ,
+             make=_npz(**STATISTICS),
+             says=("data.npz does not say which network its statistics are of", "classifier:runs/judge is not; give")),
+    BadInput(name="A reference of another extractor", script="evaluate", options=REAL_NPZ,
+             make=_npz(**STATISTICS, extractor="inception-2015", extractor_sha256="67"),
+             says=("data.npz was made with inception-2015 (SHA-256 67), not with classifier:runs/judge",
+                   "use the same extractor for both sides")),
+    BadInput(name="A reference that is not finite", script="evaluate", options=REAL_NPZ,
+             make=_npz(mu=np.full(32, np.nan), sigma=np.eye(32)),
+             says=("data.npz is no reference file (mu or sigma has values that are not finite); make or fetch it",)),
+    BadInput(name="Fewer samples than neighbours", script="evaluate", options=GENERATED, make=lambda: _classes("a"),
+             says=("data holds 2 images, but precision and recall look at 3 neighbours of each; give more images",)),
+    BadInput(name="Fewer images than features have dimensions", script="evaluate", status=0, writes=True,
+             says=("the generated side has 20 images for features of 32 dimensions: its covariance is singular",
+                   "give more than 32 images")),
+    BadInput(name="No Inception weights", script="evaluate",
+             options=("--extractor=inception", "--inception.weights=weights.pth"),
+             says=("there are no Inception weights at weights.pth, which was given; get https://",
+                   "--inception.weights PATH", "GUIDED_DIFFUSION_INCEPTION_WEIGHTS", "copy the file to")),
+    BadInput(name="An unknown extractor", script="evaluate", options=("--extractor=judge",),
+             says=('there is no extractor "judge"; give inception', "classifier:RUN")),
+    BadInput(name="A judge that was trained on noisy images", script="evaluate",
+             options=("--extractor=classifier:runs/classifier",),
+             says=("runs/classifier/checkpoint-0000002 was trained on noisy images and would judge its own guidance",)),
+    BadInput(name="A report that is a directory", script="evaluate", options=("--out=runs",),
+             says=("the report goes into a file, but runs is a directory; give another --out",)),
+    BadInput(name="Photographs of mixed sizes for a reference", script="make_reference", options=("--images=data",),
+             make=lambda: (_picture("data/0.png"), _picture("data/1.png", size=9)),
+             says=("a set must have one size",
+                   "--protocol.image_size N")),
+    BadInput(name="A reference of one image", script="make_reference", options=("--images=data",),
+             make=lambda: _picture("data/0.png"), says=("data holds 1 image, and a covariance needs at least 2",)),
+    BadInput(name="A reference that is there already", script="make_reference", make=_npz("reference.npz"),
+             says=("reference.npz is there already; remove it or give another --out",)),
+    BadInput(name="A reference under another suffix", script="make_reference", options=("--out=reference.npy",),
+             says=("a reference file is NAME.npz, got --out reference.npy",)),
+    BadInput(name="A reference among its images", script="make_reference", options=("--out=pictures/reference.npz",),
+             says=("pictures/reference.npz would lie among the images of pictures and change them",)),
+)  # fmt: skip
 UNPRIVILEGED_CASES = (
     BadInput(name="An image without permission", options=DATA,
              make=lambda: (_classes("a"), Path("data/a/0.png").chmod(0)),
@@ -479,7 +589,8 @@ UNPRIVILEGED_CASES = (
              says=("--out locked/out cannot be written: locked",)),
 )  # fmt: skip
 """Those that root does not meet; they are not in the table."""
-CHAPTERS = {"Data": DATA_CASES, "Options": OPTION_CASES, "Runs and checkpoints": RUN_CASES}
+CHAPTERS = {"Data": DATA_CASES, "Options": OPTION_CASES, "Runs and checkpoints": RUN_CASES,
+            "Evaluation": EVALUATION_CASES}  # fmt: skip
 CASES = tuple(case for cases in CHAPTERS.values() for case in cases)
 
 INTRODUCTION = """\

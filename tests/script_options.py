@@ -127,6 +127,8 @@ IMAGES = (
 """Of commands that read images."""
 
 EVALUATING = (
+    "dinov2",
+    "dinov2.weights",
     "extractor",
     "inception",
     "inception.weights",
@@ -177,6 +179,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": (
         *EVALUATING,
+        "compare",
         "generated",
         "out",
     ),
@@ -231,6 +234,18 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "make_digits": (
         "out",
         "test_every",
+    ),
+    "make_reference": (
+        "batch_size",
+        "dinov2",
+        "dinov2.weights",
+        "extractor",
+        "image_size",
+        "images",
+        "inception",
+        "inception.weights",
+        "manifold_images",
+        "out",
     ),
     "plot_runs": (
         "out",

@@ -116,13 +116,74 @@ def test_what_cannot_be_understood_is_refused_by_name(options, named):
         (["--inner.widht=7"], "there is no option inner.widht; did you mean inner.width?"),
         (["--width=7"], "there is no option width; did you mean inner.width?"),
         (["--nonsense=7"], "there is no option nonsense; --help lists all options"),
-        (["--inner.sizes", "[4,", "8]"], "inner.sizes takes numbers as a list, such as '[8,4]'; got [4,"),
+        (["--inner.sizes", "4", "wide"], "inner.sizes takes numbers as a list, such as '[8,4]'; got wide"),
+        (["--inner.sizes=4", "8"], "inner.sizes takes numbers as a list, such as '[8,4]'; got 4"),
+        (["extra"], "'extra' belongs to no option; options are --NAME VALUE, lists --NAME 8 4"),
         ([], "needed and not given: --inner.width; give them as options, or a --config file that says them"),
     ],
 )  # fmt: skip
 def test_a_refusal_says_what_an_option_takes_in_plain_words(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         parse(OuterConfig, options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListsConfig:
+    """Of every kind."""
+
+    numbers: tuple[float, ...] = ()
+    """Numbers."""
+    sides: tuple[int, ...] = ()
+    """Whole ones."""
+    files: tuple[Path, ...] = ()
+    """Paths."""
+    kinds: tuple[Literal["a", "b"], ...] = ()
+    """Names."""
+    steps: tuple[int | str, ...] = ()
+    """Numbers or names."""
+    out: Path = Path("out")
+    """No list."""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--numbers 0 1 2.5", ListsConfig(numbers=(0, 1, 2.5))),
+        ("--numbers 1 -2 -3e-2 --sides 16 8", ListsConfig(numbers=(1, -2, -0.03), sides=(16, 8))),
+        ("--files A.json B.json --out page", ListsConfig(files=(Path("A.json"), Path("B.json")), out=Path("page"))),
+        ("--files 1 2:3,[4]#5", ListsConfig(files=(Path("1"), Path("2:3,[4]#5")))),
+        ("--kinds b a", ListsConfig(kinds=("b", "a"))),
+        ("--steps 25 ddim25 10,15", ListsConfig(steps=(25, "ddim25", "10,15"))),
+        ("--numbers [1,2]", ListsConfig(numbers=(1, 2))),
+        ("--numbers=[1,2] --out x", ListsConfig(numbers=(1, 2), out=Path("x"))),
+        ("--files [runs/a, runs/b]", ListsConfig(files=(Path("runs/a"), Path("runs/b")))),
+    ],
+)  # fmt: skip
+def test_a_list_is_several_words_or_one_value(words, expected):
+    found = parse(ListsConfig, words.split())
+    assert found == expected
+    assert [type(step) for step in found.steps] == [type(step) for step in expected.steps]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--kinds a c", "kinds takes a list, such as '[a,b]', each of it a or b; got"),
+        ("--kinds a", "kinds takes a list, such as '[a,b]', each of it a or b; got a"),
+        ("--files one", "files takes a list, such as '[a,b]', each of it a path; got one"),
+        ("--sides 4 8 --out x y", "'y' belongs to no option"),
+        ("--sides 4 8.5", "sides takes whole numbers as a list, such as '[8,4]'; got 8.5"),
+    ],
+)
+def test_words_that_make_no_list_are_refused_by_name(words, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse(ListsConfig, words.split())
+
+
+def test_help_is_asked_for_behind_a_list_too(capsys):
+    with pytest.raises(SystemExit):
+        parse(ListsConfig, ["--numbers", "1", "2", "-h"])
+    assert "Whole ones." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["inner: [", "kind:\n\tb", "hello", ""])

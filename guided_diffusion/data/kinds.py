@@ -10,6 +10,7 @@ from guided_diffusion.data.storage import LabelledImages
 from guided_diffusion.data.trees import open_folder, open_zip
 from guided_diffusion.data.webdataset import open_webdataset
 
+Kind = Literal["folder", "zip", "prepared", "webdataset", "huggingface"]
 Labels = Literal["folders", "filenames"] | Path
 
 EXPECTED = (
@@ -18,36 +19,63 @@ EXPECTED = (
 )
 
 
-def open_labelled_images(path: Path, *, labels: Labels) -> LabelledImages:
+def kind_of(path: Path) -> Kind | None:
+    """What lies at a path, which within a zip need not exist; None: nothing, or a file of no known kind."""
+    if str(path).startswith(PREFIX) or (path.is_dir() and is_saved_dataset(path)):
+        return "huggingface"
+    if _archive(path) is not None:
+        return "zip"
+    if path.is_dir() and is_packed(path):
+        return "prepared"
+    if path.exists() and _is_webdataset(path):
+        return "webdataset"
+    return "folder" if path.is_dir() else None
+
+
+def open_labelled_images(path: Path, *, labels: Labels | None) -> LabelledImages:
     """The images at `path`, of whichever kind, with the labels that `labels` says (`DataConfig.labels`).
+
+    labels: None takes what there are; images that lie beside one another, in no class folders, have none, which is the
+    label -1 and no class names.
 
     Raises:
         FileNotFoundError: nothing at the path, or no such table of labels.
         ValueError: a file or folder of no known kind, or what the kind refuses.
     """
-    if str(path).startswith(PREFIX) or (path.is_dir() and is_saved_dataset(path)):
-        return open_huggingface(path, label_column=_column(labels, path))
-    archive = next((place for place in (path, *path.parents) if _is_zip(place)), None)
-    if archive is not None:
-        inside = path.relative_to(archive).as_posix()
-        return open_zip(archive, "" if inside == "." else inside, labels=labels)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}; {EXPECTED}")
-    if path.is_dir() and is_packed(path):
-        if labels != "folders":
-            raise ValueError(f"{path} holds prepared images, whose labels are their own; leave out data.labels")
-        return open_packed(path)
-    if _is_webdataset(path):
-        if labels != "folders":
-            raise ValueError(f"{path} holds WebDataset shards, whose labels are their own; leave out data.labels")
-        return open_webdataset(path)
-    if not path.is_dir():
-        raise ValueError(f"{path} is a file; {EXPECTED}. If it is another kind of archive, unpack it")
-    return open_folder(path, labels=labels)
+    match kind_of(path):
+        case "huggingface":
+            return open_huggingface(path, label_column=_column(labels, path))
+        case "zip":
+            archive = _archive(path)
+            assert archive is not None
+            inside = path.relative_to(archive).as_posix()
+            return open_zip(archive, "" if inside == "." else inside, labels=labels)
+        case "prepared":
+            _refuse_others(labels, f"{path} holds prepared images")
+            return open_packed(path)
+        case "webdataset":
+            _refuse_others(labels, f"{path} holds WebDataset shards")
+            return open_webdataset(path)
+        case "folder":
+            return open_folder(path, labels=labels)
+        case None:
+            if not path.exists():
+                raise FileNotFoundError(f"there is no {path}; {EXPECTED}")
+            raise ValueError(f"{path} is a file; {EXPECTED}. If it is another kind of archive, unpack it")
+
+
+def _archive(path: Path) -> Path | None:
+    """The zip that a path is, or leads into."""
+    return next((place for place in (path, *path.parents) if _is_zip(place)), None)
 
 
 def _is_zip(path: Path) -> bool:
     return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def _refuse_others(labels: Labels | None, holding: str) -> None:
+    if labels not in ("folders", None):
+        raise ValueError(f"{holding}, whose labels are their own; leave out data.labels")
 
 
 def _is_webdataset(path: Path) -> bool:
@@ -59,7 +87,7 @@ def _is_webdataset(path: Path) -> bool:
     return not foreign and any(entry.suffix == ".tar" for entry in entries)
 
 
-def _column(labels: Labels, path: Path) -> str | None:
+def _column(labels: Labels | None, path: Path) -> str | None:
     if labels == "filenames":
         raise ValueError(f"{path} is a Hugging Face dataset, whose images have no file names; leave out data.labels")
-    return None if labels == "folders" else str(labels)
+    return None if labels in ("folders", None) else str(labels)

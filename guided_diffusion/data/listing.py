@@ -131,10 +131,34 @@ def filename_classes(tree: Tree) -> list[str]:
     return [PurePosixPath(image).name.split("_", 1)[0] for image in tree.images]
 
 
+def place_classes(tree: Tree) -> list[str] | None:
+    """The class of each image as `folder_classes` has it, where there may be none: None if all images lie at the top of
+    the tree. Directories without images are no fault.
+
+    Raises:
+        ValueError: no images, or some in directories and some beside them.
+    """
+    refuse_no_images(tree)
+    loose = [image for image in tree.images if "/" not in image]
+    if len(loose) == len(tree.images):
+        return None
+    _refuse_unclassed(tree.root, tree.directories, loose)
+    return [image.split("/", 1)[0] for image in tree.images]
+
+
+def wrapping(tree: Tree) -> str | None:
+    """The only directory at the top of a tree, if all images lie deeper than directly in it."""
+    wrapped = len(tree.directories) == 1 and all(image.count("/") > 1 for image in tree.images)
+    return tree.directories[0] if wrapped and tree.images else None
+
+
 def refuse_no_images(tree: Tree) -> None:
     """Raises ValueError if a tree holds no images, saying what it holds instead."""
     if not tree.images:
-        raise ValueError(f"no images in {tree.root} ({', '.join(EXTENSIONS)}){_held_instead(tree.others)}")
+        raise ValueError(
+            f"no images in {tree.root} ({', '.join(EXTENSIONS)}){_held_instead(tree.others)}; give a path that holds "
+            f"some"
+        )
 
 
 def _refuse_unclassed(root: Path, directories: Iterable[str], files: list[str]) -> None:

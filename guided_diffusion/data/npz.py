@@ -1,15 +1,21 @@
-"""Arrays in npz files, read a few rows at a time: a batch of 50,000 images does not fit into memory everywhere."""
+"""Arrays in npz files, read and written a few rows at a time: 50,000 images do not fit into memory everywhere."""
 
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-
-from guided_diffusion.data.shards import DAMAGED_FILE_ERRORS
+from numpy.typing import NDArray
 
 _ROWS_PER_READ = 64
+
+# What numpy and zipfile raise, between them, on a file that is cut short, overwritten or not an npz at all. OSError is
+# not among them: a missing permission or a failing disk is not the file's fault, and says so itself.
+DAMAGED_FILE_ERRORS = (
+    ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
+)  # fmt: skip
 
 
 def npz_members(path: Path) -> frozenset[str]:
@@ -31,12 +37,16 @@ def npy_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
             shape, fortran_order, dtype = _read_header(member)
     except DAMAGED_FILE_ERRORS as error:
         raise ValueError(f"{path} is damaged: {name} cannot be read ({error}); make or fetch it again") from error
+    if dtype.hasobject:
+        raise ValueError(
+            f"{path} holds {name} as pickled Python objects, which are never loaded; save an array of numbers"
+        )
     if fortran_order:
         raise ValueError(f"{path} holds {name} in Fortran order, which cannot be streamed; save it again in C order")
     return shape, dtype
 
 
-def npy_rows(path: Path, name: str, *, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+def npy_rows(path: Path, name: str, *, start: int, stop: int) -> Iterator[tuple[int, NDArray]]:
     """The rows [start, stop) of an array in an npz file, a few at a time, each piece with the number of its first row.
 
     Raises ValueError, naming the file, if it is damaged.
@@ -55,6 +65,32 @@ def npy_rows(path: Path, name: str, *, start: int, stop: int) -> Iterator[tuple[
                 yield first, np.frombuffer(content, dtype).reshape(rows, *shape[1:])
     except DAMAGED_FILE_ERRORS as error:
         raise ValueError(f"{path} is damaged: {name} cannot be read ({error}); make or fetch it again") from error
+
+
+def write_array(archive: zipfile.ZipFile, name: str, array: NDArray) -> None:
+    """Add an array to an npz that is being written, uncompressed as `numpy.savez` would."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def write_rows(
+    archive: zipfile.ZipFile, name: str, pieces: Iterable[NDArray[np.uint8]], *, shape: tuple[int, ...]
+) -> None:
+    """Add a uint8 array of `shape` to an npz that is being written, from consecutive pieces of its rows.
+
+    Raises ValueError if they do not make up the shape.
+    """
+    description = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8))}
+    written = 0
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, description)
+        for piece in pieces:
+            if piece.dtype != np.uint8 or piece.shape[1:] != shape[1:]:
+                raise ValueError(f"{name} is to hold rows of uint8 {shape[1:]}, got {piece.dtype} {piece.shape[1:]}")
+            member.write(np.ascontiguousarray(piece).data)
+            written += len(piece)
+    if written != shape[0]:
+        raise ValueError(f"{name} is to hold {shape[0]} rows, got {written}")
 
 
 def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -8,7 +8,6 @@ evaluation.
 import json
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,17 +17,12 @@ from typing import IO, Any
 import numpy as np
 
 from ..config import differences, identified
+from .npz import DAMAGED_FILE_ERRORS, write_array, write_rows
 
 MANIFEST_NAME = "manifest.json"
 NO_LABEL = -1
 ENVIRONMENTS = "environments"
 """The part of a manifest that says what computed the samples, and is never compared."""
-
-# What numpy and zipfile raise, between them, on a file that is cut short, overwritten or not an npz at all. OSError is
-# not among them: a missing permission or a failing disk is not the file's fault, and says so itself.
-DAMAGED_FILE_ERRORS = (
-    ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -267,27 +261,20 @@ def merged_npz(directory: Path, out: Path) -> int:
     `numpy.savez` would. Holds one shard in memory. Raises ValueError if shards are missing, damaged or of different
     image shapes.
     """
-    manifest = read_manifest(directory)
-    num_samples = manifest["num_samples"]
-    labels = np.full(num_samples, NO_LABEL, dtype=np.int64)
+    labels = read_labels(directory)
     shape = next(iterate_shards(directory)).images.shape[1:]
+
+    def images() -> Iterator[np.ndarray]:
+        for shard in iterate_shards(directory):
+            if shard.images.shape[1:] != shape:
+                raise ValueError(f"{directory} mixes images of shape {shape} and {shard.images.shape[1:]}")
+            yield shard.images
+
     with replaced_on_success(out) as file, zipfile.ZipFile(file, "w") as archive:
-        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
-            _write_header(member, (num_samples, *shape), np.dtype(np.uint8))
-            for shard in iterate_shards(directory):
-                if shard.images.shape[1:] != shape:
-                    raise ValueError(f"{directory} mixes images of shape {shape} and {shard.images.shape[1:]}")
-                labels[shard.ids] = shard.labels
-                member.write(np.ascontiguousarray(shard.images).data)
+        write_rows(archive, "arr_0", images(), shape=(len(labels), *shape))
         if (labels != NO_LABEL).any():
-            with archive.open("arr_1.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, labels, allow_pickle=False)
-    return num_samples
-
-
-def _write_header(member: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:
-    descr = np.lib.format.dtype_to_descr(dtype)
-    np.lib.format.write_array_header_1_0(member, {"shape": shape, "fortran_order": False, "descr": descr})
+            write_array(archive, "arr_1", labels)
+    return len(labels)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -1,9 +1,9 @@
-"""Sets of images, read as a stream: sample shards, a published npz batch, or a folder of pictures.
+"""Sets of images, read as a stream: sample shards, a published npz batch, or pictures of any storage.
 
-Owns recognising and checking a source. What is computed from the pixels is decided elsewhere.
+Owns recognising a source and cutting it into batches. What is computed from the pixels is decided elsewhere.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,30 +13,40 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from guided_diffusion.data.decoding import CHANNELS, center_crop, read_image, read_mode
-from guided_diffusion.data.listing import EXTENSIONS
-from guided_diffusion.data.npz import npy_header, npy_rows, npz_members
-from guided_diffusion.data.shards import DAMAGED_FILE_ERRORS, NO_LABEL, iterate_shards, read_labels, read_manifest
+from guided_diffusion.data.kinds import Kind, kind_of, open_labelled_images
+from guided_diffusion.data.listing import files_sha256
+from guided_diffusion.data.npz import npy_rows
+from guided_diffusion.data.npz_images import stored_labels, stored_shape
+from guided_diffusion.data.picture_sets import PictureSet, common_mode, resizing
+from guided_diffusion.data.shards import NO_LABEL, iterate_shards, read_labels, read_manifest
 
 Piece = tuple[np.ndarray, np.ndarray | None]
 """Consecutive images (n, H, W, C) uint8 and their labels (n,) int64, if the source has any."""
+
+EXPECTED = (
+    "a directory of samples, an .npz batch, a folder or a .zip of pictures, WebDataset .tar shards, prepared images or "
+    "a saved Hugging Face dataset"
+)
+
+_LOOKED_AT = 16
+"""Images in whose values a wrong range shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
     """A set of `num_images` images of one shape (H, W, C), in a fixed order.
 
-    stream(start, stop) yields the images [start, stop) in pieces of whatever length suits the storage. labels are those
-    of all images, (N,) int64, -1 for an image without one; None where no image has one. class_names is what they index,
-    where the source tells; manifest describes samples of ours; resize says in words what is done to images of another
-    size.
+    stream(indices) yields the images of ascending indices, at least one, in pieces of whatever length suits the
+    storage; `pieces` checks them. labels are those of all images, (N,) int64, -1 for an image without one; None where
+    no image has one. class_names is what they index, where the source tells; manifest describes samples of ours; resize
+    says in words what is done to images of another size.
     """
 
     path: Path
-    kind: Literal["shards", "npz", "folder"]
+    kind: Literal["shards", "npz"] | Kind
     num_images: int
     shape: tuple[int, int, int]
-    stream: Callable[[int, int], Iterator[Piece]]
+    stream: Callable[[Sequence[int]], Iterator[Piece]]
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
     manifest: dict[str, Any] | None = None
@@ -44,28 +54,25 @@ class ImageSource:
 
 
 def open_images(path: Path, *, size: int | None = None, channels: int | None = None) -> ImageSource:
-    """The images at `path`: a directory of sample shards, an npz holding `arr_0`, or a (class) folder of pictures.
+    """The images at `path`: a directory of sample shards, an npz holding `arr_0`, or pictures, which may lie in a
+    folder, in a zip or below one (`data.zip/train`), in WebDataset shards, in prepared or in Hugging Face's form.
 
-    size: side in pixels. Pictures of a folder get the published centre crop to it; stored arrays of another size are
-    refused. None takes the images as they are. channels: 1 or 3; pictures of a folder are converted (grey to colour
-    only), None takes those of the first. Only the beginning is read here.
+    Pictures in class folders have labels, those beside one another none. size: side in pixels. Pictures get the
+    published centre crop to it; stored arrays of another size are refused. None takes the images as they are. channels:
+    1 or 3; pictures are converted (grey to colour only), None takes those of the first. Only the beginning is read
+    here.
 
     Raises FileNotFoundError for a missing path, ValueError for one that holds no images, for damaged files, for arrays
-    of another type, size or number of channels.
+    of another type, size or number of channels, and for images whose values were 0..1 when they became integers.
     """
-    if path.is_dir():
-        holds_shards = (path / "manifest.json").exists() or any(path.glob("shard-*.npz"))
-        source = _open_shards(path) if holds_shards else _open_folder(path, size=size, channels=channels)
+    if _place(path) is None:
+        raise FileNotFoundError(f"there is nothing at {path}; give {EXPECTED}")
+    if path.is_dir() and ((path / "manifest.json").exists() or any(path.glob("shard-*.npz"))):
+        source = _open_shards(path)
     elif path.is_file() and path.suffix == ".npz":
         source = _open_npz(path)
-    elif path.exists():
-        raise ValueError(
-            f"{path} is no source of images; give a directory of samples, an .npz batch or a folder of pictures"
-        )
     else:
-        raise FileNotFoundError(
-            f"there is nothing at {path}; give a directory of samples, an .npz batch or a folder of pictures"
-        )
+        source = _open_pictures(path, size=size, channels=channels)
     height, width, found_channels = source.shape
     if size is not None and (height, width) != (size, size):
         raise ValueError(
@@ -74,7 +81,17 @@ def open_images(path: Path, *, size: int | None = None, channels: int | None = N
         )
     if channels is not None and found_channels != channels:
         raise ValueError(f"{path} holds images with {found_channels} channels where {channels} were expected")
+    if source.kind != "shards":  # whose pixels come from images.to_uint8
+        _refuse_cut_fractions(source)
     return source
+
+
+def files_fingerprint(source: ImageSource) -> str:
+    """`files_sha256` of the files that hold a source: all of its directory, or its file, or the zip that it lies in."""
+    place = _place(source.path)
+    if place is None:
+        raise FileNotFoundError(f"{source.path} is gone: it was moved or removed after it was opened")
+    return files_sha256(place)
 
 
 def batches(
@@ -88,7 +105,7 @@ def batches(
     last = num_batches(source, batch_size=batch_size) if last is None else last
     stop = min(last * batch_size, source.num_images)
     waiting: list[Piece] = []
-    for images, labels in _pieces(source, first * batch_size, stop):
+    for images, labels in pieces(source, range(first * batch_size, stop)):
         waiting.append((images, labels))
         if sum(len(images) for images, _ in waiting) >= batch_size:
             joined, joined_labels = _joined(waiting)
@@ -110,7 +127,7 @@ def read_images(path: Path, *, batch_size: int, size: int | None = None) -> Iter
 
 def images_between(source: ImageSource, start: int, stop: int) -> Tensor:
     """The images [start, stop) of a source, (B, C, H, W) uint8; all of them are in memory at once."""
-    return _tensors(*_joined(list(_pieces(source, start, stop))), slice(None))[0]
+    return _tensors(*_joined(list(pieces(source, range(start, stop)))), slice(None))[0]
 
 
 def num_batches(source: ImageSource, *, batch_size: int) -> int:
@@ -120,8 +137,12 @@ def num_batches(source: ImageSource, *, batch_size: int) -> int:
     return -(-source.num_images // batch_size)
 
 
-def _pieces(source: ImageSource, start: int, stop: int) -> Iterator[Piece]:
-    for images, labels in source.stream(start, stop):
+def pieces(source: ImageSource, indices: Sequence[int]) -> Iterator[Piece]:
+    """The images of ascending indices, in pieces of whatever length suits the storage.
+
+    Raises ValueError for images of several shapes, and as the storage does.
+    """
+    for images, labels in source.stream(indices) if len(indices) else ():
         if images.shape[1:] != source.shape:
             raise ValueError(
                 f"{source.path} mixes images of shape {source.shape} and {images.shape[1:]} (height, width, channels)"
@@ -149,12 +170,20 @@ def _tensors(images: np.ndarray, labels: np.ndarray | None, rows: slice) -> tupl
     )
 
 
+def _place(path: Path) -> Path | None:
+    """What holds the images of a path: itself, or the file that it leads into."""
+    return path if path.exists() else next((parent for parent in path.parents if parent.is_file()), None)
+
+
 def _open_shards(path: Path) -> ImageSource:
     manifest = read_manifest(path)
 
-    def stream(start: int, stop: int) -> Iterator[Piece]:
-        for shard in iterate_shards(path, start=start, stop=stop):
-            yield shard.images, None if labels is None else shard.labels
+    def stream(indices: Sequence[int]) -> Iterator[Piece]:
+        wanted = np.asarray(indices)
+        for shard in iterate_shards(path, start=indices[0], stop=indices[-1] + 1):
+            rows = _rows(wanted, first=int(shard.ids[0]), length=len(shard.ids))
+            if len(rows):
+                yield shard.images[rows], None if labels is None else shard.labels[rows]
 
     first = next(iterate_shards(path))
     stored = read_labels(path)
@@ -173,118 +202,57 @@ def _open_shards(path: Path) -> ImageSource:
 
 
 def _open_npz(path: Path) -> ImageSource:
-    members = npz_members(path)
-    if "arr_0" not in members:
-        raise ValueError(
-            f"{path} holds no images: expected the array arr_0, found {', '.join(sorted(members)) or 'nothing'}"
-        )
-    shape, dtype = npy_header(path, "arr_0")
-    if dtype != np.uint8 or len(shape) != 4:
-        raise ValueError(f"{path} must hold arr_0 as uint8 (N, H, W, C) with values 0..255, got {dtype} {shape}")
-    if shape[-1] not in (1, 3):
-        raise ValueError(f"{path} must hold images (N, H, W, C) with 1 or 3 channels in the last place, got {shape}")
-    if shape[0] == 0:
-        raise ValueError(f"{path} holds no images: arr_0 is empty")
-    labels = _npz_labels(path, num_images=shape[0]) if "arr_1" in members else None
+    num_images, *_ = stored = stored_shape(path)
+    labels = stored_labels(path, num_images=num_images)
 
-    def stream(start: int, stop: int) -> Iterator[Piece]:
-        for first, images in npy_rows(path, "arr_0", start=start, stop=stop):
-            yield images, None if labels is None else labels[first : first + len(images)]
+    def stream(indices: Sequence[int]) -> Iterator[Piece]:
+        wanted = np.asarray(indices)
+        for first, images in npy_rows(path, "arr_0", start=indices[0], stop=indices[-1] + 1):
+            rows = _rows(wanted, first=first, length=len(images))
+            if len(rows):
+                yield images[rows], None if labels is None else labels[first + rows]
 
-    return ImageSource(
-        path=path, kind="npz", num_images=shape[0], shape=_shape(shape[1:]), stream=stream, labels=labels
-    )
+    return ImageSource(path=path, kind="npz", num_images=num_images, shape=stored[1:], stream=stream, labels=labels)
 
 
-def _npz_labels(path: Path, *, num_images: int) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            labels = arrays["arr_1"]
-    except DAMAGED_FILE_ERRORS as error:
-        raise ValueError(f"{path} is damaged: arr_1 cannot be read ({error}); make or fetch it again") from error
-    if labels.shape != (num_images,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{path} must hold arr_1 as {num_images} integer labels, got {labels.dtype} {labels.shape}")
-    return labels.astype(np.int64)
+def _rows(wanted: np.ndarray, *, first: int, length: int) -> np.ndarray:
+    """Which rows of a piece of `length` images, the first of them number `first`, are among the ascending `wanted`."""
+    begin, end = np.searchsorted(wanted, (first, first + length))
+    return wanted[begin:end] - first
 
 
-def _open_folder(path: Path, *, size: int | None, channels: int | None) -> ImageSource:
-    files, labels, class_names = _listed(path)
-    if channels is None:
-        channels = _channels(files[0])
-    if channels not in CHANNELS.values():
-        raise ValueError(
-            f"pictures have 1 or 3 channels, {channels} were asked for; compare {path} with images of 1 or 3"
-        )
+def _open_pictures(path: Path, *, size: int | None, channels: int | None) -> ImageSource:
+    kind = kind_of(path)
+    if kind is None:
+        raise ValueError(f"{path} is no source of images; give {EXPECTED}")
+    found = open_labelled_images(path, labels=None)
+    mode = common_mode(found.storage, channels=channels)
+    pictures = PictureSet(storage=found.storage, mode=mode, size=size)
+    labels = found.labels if found.class_names else None
 
-    def stream(start: int, stop: int) -> Iterator[Piece]:
-        for index in range(start, stop):
-            image = _read_picture(files[index], size=size, channels=channels)
-            if image.shape != shape:
-                raise ValueError(
-                    f"{files[index]} has {_pixels(image)} pixels but {files[0]} has {_pixels(first)}: "
-                    f"a set must have one size; crop them all to one (evaluation does, given image_size)"
-                )
+    def stream(indices: Sequence[int]) -> Iterator[Piece]:
+        for index, image in zip(indices, pictures.stream(indices), strict=True):
             yield image[None], None if labels is None else labels[index : index + 1]
 
-    first = _read_picture(files[0], size=size, channels=channels)
-    shape = _shape(first.shape)
     return ImageSource(
         path=path,
-        kind="folder",
-        num_images=len(files),
-        shape=shape,
+        kind=kind,
+        num_images=len(found.storage),
+        shape=_shape(pictures.read(0).shape),
         stream=stream,
         labels=labels,
-        class_names=class_names,
-        resize="none"
-        if size is None
-        else f"published centre crop to {size} px (box halvings, bicubic) where the size differs",
+        class_names=found.class_names or None,
+        resize=resizing(path, kind, size=size),
     )
 
 
-def _listed(path: Path) -> tuple[list[Path], np.ndarray | None, tuple[str, ...] | None]:
-    flat = _pictures(path.iterdir())
-    inner = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    per_class = {directory.name: _pictures(directory.rglob("*")) for directory in inner}
-    filled = [name for name, files in per_class.items() if files]
-    if flat and filled:
+def _refuse_cut_fractions(source: ImageSource) -> None:
+    first = images_between(source, 0, min(_LOOKED_AT, source.num_images))
+    if first.max() <= 1:
         raise ValueError(
-            f"{path} holds pictures ({flat[0].name}, ...) beside class folders ({filled[0]}, ...); separate them"
+            f"the first {len(first)} images of {source.path} are all but black: no value of 0..255 is above "
+            f"{int(first.max())}; if they were 0..1 before they became uint8, multiply by 255 before that"
         )
-    if flat:
-        return flat, None, None
-    if not filled:
-        raise ValueError(
-            f"{path} holds no images: neither sample shards nor pictures ({', '.join(EXTENSIONS)}) were found in it"
-        )
-    labels = np.repeat(np.arange(len(per_class)), [len(files) for files in per_class.values()])
-    return [file for files in per_class.values() for file in files], labels, tuple(per_class)
-
-
-def _pictures(entries: Iterator[Path]) -> list[Path]:
-    return sorted(
-        entry
-        for entry in entries
-        if entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".") and entry.is_file()
-    )
-
-
-def _channels(path: Path) -> int:
-    mode = read_mode(path)
-    return 1 if mode in ("1", "L", "LA") or mode.startswith("I") else 3
-
-
-def _read_picture(path: Path, *, size: int | None, channels: int) -> np.ndarray:
-    if channels == 1 and _channels(path) == 3:
-        raise ValueError(f"{path} is in colour where grey pictures were expected; convert one of the sets")
-    image = read_image(path, mode="L" if channels == 1 else "RGB")
-    if size is not None and image.size != (size, size):
-        return center_crop(image, size)
-    return np.array(image).reshape(image.height, image.width, channels)
-
-
-def _pixels(image: np.ndarray) -> str:
-    return f"{image.shape[0]}x{image.shape[1]}"
 
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -42,7 +42,8 @@ class Storage(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """A storage, the class number of each of its images (N,), and the names of the classes."""
+    """A storage, the class number of each of its images (N,), and the names of the classes; without names, each label
+    is -1."""
 
     storage: Storage
     labels: NDArray[np.int64]

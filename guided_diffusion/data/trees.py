@@ -8,9 +8,18 @@ from pathlib import Path
 from typing import IO, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from guided_diffusion.data.labels import Label, numbered, table_labels
-from guided_diffusion.data.listing import Tree, archive_tree, filename_classes, folder_classes, folder_tree
+from guided_diffusion.data.listing import (
+    Tree,
+    archive_tree,
+    filename_classes,
+    folder_classes,
+    folder_tree,
+    place_classes,
+    wrapping,
+)
 from guided_diffusion.data.storage import LabelledImages, PackedNames
 
 _ENCRYPTED = 0x1  # of the general purpose flags, APPNOTE.TXT 4.4.4
@@ -71,10 +80,12 @@ class ZipStorage:
             raise
 
 
-def open_folder(root: Path, *, labels: Literal["folders", "filenames"] | Path) -> LabelledImages:
+def open_folder(root: Path, *, labels: Literal["folders", "filenames"] | Path | None) -> LabelledImages:
     """The images below a directory.
 
-    labels: as `DataConfig.labels`; a table is looked for below `root` first.
+    labels: as `DataConfig.labels`; a table is looked for below `root` first. None: class folders if there are any, an
+    empty one being a class as well; images beside one another have no labels, and a lone directory of directories is
+    only their wrapping.
 
     Raises:
         FileNotFoundError: no such table.
@@ -85,10 +96,15 @@ def open_folder(root: Path, *, labels: Literal["folders", "filenames"] | Path) -
         return (root / table).read_bytes() if (root / table).is_file() else None
 
     tree = folder_tree(root)
+    if labels is None:
+        inner = wrapping(tree)
+        return open_folder(root / inner, labels=None) if inner else _placed(tree, FolderStorage(root, tree.images))
     return _labelled(tree, FolderStorage(root, tree.images), labels, read)
 
 
-def open_zip(archive: Path, inside: str = "", *, labels: Literal["folders", "filenames"] | Path) -> LabelledImages:
+def open_zip(
+    archive: Path, inside: str = "", *, labels: Literal["folders", "filenames"] | Path | None
+) -> LabelledImages:
     """The images below the directory `inside` of a zip; otherwise as `open_folder`.
 
     Raises:
@@ -111,6 +127,11 @@ def open_zip(archive: Path, inside: str = "", *, labels: Literal["folders", "fil
 
         if not members:
             raise ValueError(f"{archive} holds nothing{f' below {inside}' if inside else ''}; expected images")
+        if labels is None:
+            inner = wrapping(tree)
+            if inner:
+                return open_zip(archive, f"{inside}/{inner}" if inside else inner, labels=None)
+            return _placed(tree, ZipStorage(archive, images))
         return _labelled(tree, ZipStorage(archive, images), labels, read)
 
 
@@ -139,6 +160,18 @@ def _members(file: zipfile.ZipFile, inside: str) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
+def _placed(tree: Tree, storage: FolderStorage | ZipStorage) -> LabelledImages:
+    classes = place_classes(tree)
+    if classes is None:
+        return LabelledImages(storage=storage, labels=np.full(len(tree.images), -1), class_names=())
+    return LabelledImages(storage=storage, labels=_numbers(classes, tree.directories), class_names=tree.directories)
+
+
+def _numbers(classes: Sequence[str], class_names: Sequence[str]) -> NDArray[np.int64]:
+    number_of = {name: number for number, name in enumerate(class_names)}
+    return np.array([number_of[name] for name in classes], dtype=np.int64)
+
+
 def _labelled(
     tree: Tree,
     storage: FolderStorage | ZipStorage,
@@ -157,9 +190,7 @@ def _labelled(
     else:
         classes = filename_classes(tree)
     class_names = tuple(sorted(set(classes)))
-    number_of = {name: number for number, name in enumerate(class_names)}
-    numbers = np.array([number_of[name] for name in classes], dtype=np.int64)
-    return LabelledImages(storage=storage, labels=numbers, class_names=class_names)
+    return LabelledImages(storage=storage, labels=_numbers(classes, class_names), class_names=class_names)
 
 
 def _from_table(tree: Tree, content: bytes | None, labels: Path, source: Path) -> list[Label]:
@@ -175,8 +206,8 @@ def _from_table(tree: Tree, content: bytes | None, labels: Path, source: Path) -
 
 def _warn_of_wrapping(tree: Tree) -> None:
     """One class whose images all lie in folders is legal, but mostly a folder that was packed or named by mistake."""
-    if len(tree.directories) == 1 and all(image.count("/") > 1 for image in tree.images):
-        (name,) = tree.directories
+    name = wrapping(tree)
+    if name is not None:
         inner = sorted({image.split("/", 2)[1] for image in tree.images})
         _logger.warning(
             "all images of %s are of one class, '%s', in %d folders (%s, ..); if those are the classes, give %s",

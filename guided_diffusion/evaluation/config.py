@@ -24,7 +24,7 @@ class EvaluationConfig:
     split_size: int = 5000
     """Images per split of the Inception Score, as published."""
     real_manifold: int = 10_000
-    """Real images, evenly spaced, that precision, recall, density, coverage and the kernel distance look at, at most.
+    """Real images, spread over the set, that precision, recall, density, coverage and the kernel distance look at, at most.
 
     Published.
     """

@@ -1,9 +1,12 @@
 """What evaluation asks of a network: from pictures to three kinds of features, and who computed them."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 PublishedNetwork = Literal["inception-2015", "dinov2-vitl14"]
@@ -51,6 +54,37 @@ class FeatureExtractor(Protocol):
     def __call__(self, images_uint8: Tensor) -> Features:
         """Features of images (N, C, H, W) uint8 0..255, which may arrive on any device."""
         ...
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Within, float32 convolutions and matrix products keep all their bits; every extractor computes so.
+
+    Left to itself, cuDNN convolves with TensorFloat-32's 10 bits of mantissa, and a program may have allowed that to
+    matrix products, or bfloat16 to a CPU's. Settings are the process's and are put back afterwards.
+    """
+    backends: Any = torch.backends  # settings are attributes of objects that stand for modules, which have no types
+    operations = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+    before = [operation.fp32_precision for operation in operations]
+    try:
+        for operation in operations:
+            operation.fp32_precision = "ieee"
+        yield
+    finally:
+        for operation, precision in zip(operations, before, strict=True):
+            operation.fp32_precision = precision
+
+
+def as_rgb(images_uint8: Tensor, *, network: str) -> Tensor:
+    """Images (N, 1 or 3, H, W) uint8 as (N, 3, H, W), grey ones repeated.
+
+    Raises ValueError for other types and channel counts, in the name of `network`.
+    """
+    if images_uint8.dtype != torch.uint8 or images_uint8.ndim != 4 or images_uint8.shape[1] not in (1, 3):
+        raise ValueError(
+            f"{network} takes uint8 images (N, 1 or 3, H, W), got {images_uint8.dtype} {tuple(images_uint8.shape)}"
+        )
+    return images_uint8.expand(-1, 3, -1, -1)
 
 
 def slug(name: str) -> str:

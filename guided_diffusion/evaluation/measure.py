@@ -1,5 +1,6 @@
 """One pass of a set of images through an extractor, shared by any number of processes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,10 @@ from tqdm import tqdm
 
 from guided_diffusion.data.sources import ImageSource, batches, num_batches
 from guided_diffusion.evaluation.features import FeatureExtractor, Features
+from guided_diffusion.evaluation.parts import Parts, Row
 from guided_diffusion.evaluation.statistics import Gaussian, GaussianAccumulator, RowAccumulator
+
+_ROWS_PER_MERGE = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,55 +42,87 @@ class Share:
 
 
 def measure(
-    source: ImageSource, extractor: FeatureExtractor, *, batch_size: int, keep: int, share: Share, name: str
+    source: ImageSource,
+    extractor: FeatureExtractor,
+    *,
+    batch_size: int,
+    keep: int,
+    share: Share,
+    name: str,
+    parts: Parts | None = None,
 ) -> Measured:
     """Features of all images of `source`, each process extracting a run of whole batches.
 
     The batches are those that one process would make, and the rows come back in the source's order, so that the outcome
     does not depend on the number of processes but by float64 rounding of the statistics. Every process gets the whole
-    outcome. keep: of how many images to keep the pooled features, evenly spaced over the set. name: what
-    the bar says.
+    outcome. keep: of how many images to keep the pooled features, `spread_over` the set. name: what the bar says.
+    parts: what was measured before, and where what is measured goes meanwhile; None: nowhere.
 
     Raises ValueError if the extractor returns features of other shapes than it should, or not finite.
     """
     total = num_batches(source, batch_size=batch_size)
     first, last = share.rank * total // share.world_size, (share.rank + 1) * total // share.world_size
     gathered = _Accumulators(_probe(source, extractor), device=share.device)
+    is_kept = torch.zeros(source.num_images, dtype=torch.bool)
+    is_kept[spread_over(source.num_images, keep=keep)] = True
     position = first * batch_size
     bar = tqdm(
         total=min(last * batch_size, source.num_images) - position, desc=name, unit="img", disable=not share.progress
     )
     with bar:
-        for images, labels in batches(source, batch_size=batch_size, first=first, last=last):
-            features = _checked(extractor(images), num_images=len(images))
-            kept = _evenly_spaced(position, len(images), keep=keep, total=source.num_images)
-            gathered.update(features, labels, kept=kept)
-            position += len(images)
-            bar.update(len(images))
+        for features, labels in _measured_batches(source, extractor, batch_size, range(first, last), parts):
+            length = len(features.pooled)
+            gathered.update(features, labels, kept=is_kept[position : position + length])
+            position += length
+            bar.update(length)
     return gathered.compute()
 
 
+def _measured_batches(
+    source: ImageSource, extractor: FeatureExtractor, batch_size: int, numbers: range, parts: Parts | None
+) -> Iterator[Row]:
+    """Features and labels of the batches of these numbers, from their parts where there are any."""
+    if parts is None:
+        yield from _computed(source, extractor, batch_size, numbers)
+        return
+    batch = numbers.start
+    while batch < numbers.stop:
+        if stored := parts.stored(batch, numbers.stop):
+            yield from stored
+            batch += len(stored)
+            continue
+        for row in _computed(source, extractor, batch_size, range(batch, numbers.stop)):
+            parts.add(batch, row)
+            yield row
+            batch += 1
+            if parts.stored(batch, numbers.stop):
+                break
+        parts.flush()
+
+
+def _computed(source: ImageSource, extractor: FeatureExtractor, batch_size: int, numbers: range) -> Iterator[Row]:
+    for images, labels in batches(source, batch_size=batch_size, first=numbers.start, last=numbers.stop):
+        yield _checked(extractor(images), num_images=len(images)), labels
+
+
 class _Accumulators:
-    """The five sums that a pass makes; a class because they are synchronised one by one but filled together."""
+    """The sums that a pass makes; a class because they are synchronised one by one but filled together."""
 
     def __init__(self, probe: Features, *, device: torch.device) -> None:
         self.device = device
-        self.pooled = GaussianAccumulator(probe.pooled.shape[1]).to(device)
-        self.spatial = None if probe.spatial is None else GaussianAccumulator(probe.spatial.shape[1]).to(device)
-        self.manifold, self.labels = RowAccumulator().to(device), RowAccumulator().to(device)
-        self.probabilities = None if probe.probabilities is None else RowAccumulator().to(device)
+        self.pooled = _Moments(probe.pooled, device)
+        self.spatial = None if probe.spatial is None else _Moments(probe.spatial, device)
         # A process whose share is empty still has to tell the others how wide and of what type its rows are.
-        self.manifold.update(probe.pooled[:0].to(device))
-        self.labels.update(torch.zeros(0, dtype=torch.int64, device=device))
-        if self.probabilities is not None and probe.probabilities is not None:
-            self.probabilities.update(probe.probabilities[:0].to(device))
+        self.manifold = _rows(probe.pooled[:0], device)
+        self.probabilities = None if probe.probabilities is None else _rows(probe.probabilities[:0], device)
+        self.labels = _rows(torch.zeros(0, dtype=torch.int64), device)
 
     def update(self, features: Features, labels: Tensor | None, *, kept: Tensor) -> None:
         pooled = features.pooled.to(self.device)
-        self.pooled.update(pooled)
+        self.pooled.add(pooled)
         self.manifold.update(pooled[kept.to(self.device)])
         if self.spatial is not None and features.spatial is not None:
-            self.spatial.update(features.spatial.to(self.device))
+            self.spatial.add(features.spatial.to(self.device))
         if self.probabilities is not None and features.probabilities is not None:
             self.probabilities.update(features.probabilities.to(self.device))
         if labels is not None:
@@ -101,6 +137,35 @@ class _Accumulators:
             probabilities=None if self.probabilities is None else self.probabilities.compute(),
             labels=labels if len(labels) else None,
         )
+
+
+class _Moments:
+    """A GaussianAccumulator that is given several batches at once: a merge costs as much as the products of hundreds of
+    rows."""
+
+    def __init__(self, probe: Tensor, device: torch.device) -> None:
+        self._accumulator = GaussianAccumulator(probe.shape[1]).to(device)
+        self._waiting: list[Tensor] = []
+
+    def add(self, features: Tensor) -> None:
+        self._waiting.append(features)
+        if sum(map(len, self._waiting)) >= _ROWS_PER_MERGE:
+            self._flush()
+
+    def gaussian(self) -> Gaussian:
+        self._flush()
+        return self._accumulator.gaussian()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._accumulator.update(torch.cat(self._waiting))
+        self._waiting = []
+
+
+def _rows(first: Tensor, device: torch.device) -> RowAccumulator:
+    accumulator = RowAccumulator().to(device)
+    accumulator.update(first.to(device))
+    return accumulator
 
 
 def _probe(source: ImageSource, extractor: FeatureExtractor) -> Features:
@@ -119,9 +184,14 @@ def _checked(features: Features, *, num_images: int) -> Features:
     return features
 
 
-def _evenly_spaced(position: int, length: int, *, keep: int, total: int) -> Tensor:
-    """Which of the images position..position+length-1 are among `keep` evenly spaced ones of `total`: bool."""
-    index = torch.arange(position, position + length)
+def spread_over(total: int, *, keep: int) -> Tensor:
+    """Indices of `keep` of `total` images, ascending int64, always the same: one from each of `keep` equal stretches.
+
+    Drawn within its stretch, since a fixed stride would meet some classes alone in a set that goes through them in turn.
+    All of them, if there are no more than that.
+    """
     if keep >= total:
-        return torch.ones(length, dtype=torch.bool)
-    return index * keep // total != (index - 1) * keep // total
+        return torch.arange(total)
+    ends = torch.arange(keep + 1) * total // max(keep, 1)
+    drawn = torch.rand(keep, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return ends[:-1] + (drawn * ends.diff()).long()

@@ -1,69 +1,136 @@
 """The evaluation driver: opens two sets of images, passes each once through an extractor, writes the report."""
 
 import logging
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from guided_diffusion.data.sources import ImageSource
+from guided_diffusion.data.sources import ImageSource, files_fingerprint
 from guided_diffusion.device import has_accelerator
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.features import FeatureExtractor, slug
 from guided_diffusion.evaluation.measure import Measured, Share, measure
+from guided_diffusion.evaluation.page import write_evaluation_page
+from guided_diffusion.evaluation.parts import Parts
 from guided_diffusion.evaluation.protocol import protocol_record
 from guided_diffusion.evaluation.report import Report, display_names, write_report
-from guided_diffusion.evaluation.scoring import Target, class_accuracy, coverage, distances, scores, together
-from guided_diffusion.evaluation.sides import Sides, open_sides
-from guided_diffusion.evaluation.statistics import Gaussian, Reference
+from guided_diffusion.evaluation.scoring import Target, all_numbers
+from guided_diffusion.evaluation.sides import RealSide, Sides, open_generated, open_real
+from guided_diffusion.evaluation.statistics import Gaussian
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredReal:
+    """A real side after its pass, for any number of evaluations with the same extractor and settings."""
+
+    side: RealSide
+    target: Target
+    shape: tuple[int, int, int]
+    """Of the generated images that it was opened for: (H, W, C)."""
+    extractor_sha256: str
+    config: EvaluationConfig
 
 
 def evaluate(
     *,
     generated: Path,
-    real: Path,
+    real: Path | MeasuredReal,
     extractor: FeatureExtractor,
     config: EvaluationConfig | None = None,
     out: Path | None = None,
+    page: bool = False,
 ) -> Report:
     """Compare the images at `generated` with those at `real`, write the report as JSON and return it.
 
-    generated: what `open_images` takes. real: the same, or an npz of reference statistics. out: where the report goes;
-    None puts `evaluation-<extractor>.json` beside the samples. Started as several processes (torchrun, accelerate
-    launch), they share the batches, all return the report, and its numbers are one process's up to float64 rounding.
+    generated: what `open_images` takes. real: the same, or an npz of reference statistics, or what `measure_real` gave.
+    out: where the report goes; None puts `evaluation-<extractor>.json` beside the samples. page: write it as an HTML
+    page as well, `page_path(out)`.
 
-    Raises FileNotFoundError and ValueError for sources that are missing, damaged, empty, too small, or do not fit each
-    other or the extractor; before anything is measured, as far as that can be known.
+    Started as several processes (torchrun, accelerate launch), they share the batches, all return the report, and its
+    numbers are one process's up to float64 rounding. A killed evaluation leaves what it measured in a hidden directory
+    beside the report; the same call goes on from there and removes it in the end.
+
+    Raises:
+        FileNotFoundError, ValueError: sources that are missing, damaged, empty, too small, or do not fit each other or
+            the extractor; before anything is measured, as far as that can be known.
+        PermissionError: the report's directory cannot be written to.
     """
     config = config or EvaluationConfig()
-    sides = open_sides(generated, real, extractor=extractor, config=config)
-    state = _processes()
-    samples = _measure(
-        sides.generated, extractor, keep=config.generated_manifold, config=config, state=state, name="generated"
-    )
-    images = sides.real.images
-    measured = (
-        None
-        if images is None
-        else _measure(images, extractor, keep=config.real_manifold, config=config, state=state, name="real")
-    )
+    out = out or report_path(generated, extractor)
+    refuse_unwritable(out)
+    source = open_generated(generated, config=config)
+    opened = _opened(real, source.shape, extractor, config)
+    samples = measure_source(
+        source, extractor, keep=config.generated_manifold, batch_size=config.batch_size, name="generated",
+        parts=parts_directory(out),
+    )  # fmt: skip
+    if isinstance(opened, MeasuredReal):
+        side, target = opened.side, opened.target
+    else:
+        side, target = opened, _target(opened, extractor, config, parts=parts_directory(out))
+    state = processes()
     reports: list[Report | None] = [None]
     if state.is_main_process:
-        target = _target(measured, sides.real.reference)
-        report = _report(samples, target, sides=sides, extractor=extractor, config=config)
-        write_report(out or report_path(generated, extractor), report)
+        report = _report(samples, target, sides=Sides(generated=source, real=side), extractor=extractor, config=config)
+        write_report(out, report)
+        if page:
+            write_evaluation_page(page_path(out), report, generated=source, real=side.images)
+        shutil.rmtree(parts_directory(out), ignore_errors=True)
         reports = [report]
     broadcast_object_list(reports)
     assert reports[0] is not None
     return reports[0]
 
 
+def measure_real(
+    path: Path,
+    *,
+    shape: tuple[int, int, int],
+    extractor: FeatureExtractor,
+    config: EvaluationConfig,
+    parts: Path | None = None,
+) -> MeasuredReal:
+    """The real side at `path`, for evaluations of images of `shape` (H, W, C).
+
+    parts: directory that keeps what was measured, in case this is killed; None: nothing is kept.
+
+    Raises:
+        FileNotFoundError, ValueError: as `evaluate`, of that side.
+    """
+    side = open_real(path, shape=shape, extractor=extractor, config=config)
+    target = _target(side, extractor, config, parts=parts)
+    return MeasuredReal(side=side, target=target, shape=shape, extractor_sha256=extractor.sha256, config=config)
+
+
+def measure_source(
+    source: ImageSource, extractor: FeatureExtractor, *, keep: int, batch_size: int, name: str, parts: Path | None
+) -> Measured:
+    """`measure` by as many processes as there are, with a bar that says `name`, going on from what is in `parts`."""
+    state = processes()
+    device = torch.device(state.device or "cpu")
+    share = Share(
+        rank=state.process_index,
+        world_size=state.num_processes,
+        # Statistics are float64, which Apple's accelerator does not have.
+        device=torch.device("cpu") if device.type == "mps" else device,
+        progress=state.is_main_process,
+    )
+    kept = None if parts is None else Parts(parts / _identity(source, extractor, batch_size))
+    return measure(source, extractor, batch_size=batch_size, keep=keep, share=share, name=name, parts=kept)
+
+
 def this_device() -> tuple[torch.device, bool]:
     """The device this process should compute on, and whether it is the one that prints."""
-    state = _processes()
+    state = processes()
     return torch.device(state.device or "cpu"), state.is_main_process
 
 
@@ -73,10 +140,26 @@ def report_path(generated: Path, extractor: FeatureExtractor) -> Path:
     return generated / name if generated.is_dir() else generated.with_name(f"{generated.stem}-{name}")
 
 
-def _processes() -> PartialState:
+def page_path(out: Path) -> Path:
+    """Where the page of the report `out` goes."""
+    return out.with_suffix(".html")
+
+
+def parts_directory(out: Path) -> Path:
+    """Where what was measured for `out` lies until that is written; hidden, so that it counts as no sample."""
+    return out.with_name(f".{out.name}.parts")
+
+
+def processes() -> PartialState:
+    """Who takes part.
+
+    Raises:
+        ValueError: accelerate and torch disagree about it.
+    """
     # Without an accelerator, accelerate must be told so: else it starts the process group of torchrun and then takes
     # each process for the only one, and the group's sums would count every image once per process.
-    state = PartialState(cpu=not has_accelerator())
+    # The others wait while the main process makes numbers of what all measured.
+    state = PartialState(cpu=not has_accelerator(), timeout=timedelta(hours=2))
     world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     if world_size != state.num_processes:
         raise ValueError(
@@ -86,62 +169,73 @@ def _processes() -> PartialState:
     return state
 
 
-def _measure(
-    source: ImageSource,
-    extractor: FeatureExtractor,
-    *,
-    keep: int,
-    config: EvaluationConfig,
-    state: PartialState,
-    name: str,
-) -> Measured:
-    device = torch.device(state.device or "cpu")
-    share = Share(
-        rank=state.process_index,
-        world_size=state.num_processes,
-        # Statistics are float64, which Apple's accelerator does not have.
-        device=torch.device("cpu") if device.type == "mps" else device,
-        progress=state.is_main_process,
-    )
-    return measure(
-        source,
-        extractor,
-        batch_size=config.batch_size,
-        keep=keep,
-        share=share,
-        name=name,
-    )
+def _opened(
+    real: Path | MeasuredReal, shape: tuple[int, int, int], extractor: FeatureExtractor, config: EvaluationConfig
+) -> RealSide | MeasuredReal:
+    if isinstance(real, Path):
+        return open_real(real, shape=shape, extractor=extractor, config=config)
+    found, wanted = (real.shape, real.extractor_sha256, real.config), (shape, extractor.sha256, config)
+    if found != wanted:
+        raise ValueError(f"{real.side.path} was measured for {found}, not for {wanted}; measure it again")
+    return real
 
 
-def _target(measured: Measured | None, reference: Reference | None) -> Target:
-    if reference is not None:
+def _target(side: RealSide, extractor: FeatureExtractor, config: EvaluationConfig, *, parts: Path | None) -> Target:
+    measured = (
+        None
+        if side.images is None
+        else measure_source(
+            side.images, extractor, keep=config.real_manifold, batch_size=config.batch_size, name="real", parts=parts
+        )
+    )
+    if side.reference is not None:
         manifold = None if measured is None else measured.manifold
-        return Target(pooled=reference.pooled, spatial=reference.spatial, manifold=manifold)
+        return Target(pooled=side.reference.pooled, spatial=side.reference.spatial, manifold=manifold)
     assert measured is not None
     return Target(pooled=measured.pooled, spatial=measured.spatial, manifold=measured.manifold)
+
+
+def _identity(source: ImageSource, extractor: FeatureExtractor, batch_size: int) -> str:
+    """Of all that a batch's features depend on. Samples of ours are told by their manifest: other files may come to lie
+    beside them."""
+    files = source.manifest if source.manifest is not None else files_fingerprint(source)
+    told = (str(source.path.resolve()), files, source.num_images, source.shape, source.resize)
+    return sha256(repr((told, extractor.sha256, batch_size)).encode()).hexdigest()[:16]
+
+
+def refuse_unwritable(out: Path) -> None:
+    """Raises ValueError if a file `out` could not be, PermissionError if it could not be written; makes nothing."""
+    if out.is_dir():
+        raise ValueError(f"the report goes into a file, but {out} is a directory; give another --out")
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    if not os.access(parent, os.W_OK):
+        raise PermissionError(f"{parent} cannot be written to; say with --out FILE where it may go")
 
 
 def _report(
     samples: Measured, target: Target, *, sides: Sides, extractor: FeatureExtractor, config: EvaluationConfig
 ) -> Report:
     for name, statistics in (("generated", samples.pooled), ("real", target.pooled)):
-        _warn_of_low_rank(statistics, name)
-    numbers = together(
-        distances(samples, target),
-        scores(samples, split_size=config.split_size),
-        coverage(samples, target, neighbours=config.neighbours),
-        class_accuracy(samples, label_names=sides.generated.class_names, class_names=extractor.class_names),
+        warn_of_low_rank(statistics, name)
+    numbers = all_numbers(
+        samples,
+        target,
+        config=config,
+        label_names=sides.generated.class_names,
+        class_names=extractor.class_names,
     )
     return Report(
         metrics=numbers.metrics,
         absent=numbers.absent,
         per_class_accuracy=numbers.per_class_accuracy,
+        details=numbers.details,
         protocol=protocol_record(samples, target, sides=sides, extractor=extractor, config=config),
         display_names=display_names(published=extractor.published, num_generated=sides.generated.num_images),
     )
 
 
-def _warn_of_low_rank(statistics: Gaussian, name: str) -> None:
+def warn_of_low_rank(statistics: Gaussian, name: str) -> None:
+    """A warning if one side, called `name`, has too few images for its covariance to have an inverse."""
     dimensions = len(statistics.mean)
     if statistics.count is not None and statistics.count <= dimensions:
         _logger.warning(

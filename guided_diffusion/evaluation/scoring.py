@@ -1,13 +1,22 @@
 """From two measured sets of images to all numbers there are about them, with a reason for each that is missing."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from guided_diffusion.evaluation.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
+from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.manifold import density_coverage, precision_recall
 from guided_diffusion.evaluation.measure import Measured
-from guided_diffusion.evaluation.metrics import frechet_distance, inception_score, precision_recall
+from guided_diffusion.evaluation.metrics import frechet_distance, inception_score, kernel_distance
 from guided_diffusion.evaluation.statistics import Gaussian
+
+CONFIDENCE = 0.95
+"""Of bootstrap intervals."""
+_NO_IMAGES = "the reference holds statistics but no images (arr_0)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +35,14 @@ class Target:
 class Numbers:
     """metrics: by name, as a Report has them.
 
-    absent: for each of the others, why. per_class_accuracy: by class name.
+    absent: for each of the others, why. per_class_accuracy: by class name. details: what lies behind a number, as JSON
+    values: a Report's.
     """
 
     metrics: dict[str, float]
     absent: dict[str, str] = field(default_factory=dict)
     per_class_accuracy: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def distances(samples: Measured, target: Target) -> Numbers:
@@ -52,13 +63,62 @@ def scores(samples: Measured, *, split_size: int) -> Numbers:
     return Numbers(metrics={"inception_score": mean, "inception_score_std": deviation})
 
 
-def coverage(samples: Measured, target: Target, *, neighbours: int) -> Numbers:
-    """Precision and recall."""
+def kernel(samples: Measured, target: Target, config: EvaluationConfig) -> Numbers:
+    """The kernel distance, and its standard deviation over subsets."""
     if target.manifold is None:
-        reason = "the reference holds statistics but no images (arr_0)"
-        return Numbers(metrics={}, absent={"precision": reason, "recall": reason})
-    precision, recall = precision_recall(real=target.manifold, generated=samples.manifold, k=neighbours)
-    return Numbers(metrics={"precision": precision, "recall": recall})
+        return Numbers(metrics={}, absent={"kernel_distance": _NO_IMAGES})
+    fewest = min(len(samples.manifold), len(target.manifold))
+    if fewest < config.kid_subset_size:
+        reason = f"its subsets take {config.kid_subset_size} images a side, there are {fewest}; see kid_subset_size"
+        return Numbers(metrics={}, absent={"kernel_distance": reason})
+    mean, deviation = kernel_distance(
+        real=target.manifold,
+        generated=samples.manifold,
+        subsets=config.kid_subsets,
+        subset_size=config.kid_subset_size,
+    )
+    return Numbers(metrics={"kernel_distance": mean, "kernel_distance_std": deviation})
+
+
+def manifold(samples: Measured, target: Target, config: EvaluationConfig) -> Numbers:
+    """Precision and recall, density and coverage."""
+    if target.manifold is None:
+        names = ("precision", "recall", "density", "coverage")
+        return Numbers(metrics={}, absent=dict.fromkeys(names, _NO_IMAGES))
+    sides = {"real": target.manifold, "generated": samples.manifold}
+    precision, recall = precision_recall(**sides, k=config.neighbours)
+    metrics = {"precision": precision, "recall": recall}
+    if len(target.manifold) <= config.density_neighbours:
+        reason = f"it looks at {config.density_neighbours} neighbours, of {len(target.manifold)} real images"
+        return Numbers(metrics=metrics, absent={"density": reason, "coverage": reason})
+    density, coverage = density_coverage(**sides, k=config.density_neighbours)
+    return Numbers(metrics=metrics | {"density": density, "coverage": coverage})
+
+
+def confidence(samples: Measured, target: Target, config: EvaluationConfig) -> Numbers:
+    """How sure the Fréchet distance is, as far as that was asked for."""
+    numbers = Numbers(metrics={})
+    if config.extrapolate:
+        name = "frechet_distance_extrapolated"
+        try:
+            found = extrapolated_frechet_distance(samples.manifold, target.pooled)
+        except ValueError as error:  # too few samples for it
+            numbers.absent[name] = str(error)
+        else:
+            numbers.metrics[name] = found.distance
+            numbers.details["extrapolation"] = asdict(found)
+    if config.bootstrap:
+        with tqdm(total=config.bootstrap, desc="bootstrap", unit="set") as bar:
+            interval = bootstrap_frechet_distance(
+                samples.manifold,
+                target.pooled,
+                resamples=config.bootstrap,
+                confidence=CONFIDENCE,
+                on_resample=bar.update,
+            )
+        settings = {"confidence": CONFIDENCE, "resamples": config.bootstrap}
+        numbers.details["bootstrap"] = asdict(interval) | settings
+    return numbers
 
 
 def class_accuracy(
@@ -86,6 +146,25 @@ def class_accuracy(
     return Numbers(metrics={"accuracy": float(right.mean())}, per_class_accuracy=per_class)
 
 
+def all_numbers(
+    samples: Measured,
+    target: Target,
+    *,
+    config: EvaluationConfig,
+    label_names: tuple[str, ...] | None,
+    class_names: tuple[str, ...] | None,
+) -> Numbers:
+    """Everything that can be said, and of the rest why not. Arguments as `class_accuracy`'s."""
+    return together(
+        distances(samples, target),
+        confidence(samples, target, config),
+        scores(samples, split_size=config.split_size),
+        kernel(samples, target, config),
+        manifold(samples, target, config),
+        class_accuracy(samples, label_names=label_names, class_names=class_names),
+    )
+
+
 def together(*parts: Numbers) -> Numbers:
     """All numbers in one record."""
     total = Numbers(metrics={})
@@ -93,6 +172,7 @@ def together(*parts: Numbers) -> Numbers:
         total.metrics.update(part.metrics)
         total.absent.update(part.absent)
         total.per_class_accuracy.update(part.per_class_accuracy)
+        total.details.update(part.details)
     return total
 
 

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from guided_diffusion.data.listing import files_sha256
-from guided_diffusion.data.sources import ImageSource, open_images
+from guided_diffusion.data.sources import ImageSource, files_fingerprint, open_images
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.features import FeatureExtractor
-from guided_diffusion.evaluation.statistics import Reference, read_reference
+from guided_diffusion.evaluation.reference import Reference, read_reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +33,15 @@ class Sides:
     real: RealSide
 
 
-def open_sides(generated: Path, real: Path, *, extractor: FeatureExtractor, config: EvaluationConfig) -> Sides:
-    samples = open_images(generated, size=config.image_size)
+def open_generated(path: Path, *, config: EvaluationConfig) -> ImageSource:
+    """The generated images at `path`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_images`, and for fewer than the neighbours that are looked at.
+    """
+    samples = open_images(path, size=config.image_size)
     _check_neighbours(samples, config)
-    return Sides(generated=samples, real=open_real(real, shape=samples.shape, extractor=extractor, config=config))
+    return samples
 
 
 def open_real(
@@ -47,7 +54,9 @@ def open_real(
     """
     reference = read_reference(path) if path.suffix == ".npz" and path.is_file() else None
     if reference is not None:
-        _check_reference(path, reference, extractor)
+        _check_extractor(path, reference, extractor)
+        _check_image_size(path, reference, shape)
+        _check_dimensions(path, reference, extractor, shape)
     height, width, channels = shape
     images = None
     if reference is None or reference.has_images:
@@ -58,7 +67,8 @@ def open_real(
                 f"{images.shape[1]}; compare sets of one size"
             )
         _check_neighbours(images, config)
-    return RealSide(path=path, images=images, reference=reference, files_sha256=files_sha256(path))
+    fingerprint = files_sha256(path) if images is None else files_fingerprint(images)
+    return RealSide(path=path, images=images, reference=reference, files_sha256=fingerprint)
 
 
 def _check_neighbours(source: ImageSource, config: EvaluationConfig) -> None:
@@ -69,7 +79,7 @@ def _check_neighbours(source: ImageSource, config: EvaluationConfig) -> None:
         )
 
 
-def _check_reference(path: Path, reference: Reference, extractor: FeatureExtractor) -> None:
+def _check_extractor(path: Path, reference: Reference, extractor: FeatureExtractor) -> None:
     if reference.extractor_sha256 is None and extractor.published != "inception-2015":
         raise ValueError(
             f"{path} does not say which network its statistics are of, so they count as the published 2015 "
@@ -80,3 +90,29 @@ def _check_reference(path: Path, reference: Reference, extractor: FeatureExtract
             f"{path} was made with {reference.extractor} (SHA-256 {reference.extractor_sha256}), "
             f"not with {extractor.name} ({extractor.sha256}); use the same extractor for both sides"
         )
+
+
+def _check_image_size(path: Path, reference: Reference, shape: tuple[int, int, int]) -> None:
+    made_of = list(shape[:2]) if reference.record is None else reference.record.get("image_size", list(shape[:2]))
+    if made_of != list(shape[:2]):
+        raise ValueError(
+            f"the generated images have {shape[0]}x{shape[1]} pixels, those that the statistics in {path} are of "
+            f"{made_of[0]}x{made_of[1]}; make a reference of images of one size with them"
+        )
+
+
+def _check_dimensions(
+    path: Path, reference: Reference, extractor: FeatureExtractor, shape: tuple[int, int, int]
+) -> None:
+    """By what the extractor makes of one black image: nothing but the network knows its dimensions."""
+    height, width, channels = shape
+    features = extractor(torch.zeros(1, channels, height, width, dtype=torch.uint8))
+    for name, stored, found in (
+        ("mu", reference.pooled, features.pooled),
+        ("mu_s", reference.spatial, features.spatial),
+    ):
+        if stored is not None and found is not None and len(stored.mean) != found.shape[1]:
+            raise ValueError(
+                f"{path} holds {name} of {len(stored.mean)} dimensions, but features of {extractor.name} have "
+                f"{found.shape[1]}; make the reference again with this extractor"
+            )

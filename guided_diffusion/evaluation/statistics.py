@@ -1,20 +1,11 @@
-"""Mean and covariance of features, in float64: gathered over batches and processes, and kept in reference files.
-
-The published reference layout is an npz with `mu, sigma` of the pooled features, `mu_s, sigma_s` of the spatial ones,
-and sometimes images `arr_0`. Files written here also say which extractor made them.
-"""
+"""Mean and covariance of features, in float64, gathered over batches and processes."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-
-from guided_diffusion.data.npz import npz_members
-from guided_diffusion.data.shards import DAMAGED_FILE_ERRORS, replaced_on_success
 
 
 @dataclass(frozen=True)
@@ -124,66 +115,3 @@ class RowAccumulator(Metric):
     def compute(self) -> Tensor:
         """Everything added, by all processes: (N, D)."""
         return self.rows if isinstance(self.rows, Tensor) else torch.cat(self.rows)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """Statistics of a reference set as stored.
-
-    extractor_sha256 None: published statistics, of the 2015 Inception network.
-    """
-
-    pooled: Gaussian
-    spatial: Gaussian | None
-    has_images: bool
-    extractor: str | None = None
-    extractor_sha256: str | None = None
-
-
-def read_reference(path: Path) -> Reference | None:
-    """The statistics in an npz of the published layout; None if it has no `mu` (a plain batch of images).
-
-    Raises ValueError, naming the file, if it is damaged or its arrays do not fit each other.
-    """
-    members = npz_members(path)
-    if "mu" not in members:
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Reference(
-                pooled=_stored_gaussian(arrays, "mu", "sigma"),
-                spatial=_stored_gaussian(arrays, "mu_s", "sigma_s") if "mu_s" in members else None,
-                has_images="arr_0" in members,
-                extractor=str(arrays["extractor"]) if "extractor" in members else None,
-                extractor_sha256=str(arrays["extractor_sha256"]) if "extractor_sha256" in members else None,
-            )
-    except DAMAGED_FILE_ERRORS as error:
-        raise ValueError(f"{path} is no reference file ({error}); make or fetch it again") from error
-
-
-def write_reference(
-    path: Path,
-    *,
-    pooled: Gaussian,
-    spatial: Gaussian,
-    extractor: str,
-    extractor_sha256: str,
-    images: np.ndarray | None = None,
-) -> None:
-    """Write a reference npz in the published layout, atomically. images: (N, H, W, C) uint8, kept as they are."""
-    arrays = {"mu": pooled.mean, "sigma": pooled.cov, "mu_s": spatial.mean, "sigma_s": spatial.cov}
-    named: dict[str, Any] = {name: value.cpu().numpy() for name, value in arrays.items()}
-    named |= {"extractor": np.array(extractor), "extractor_sha256": np.array(extractor_sha256)}
-    if pooled.count is not None:
-        named["num_images"] = np.array(pooled.count)
-    if images is not None:
-        named["arr_0"] = images
-    with replaced_on_success(path) as file:
-        np.savez(file, **named)
-
-
-def _stored_gaussian(arrays: Any, mean_name: str, cov_name: str) -> Gaussian:  # arrays: numpy's NpzFile, untyped there
-    mean, cov = torch.from_numpy(arrays[mean_name]).double(), torch.from_numpy(arrays[cov_name]).double()
-    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
-        raise ValueError(f"{mean_name} {tuple(mean.shape)} and {cov_name} {tuple(cov.shape)} are not (D,) and (D, D)")
-    return Gaussian(mean, cov, int(arrays["num_images"]) if "num_images" in arrays else None)

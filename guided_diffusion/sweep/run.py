@@ -1,9 +1,11 @@
 """The sweep command: which settings there are, each sampled and evaluated once, and the best of them."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ from ..config import to_plain
 from ..data.listing import files_sha256
 from ..data.shards import read_manifest, replaced_on_success, write_json
 from ..evaluation.config import EvaluationConfig
+from ..evaluation.dinov2 import DinoV2Config
 from ..evaluation.features import FeatureExtractor
 from ..evaluation.inception import InceptionConfig
-from ..evaluation.run import evaluate
+from ..evaluation.run import MeasuredReal, evaluate, measure_real, parts_directory
 from ..evaluation.sides import open_real
 from ..generation.config import SampleConfig, sampler_and_chain
 from ..generation.evaluations import NETWORK, Precision, counted_guidance, idle
@@ -68,9 +71,11 @@ class SweepConfig:
     guidance: GuidanceConfig = GuidanceConfig()
     """All of the guidance but its scale."""
     extractor: str = EvaluateConfig.extractor
-    """inception (FID), or classifier:RUN, a classifier of ours trained on clean images (FD)."""
+    """inception (FID), dinov2 (FD-DINOv2), or classifier:RUN, a classifier of ours trained on clean images (FD)."""
     inception: InceptionConfig = InceptionConfig()
     """Where Inception's weights are."""
+    dinov2: DinoV2Config = DinoV2Config()
+    """Where DINOv2's weights are."""
     protocol: EvaluationConfig = EvaluationConfig()
     """Settings of the metrics."""
     num_samples: int = 1000
@@ -131,8 +136,16 @@ def sweep(config: SweepConfig) -> None:
     device = this_device()
     model = load_diffusion(config.diffusion, weights=config.weights, device=device)
     guide, others = load_guide(config.classifier, device=device), load_other_guides(config.guidance, device=device)
-    extractor = open_extractor(config.extractor, config.inception, device=device)
+    extractor = open_extractor(config.extractor, config.inception, config.dinov2, device=device)
     _check_real(config, model, extractor)
+
+    @cache
+    def real() -> MeasuredReal:  # once, and only if a setting is not evaluated yet
+        return measure_real(
+            config.real, shape=_image_shape(model), extractor=extractor, config=config.protocol,
+            parts=parts_directory(config.out / EVALUATION_NAME),
+        )  # fmt: skip
+
     runs = sampling_runs(config)
     costs: list[int] = []
     for run in runs:
@@ -143,20 +156,31 @@ def sweep(config: SweepConfig) -> None:
     outcomes: list[Outcome] = []
     for run, cost in zip(runs, costs, strict=True):
         generate(run, model, guide, others)
-        record = evaluated(run.out, extractor, real=config.real, protocol=config.protocol)
+        record = stored_evaluation(run.out, extractor, real=config.real, protocol=config.protocol)
+        if record is None:
+            path = run.out / EVALUATION_NAME
+            record = asdict(
+                evaluate(generated=run.out, real=real(), extractor=extractor, config=config.protocol, out=path)
+            )
         outcomes.append(_outcome(run, record, network_evaluations=cost))
     if accelerator().is_main_process:
         _conclude(config, runs, outcomes)
+        shutil.rmtree(parts_directory(config.out / EVALUATION_NAME), ignore_errors=True)
 
 
 def _check_real(config: SweepConfig, model: DiffusionModel, extractor: FeatureExtractor) -> None:
-    channels, height, width = model.image_shape
-    if config.protocol.image_size not in (None, height):
+    shape = _image_shape(model)
+    if config.protocol.image_size not in (None, shape[0]):
         raise ValueError(
             f"protocol.image_size {config.protocol.image_size} was asked for, but {model.checkpoint.path} makes images "
-            f"of {height} pixels, which are not resized; leave it out"
+            f"of {shape[0]} pixels, which are not resized; leave it out"
         )
-    open_real(config.real, shape=(height, width, channels), extractor=extractor, config=config.protocol)
+    open_real(config.real, shape=shape, extractor=extractor, config=config.protocol)
+
+
+def _image_shape(model: DiffusionModel) -> tuple[int, int, int]:
+    channels, height, width = model.image_shape
+    return height, width, channels
 
 
 def _conclude(config: SweepConfig, runs: Sequence[SampleConfig], outcomes: Sequence[Outcome]) -> None:
@@ -195,24 +219,24 @@ def network_evaluations(guidance: Guidance, sampler: Sampler, chain: DiffusionCh
     return evaluations[NETWORK]
 
 
-def evaluated(
+def stored_evaluation(
     samples: Path, extractor: FeatureExtractor, *, real: Path, protocol: EvaluationConfig
-) -> Mapping[str, Any]:
-    """The evaluation of a directory of samples: what is there, if it is of these samples and this protocol, against the
-    same files, or anew."""
+) -> Mapping[str, Any] | None:
+    """The evaluation that lies in a directory of samples, if it is of these samples and this protocol, against the same
+    files."""
     path = samples / EVALUATION_NAME
-    if path.is_file():
-        record = json.loads(path.read_text())
-        measured = record["protocol"]
-        if (
-            measured["generated"]["manifest"] == read_manifest(samples)
-            and measured["extractor"]["sha256"] == extractor.sha256
-            and measured["real"]["path"] == str(real)
-            and measured["real"].get("files_sha256") == files_sha256(real)
-            and measured["settings"] == asdict(protocol)
-        ):
-            return record
-    return asdict(evaluate(generated=samples, real=real, extractor=extractor, config=protocol, out=path))
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text())
+    measured = record["protocol"]
+    current = (
+        measured["generated"]["manifest"] == read_manifest(samples)
+        and measured["extractor"]["sha256"] == extractor.sha256
+        and measured["real"]["path"] == str(real)
+        and measured["real"].get("files_sha256") == files_sha256(real)
+        and measured["settings"] == asdict(protocol)
+    )
+    return record if current else None
 
 
 def write_sample_config(path: Path, run: SampleConfig, best: Outcome) -> None:

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from classifiers.checkpoint import load_classifier
+from classifiers.evaluation import open_extractor
 from classifiers.features import load_classifier_features
+from guided_diffusion.evaluation.dinov2 import DinoV2Config
+from guided_diffusion.evaluation.inception import InceptionConfig
 from guided_diffusion.images import from_uint8
 
 IMAGES = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -48,6 +51,31 @@ def test_features_need_no_gradient_and_are_not_called_inception(extractor, judge
     assert extractor.name == f"classifier:{judge_run}"
     assert extractor.class_names == ("dark", "light")
     assert len(extractor.sha256) == 64
+
+
+def test_arithmetic_keeps_all_bits_of_float32(extractor):
+    seen = []
+    watch = extractor.classifier.network.head.register_forward_hook(
+        lambda *_: seen.extend([torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision])
+    )
+    with watch:
+        extractor(IMAGES)
+    assert seen == ["ieee", "ieee"]
+
+
+def test_extractors_are_opened_by_name(judge_run, tmp_path):
+    def opened(name, missing=tmp_path / "absent.pth"):
+        return open_extractor(
+            name, InceptionConfig(weights=missing), DinoV2Config(weights=missing), device=torch.device("cpu")
+        )
+
+    assert opened(f"classifier:{judge_run}").name == f"classifier:{judge_run}"
+    with pytest.raises(FileNotFoundError, match=r"no Inception weights at .*absent\.pth"):
+        opened("inception")
+    with pytest.raises(FileNotFoundError, match=r"no DINOv2 ViT-L/14 weights at .*absent\.pth"):
+        opened("dinov2")
+    with pytest.raises(ValueError, match='no extractor "vgg"; give inception, dinov2 or classifier:RUN'):
+        opened("vgg")
 
 
 def test_a_classifier_of_noisy_pictures_is_refused_as_a_judge(classifier_run):

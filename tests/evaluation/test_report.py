@@ -1,8 +1,23 @@
-"""What numbers are called in print."""
+"""What numbers are called, how a report is printed, and how it comes back from its file."""
+
+import json
+import re
+from dataclasses import replace
 
 import pytest
+from evaluation.reports import DETAILS, METRICS, report
 
-from guided_diffusion.evaluation.report import display_name
+from guided_diffusion.evaluation.report import (
+    Report,
+    aligned,
+    display_name,
+    entries,
+    format_report,
+    number,
+    read_report,
+    word,
+    write_report,
+)
 
 
 def test_only_inception_has_a_fid() -> None:
@@ -11,8 +26,141 @@ def test_only_inception_has_a_fid() -> None:
     assert display_name("spatial_frechet_distance", published="inception-2015", num_generated=49_999) == "sFID-49999"
     assert display_name("frechet_distance", published=None, num_generated=200) == "FD-200"
     assert display_name("inception_score_std", published="inception-2015", num_generated=1000) == "IS-1k std"
-    for metric in ("frechet_distance", "spatial_frechet_distance", "inception_score"):
+    for metric in ("frechet_distance", "spatial_frechet_distance", "inception_score", "frechet_distance_extrapolated"):
         assert "FID" not in display_name(metric, published=None, num_generated=50_000)
     assert display_name("recall", published="inception-2015", num_generated=10) == "recall-10"
     with pytest.raises(ValueError, match="unknown metric 'fid'"):
         display_name("fid", published="inception-2015", num_generated=10)
+
+
+def test_an_extrapolated_distance_says_of_how_many_samples() -> None:
+    name = "frechet_distance_extrapolated"
+    assert display_name(name, published="inception-2015", num_generated=50_000) == "FID∞"
+    assert display_name(name, published="inception-2015", num_generated=5000) == "FID∞-5k"
+    assert display_name(name, published=None, num_generated=50_000) == "FD∞"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(3.9425574, "3.943"), (3.96, "3.960"), (215.83703, "215.84"), (10.94, "10.94"), (12345.678, "12345.68"),
+     (0.8265, "0.8265"), (0.0021342, "0.002134"), (-0.5, "-0.5000"), (1.0, "1.000"), (0.0, "0"), (3e-13, "3.000e-13"),
+     (2.5e7, "2.500e+07")],
+)  # fmt: skip
+def test_numbers_have_four_significant_digits_and_two_decimals_at_least(value: float, shown: str) -> None:
+    assert number(value) == shown
+    if value:
+        assert float(shown) == pytest.approx(value, rel=5e-4)
+
+
+def test_points_stand_below_one_another() -> None:
+    texts = aligned(["215.84", "3.943", "0", "absent"])
+    assert len({len(text) for text in texts}) == 1
+    assert texts[0].index(".") == texts[1].index(".") == len(texts[2].rstrip()) == 6
+
+
+def test_spreads_stand_beside_what_they_are_of() -> None:
+    metrics = METRICS | {"frechet_distance_extrapolated": 3.5}
+    spreads = {entry.name: entry.spread for entry in entries(report(metrics=metrics, details=DETAILS))}
+    assert spreads == {
+        "FID-10k": "3.841 .. 4.051 (95% of 200 resamplings)",
+        "FID∞-10k": "± 0.021 (standard error of the line)",
+        "sFID-10k": "",
+        "IS-10k": "± 3.2 (deviation over splits)",
+        "KID-10k": "± 0.00041 (deviation over subsets)",
+        "precision-10k": "",
+        "recall-10k": "",
+    }
+
+
+def test_one_split_has_no_deviation() -> None:
+    shown = {entry.metric: entry.spread for entry in entries(report(num_generated=5000))}
+    assert shown["inception_score"] == "one split"
+
+
+def test_columns_line_up_and_every_number_names_its_extractor() -> None:
+    metrics = METRICS | {"frechet_distance_extrapolated": 3.5}
+    text = format_report(report(metrics=metrics, details=DETAILS, absent={"accuracy": "the samples carry no labels"}))
+    lines = text[: text.index("\n\n")].splitlines()
+    numbers, absent = lines[:-1], lines[-1]
+    assert len(numbers) == 7
+    assert len({line.index("inception-2015") for line in numbers}) == 1
+    assert len({re.search(r"\d\.\d", line).start() for line in numbers}) == 1
+    assert re.fullmatch(r"accuracy +absent  the samples carry no labels", absent)
+
+
+def test_the_worst_five_classes_are_printed_and_all_are_kept(tmp_path) -> None:
+    accuracies = {f"class {n}": n / 10 for n in range(9, -1, -1)}
+    found = report(per_class_accuracy=accuracies)
+    text = format_report(found)
+    shown = [int(place) for place in re.findall(r"^  class (\d) ", text, flags=re.MULTILINE)]
+    assert shown == [0, 1, 2, 3, 4]
+    write_report(tmp_path / "report.json", found)
+    assert json.loads((tmp_path / "report.json").read_text())["per_class_accuracy"] == accuracies
+
+
+def test_the_printed_protocol_says_all_that_numbers_hang_on() -> None:
+    text = format_report(report())
+    assert max(map(len, text.splitlines())) <= 110
+    told = " ".join(text.split())
+    for words in (
+        "10000 images of runs/samples (shards), size 64x64x3, resize none",
+        "seed 7, labels all 3 classes in turn, sampler ddim, steps 25, scale 2.0, made on NVIDIA A100",
+        "1281167 images of photos/train (folder)",
+        "files' names, sizes and times SHA-256 " + "a" * 12,
+        "inception-2015, SHA-256 " + "e" * 64,
+        "neighbours 3, split size 5000, kid subsets 100, kid subset size 1000",
+        "device cpu, x86_64, features float32, tf32 off",
+        "torch 2.15.0",
+    ):
+        assert words in told
+
+
+def test_what_was_never_told_is_printed_as_unknown() -> None:
+    found = report()
+    unknown = dict.fromkeys(("seed", "sampler"), "unknown")
+    protocol = found.protocol | {"generated": found.protocol["generated"] | {"sampling": unknown, "made_on": "unknown"}}
+    assert re.search(r"^sampling +unknown, made on unknown$", format_report(replace(found, protocol=protocol)), re.M)
+
+
+def test_values_are_said_in_words_and_hashes_by_their_beginning() -> None:
+    assert [word(value) for value in (True, False, None, 3, "ddim", "0f" * 32)] == [
+        "on", "off", "none", "3", "ddim", "0f" * 6,
+    ]  # fmt: skip
+
+
+def test_a_report_comes_back_from_its_file(tmp_path) -> None:
+    found = report(details=DETAILS, absent={"accuracy": "no labels"}, per_class_accuracy={"cat": 0.5})
+    write_report(tmp_path / "report.json", found)
+    assert read_report(tmp_path / "report.json") == found
+
+
+def test_an_older_report_may_lack_parts(tmp_path) -> None:
+    (tmp_path / "old.json").write_text('{"metrics": {"frechet_distance": 2}, "protocol": {}}')
+    assert read_report(tmp_path / "old.json") == Report(metrics={"frechet_distance": 2})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"metrics": {"fre', r"is damaged or no evaluation record \("),
+        (b"\xff\xfe\x00", r"is damaged or no evaluation record \("),
+        (b"[1, 2]", "is no evaluation record: it lacks metrics and a protocol"),
+        (b'{"num_samples": 3}', "is no evaluation record: it lacks metrics and a protocol"),
+        (b'{"metrics": [1], "protocol": {}}', "its metrics is of another kind"),
+        (b'{"metrics": {"recall": "high"}, "protocol": {}}', "its recall is of another kind"),
+        (b'{"metrics": {}, "protocol": {"real": 3}}', "its real is of another kind"),
+    ],
+)
+def test_a_file_that_is_no_report_is_refused_by_name(tmp_path, content: bytes, message: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as refusal:
+        read_report(path)
+    assert str(path) in str(refusal.value)
+    assert str(refusal.value).endswith("give the JSON file that scripts/evaluate.py wrote")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_report_that_is_not_there_is_refused_by_name(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no evaluation record .*none\.json; give the JSON file"):
+        read_report(tmp_path / "none.json")

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +15,15 @@ from evaluation.pixel_extractor import CLASS_NAMES, PixelExtractor, noisy_images
 
 from guided_diffusion.data.shards import merged_npz
 from guided_diffusion.data.sources import read_images
+from guided_diffusion.evaluation.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.metrics import frechet_distance, inception_score, precision_recall
+from guided_diffusion.evaluation.making import make_reference
+from guided_diffusion.evaluation.manifold import density_coverage, precision_recall
+from guided_diffusion.evaluation.measure import spread_over
+from guided_diffusion.evaluation.metrics import frechet_distance, inception_score, kernel_distance
 from guided_diffusion.evaluation.report import format_report
-from guided_diffusion.evaluation.run import evaluate
-from guided_diffusion.evaluation.statistics import gaussian, moments, write_reference
+from guided_diffusion.evaluation.run import evaluate, measure_real
+from guided_diffusion.evaluation.statistics import gaussian, moments
 
 ROOT = Path(__file__).parents[2]
 LABELS = torch.arange(3).repeat_interleave(40)
@@ -39,7 +42,8 @@ def real(tmp_path: Path) -> Path:
 
 
 def test_the_report_holds_what_the_metrics_give_on_the_features(samples: Path, real: Path) -> None:
-    report = evaluate(generated=samples, real=real, extractor=PixelExtractor(), config=EvaluationConfig(split_size=50))
+    config = EvaluationConfig(split_size=50, kid_subsets=7, kid_subset_size=60, bootstrap=5, extrapolate=True)
+    report = evaluate(generated=samples, real=real, extractor=PixelExtractor(), config=config)
     fake, true = (PixelExtractor()(next(read_images(path, batch_size=120))[0]) for path in (samples, real))
     for metric, ours, theirs in (
         ("frechet_distance", fake.pooled, true.pooled),
@@ -51,8 +55,17 @@ def test_the_report_holds_what_the_metrics_give_on_the_features(samples: Path, r
         assert report.metrics[metric] == pytest.approx(expected, rel=1e-5)
     found = report.metrics["inception_score"], report.metrics["inception_score_std"]
     assert found == pytest.approx(inception_score(fake.probabilities, split_size=50), rel=1e-6)
+    sides = {"real": true.pooled, "generated": fake.pooled}
     found = report.metrics["precision"], report.metrics["recall"]
-    assert found == precision_recall(real=true.pooled, generated=fake.pooled)
+    assert found == precision_recall(**sides)
+    assert (report.metrics["density"], report.metrics["coverage"]) == density_coverage(**sides)
+    found = report.metrics["kernel_distance"], report.metrics["kernel_distance_std"]
+    assert found == pytest.approx(kernel_distance(**sides, subsets=7, subset_size=60), rel=1e-4)
+    line = extrapolated_frechet_distance(fake.pooled, gaussian(moments(true.pooled)))
+    assert report.metrics["frechet_distance_extrapolated"] == pytest.approx(line.distance, rel=1e-4)
+    interval = bootstrap_frechet_distance(fake.pooled, gaussian(moments(true.pooled)), resamples=5)
+    assert report.details["bootstrap"]["low"] == pytest.approx(interval.low, rel=1e-4)
+    assert report.details["bootstrap"]["resamples"] == 5
     assert report.absent == {}
 
 
@@ -60,7 +73,7 @@ def test_samples_against_themselves_are_perfect(samples: Path) -> None:
     metrics = evaluate(generated=samples, real=samples, extractor=PixelExtractor()).metrics
     assert metrics["frechet_distance"] == pytest.approx(0, abs=1e-9)
     assert metrics["spatial_frechet_distance"] == pytest.approx(0, abs=1e-7)  # rank 3 of 6: see the singular case
-    assert (metrics["precision"], metrics["recall"]) == (1, 1)
+    assert (metrics["precision"], metrics["recall"]) == (metrics["density"], metrics["coverage"]) == (1, 1)
 
 
 def test_accuracy_is_the_share_in_the_asked_class(tmp_path: Path, real: Path) -> None:
@@ -141,52 +154,30 @@ def test_pictures_are_cropped_to_the_samples_size(samples: Path, tmp_path: Path)
     assert evaluate(generated=samples, real=real, extractor=PixelExtractor()).protocol["real"]["image_size"] == [6, 6]
 
 
-def reference(path: Path, real: Path, *, images: bool, sha256: str = "0" * 64) -> Path:
-    pixels = next(read_images(real, batch_size=120))[0]
-    features = PixelExtractor()(pixels)
-    write_reference(
-        path,
-        pooled=gaussian(moments(features.pooled)),
-        spatial=gaussian(moments(features.spatial)),
-        extractor="judge",
-        extractor_sha256=sha256,
-        images=pixels.permute(0, 2, 3, 1).numpy() if images else None,
+def test_a_kernel_distance_of_too_few_images_is_absent_with_the_reason(samples: Path, real: Path) -> None:
+    report = evaluate(generated=samples, real=real, extractor=PixelExtractor())
+    assert report.absent == {
+        "kernel_distance": "its subsets take 1000 images a side, there are 120; see kid_subset_size"
+    }
+
+
+def test_a_real_side_is_measured_once_for_many_evaluations(samples: Path, real: Path, tmp_path: Path) -> None:
+    config, extractor = EvaluationConfig(batch_size=50), PixelExtractor()
+    measured = measure_real(real, shape=(6, 6, 3), extractor=extractor, config=config)
+    found, expected = (
+        evaluate(generated=samples, real=side, extractor=extractor, config=config) for side in (measured, real)
     )
-    return path
+    assert found == expected
+    with pytest.raises(ValueError, match="was measured for .*measure it again"):
+        evaluate(generated=samples, real=measured, extractor=extractor, config=EvaluationConfig(batch_size=51))
 
 
-def test_stored_statistics_stand_for_the_images_they_are_of(samples: Path, real: Path, tmp_path: Path) -> None:
-    stored = reference(tmp_path / "reference.npz", real, images=True)
-    direct = evaluate(generated=samples, real=real, extractor=PixelExtractor())
-    report = evaluate(generated=samples, real=stored, extractor=PixelExtractor())
-    assert report.metrics == pytest.approx(direct.metrics, rel=1e-5)  # one batch of 120 there, 64 and 56 here
-    assert report.protocol["real"]["statistics"] == "stored"
-    assert len(report.protocol["real"]["sha256"]) == 64
-
-
-def test_without_real_images_precision_and_recall_are_absent_with_the_reason(samples, real, tmp_path: Path) -> None:
-    stored = reference(tmp_path / "reference.npz", real, images=False)
-    report = evaluate(generated=samples, real=stored, extractor=PixelExtractor())
-    assert set(report.absent) == {"precision", "recall"}
-    assert set(report.metrics).isdisjoint(report.absent)
-    assert "statistics but no images" in report.absent["precision"]
-
-
-def test_statistics_of_another_extractor_are_refused(samples: Path, real: Path, tmp_path: Path) -> None:
-    stored = reference(tmp_path / "reference.npz", real, images=False, sha256="f" * 64)
-    with pytest.raises(ValueError, match=r"was made with judge \(SHA-256 ffff.*use the same extractor for both sides"):
-        evaluate(generated=samples, real=stored, extractor=PixelExtractor())
-
-
-def test_published_statistics_serve_inception_only(samples: Path, tmp_path: Path) -> None:
-    np.savez(tmp_path / "r.npz", mu=np.zeros(5), sigma=np.eye(5))
-    with pytest.raises(ValueError, match="count as the published 2015 Inception's, which classifier:runs/judge is not"):
-        evaluate(generated=samples, real=tmp_path / "r.npz", extractor=PixelExtractor())
-    report = evaluate(
-        generated=samples, real=tmp_path / "r.npz", extractor=replace(PixelExtractor(), published="inception-2015")
-    )
-    assert report.display_names["frechet_distance"] == "FID-120"
-    assert set(report.absent) == {"spatial_frechet_distance", "precision", "recall"}
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(samples, real, monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root, all may be written
+    with pytest.raises(PermissionError, match=r"samples cannot be written to; say with --out FILE where it may go"):
+        evaluate(generated=samples, real=real, extractor=PixelExtractor())
+    with pytest.raises(ValueError, match="is a directory; give another --out"):
+        evaluate(generated=samples, real=real, extractor=PixelExtractor(), out=samples)
 
 
 def test_too_few_images_for_the_covariance_are_warned_of(real: Path, tmp_path: Path, caplog) -> None:
@@ -220,7 +211,7 @@ def test_settings_out_of_range_are_refused(field: str, value: int) -> None:
         EvaluationConfig(**{field: value})
 
 
-def test_the_manifold_keeps_evenly_spaced_images(samples: Path, real: Path) -> None:
+def test_the_manifold_keeps_images_spread_over_the_set(samples: Path, real: Path) -> None:
     report = evaluate(
         generated=samples,
         real=real,
@@ -228,23 +219,35 @@ def test_the_manifold_keeps_evenly_spaced_images(samples: Path, real: Path) -> N
         config=EvaluationConfig(real_manifold=50, generated_manifold=50, batch_size=17),
     )
     assert report.protocol["generated"]["num_manifold_images"] == report.protocol["real"]["num_manifold_images"] == 50
-    spaced = [-(-120 * n // 50) for n in range(50)]
+    chosen = spread_over(120, keep=50)
     kept = [
-        torch.cat([PixelExtractor()(images).pooled for images, _ in read_images(path, batch_size=17)])[spaced]
+        torch.cat([PixelExtractor()(images).pooled for images, _ in read_images(path, batch_size=17)])[chosen]
         for path in (samples, real)
     ]
     found = report.metrics["precision"], report.metrics["recall"]
     assert found == precision_recall(generated=kept[0], real=kept[1])
 
 
+@pytest.mark.parametrize("keep", [0, 1, 7, 100, 999])
+def test_one_image_of_each_stretch_is_kept_whatever_turn_the_classes_take(keep: int) -> None:
+    kept = spread_over(1000, keep=keep)
+    ends = torch.arange(keep + 1) * 1000 // max(keep, 1)
+    assert ((ends[:-1] <= kept) & (kept < ends[1:])).all()
+    assert torch.equal(kept, spread_over(1000, keep=keep))
+    if keep == 100:
+        assert len((kept % 10).unique()) == 10  # a stride of 10 would keep one class of ten in turn
+    assert torch.equal(spread_over(50, keep=50), torch.arange(50))
+
+
 def test_the_printed_table_names_the_extractor_beside_every_number(samples: Path, real: Path) -> None:
     report = evaluate(generated=samples, real=real, extractor=PixelExtractor(class_names=None))
     lines = format_report(report).splitlines()
-    numbers = lines[: len(report.metrics)]
+    numbers = [line for line in lines[: lines.index("")] if " absent " not in line]
+    assert len(numbers) >= 5
     assert all(line.endswith("classifier:runs/judge") for line in numbers)
     assert numbers[0].startswith("FD-120 ")
     assert any("absent" in line and "does not know the names" in line for line in lines)
-    assert f"generated: 120 images of {samples}" in lines
+    assert any(line.startswith(f"generated   120 images of {samples} (shards)") for line in lines)
 
 
 @pytest.fixture(scope="module")
@@ -266,13 +269,8 @@ def reports_of_two_processes(both_sides: tuple[Path, Path], tmp_path_factory: py
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    subprocess.run(
-        [*launch, *arguments, *map(str, SHARED_BATCH_SIZES)],
-        env=environment,
-        check=True,
-        capture_output=True,
-        timeout=200,
-    )
+    command = [*launch, *arguments, *map(str, SHARED_BATCH_SIZES)]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=200)
     return out
 
 
@@ -288,7 +286,24 @@ def test_two_processes_report_what_one_does(
     distances = ("frechet_distance", "spatial_frechet_distance")
     found, expected = ([report["metrics"].pop(metric) for metric in distances] for report in (together, alone))
     assert found == pytest.approx(expected, rel=1e-10)  # moments merged in another order
+    found, expected = (report["protocol"]["real"].pop("features") for report in (together, alone))
+    assert found == pytest.approx(expected, rel=1e-10)
     assert together == alone
+
+
+@pytest.mark.parametrize("batch_size", SHARED_BATCH_SIZES)
+def test_two_processes_make_the_reference_that_one_does(
+    both_sides, reports_of_two_processes: Path, tmp_path, batch_size: int
+) -> None:
+    out, statistics = tmp_path / "one.npz", {"mu", "sigma", "mu_s", "sigma_s"}
+    make_reference(both_sides[1], extractor=PixelExtractor(), out=out, batch_size=batch_size, manifold_images=50)
+    with np.load(out) as alone, np.load(reports_of_two_processes / f"{batch_size}.npz") as together:
+        assert set(alone) == set(together)
+        for name in statistics:  # moments merged in another order
+            np.testing.assert_allclose(together[name], alone[name], rtol=1e-12, atol=1e-14)
+        for name in set(alone) - statistics:
+            np.testing.assert_array_equal(together[name], alone[name])
+    assert not list(reports_of_two_processes.glob(".*"))
 
 
 def test_processes_that_accelerate_does_not_see_are_refused(samples: Path, real: Path, monkeypatch) -> None:

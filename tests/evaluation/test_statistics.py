@@ -1,6 +1,3 @@
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -11,8 +8,6 @@ from guided_diffusion.evaluation.statistics import (
     gaussian,
     merged,
     moments,
-    read_reference,
-    write_reference,
 )
 
 # Rounding of float64 sums of a few hundred terms of size one.
@@ -82,40 +77,3 @@ def test_rows_come_back_in_order() -> None:
     for rows in torch.arange(10.0).reshape(5, 2).split(2):
         accumulator.update(rows)
     assert torch.equal(accumulator.compute(), torch.arange(10.0).reshape(5, 2))
-
-
-def test_a_reference_file_has_the_published_layout_and_comes_back(features: torch.Tensor, tmp_path: Path) -> None:
-    pooled, spatial = gaussian(moments(features)), gaussian(moments(features[:, :3]))
-    images = np.zeros((2, 4, 4, 3), np.uint8)
-    path = tmp_path / "reference.npz"
-    write_reference(path, pooled=pooled, spatial=spatial, extractor="judge", extractor_sha256="ab", images=images)
-    with np.load(path) as arrays:
-        assert {"mu", "sigma", "mu_s", "sigma_s", "arr_0"} <= set(arrays)
-        np.testing.assert_array_equal(arrays["sigma"], pooled.cov.numpy(), strict=True)
-    found = read_reference(path)
-    assert found is not None
-    assert (found.extractor, found.extractor_sha256, found.has_images, found.pooled.count) == ("judge", "ab", True, 200)
-    assert found.spatial is not None
-    assert torch.equal(found.pooled.mean, pooled.mean)
-    assert torch.equal(found.spatial.cov, spatial.cov)
-
-
-def test_a_published_reference_without_spatial_statistics_is_read(tmp_path: Path) -> None:
-    np.savez(tmp_path / "r.npz", mu=np.zeros(4, np.float32), sigma=np.eye(4))
-    found = read_reference(tmp_path / "r.npz")
-    assert found is not None
-    assert (found.spatial, found.has_images, found.extractor_sha256, found.pooled.count) == (None, False, None, None)
-
-
-def test_a_batch_of_images_is_no_reference(tmp_path: Path) -> None:
-    np.savez(tmp_path / "batch.npz", arr_0=np.zeros((1, 2, 2, 3), np.uint8))
-    assert read_reference(tmp_path / "batch.npz") is None
-
-
-def test_a_reference_that_does_not_fit_together_is_named(tmp_path: Path) -> None:
-    np.savez(tmp_path / "r.npz", mu=np.zeros(4), sigma=np.eye(3))
-    with pytest.raises(ValueError, match=r"r\.npz is no reference file \(mu \(4,\) and sigma \(3, 3\) are not"):
-        read_reference(tmp_path / "r.npz")
-    (tmp_path / "r.npz").write_bytes(b"junk")
-    with pytest.raises(ValueError, match=r"r\.npz is not a readable npz file"):
-        read_reference(tmp_path / "r.npz")

@@ -28,7 +28,7 @@ def exported(samples: Path, out: Path, **options) -> Path:
 
 def stored(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     source = open_images(path)
-    return np.concatenate([images for images, _ in source.stream(0, source.num_images)]), source.labels
+    return np.concatenate([images for images, _ in source.stream(range(source.num_images))]), source.labels
 
 
 @pytest.mark.parametrize("form", ["x.npz", "x"])

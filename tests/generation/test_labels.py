@@ -85,7 +85,7 @@ def save_samples(path: Path, labels: list[int], names: tuple[str, ...]) -> Path:
 
 
 def save_npz(path: Path, labels: list[int]) -> Path:
-    np.savez(path, arr_0=np.zeros((len(labels), 2, 2, 1), np.uint8), arr_1=np.array(labels))
+    np.savez(path, arr_0=np.full((len(labels), 2, 2, 1), 9, np.uint8), arr_1=np.array(labels))
     return path
 
 
@@ -118,7 +118,7 @@ def test_files_and_data_that_do_not_serve_are_refused(tmp_path):
     bad.write_text("cat\n\ndog\n")
     empty.write_text("")
     unlabelled = tmp_path / "plain.npz"
-    np.savez(unlabelled, arr_0=np.zeros((2, 2, 2, 1), np.uint8))
+    np.savez(unlabelled, arr_0=np.full((2, 2, 2, 1), 9, np.uint8))
     refused = {
         f"file:{bad}": 'line 2 of .*bad.txt: there is no label ""',
         f"file:{empty}": "empty.txt is empty; expected one label",

@@ -1,0 +1,106 @@
+"""From a set of images to its reference file: what an evaluation measures of the real side, kept."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from torch import Tensor
+
+from guided_diffusion.data.sources import ImageSource, files_fingerprint, open_images
+from guided_diffusion.evaluation.features import FeatureExtractor, Features, PublishedNetwork
+from guided_diffusion.evaluation.measure import spread_over
+from guided_diffusion.evaluation.protocol import source_record, versions
+from guided_diffusion.evaluation.reference import write_reference
+from guided_diffusion.evaluation.run import (
+    measure_source,
+    parts_directory,
+    processes,
+    refuse_unwritable,
+    warn_of_low_rank,
+)
+
+
+def make_reference(
+    images: Path,
+    *,
+    extractor: FeatureExtractor,
+    out: Path,
+    image_size: int | None = None,
+    manifold_images: int = 10_000,
+    batch_size: int = 64,
+) -> None:
+    """Measure the images at `images` and write `out`, whole or not at all.
+
+    image_size: as `open_images`' size. manifold_images: how many images, spread over the set, go into the file for what needs
+    more than statistics; 0: none. Evaluating against the file, with as many real_manifold, gives the numbers that the
+    images would. Several processes share the work; a killed run goes on as `evaluate` does.
+
+    Raises:
+        FileNotFoundError, ValueError: images that are missing, damaged, too few or of mixed sizes; an `out` that is no
+            name of an npz, or lies among the images.
+        FileExistsError: `out` is there already.
+        PermissionError: the directory of `out` cannot be written to.
+    """
+    _check_out(out, images)
+    source = open_images(images, size=image_size)
+    if source.num_images < 2:
+        raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
+    parts = parts_directory(out)
+    measured = measure_source(
+        source, _statistics_of(extractor), keep=0, batch_size=batch_size, name="images", parts=parts
+    )
+    state = processes()
+    if state.is_main_process:
+        warn_of_low_rank(measured.pooled, "real")
+        write_reference(
+            out,
+            pooled=measured.pooled,
+            spatial=measured.spatial,
+            extractor=extractor.name,
+            extractor_sha256=extractor.sha256,
+            record=_record(source, batch_size=batch_size),
+            images=source,
+            kept=spread_over(source.num_images, keep=manifold_images).tolist(),
+        )
+        rmtree(parts, ignore_errors=True)
+    state.wait_for_everyone()
+
+
+@dataclass(frozen=True)
+class _StatisticsOnly:
+    """An extractor without class probabilities: a reference has no use for them, and of a million images they take 4 GB
+    of every process."""
+
+    network: FeatureExtractor
+    name: str
+    sha256: str
+    published: PublishedNetwork | None
+    class_names: None = None
+
+    def __call__(self, images_uint8: Tensor) -> Features:
+        return replace(self.network(images_uint8), probabilities=None)
+
+
+def _statistics_of(extractor: FeatureExtractor) -> FeatureExtractor:
+    return _StatisticsOnly(extractor, extractor.name, extractor.sha256, extractor.published)
+
+
+def _record(source: ImageSource, *, batch_size: int) -> dict[str, Any]:
+    """What the statistics are of, and what computed them."""
+    return source_record(source) | {
+        "files_sha256": files_fingerprint(source),
+        "class_names": None if source.class_names is None else list(source.class_names),
+        "batch_size": batch_size,
+        "versions": versions(),
+    }
+
+
+def _check_out(out: Path, images: Path) -> None:
+    if out.suffix != ".npz":
+        raise ValueError(f"a reference file is NAME.npz, got --out {out}")
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; remove it or give another --out")
+    if out.resolve().is_relative_to(images.resolve()):
+        raise ValueError(f"{out} would lie among the images of {images} and change them; give --out another directory")
+    refuse_unwritable(out)

@@ -1,0 +1,110 @@
+"""Reference files: statistics of a set of images, kept so that the set need not be measured again.
+
+The published layout is an npz with `mu, sigma` of the pooled features, `mu_s, sigma_s` of the spatial ones, and
+sometimes images `arr_0`. Files written here also say which extractor made them, from how many images, and under
+`record`, as JSON, which those were.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from guided_diffusion.data.npz import DAMAGED_FILE_ERRORS, npz_members, write_array, write_rows
+from guided_diffusion.data.shards import replaced_on_success
+from guided_diffusion.data.sources import ImageSource, pieces
+from guided_diffusion.evaluation.statistics import Gaussian
+
+_ASYMMETRY = 1e-5
+"""How far a covariance may be from its transpose, in its largest entry: what rounding to float32 explains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Statistics of a reference set as stored.
+
+    spatial: None if the file has none. extractor_sha256 None: published statistics, of the 2015 Inception network.
+    record: what images these are statistics of, JSON values; None in published files.
+    """
+
+    pooled: Gaussian
+    spatial: Gaussian | None
+    has_images: bool
+    extractor: str | None = None
+    extractor_sha256: str | None = None
+    record: Mapping[str, Any] | None = None
+
+
+def read_reference(path: Path) -> Reference | None:
+    """The statistics in an npz of the published layout; None if it has no `mu` (a plain batch of images).
+
+    Raises ValueError, naming the file, if it is damaged, or if its arrays are no mean and covariance.
+    """
+    members = npz_members(path)
+    if "mu" not in members:
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Reference(
+                pooled=_stored_gaussian(arrays, "mu", "sigma"),
+                spatial=_stored_gaussian(arrays, "mu_s", "sigma_s") if "mu_s" in members else None,
+                has_images="arr_0" in members,
+                extractor=str(arrays["extractor"]) if "extractor" in members else None,
+                extractor_sha256=str(arrays["extractor_sha256"]) if "extractor_sha256" in members else None,
+                record=json.loads(str(arrays["record"])) if "record" in members else None,
+            )
+    except DAMAGED_FILE_ERRORS as error:
+        raise ValueError(f"{path} is no reference file ({error}); make or fetch it again") from error
+
+
+def write_reference(
+    path: Path,
+    *,
+    pooled: Gaussian,
+    spatial: Gaussian | None,
+    extractor: str,
+    extractor_sha256: str,
+    record: Mapping[str, Any],
+    images: ImageSource | None = None,
+    kept: Sequence[int] = (),
+) -> None:
+    """Write a reference file, whole or not at all.
+
+    images, kept: of which set, and which of its images, ascending, go into `arr_0`; they pass one piece at a time.
+
+    Raises ValueError and OSError as reading the images does.
+    """
+    arrays = {"mu": pooled.mean, "sigma": pooled.cov}
+    if spatial is not None:
+        arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.cov}
+    told: dict[str, Any] = {
+        "extractor": extractor,
+        "extractor_sha256": extractor_sha256,
+        "record": json.dumps(record, allow_nan=False),
+    }
+    if pooled.count is not None:
+        told["num_images"] = pooled.count
+    with replaced_on_success(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, values in arrays.items():
+            write_array(archive, name, values.cpu().numpy())
+        for name, value in told.items():
+            write_array(archive, name, np.array(value))
+        if images is not None and len(kept):
+            rows = (piece for piece, _ in pieces(images, kept))
+            write_rows(archive, "arr_0", rows, shape=(len(kept), *images.shape))
+
+
+def _stored_gaussian(arrays: Any, mean_name: str, cov_name: str) -> Gaussian:  # arrays: numpy's NpzFile, untyped there
+    mean, cov = torch.from_numpy(arrays[mean_name]).double(), torch.from_numpy(arrays[cov_name]).double()
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+        raise ValueError(f"{mean_name} {tuple(mean.shape)} and {cov_name} {tuple(cov.shape)} are not (D,) and (D, D)")
+    if not (torch.isfinite(mean).all() and torch.isfinite(cov).all()):
+        raise ValueError(f"{mean_name} or {cov_name} has values that are not finite")
+    if (cov - cov.T).abs().max() > _ASYMMETRY * cov.abs().max() or cov.diagonal().min() < 0:
+        raise ValueError(f"{cov_name} is no covariance: it is not symmetric, or has a negative variance")
+    return Gaussian(mean, cov, int(arrays["num_images"]) if "num_images" in arrays else None)

@@ -1,0 +1,34 @@
+"""Started by test_parts: evaluates argument 1 against 2 into 3, a batch taking as many seconds as argument 4 says.
+
+Prints how many images it looked at.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from evaluation.pixel_extractor import PixelExtractor
+from torch import Tensor
+
+from guided_diffusion.evaluation import run
+from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.features import Features
+from guided_diffusion.evaluation.parts import Parts
+
+generated, real, out = map(Path, sys.argv[1:4])
+seen: list[int] = []
+
+
+@dataclass(frozen=True)
+class SlowExtractor(PixelExtractor):
+    def __call__(self, images_uint8: Tensor) -> Features:
+        time.sleep(float(sys.argv[4]))
+        seen.append(len(images_uint8))
+        return super().__call__(images_uint8)
+
+
+run.Parts = partial(Parts, every_seconds=0)
+run.evaluate(generated=generated, real=real, extractor=SlowExtractor(), config=EvaluationConfig(batch_size=10), out=out)
+print(sum(seen))

@@ -1,0 +1,120 @@
+"""Extrapolation and bootstrap of the Fréchet distance, against distributions whose distance is known, by simulation."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from guided_diffusion.evaluation.confidence import (
+    bootstrap_frechet_distance,
+    extrapolated_frechet_distance,
+    weighted_gaussian,
+)
+from guided_diffusion.evaluation.metrics import frechet_distance
+from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
+
+FLOAT64 = torch.float64
+SCALE = torch.tensor([1.0, 1.5, 0.5, 1.2], dtype=FLOAT64)
+SHIFT = torch.tensor([0.3, 0.0, 0.2, 0.0], dtype=FLOAT64)
+STANDARD = Gaussian(torch.zeros(4, dtype=FLOAT64), torch.eye(4, dtype=FLOAT64))
+TRUE_DISTANCE = float(SHIFT.square().sum() + (SCALE - 1).square().sum())
+
+
+def samples(count: int, *, seed: int) -> Tensor:
+    """Of the Gaussian with mean SHIFT and standard deviations SCALE: (count, 4)."""
+    return SHIFT + SCALE * torch.randn(count, 4, dtype=FLOAT64, generator=torch.Generator().manual_seed(seed))
+
+
+def distance(features: Tensor) -> float:
+    found = gaussian(moments(features))
+    return frechet_distance(found.mean, found.cov, STANDARD.mean, STANDARD.cov)
+
+
+def test_extrapolation_has_no_bias_where_the_distance_has() -> None:
+    sets = [samples(60, seed=seed) for seed in range(100)]
+    plain = np.array([distance(features) for features in sets])
+    found = np.array([extrapolated_frechet_distance(features, STANDARD, points=8).distance for features in sets])
+    standard_error = found.std() / len(found) ** 0.5
+    assert abs(found.mean() - TRUE_DISTANCE) < 3 * standard_error
+    assert plain.mean() - TRUE_DISTANCE > 5 * plain.std() / len(plain) ** 0.5
+
+
+def test_the_intercept_is_that_of_the_least_squares_line_over_one_over_n() -> None:
+    features = samples(200, seed=0)
+    found = extrapolated_frechet_distance(features, STANDARD, points=5)
+    assert found.sizes == (20, 65, 110, 155, 200)
+    assert found.distances[-1] == pytest.approx(distance(features), rel=1e-12)
+    design = np.stack([np.ones(5), 1 / np.array(found.sizes)], axis=1)
+    solution, squares, _, _ = np.linalg.lstsq(design, np.array(found.distances))
+    assert found.distance == pytest.approx(solution[0], rel=1e-12)
+    variance = squares[0] / (5 - 2) * np.linalg.inv(design.T @ design)[0, 0]
+    assert found.standard_error == pytest.approx(variance**0.5, rel=1e-10)
+
+
+def test_the_smallest_subset_has_two_samples_for_each_dimension_and_two_more() -> None:
+    assert extrapolated_frechet_distance(samples(20, seed=0), STANDARD, points=3).sizes == (10, 15, 20)
+
+
+def test_too_few_samples_for_an_extrapolation_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="needs at least 20 generated images, four for each of the 4 features and four more, got 19"
+    ):
+        extrapolated_frechet_distance(samples(19, seed=0), STANDARD)
+    with pytest.raises(ValueError, match="at least 3 points, got 2"):
+        extrapolated_frechet_distance(samples(20, seed=0), STANDARD, points=2)
+
+
+def test_the_standard_error_is_the_spread_of_independent_sets_and_intervals_hold_their_average() -> None:
+    count, num_sets = 200, 40
+    plain = np.array([distance(samples(count, seed=1000 + seed)) for seed in range(600)])
+    found = [
+        bootstrap_frechet_distance(samples(count, seed=seed), STANDARD, resamples=50, confidence=0.9, seed=seed)
+        for seed in range(num_sets)
+    ]
+    errors = np.array([interval.standard_error for interval in found])
+    assert errors.mean() == pytest.approx(plain.std(), rel=0.1)
+    inside = sum(interval.low < plain.mean() < interval.high for interval in found)
+    assert inside / num_sets == pytest.approx(0.9, abs=0.1)  # two standard deviations of 40 draws
+
+
+def test_an_interval_is_about_the_sets_own_distance_although_resampled_sets_are_further() -> None:
+    features = samples(30, seed=3)
+    found = bootstrap_frechet_distance(features, STANDARD, resamples=400, confidence=0.5)
+    shift = np.mean(found.distances) - distance(features)
+    assert shift > 3 * found.standard_error / 400**0.5
+    assert found.low + shift == pytest.approx(np.quantile(found.distances, 0.25), rel=1e-12)
+    assert found.high + shift == pytest.approx(np.quantile(found.distances, 0.75), rel=1e-12)
+    assert found.standard_error == pytest.approx(np.std(found.distances, ddof=1), rel=1e-12)
+
+
+def test_seeds_decide_and_global_randomness_is_left_alone() -> None:
+    features, calls = samples(50, seed=0), []
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first, again, other = (
+        bootstrap_frechet_distance(features, STANDARD, resamples=5, seed=seed, on_resample=lambda: calls.append(1))
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+    assert len(calls) == 15
+    first, again, other = (extrapolated_frechet_distance(features, STANDARD, seed=seed) for seed in (0, 0, 1))
+    assert first == again != other
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+
+
+@pytest.mark.parametrize(("resamples", "confidence"), [(1, 0.95), (10, 1.0), (10, 0.0)])
+def test_intervals_of_nothing_are_refused(resamples: int, confidence: float) -> None:
+    with pytest.raises(ValueError, match="an interval needs 2 resamplings and 0 < confidence < 1, got"):
+        bootstrap_frechet_distance(samples(9, seed=0), STANDARD, resamples=resamples, confidence=confidence)
+
+
+def test_weighted_statistics_are_those_of_repeated_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guided_diffusion.evaluation.confidence._BLOCK_ROWS", 7)
+    # Far from zero, as sums of squares would not survive.
+    features = samples(40, seed=0) + 1e5
+    times = torch.arange(40) % 4
+    mean, cov = weighted_gaussian(features, times)
+    expected = gaussian(moments(features.repeat_interleave(times, dim=0)))
+    assert_close(mean, expected.mean, rtol=1e-15, atol=0)
+    assert_close(cov, expected.cov, rtol=1e-9, atol=1e-10)

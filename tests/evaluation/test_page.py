@@ -1,0 +1,171 @@
+"""The pages: they hold what was found, are one file, and draw what the numbers are."""
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
+from evaluation.reports import DETAILS, METRICS, protocol, report
+from PIL import Image
+
+from guided_diffusion.data.sources import open_images
+from guided_diffusion.evaluation.comparison import compared
+from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.measure import spread_over
+from guided_diffusion.evaluation.page import (
+    bootstrap_figure,
+    class_accuracy_figure,
+    extrapolation_figure,
+    precision_recall_figure,
+    write_comparison_page,
+    write_evaluation_page,
+)
+from guided_diffusion.evaluation.report import Report, write_report
+from guided_diffusion.evaluation.run import evaluate
+
+LABELS = torch.arange(3).repeat_interleave(20)
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> tuple[Path, Path]:
+    samples = save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
+    return samples, save_class_folders(tmp_path / "real", noisy_images(LABELS, seed=1), LABELS)
+
+
+def pictures(page: str) -> list[Image.Image]:
+    encoded = re.findall(r"data:image/png;base64,([^']*)'", page)
+    return [Image.open(io.BytesIO(base64.b64decode(content))) for content in encoded]
+
+
+def written(path: Path, found: Report, generated: Path, real: Path | None) -> str:
+    write_evaluation_page(
+        path, found, generated=open_images(generated), real=None if real is None else open_images(real)
+    )
+    return path.read_text()
+
+
+def test_a_page_holds_all_of_an_evaluation_in_one_file(tmp_path, sides) -> None:
+    config = EvaluationConfig(kid_subset_size=10)
+    found = evaluate(
+        generated=sides[0], real=sides[1], extractor=PixelExtractor(), config=config, out=tmp_path / "report.json"
+    )
+    page = written(tmp_path / "report.html", found, *sides)
+    for text in (
+        *found.absent.values(),
+        "classifier:runs/judge",
+        "0" * 64,
+        str(sides[1]),
+        "python scripts/evaluate.py",
+    ):
+        assert text in page
+    for metric in found.metrics:
+        if not metric.endswith("_std"):
+            assert f"<td>{found.display_names[metric]}</td>" in page
+    assert not re.search(r"(src|href)=.(?!data:)", page)
+    assert len(pictures(page)) == 3  # accuracies of classes, and a grid of each side
+
+
+def test_both_sides_show_24_images_spread_over_them(tmp_path) -> None:
+    """Image i of 48 is of grey level 5 i: one of every two is shown, in order, six a row."""
+    levels = np.arange(48, dtype=np.uint8) * 5
+    np.savez(tmp_path / "set.npz", arr_0=np.broadcast_to(levels[:, None, None, None], (48, 16, 16, 3)))
+    page = written(tmp_path / "page.html", report(), tmp_path / "set.npz", tmp_path / "set.npz")
+    generated, real = (np.asarray(picture)[..., 0] for picture in pictures(page))
+    assert np.array_equal(generated, real)
+    height, width = (side // count for side, count in zip(generated.shape, (4, 6), strict=True))
+    centres = generated[height // 2 :: height, width // 2 :: width]
+    assert centres.flatten().tolist() == levels[spread_over(48, keep=24)].tolist()
+
+
+def test_statistics_alone_have_no_pictures(tmp_path, sides) -> None:
+    assert len(pictures(written(tmp_path / "page.html", report(), sides[0], None))) == 1
+
+
+def test_large_images_make_no_large_page(tmp_path) -> None:
+    noise = np.random.default_rng(0).integers(256, size=(24, 256, 256, 3), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", arr_0=noise)
+    (shown,) = pictures(written(tmp_path / "page.html", report(), tmp_path / "set.npz", None))
+    assert 700 < shown.width < 1600
+
+
+def test_names_from_outside_are_text_and_not_html(tmp_path, sides) -> None:
+    told = protocol()
+    told["generated"]["path"] = "<script>alert(1)</script>"
+    found = report(protocol=told, absent={"accuracy": "<b>"}, per_class_accuracy={"<i>": 0.5})
+    page = written(tmp_path / "page.html", found, sides[0], None)
+    assert not re.search("<script|<b>|<i>", page)
+    assert "&lt;script&gt;" in page
+
+
+def test_spreads_and_plots_are_there_where_their_data_are(tmp_path, sides) -> None:
+    found = report(metrics=METRICS | {"frechet_distance_extrapolated": 3.5}, details=DETAILS)
+    page = written(tmp_path / "page.html", found, sides[0], None)
+    assert "How sure the Fréchet distance is" in page
+    assert "3.841 .. 4.051 (95% of 200 resamplings)" in page
+    assert len(pictures(page)) == 3
+    assert "How sure" not in written(tmp_path / "page.html", report(), sides[0], None)
+
+
+def test_classes_are_ranked_by_their_accuracy() -> None:
+    figure = class_accuracy_figure(report(per_class_accuracy={"cat": 0.9, "dog": 0.2, "eel": 0.5}))
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["dog", "eel", "cat"]
+    assert [bar.get_height() for bar in axis.patches] == [0.2, 0.5, 0.9]
+
+
+def test_a_thousand_classes_are_a_curve() -> None:
+    figure = class_accuracy_figure(report(per_class_accuracy={str(n): n % 7 / 7 for n in range(1000)}))
+    (axis,) = figure.axes
+    assert not axis.patches
+    assert list(axis.lines[0].get_ydata()) == sorted(n % 7 / 7 for n in range(1000))
+
+
+def test_the_extrapolating_line_goes_through_the_points_and_the_distance() -> None:
+    figure = extrapolation_figure(report(details=DETAILS))
+    line, points = figure.axes[0].lines[:2]
+    (start, _), (at_zero, _) = line.get_xdata(), line.get_ydata()
+    assert (start, at_zero) == (0, 3.5)
+    # The points lie on 3.5 + 4000 / N.
+    assert np.interp(points.get_xdata(), line.get_xdata(), line.get_ydata()) == pytest.approx(points.get_ydata())
+
+
+def test_resampled_distances_are_drawn_about_that_of_the_set() -> None:
+    """Resampling adds a bias, which the interval does not have."""
+    biased = DETAILS | {"bootstrap": DETAILS["bootstrap"] | {"distances": [13.9, 14.0, 14.1]}}
+    (axis,) = bootstrap_figure(report(details=biased)).axes
+    *bars, _ = axis.patches  # the last is the interval
+    assert min(bar.get_x() for bar in bars) == pytest.approx(METRICS["frechet_distance"] - 0.1)
+
+
+def comparison_of(directory: Path, *reports: Report):
+    paths = [directory / f"{n}.json" for n in range(len(reports))]
+    for path, one in zip(paths, reports, strict=True):
+        write_report(path, one)
+    return compared(paths)
+
+
+def test_a_page_of_a_comparison_says_what_differs(tmp_path) -> None:
+    found = comparison_of(tmp_path, report(), report(num_generated=50_000, protocol=protocol(scale=4.0)))
+    write_comparison_page(tmp_path / "page.html", found)
+    page = (tmp_path / "page.html").read_text()
+    for text in (found.verdict, "Precision against recall", "What is being compared", "<td>scale</td><td>2.0</td>"):
+        assert text in page
+    assert len(pictures(page)) == 1
+
+
+def test_points_of_precision_and_recall_carry_the_letters_of_the_table(tmp_path) -> None:
+    without = report(metrics={"frechet_distance": 1.0})
+    other = report(metrics=METRICS | {"precision": 0.7, "recall": 0.6})
+    (axis,) = precision_recall_figure(comparison_of(tmp_path, report(), without, other)).axes
+    drawn = {text.get_text(): text.xy for text in axis.texts}
+    assert drawn == {"A": (METRICS["recall"], METRICS["precision"]), "C": (0.6, 0.7)}
+
+
+def test_without_two_points_there_is_no_scatter(tmp_path) -> None:
+    found = comparison_of(tmp_path, report(), report(metrics={"frechet_distance": 1.0}))
+    write_comparison_page(tmp_path / "page.html", found)
+    assert "Precision against recall" not in (tmp_path / "page.html").read_text()

@@ -1,0 +1,205 @@
+"""What a protocol says of samples, of pictures that say nothing, and of the real side."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
+from evaluation.reports import MANIFEST, protocol
+
+from classifiers.evaluation import EvaluateConfig
+from classifiers.guide import load_guide
+from guided_diffusion.checkpoint import file_sha256
+from guided_diffusion.config import parse
+from guided_diffusion.data.shards import read_manifest
+from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.protocol import command_of, flat, flat_protocol, sampling_record
+from guided_diffusion.evaluation.run import evaluate
+from guided_diffusion.generation.config import SampleConfig
+from guided_diffusion.generation.run import generate
+from guided_diffusion.guide import GuidanceConfig
+from guided_diffusion.model import load_diffusion
+
+LABELS = torch.arange(3).repeat_interleave(10)
+
+
+def test_a_manifest_is_said_in_flat_words() -> None:
+    assert sampling_record(MANIFEST) == {
+        "seed": 7,
+        "labels": "all 3 classes in turn",
+        "model": "adm/checkpoint-1",
+        "weights": "ema_0.9999",
+        "weights_sha256": "d" * 64,
+        "sampler": "ddim",
+        "steps": 25,
+        "eta": 0.0,
+        "clip": 1.0,
+        "precision": "float32",
+        "scale": 2.0,
+        "classifier": "guide/checkpoint-2",
+        "classifier_sha256": "c" * 64,
+    }
+
+
+def test_what_our_own_samples_say_is_all_known(tmp_path, diffusion_run, classifier_run) -> None:
+    config = SampleConfig(
+        diffusion=diffusion_run,
+        classifier=classifier_run,
+        out=tmp_path / "samples",
+        num_samples=2,
+        steps=2,
+        seed=11,
+        guidance=GuidanceConfig(scale=3.0, sigma_max=20.0),
+    )
+    model, guide = load_diffusion(diffusion_run), load_guide(classifier_run, device=torch.device("cpu"))
+    generate(config, model, guide)
+    record = sampling_record(read_manifest(config.out))
+    assert "unknown" not in record.values()
+    assert (record["seed"], record["sampler"], record["steps"], record["scale"]) == (11, config.sampler, 2, 3.0)
+    assert record["guidance.sigma_max"] == 20.0
+    assert record["weights"] == model.weights
+    assert record["weights_sha256"] == file_sha256(model.checkpoint.weights_file(model.weights))
+    assert record["classifier_sha256"] == guide.sha256
+
+
+def test_no_value_that_pixels_depend_on_is_left_out() -> None:
+    guidance = {
+        "scale": 2.0,
+        "sigma_max": 5.5,
+        "class_scales": {"1": 8.25},
+        "further": [{"name": "third", "sha256": "3" * 64, "scale": 0.125}],
+        "weak": {"name": "small", "weights": "network", "sha256": "9" * 64, "weight": 1.75},
+    }
+    manifest = MANIFEST | {"guidance": guidance, "inpainting": {"mask_sha256": "5" * 64}, "clip": {"quantile": 0.995}}
+    said = " ".join(map(str, sampling_record(manifest).values()))
+    told = {name: value for name, value in flat(manifest).items() if not name.startswith(("environments", "labels"))}
+    missing = [name for name, value in told.items() if str(value) not in said]
+    assert missing == ["num_samples", "shard_size", "class_names"]  # which are of the set, not of a sample
+    assert sampling_record(manifest)["guidance.further.0.scale"] == 0.125
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0, 1, 2], "all 3 classes in turn"),
+        ([2, 0], "in turn [2, 0]"),
+        (None, "none"),
+        ({"policy": "uniform"}, "uniform"),
+        ({"policy": "file", "name": "l.txt", "count": 9, "sha256": "ab"}, "file, name l.txt, count 9, sha256 ab"),
+        ({"policy": "frequencies", "weights": [3, 4]}, "frequencies, weights [3, 4]"),
+    ],
+)
+def test_the_policy_of_labels_is_said_in_words(labels: Any, words: str) -> None:
+    assert sampling_record(MANIFEST | {"labels": labels})["labels"] == words
+
+
+def test_long_lists_differ_by_their_hashes() -> None:
+    first, second = (sampling_record(MANIFEST | {"labels": [*range(1, 999), last]})["labels"] for last in (7, 8))
+    assert first.startswith("in turn 999 values, SHA-256 ")
+    assert first != second
+
+
+def test_what_samples_go_without_is_none_and_what_is_not_told_unknown() -> None:
+    record = sampling_record({"num_samples": 3, "seed": 1, "guidance": None, "classifier": None})
+    assert (record["scale"], record["classifier"], record["classifier_sha256"]) == ("none", "none", "none")
+    assert (record["sampler"], record["weights_sha256"], record["labels"]) == ("unknown", "unknown", "unknown")
+
+
+def test_guidance_without_a_classifier_has_no_scale() -> None:
+    record = sampling_record(MANIFEST | {"classifier": None, "guidance": {"free_weight": 1.5}})
+    assert (record["scale"], record["guidance.free_weight"]) == ("none", 1.5)
+
+
+def test_enlarged_samples_say_how_their_base_was_made_as_well() -> None:
+    own = {"name": "up/checkpoint-3", "weights": "ema_0.9999", "sha256": "9" * 64}
+    enlarged = {name: MANIFEST[name] for name in ("num_samples", "class_names", "sampler", "clip", "precision")}
+    manifest = enlarged | {"seed": 8, "upsampler": own, "base": {"manifest": MANIFEST}}
+    record = sampling_record(manifest)
+    assert (record["seed"], record["weights_sha256"], record["labels"]) == (8, "9" * 64, "the base's")
+    assert (record["base.seed"], record["base.weights_sha256"], record["base.scale"]) == (7, "d" * 64, 2.0)
+    assert "unknown" not in record.values()
+    of_pictures = sampling_record(manifest | {"base": {"sha256": "8" * 64}})
+    assert of_pictures["base.sha256"] == "8" * 64
+
+
+def protocol_of(generated: Path, real: Path) -> dict[str, Any]:
+    config = EvaluationConfig(kid_subset_size=5)
+    found = evaluate(
+        generated=generated, real=real, extractor=PixelExtractor(), config=config, out=generated.parent / "report.json"
+    )
+    assert json.loads(json.dumps(found.protocol)) == found.protocol
+    return dict(found.protocol)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    return save_class_folders(tmp_path / "real", noisy_images(LABELS, seed=1), LABELS)
+
+
+def test_samples_are_told_from_pictures_that_say_nothing_of_their_making(tmp_path, real) -> None:
+    images = noisy_images(LABELS, seed=0)
+    samples = save_samples(tmp_path / "samples", images, LABELS, **{"sampler": {"name": "ddpm"}})
+    told = protocol_of(samples, real)["generated"]
+    assert (told["sampling"]["seed"], told["sampling"]["sampler"]) == (7, "ddpm")
+    np.savez(tmp_path / "batch.npz", arr_0=images.numpy())
+    told = protocol_of(tmp_path / "batch.npz", real)["generated"]
+    assert set(told["sampling"].values()) == {told["made_on"]} == {"unknown"}
+    assert told["sha256"] == file_sha256(tmp_path / "batch.npz")
+
+
+def test_published_statistics_say_no_more_than_their_hash(tmp_path, real) -> None:
+    np.savez(tmp_path / "published.npz", mu=np.zeros(5), sigma=np.eye(5))
+    network = PixelExtractor(published="inception-2015")
+    found = evaluate(
+        generated=real, real=tmp_path / "published.npz", extractor=network, out=tmp_path / "report.json"
+    ).protocol["real"]
+    assert found["sha256"] == file_sha256(tmp_path / "published.npz")
+    assert {found[name] for name in ("num_images", "image_size", "channels", "resize", "record")} == {"unknown"}
+
+
+@pytest.fixture
+def tf32_allowed() -> Iterator[None]:
+    operations = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [operation.fp32_precision for operation in operations]
+    for operation in operations:
+        operation.fp32_precision = "tf32"
+    yield
+    for operation, precision in zip(operations, before, strict=True):
+        operation.fp32_precision = precision
+
+
+@pytest.mark.usefixtures("tf32_allowed")
+def test_arithmetic_is_that_of_the_extractors_whatever_the_process_is_set_to(real) -> None:
+    found = protocol_of(real, real)["arithmetic"]
+    assert (found["features"], found["statistics"], found["tf32"]) == ("float32", "float64", False)
+
+
+def test_a_flat_protocol_leaves_manifests_to_the_record_of_sampling() -> None:
+    told = flat_protocol(protocol())
+    assert not [name for name in told if "manifest" in name.split(".")]
+    assert told["generated.sampling.scale"] == 2.0
+    assert told["settings.image_size"] is None
+    old = protocol()
+    del old["generated"]["sampling"]
+    assert flat_protocol(old)["generated.sampling.weights"] == "ema_0.9999"
+
+
+@pytest.mark.parametrize(
+    ("extractor", "option"),
+    [("inception-2015", "inception"), ("dinov2-vitl14", "dinov2"), ("classifier:runs/my judge", None)],
+)
+def test_the_command_repeats_the_evaluation(extractor: str, option: str | None) -> None:
+    settings = {"neighbours": 5, "image_size": 64, "split_size": 5000, "extrapolate": True}
+    command = command_of(protocol() | {"settings": settings, "extractor": {"name": extractor}})
+    words = shlex.split(command)
+    assert words[:2] == ["python", "scripts/evaluate.py"]
+    repeated = parse(EvaluateConfig, words[2:])
+    assert repeated.extractor == (option or extractor)
+    assert (repeated.generated, repeated.real) == (Path("runs/samples"), Path("photos/train"))
+    assert repeated.protocol == EvaluationConfig(neighbours=5, image_size=64, extrapolate=True)
+    assert "split_size" not in command

@@ -1,0 +1,244 @@
+"""Reference files: their layout, what is refused, and that they stand for the images that they were made of."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
+from PIL import Image
+
+from classifiers.reference import MakeReferenceConfig
+from guided_diffusion.checkpoint import file_sha256
+from guided_diffusion.data.listing import files_sha256
+from guided_diffusion.data.sources import images_between, open_images
+from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.features import Features
+from guided_diffusion.evaluation.making import make_reference
+from guided_diffusion.evaluation.reference import Reference, read_reference, write_reference
+from guided_diffusion.evaluation.report import Report
+from guided_diffusion.evaluation.run import evaluate
+from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
+
+LABELS = torch.arange(3).repeat_interleave(40)
+OF_IMAGES = {"precision", "recall", "density", "coverage", "kernel_distance"}
+RECORD = {"path": "photos", "num_images": 200}
+
+
+class WithoutSpatial(PixelExtractor):
+    def __call__(self, images_uint8: torch.Tensor) -> Features:
+        return replace(super().__call__(images_uint8), spatial=None)
+
+
+@pytest.fixture
+def statistics() -> Gaussian:
+    return gaussian(moments(torch.randn(200, 6, generator=torch.Generator().manual_seed(0))))
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    return save_class_folders(tmp_path / "real", noisy_images(LABELS, seed=1, spread=35), LABELS)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    return save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
+
+
+def found(path: Path) -> Reference:
+    reference = read_reference(path)
+    assert reference is not None
+    return reference
+
+
+def compared(generated: Path, real: Path, **settings: int) -> Report:
+    config = EvaluationConfig(kid_subset_size=20, **settings)
+    return evaluate(generated=generated, real=real, extractor=PixelExtractor(), config=config)
+
+
+def test_a_reference_file_has_the_published_layout_and_comes_back(statistics, real: Path, tmp_path: Path) -> None:
+    spatial = Gaussian(statistics.mean[:3], statistics.cov[:3, :3])
+    path = tmp_path / "reference.npz"
+    images = open_images(real)
+    write_reference(path, pooled=statistics, spatial=spatial, extractor="judge", extractor_sha256="ab", record=RECORD,
+                    images=images, kept=[3, 50, 119])  # fmt: skip
+    with np.load(path) as arrays:
+        assert {"mu", "sigma", "mu_s", "sigma_s", "arr_0"} <= set(arrays)
+        np.testing.assert_array_equal(arrays["sigma"], statistics.cov.numpy(), strict=True)
+        expected = images_between(images, 0, 120).permute(0, 2, 3, 1)[[3, 50, 119]]
+        np.testing.assert_array_equal(arrays["arr_0"], expected.numpy(), strict=True)
+    back = found(path)
+    assert (back.extractor, back.extractor_sha256, back.has_images, back.pooled.count) == ("judge", "ab", True, 200)
+    assert back.record == RECORD
+    assert back.spatial is not None
+    assert torch.equal(back.pooled.mean, statistics.mean)
+    assert torch.equal(back.spatial.cov, spatial.cov)
+
+
+def test_the_same_statistics_make_the_same_bytes(statistics: Gaussian, tmp_path: Path) -> None:
+    for name in ("a.npz", "b.npz"):
+        write_reference(tmp_path / name, pooled=statistics, spatial=None, extractor="judge", extractor_sha256="ab",
+                        record=RECORD)  # fmt: skip
+    assert file_sha256(tmp_path / "a.npz") == file_sha256(tmp_path / "b.npz")
+
+
+def test_a_network_without_spatial_features_has_a_reference_without_them(real: Path, tmp_path: Path) -> None:
+    make_reference(real, extractor=WithoutSpatial(), out=tmp_path / "r.npz")
+    assert found(tmp_path / "r.npz").spatial is None
+
+
+def test_a_published_reference_is_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "r.npz", mu=np.zeros(4, np.float32), sigma=np.eye(4))
+    back = found(tmp_path / "r.npz")
+    assert (back.spatial, back.has_images, back.extractor_sha256, back.pooled.count) == (None, False, None, None)
+    assert back.record is None
+
+
+def test_a_batch_of_images_is_no_reference(tmp_path: Path) -> None:
+    np.savez(tmp_path / "batch.npz", arr_0=np.zeros((1, 2, 2, 3), np.uint8))
+    assert read_reference(tmp_path / "batch.npz") is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"sigma": np.eye(3)}, r"mu \(4,\) and sigma \(3, 3\) are not \(D,\) and \(D, D\)"),
+        ({"sigma": np.eye(4) * np.nan}, "mu or sigma has values that are not finite"),
+        ({"sigma": np.triu(np.ones((4, 4)))}, "sigma is no covariance: it is not symmetric"),
+        ({"sigma": -np.eye(4)}, "sigma is no covariance: .*a negative variance"),
+        ({}, "sigma is not a file in the archive"),
+        ({"sigma": np.eye(4), "mu_s": np.zeros(2)}, "sigma_s is not a file in the archive"),
+        ({"sigma": np.eye(4), "record": np.array("{")}, "Expecting property name"),
+        ({"sigma": np.array([{}])}, "allow_pickle"),
+    ],
+)
+def test_what_is_no_mean_and_covariance_is_refused_by_the_files_name(tmp_path: Path, arrays, message: str) -> None:
+    np.savez(tmp_path / "r.npz", mu=np.zeros(4), **arrays)
+    with pytest.raises(ValueError, match=rf"r\.npz is no reference file \(.*{message}"):
+        read_reference(tmp_path / "r.npz")
+
+
+def test_junk_is_no_reference(tmp_path: Path) -> None:
+    (tmp_path / "r.npz").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"r\.npz is not a readable npz file"):
+        read_reference(tmp_path / "r.npz")
+
+
+@pytest.mark.parametrize("kept", [120, 50])
+def test_evaluating_against_the_file_gives_the_numbers_of_the_folder(
+    samples: Path, real: Path, tmp_path: Path, kept: int
+) -> None:
+    make_reference(real, extractor=PixelExtractor(), out=tmp_path / "reference.npz", manifold_images=kept)
+    direct = compared(samples, real, real_manifold=kept)
+    report = compared(samples, tmp_path / "reference.npz", real_manifold=kept)
+    assert report.metrics.keys() == direct.metrics.keys() > {"precision", "recall", "kernel_distance", "coverage"}
+    told = report.protocol["real"]
+    assert (told["num_manifold_images"], told["statistics"], len(told["sha256"])) == (kept, "stored", 64)
+    if kept == 120:
+        assert report.metrics == direct.metrics
+    else:  # the 50 are in other batches now, whose matrix products round otherwise
+        assert report.metrics == pytest.approx(direct.metrics, rel=1e-5)
+
+
+def test_the_file_says_which_images_it_is_of(real: Path, tmp_path: Path) -> None:
+    make_reference(real, extractor=PixelExtractor(), out=tmp_path / "r.npz", image_size=4)
+    record = found(tmp_path / "r.npz").record
+    assert record is not None
+    assert (record["path"], record["kind"], record["num_images"]) == (str(real), "folder", 120)
+    assert (record["image_size"], record["class_names"]) == ([4, 4], ["dark", "grey", "light"])
+    assert "published centre crop to 4 px" in record["resize"]
+    assert record["files_sha256"] == files_sha256(real)
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    assert found(tmp_path / "r.npz").extractor == PixelExtractor().name
+
+
+def test_without_kept_images_there_are_statistics_only(samples: Path, real: Path, tmp_path: Path) -> None:
+    make_reference(real, extractor=PixelExtractor(), out=tmp_path / "r.npz", manifold_images=0)
+    assert not found(tmp_path / "r.npz").has_images
+    report = compared(samples, tmp_path / "r.npz")
+    assert report.metrics["frechet_distance"] == compared(samples, real).metrics["frechet_distance"]
+    assert set(report.absent) == OF_IMAGES
+    assert set(report.metrics).isdisjoint(report.absent)
+    assert "holds statistics but no images" in report.absent["precision"]
+
+
+def test_statistics_of_another_extractor_are_refused(samples: Path, real: Path, tmp_path: Path) -> None:
+    judge = replace(PixelExtractor(), name="judge", sha256="f" * 64)
+    make_reference(real, extractor=judge, out=tmp_path / "r.npz")
+    with pytest.raises(ValueError, match=r"was made with judge \(SHA-256 ffff.*use the same extractor for both sides"):
+        compared(samples, tmp_path / "r.npz")
+
+
+def test_published_statistics_serve_inception_only(samples: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "r.npz", mu=np.zeros(5), sigma=np.eye(5))
+    with pytest.raises(ValueError, match="count as the published 2015 Inception's, which classifier:runs/judge is not"):
+        evaluate(generated=samples, real=tmp_path / "r.npz", extractor=PixelExtractor())
+    report = evaluate(
+        generated=samples, real=tmp_path / "r.npz", extractor=replace(PixelExtractor(), published="inception-2015")
+    )
+    assert report.display_names["frechet_distance"] == "FID-120"
+    assert set(report.absent) == {"spatial_frechet_distance", *OF_IMAGES}
+
+
+def test_statistics_of_images_of_another_size_are_refused(samples: Path, real: Path, tmp_path: Path) -> None:
+    make_reference(real, extractor=PixelExtractor(), out=tmp_path / "r.npz", image_size=4, manifold_images=0)
+    with pytest.raises(ValueError, match=r"generated images have 6x6 pixels, .* statistics in .*r\.npz are of 4x4"):
+        compared(samples, tmp_path / "r.npz")
+
+
+@pytest.mark.parametrize(("pooled", "spatial", "name"), [(5, 7, "mu_s of 7"), (4, 6, "mu of 4")])
+def test_statistics_of_other_dimensions_are_refused(samples, tmp_path: Path, pooled, spatial, name: str) -> None:
+    write_reference(tmp_path / "r.npz", pooled=Gaussian(torch.zeros(pooled), torch.eye(pooled)),
+                    spatial=Gaussian(torch.zeros(spatial), torch.eye(spatial)), extractor="classifier:runs/judge",
+                    extractor_sha256="0" * 64, record={})  # fmt: skip
+    with pytest.raises(
+        ValueError, match=rf"r\.npz holds {name} dimensions, but features of classifier:runs/judge have"
+    ):
+        compared(samples, tmp_path / "r.npz")
+
+
+def test_outs_that_cannot_be_are_refused_before_anything_is_measured(real: Path, tmp_path: Path) -> None:
+    def refused(out: Path, message: str, error: type[Exception] = ValueError) -> None:
+        with pytest.raises(error, match=message):
+            make_reference(real, extractor=PixelExtractor(), out=out)
+
+    refused(tmp_path / "r.npy", r"a reference file is NAME\.npz, got --out .*r\.npy")
+    refused(real / "dark" / "r.npz", "would lie among the images")
+    (tmp_path / "there.npz").write_bytes(b"mine")
+    refused(tmp_path / "there.npz", r"there\.npz is there already; remove it or give another --out", FileExistsError)
+    assert (tmp_path / "there.npz").read_bytes() == b"mine"
+
+
+def test_pictures_that_break_halfway_leave_nothing_behind(real: Path, tmp_path: Path) -> None:
+    picture = real / "light" / "119.png"
+    picture.write_bytes(picture.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"119\.png is not a readable image"):
+        make_reference(real, extractor=PixelExtractor(), out=tmp_path / "out" / "r.npz")
+    assert not (tmp_path / "out" / "r.npz").exists()
+
+
+def test_pictures_of_mixed_sizes_are_refused_with_the_way_out(real: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (9, 8), "red").save(real / "light" / "200.png")
+    with pytest.raises(ValueError, match=r"200\.png has 8x9 pixels but .*crop them all to one, with --image_size N"):
+        make_reference(real, extractor=PixelExtractor(), out=tmp_path / "r.npz")
+    make_reference(real, extractor=PixelExtractor(), out=tmp_path / "r.npz", image_size=6)
+
+
+def test_one_image_has_no_statistics(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (6, 6), "red").save(tmp_path / "one" / "0.png")
+    with pytest.raises(ValueError, match=r"one holds 1 image, and a covariance needs at least 2"):
+        make_reference(tmp_path / "one", extractor=PixelExtractor(), out=tmp_path / "r.npz")
+
+
+def test_too_few_images_for_the_covariance_are_warned_of(tmp_path: Path, caplog) -> None:
+    few = save_class_folders(tmp_path / "few", noisy_images(LABELS[:5], seed=1), LABELS[:5])
+    make_reference(few, extractor=PixelExtractor(), out=tmp_path / "r.npz")
+    assert "the real side has 5 images for features of 5 dimensions" in caplog.text
+
+
+@pytest.mark.parametrize(("field", "value"), [("batch_size", 0), ("image_size", 0), ("manifold_images", -1)])
+def test_settings_out_of_range_are_refused(field: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be at least"):
+        MakeReferenceConfig(images=Path("a"), out=Path("b.npz"), **{field: value})
