@@ -3,17 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from classifiers.evaluation import open_extractor
+from classifiers.extractor import ExtractorConfig, open_extractor
 from guided_diffusion.checkpoint import file_sha256
-from guided_diffusion.evaluation.dinov2 import DinoV2Config
-from guided_diffusion.evaluation.inception import InceptionConfig
 from guided_diffusion.evaluation.making import make_reference
 from guided_diffusion.evaluation.reference import read_reference
 from guided_diffusion.evaluation.run import this_device
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeReferenceConfig:
+class MakeReferenceConfig(ExtractorConfig):
     """Write the statistics of real images, and some of the images, to a file that evaluate.py takes as --real."""
 
     images: Path
@@ -21,12 +19,6 @@ class MakeReferenceConfig:
     samples."""
     out: Path
     """NAME.npz, in the published layout: mu, sigma, mu_s, sigma_s, arr_0. It is not replaced if it is there."""
-    extractor: str = "inception"
-    """As evaluate.py takes it: numbers need the same network on both sides."""
-    inception: InceptionConfig = InceptionConfig()
-    """Where Inception's weights are."""
-    dinov2: DinoV2Config = DinoV2Config()
-    """Where DINOv2's weights are."""
     image_size: int | None = None
     """Side in pixels of the images that will be compared; pictures get the published centre crop to it.
 
@@ -56,7 +48,7 @@ def make_reference_file(config: MakeReferenceConfig) -> None:
     device, is_main_process = this_device()
     make_reference(
         config.images,
-        extractor=open_extractor(config.extractor, config.inception, config.dinov2, device=device),
+        extractor=open_extractor(config, device=device),
         out=config.out,
         image_size=config.image_size,
         manifold_images=config.manifold_images,

@@ -24,9 +24,9 @@ class EvaluationConfig:
     split_size: int = 5000
     """Images per split of the Inception Score, as published."""
     real_manifold: int = 10_000
-    """Real images, spread over the set, that precision, recall, density, coverage and the kernel distance look at, at most.
+    """Real images, spread over the set, that precision, recall, density, coverage and the kernel distance look at.
 
-    Published.
+    At most; published.
     """
     generated_manifold: int = 50_000
     """The same of generated images. Published."""

@@ -32,9 +32,9 @@ def make_reference(
 ) -> None:
     """Measure the images at `images` and write `out`, whole or not at all.
 
-    image_size: as `open_images`' size. manifold_images: how many images, spread over the set, go into the file for what needs
-    more than statistics; 0: none. Evaluating against the file, with as many real_manifold, gives the numbers that the
-    images would. Several processes share the work; a killed run goes on as `evaluate` does.
+    image_size: as `open_images`' size. manifold_images: how many images, spread over the set, go into the file for
+    what needs more than statistics; 0: none. Evaluating against the file, with as many real_manifold, gives the numbers
+    that the images would. Several processes share the work; a killed run goes on as `evaluate` does.
 
     Raises:
         FileNotFoundError, ValueError: images that are missing, damaged, too few or of mixed sizes; an `out` that is no

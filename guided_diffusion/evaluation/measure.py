@@ -187,8 +187,8 @@ def _checked(features: Features, *, num_images: int) -> Features:
 def spread_over(total: int, *, keep: int) -> Tensor:
     """Indices of `keep` of `total` images, ascending int64, always the same: one from each of `keep` equal stretches.
 
-    Drawn within its stretch, since a fixed stride would meet some classes alone in a set that goes through them in turn.
-    All of them, if there are no more than that.
+    Drawn within its stretch, since a fixed stride would meet some classes alone in a set that goes through them in
+    turn. All of them, if there are no more than that.
     """
     if keep >= total:
         return torch.arange(total)

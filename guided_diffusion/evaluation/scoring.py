@@ -10,7 +10,7 @@ from tqdm import tqdm
 from guided_diffusion.evaluation.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.manifold import density_coverage, precision_recall
-from guided_diffusion.evaluation.measure import Measured
+from guided_diffusion.evaluation.measure import Measured, spread_over
 from guided_diffusion.evaluation.metrics import frechet_distance, inception_score, kernel_distance
 from guided_diffusion.evaluation.statistics import Gaussian
 
@@ -98,10 +98,11 @@ def manifold(samples: Measured, target: Target, config: EvaluationConfig) -> Num
 def confidence(samples: Measured, target: Target, config: EvaluationConfig) -> Numbers:
     """How sure the Fréchet distance is, as far as that was asked for."""
     numbers = Numbers(metrics={})
+    classes = _balanced_classes(samples)
     if config.extrapolate:
         name = "frechet_distance_extrapolated"
         try:
-            found = extrapolated_frechet_distance(samples.manifold, target.pooled)
+            found = extrapolated_frechet_distance(samples.manifold, target.pooled, classes=classes)
         except ValueError as error:  # too few samples for it
             numbers.absent[name] = str(error)
         else:
@@ -113,6 +114,7 @@ def confidence(samples: Measured, target: Target, config: EvaluationConfig) -> N
                 samples.manifold,
                 target.pooled,
                 resamples=config.bootstrap,
+                classes=classes,
                 confidence=CONFIDENCE,
                 on_resample=bar.update,
             )
@@ -174,6 +176,16 @@ def together(*parts: Numbers) -> Numbers:
         total.per_class_accuracy.update(part.per_class_accuracy)
         total.details.update(part.details)
     return total
+
+
+def _balanced_classes(samples: Measured) -> Tensor | None:
+    """The classes of the kept features if each has as many samples as any other: then these numbers were no chance."""
+    if samples.labels is None or (samples.labels < 0).any():
+        return None
+    counts = samples.labels.unique(return_counts=True)[1]
+    if counts.max() - counts.min() > 1:
+        return None
+    return samples.labels[spread_over(len(samples.labels), keep=len(samples.manifold)).to(samples.labels.device)]
 
 
 def _distance(first: Gaussian, second: Gaussian) -> float:

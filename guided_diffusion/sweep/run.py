@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from classifiers.evaluation import EvaluateConfig, open_extractor
+from classifiers.extractor import ExtractorConfig, open_extractor
 from classifiers.guide import load_guide, load_other_guides
 
 from ..chain import DiffusionChain
@@ -20,9 +20,7 @@ from ..config import to_plain
 from ..data.listing import files_sha256
 from ..data.shards import read_manifest, replaced_on_success, write_json
 from ..evaluation.config import EvaluationConfig
-from ..evaluation.dinov2 import DinoV2Config
 from ..evaluation.features import FeatureExtractor
-from ..evaluation.inception import InceptionConfig
 from ..evaluation.run import MeasuredReal, evaluate, measure_real, parts_directory
 from ..evaluation.sides import open_real
 from ..generation.config import SampleConfig, sampler_and_chain
@@ -45,7 +43,7 @@ SHARED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepConfig:
+class SweepConfig(ExtractorConfig):
     """Sample at every combination of scales, samplers and steps from the same seeds, evaluate, and name the best."""
 
     out: Path
@@ -70,12 +68,6 @@ class SweepConfig:
     """Of langevin and predictor_corrector alone, as in scripts/sample.py."""
     guidance: GuidanceConfig = GuidanceConfig()
     """All of the guidance but its scale."""
-    extractor: str = EvaluateConfig.extractor
-    """inception (FID), dinov2 (FD-DINOv2), or classifier:RUN, a classifier of ours trained on clean images (FD)."""
-    inception: InceptionConfig = InceptionConfig()
-    """Where Inception's weights are."""
-    dinov2: DinoV2Config = DinoV2Config()
-    """Where DINOv2's weights are."""
     protocol: EvaluationConfig = EvaluationConfig()
     """Settings of the metrics."""
     num_samples: int = 1000
@@ -136,7 +128,7 @@ def sweep(config: SweepConfig) -> None:
     device = this_device()
     model = load_diffusion(config.diffusion, weights=config.weights, device=device)
     guide, others = load_guide(config.classifier, device=device), load_other_guides(config.guidance, device=device)
-    extractor = open_extractor(config.extractor, config.inception, config.dinov2, device=device)
+    extractor = open_extractor(config, device=device)
     _check_real(config, model, extractor)
 
     @cache

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from classifiers.checkpoint import load_classifier
-from classifiers.evaluation import open_extractor
+from classifiers.extractor import ExtractorConfig, open_extractor
 from classifiers.features import load_classifier_features
 from guided_diffusion.evaluation.dinov2 import DinoV2Config
 from guided_diffusion.evaluation.inception import InceptionConfig
@@ -65,9 +65,8 @@ def test_arithmetic_keeps_all_bits_of_float32(extractor):
 
 def test_extractors_are_opened_by_name(judge_run, tmp_path):
     def opened(name, missing=tmp_path / "absent.pth"):
-        return open_extractor(
-            name, InceptionConfig(weights=missing), DinoV2Config(weights=missing), device=torch.device("cpu")
-        )
+        weights = {"inception": InceptionConfig(weights=missing), "dinov2": DinoV2Config(weights=missing)}
+        return open_extractor(ExtractorConfig(extractor=name, **weights), device=torch.device("cpu"))
 
     assert opened(f"classifier:{judge_run}").name == f"classifier:{judge_run}"
     with pytest.raises(FileNotFoundError, match=r"no Inception weights at .*absent\.pth"):

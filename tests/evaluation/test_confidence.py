@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from guided_diffusion.evaluation.confidence import (
+    _groups,
+    _mixed,
     bootstrap_frechet_distance,
     extrapolated_frechet_distance,
     weighted_gaussian,
@@ -26,9 +28,9 @@ def samples(count: int, *, seed: int) -> Tensor:
     return SHIFT + SCALE * torch.randn(count, 4, dtype=FLOAT64, generator=torch.Generator().manual_seed(seed))
 
 
-def distance(features: Tensor) -> float:
+def distance(features: Tensor, real: Gaussian = STANDARD) -> float:
     found = gaussian(moments(features))
-    return frechet_distance(found.mean, found.cov, STANDARD.mean, STANDARD.cov)
+    return frechet_distance(found.mean, found.cov, real.mean, real.cov)
 
 
 def test_extrapolation_has_no_bias_where_the_distance_has() -> None:
@@ -118,3 +120,39 @@ def test_weighted_statistics_are_those_of_repeated_rows(monkeypatch: pytest.Monk
     expected = gaussian(moments(features.repeat_interleave(times, dim=0)))
     assert_close(mean, expected.mean, rtol=1e-15, atol=0)
     assert_close(cov, expected.cov, rtol=1e-9, atol=1e-10)
+
+
+def in_turn(count: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Samples of two distant classes in fixed equal numbers, and their classes."""
+    classes = torch.arange(count) % 2
+    return samples(count, seed=seed) + 10.0 * classes[:, None], classes
+
+
+def test_classes_in_fixed_numbers_stay_so_in_subsets_and_resampled_sets() -> None:
+    many, _ = in_turn(20_000, seed=0)
+    real = gaussian(moments(many))
+    features, classes = in_turn(400, seed=1)
+    line = extrapolated_frechet_distance(features, real, classes=classes)
+    chance = extrapolated_frechet_distance(features, real)
+    # The truth is 0. Unequal halves move the mean by far more than a class's spread; the whole set has equal ones.
+    assert abs(line.distance) < 0.05
+    assert abs(chance.distance) > 10 * abs(line.distance)
+    spread = np.std([distance(in_turn(400, seed=seed)[0], real) for seed in range(2, 42)], ddof=1)
+    interval = bootstrap_frechet_distance(features, real, resamples=40, classes=classes)
+    assert 0.6 * spread < interval.standard_error < 2.5 * spread
+    assert bootstrap_frechet_distance(features, real, resamples=40).standard_error > 10 * spread
+
+
+def test_every_beginning_of_a_mixture_has_the_classes_in_proportion() -> None:
+    classes = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    order = _mixed(_groups(100, classes), np.random.default_rng(0))
+    assert sorted(order.tolist()) == list(range(100))
+    for size in range(1, 101):
+        counts = torch.bincount(classes[order[:size]], minlength=3)
+        assert (counts - size * torch.tensor([0.6, 0.3, 0.1])).abs().max() <= 2
+
+
+def test_classes_of_other_samples_are_refused() -> None:
+    features, _ = in_turn(400, seed=1)
+    with pytest.raises(ValueError, match="expected a class for each of 400 features"):
+        bootstrap_frechet_distance(features, gaussian(moments(features)), resamples=2, classes=torch.zeros(3))

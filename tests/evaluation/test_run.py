@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,6 @@ from guided_diffusion.data.shards import merged_npz
 from guided_diffusion.data.sources import read_images
 from guided_diffusion.evaluation.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.making import make_reference
 from guided_diffusion.evaluation.manifold import density_coverage, precision_recall
 from guided_diffusion.evaluation.measure import spread_over
 from guided_diffusion.evaluation.metrics import frechet_distance, inception_score, kernel_distance
@@ -25,10 +22,7 @@ from guided_diffusion.evaluation.report import format_report
 from guided_diffusion.evaluation.run import evaluate, measure_real
 from guided_diffusion.evaluation.statistics import gaussian, moments
 
-ROOT = Path(__file__).parents[2]
 LABELS = torch.arange(3).repeat_interleave(40)
-# Of 120 images: four batches for two processes; two, one each; one batch, so that the first process has none.
-SHARED_BATCH_SIZES = (32, 100, 120)
 
 
 @pytest.fixture
@@ -61,9 +55,9 @@ def test_the_report_holds_what_the_metrics_give_on_the_features(samples: Path, r
     assert (report.metrics["density"], report.metrics["coverage"]) == density_coverage(**sides)
     found = report.metrics["kernel_distance"], report.metrics["kernel_distance_std"]
     assert found == pytest.approx(kernel_distance(**sides, subsets=7, subset_size=60), rel=1e-4)
-    line = extrapolated_frechet_distance(fake.pooled, gaussian(moments(true.pooled)))
+    line = extrapolated_frechet_distance(fake.pooled, gaussian(moments(true.pooled)), classes=LABELS)
     assert report.metrics["frechet_distance_extrapolated"] == pytest.approx(line.distance, rel=1e-4)
-    interval = bootstrap_frechet_distance(fake.pooled, gaussian(moments(true.pooled)), resamples=5)
+    interval = bootstrap_frechet_distance(fake.pooled, gaussian(moments(true.pooled)), resamples=5, classes=LABELS)
     assert report.details["bootstrap"]["low"] == pytest.approx(interval.low, rel=1e-4)
     assert report.details["bootstrap"]["resamples"] == 5
     assert report.absent == {}
@@ -248,66 +242,3 @@ def test_the_printed_table_names_the_extractor_beside_every_number(samples: Path
     assert numbers[0].startswith("FD-120 ")
     assert any("absent" in line and "does not know the names" in line for line in lines)
     assert any(line.startswith(f"generated   120 images of {samples} (shards)") for line in lines)
-
-
-@pytest.fixture(scope="module")
-def both_sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    directory = tmp_path_factory.mktemp("sides")
-    return (
-        save_samples(directory / "samples", noisy_images(LABELS, seed=0), LABELS),
-        save_class_folders(directory / "real", noisy_images(LABELS, seed=1, spread=35), LABELS),
-    )
-
-
-@pytest.fixture(scope="module")
-def reports_of_two_processes(both_sides: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("reports")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = [str(path) for path in (Path(__file__).with_name("two_processes.py"), *both_sides, out)]
-    environment = os.environ | {
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    command = [*launch, *arguments, *map(str, SHARED_BATCH_SIZES)]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=200)
-    return out
-
-
-@pytest.mark.parametrize("batch_size", SHARED_BATCH_SIZES)
-def test_two_processes_report_what_one_does(
-    both_sides, reports_of_two_processes: Path, tmp_path, batch_size: int
-) -> None:
-    config = EvaluationConfig(batch_size=batch_size, split_size=50)
-    samples, real = both_sides
-    evaluate(generated=samples, real=real, extractor=PixelExtractor(), config=config, out=tmp_path / "one.json")
-    alone = json.loads((tmp_path / "one.json").read_text())
-    together = json.loads((reports_of_two_processes / f"{batch_size}.json").read_text())
-    distances = ("frechet_distance", "spatial_frechet_distance")
-    found, expected = ([report["metrics"].pop(metric) for metric in distances] for report in (together, alone))
-    assert found == pytest.approx(expected, rel=1e-10)  # moments merged in another order
-    found, expected = (report["protocol"]["real"].pop("features") for report in (together, alone))
-    assert found == pytest.approx(expected, rel=1e-10)
-    assert together == alone
-
-
-@pytest.mark.parametrize("batch_size", SHARED_BATCH_SIZES)
-def test_two_processes_make_the_reference_that_one_does(
-    both_sides, reports_of_two_processes: Path, tmp_path, batch_size: int
-) -> None:
-    out, statistics = tmp_path / "one.npz", {"mu", "sigma", "mu_s", "sigma_s"}
-    make_reference(both_sides[1], extractor=PixelExtractor(), out=out, batch_size=batch_size, manifold_images=50)
-    with np.load(out) as alone, np.load(reports_of_two_processes / f"{batch_size}.npz") as together:
-        assert set(alone) == set(together)
-        for name in statistics:  # moments merged in another order
-            np.testing.assert_allclose(together[name], alone[name], rtol=1e-12, atol=1e-14)
-        for name in set(alone) - statistics:
-            np.testing.assert_array_equal(together[name], alone[name])
-    assert not list(reports_of_two_processes.glob(".*"))
-
-
-def test_processes_that_accelerate_does_not_see_are_refused(samples: Path, real: Path, monkeypatch) -> None:
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(ValueError, match="accelerate sees 1 process where 2 were started"):
-        evaluate(generated=samples, real=real, extractor=PixelExtractor())
