@@ -24,6 +24,7 @@ class ClassifierFeatures:
     name: str
     sha256: str
     published: None = None
+    resize: str = "none"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -38,6 +39,7 @@ class ClassifierFeatures:
             ValueError: images of another channel count or size than the classifier takes.
         """
         network = self.classifier.network
+        self._refuse_other_images(tuple(images_uint8.shape[1:]))
         device = next(network.parameters()).device
         images = from_uint8(images_uint8.to(device))
         with exact_float32():
@@ -46,6 +48,20 @@ class ClassifierFeatures:
             probabilities = network.head(pooled).softmax(dim=1)
         spatial = rearrange(feature_map[:, :SPATIAL_CHANNELS], "n c h w -> n (h w c)")
         return Features(pooled=pooled, spatial=spatial, probabilities=probabilities)
+
+    def _refuse_other_images(self, shape: tuple[int, ...]) -> None:
+        config = self.classifier.network.config
+        side = config.image_size
+        if shape[0] != config.in_channels:
+            raise ValueError(
+                f"{self.name} was trained on images of {config.in_channels} channels, got {shape[0]}; take an extractor "
+                f"that was trained on such images"
+            )
+        if config.pooling == "attention" and shape[1:] != (side, side):
+            raise ValueError(
+                f"{self.name} takes images of {side}x{side} pixels, got {shape[1]}x{shape[2]}; "
+                f"--protocol.image_size {side} crops pictures to that, other images need another extractor"
+            )
 
 
 def load_classifier_features(run: Path, *, device: torch.device | str) -> ClassifierFeatures:

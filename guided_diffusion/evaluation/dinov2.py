@@ -54,6 +54,7 @@ class DinoV2Extractor:
 
     network: nn.Module
     sha256: str
+    resize: str = f"bicubic to {_INPUT_SIZE}x{_INPUT_SIZE}, antialiased and rounded to uint8, as Pillow does it"
     class_names: None = None
 
     @property

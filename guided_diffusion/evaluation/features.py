@@ -47,6 +47,11 @@ class FeatureExtractor(Protocol):
         ...
 
     @property
+    def resize(self) -> str:
+        """How it brings images to the size that the network takes, in words."""
+        ...
+
+    @property
     def class_names(self) -> tuple[str, ...] | None:
         """What the C classes are called, if that is known; labels of samples are matched by these names."""
         ...

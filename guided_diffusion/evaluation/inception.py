@@ -79,6 +79,7 @@ class InceptionExtractor:
 
     network: InceptionNetwork
     sha256: str
+    resize: str = f"bilinear to {_INPUT_SIZE}x{_INPUT_SIZE}, as TensorFlow 1 does it"
     class_names: None = None
 
     @property

@@ -76,6 +76,7 @@ class _StatisticsOnly:
     name: str
     sha256: str
     published: PublishedNetwork | None
+    resize: str
     class_names: None = None
 
     def __call__(self, images_uint8: Tensor) -> Features:
@@ -83,7 +84,7 @@ class _StatisticsOnly:
 
 
 def _statistics_of(extractor: FeatureExtractor) -> FeatureExtractor:
-    return _StatisticsOnly(extractor, extractor.name, extractor.sha256, extractor.published)
+    return _StatisticsOnly(extractor, extractor.name, extractor.sha256, extractor.published, extractor.resize)
 
 
 def _record(source: ImageSource, *, batch_size: int) -> dict[str, Any]:

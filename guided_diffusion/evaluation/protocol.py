@@ -63,7 +63,12 @@ def protocol_record(
     return {
         "generated": generated,
         "real": _real_record(sides.real, target),
-        "extractor": {"name": extractor.name, "sha256": extractor.sha256, "published": extractor.published},
+        "extractor": {
+            "name": extractor.name,
+            "sha256": extractor.sha256,
+            "published": extractor.published,
+            "resize": extractor.resize,
+        },
         "settings": asdict(config),
         "arithmetic": _arithmetic(samples),
         "versions": versions(),
@@ -165,7 +170,8 @@ def _real_record(side: RealSide, target: Target) -> dict[str, Any]:
     if side.images is not None and side.images.manifest is not None:
         record["sampling"] = sampling_record(side.images.manifest)
     if side.reference is not None:
-        record["record"] = side.reference.record or UNKNOWN
+        told = side.reference.record or {}
+        record |= {"kind": "reference", "resize": told.get("resize", UNKNOWN), "record": told or UNKNOWN}
     return record
 
 

@@ -231,7 +231,11 @@ def _protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
         "generated": _side_words(generated),
         "sampling": [*_words(generated["sampling"]), f"made on {generated['made_on']}"],
         "real": [*_side_words(real), _hash_words(real)],
-        "extractor": [extractor["name"], f"SHA-256 {extractor['sha256']}"],
+        "extractor": [
+            extractor["name"],
+            f"resize {extractor.get('resize', UNKNOWN)}",
+            f"SHA-256 {extractor['sha256']}",
+        ],
         "settings": _words(protocol["settings"]),
         "arithmetic": _words(protocol["arithmetic"]),
         "versions": _words(protocol["versions"]),

@@ -83,7 +83,7 @@ def test_a_classifier_of_noisy_pictures_is_refused_as_a_judge(classifier_run):
 
 
 def test_pictures_of_another_shape_are_refused(extractor):
-    with pytest.raises(ValueError, match="built for 8x8 images, got 16x16"):
+    with pytest.raises(ValueError, match="takes images of 8x8 pixels, got 16x16; --protocol.image_size 8 crops"):
         extractor(torch.zeros(1, 1, 16, 16, dtype=torch.uint8))
-    with pytest.raises(ValueError, match=r"expected images \(batch, 1, height, width\)"):
+    with pytest.raises(ValueError, match="was trained on images of 1 channels, got 3; take an extractor"):
         extractor(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))

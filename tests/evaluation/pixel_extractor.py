@@ -25,6 +25,7 @@ class PixelExtractor:
     name: str = "classifier:runs/judge"
     sha256: str = "0" * 64
     published: PublishedNetwork | None = None
+    resize: str = "none"
     class_names: tuple[str, ...] | None = CLASS_NAMES
 
     def __call__(self, images_uint8: Tensor) -> Features:

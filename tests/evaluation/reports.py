@@ -84,7 +84,12 @@ def protocol(*, num_generated: int = 10_000, **sampling: Any) -> dict[str, Any]:
             "num_manifold_images": 10_000,
             "statistics": "computed",
         },
-        "extractor": {"name": "inception-2015", "sha256": "e" * 64, "published": "inception-2015"},
+        "extractor": {
+            "name": "inception-2015",
+            "sha256": "e" * 64,
+            "published": "inception-2015",
+            "resize": "bilinear to 299x299",
+        },
         "settings": {
             "batch_size": 64,
             "image_size": None,

@@ -39,6 +39,7 @@ class Counting:
     name: str = "classifier:runs/judge"
     sha256: str = "0" * 64
     published: None = None
+    resize: str = "none"
     class_names: tuple[str, ...] | None = None
 
     def __call__(self, images_uint8: Tensor) -> Features:

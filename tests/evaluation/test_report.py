@@ -107,7 +107,7 @@ def test_the_printed_protocol_says_all_that_numbers_hang_on() -> None:
         "seed 7, labels all 3 classes in turn, sampler ddim, steps 25, scale 2.0, made on NVIDIA A100",
         "1281167 images of photos/train (folder)",
         "files' names, sizes and times SHA-256 " + "a" * 12,
-        "inception-2015, SHA-256 " + "e" * 64,
+        "inception-2015, resize bilinear to 299x299, SHA-256 " + "e" * 64,
         "neighbours 3, split size 5000, kid subsets 100, kid subset size 1000",
         "device cpu, x86_64, features float32, tf32 off",
         "torch 2.15.0",

@@ -115,7 +115,12 @@ def test_the_report_is_written_beside_the_samples_with_its_protocol(samples: Pat
     stored = json.loads((samples / "evaluation-classifier-runs-judge.json").read_text())
     assert stored["metrics"] == report.metrics
     protocol = stored["protocol"]
-    assert protocol["extractor"] == {"name": "classifier:runs/judge", "sha256": "0" * 64, "published": None}
+    assert protocol["extractor"] == {
+        "name": "classifier:runs/judge",
+        "sha256": "0" * 64,
+        "published": None,
+        "resize": "none",
+    }
     assert protocol["generated"]["manifest"]["seed"] == 7
     assert (protocol["generated"]["num_images"], protocol["real"]["num_images"]) == (120, 120)
     assert protocol["generated"]["image_size"] == [6, 6]

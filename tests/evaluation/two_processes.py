@@ -1,5 +1,5 @@
-"""Started once per process by test_run: evaluates argument 1 against 2, into directory 3, at the batch sizes given, and
-makes a reference of argument 2 at each."""
+"""Started once per process by test_processes: evaluates argument 1 against 2, into directory 3, at the batch sizes
+given, and makes a reference of argument 2 at each."""
 
 import sys
 from pathlib import Path
