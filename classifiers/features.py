@@ -54,8 +54,8 @@ class ClassifierFeatures:
         side = config.image_size
         if shape[0] != config.in_channels:
             raise ValueError(
-                f"{self.name} was trained on images of {config.in_channels} channels, got {shape[0]}; take an extractor "
-                f"that was trained on such images"
+                f"{self.name} was trained on images of {config.in_channels} channels, got {shape[0]}; take an "
+                f"extractor that was trained on such images"
             )
         if config.pooling == "attention" and shape[1:] != (side, side):
             raise ValueError(

@@ -1,0 +1,73 @@
+"""Our evaluation beside torch-fidelity's: the same pictures, the same Inception weights, every number that both give.
+
+python benchmarks/agreement.py --generated DIR --real DIR [--inception.weights FILE]
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from guided_diffusion.config import run_script
+from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.inception import WEIGHTS, InceptionConfig, load_inception
+from guided_diffusion.evaluation.run import evaluate
+from guided_diffusion.evaluation.weights import find_weights
+
+THEIRS = {
+    "frechet_distance": "frechet_inception_distance",
+    "inception_score": "inception_score_mean",
+    "kernel_distance": "kernel_inception_distance_mean",
+    "kernel_distance_std": "kernel_inception_distance_std",
+    "precision": "precision",
+    "recall": "recall",
+}
+"""What torch-fidelity calls our metrics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementConfig:
+    """Evaluates with both, on the CPU."""
+
+    generated: Path
+    """Folder of pictures of one size, more than 2,048 of them, or covariances are singular."""
+    real: Path
+    """The same."""
+    inception: InceptionConfig = InceptionConfig()
+    """Where the weights are."""
+    batch_size: int = 64
+    """Images at a time, of both."""
+
+
+def compare(config: AgreementConfig) -> None:
+    """Prints a row for each number.
+
+    Raises:
+        ImportError: no torch-fidelity.
+    """
+    from torch_fidelity import calculate_metrics
+
+    weights = find_weights(WEIGHTS, config.inception.weights)
+    settings = EvaluationConfig(batch_size=config.batch_size, split_size=10**9, real_manifold=50_000)
+    with TemporaryDirectory() as directory:
+        ours = evaluate(
+            generated=config.generated,
+            real=config.real,
+            extractor=load_inception(InceptionConfig(weights=weights)),
+            config=settings,
+            out=Path(directory) / "report.json",
+        ).metrics
+    theirs = calculate_metrics(
+        input1=str(config.generated), input2=str(config.real), feature_extractor_weights_path=str(weights),
+        isc=True, fid=True, kid=True, prc=True, isc_splits=1, samples_find_deep=True, samples_shuffle=False,
+        cuda=torch.cuda.is_available(), cache=False, batch_size=config.batch_size, verbose=False,
+    )  # fmt: skip
+    print(f"{'metric':>20} {'ours':>20} {'torch-fidelity':>20} {'difference':>11}")
+    for name, their_name in THEIRS.items():
+        one, other = ours[name], theirs[their_name]
+        print(f"{name:>20} {one:20.12g} {other:20.12g} {(one - other) / abs(other):11.1e}")
+
+
+if __name__ == "__main__":
+    run_script(AgreementConfig, compare)
