@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from einops import rearrange
@@ -110,6 +111,24 @@ def quarters(features: Tensor) -> Tensor:
     """Features (N, 2048) summed up to four, in float64. With more dimensions than images, torch-fidelity's Fréchet
     distance adds up roots of eigenvalues that are zero but for rounding; and all 2048 take it seconds."""
     return rearrange(features.double(), "n (quarter d) -> n quarter d", quarter=4).sum(dim=2)
+
+
+def test_the_spatial_distance_is_the_one_written_out_on_the_same_features(ours: Features, theirs) -> None:
+    """By the images' inner products: tr (C_1 C_2)^(1/2) is the sum of the singular values of X_1 X_2^T / (N - 1)."""
+
+    def written_out(spatial: np.ndarray) -> float:
+        one, other = spatial[:6], spatial[6:]
+        means = one.mean(axis=0), other.mean(axis=0)
+        one, other = one - means[0], other - means[1]
+        shared = np.linalg.svd(one @ other.T, compute_uv=False).sum()
+        return float(np.sum((means[0] - means[1]) ** 2) + (np.sum(one**2) + np.sum(other**2) - 2 * shared) / 5)
+
+    assert ours.spatial is not None
+    first, second = (gaussian(moments(ours.spatial[rows])) for rows in (slice(0, 6), slice(6, 12)))
+    found = frechet_distance(first.mean, first.cov, second.mean, second.cov)
+    assert found == pytest.approx(written_out(ours.spatial.double().numpy()), rel=1e-9)
+    branch = theirs["branch"].permute(0, 2, 3, 1)[..., :7].reshape(12, -1)
+    assert found == pytest.approx(written_out(branch.double().numpy()), rel=1e-5)  # features to float32's rounding
 
 
 def test_metrics_on_the_same_images_are_torch_fidelitys(ours: Features, theirs: dict[str, Tensor]) -> None:
