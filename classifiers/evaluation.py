@@ -24,8 +24,8 @@ class EvaluateConfig(ExtractorConfig):
     protocol: EvaluationConfig = EvaluationConfig()
     """Settings of the metrics; the defaults are the published ones."""
     out: Path | None = None
-    """JSON report to write, and beside it a page NAME.html; null: evaluation-<extractor>.json beside the samples. With
-    compare, the page alone, NAME.html."""
+    """JSON report to write, NAME.json, and beside it a page NAME.html; null: evaluation-<extractor>.json beside the
+    samples. With compare, the page alone, NAME.html."""
     compare: tuple[Path, ...] = ()
     """JSON reports to compare with one another, in place of images: --compare A.json B.json."""
 
@@ -35,6 +35,8 @@ class EvaluateConfig(ExtractorConfig):
             raise ValueError(f"--compare takes evaluations that were made; leave out {' and '.join(given)}")
         if self.compare and self.out is not None and self.out.suffix != ".html":
             raise ValueError(f"with --compare, --out is a page NAME.html; got {self.out}")
+        if not self.compare and self.out is not None and self.out.suffix != ".json":
+            raise ValueError(f"the report goes into a file NAME.json, a page NAME.html beside it; got --out {self.out}")
         missing = [name for name in ("--generated", "--real") if name not in given]
         if not self.compare and missing:
             raise ValueError(

@@ -18,7 +18,10 @@ class MakeReferenceConfig(ExtractorConfig):
     """Folder or .zip of pictures, WebDataset shards, prepared images, a saved Hugging Face dataset, npz batch or
     samples."""
     out: Path
-    """NAME.npz, in the published layout: mu, sigma, mu_s, sigma_s, arr_0. It is not replaced if it is there."""
+    """NAME.npz, in the published layout: mu, sigma, mu_s, sigma_s, arr_0. It is not replaced if it is there.
+
+    Until it is written, what was measured lies beside it in a hidden directory: 16 KB an image with Inception.
+    """
     image_size: int | None = None
     """Side in pixels of the images that will be compared; pictures get the published centre crop to it.
 

@@ -92,7 +92,7 @@ def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _with_lists(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
-    """A command line on which the several words after an option that takes a list are the one value they stand for."""
+    """A command line on which the words after an option that takes a list are the one value they stand for."""
     joined: list[str] = []
     rest = list(arguments)
     while rest:
@@ -100,13 +100,13 @@ def _with_lists(arguments: Sequence[str], options: Mapping[str, Any]) -> list[st
         joined.append(option)
         if option.startswith("--") and get_origin(options.get(option.removeprefix("--"))) is tuple:
             words = list(itertools.takewhile(lambda word: not word.startswith("--") and word != "-h", rest))
-            joined += words if len(words) < 2 else [_listed(words)]
+            joined += [_listed(words)] if words else []
             rest = rest[len(words) :]
     return joined
 
 
 def _listed(words: Sequence[str]) -> str:
-    """Several words as a YAML list. A list that the shell has split at its blanks, "[8," "4]", is that list."""
+    """Words as a YAML list. A list that the shell has split at its blanks, "[8," "4]", is that list."""
     # Quoted, or YAML would take a comma or a colon for its own; jsonargparse makes numbers of texts where they belong.
     return " ".join(words) if words[0].startswith("[") else json.dumps(words, ensure_ascii=False)
 

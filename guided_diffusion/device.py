@@ -1,8 +1,14 @@
 """Which device to compute on, and what to do when its memory is out."""
 
+from datetime import timedelta
+
 import torch
 import torch.distributed as dist
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one that previews, writes a checkpoint or makes numbers; a group's own is 10 minutes. The
+first of a program's accelerators or states decides, so all of them say it."""
 
 
 def has_accelerator() -> bool:

@@ -5,6 +5,7 @@ Owns recognising a source and cutting it into batches. What is computed from the
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,11 +60,12 @@ def open_images(path: Path, *, size: int | None = None, channels: int | None = N
 
     Pictures in class folders have labels, those beside one another none. size: side in pixels. Pictures get the
     published centre crop to it; stored arrays of another size are refused. None takes the images as they are. channels:
-    1 or 3; pictures are converted (grey to colour only), None takes those of the first. Only the beginning is read
-    here.
+    1 or 3; pictures are converted (grey to colour only), None takes those of the first. Only labels and the first few
+    images are read here.
 
     Raises FileNotFoundError for a missing path, ValueError for one that holds no images, for damaged files, for arrays
-    of another type, size or number of channels, and for images whose values were 0..1 when they became integers.
+    of another type, size or number of channels, for labels beyond the class names, and for images whose values were
+    0..1 when they became integers.
     """
     if _place(path) is None:
         raise FileNotFoundError(f"there is nothing at {path}; give {EXPECTED}")
@@ -81,16 +83,21 @@ def open_images(path: Path, *, size: int | None = None, channels: int | None = N
         )
     if channels is not None and found_channels != channels:
         raise ValueError(f"{path} holds images with {found_channels} channels where {channels} were expected")
+    _refuse_unnamed_labels(source)
     if source.kind != "shards":  # whose pixels come from images.to_uint8
         _refuse_cut_fractions(source)
     return source
 
 
 def files_fingerprint(source: ImageSource) -> str:
-    """`files_sha256` of the files that hold a source: all of its directory, or its file, or the zip that it lies in."""
+    """Of the names, sizes and times of change of the files that hold a source, as `files_sha256`: all of its directory,
+    or its file, or the zip that it lies in; of samples the shards alone, since reports come to lie beside them."""
     place = _place(source.path)
     if place is None:
         raise FileNotFoundError(f"{source.path} is gone: it was moved or removed after it was opened")
+    if source.kind == "shards":
+        shards = [(shard.name, files_sha256(shard)) for shard in sorted(place.glob("shard-*.npz"))]
+        return sha256(repr(shards).encode()).hexdigest()
     return files_sha256(place)
 
 
@@ -243,6 +250,15 @@ def _open_pictures(path: Path, *, size: int | None, channels: int | None) -> Ima
         labels=labels,
         class_names=found.class_names or None,
         resize=resizing(path, kind, size=size),
+    )
+
+
+def _refuse_unnamed_labels(source: ImageSource) -> None:
+    if source.labels is None or source.class_names is None or source.labels.max() < len(source.class_names):
+        return
+    raise ValueError(
+        f"an image of {source.path} has label {source.labels.max()}, but there are only {len(source.class_names)} "
+        f"class names, for labels from 0; images and names do not belong together: make them again"
     )
 
 

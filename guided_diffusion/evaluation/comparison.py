@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion.evaluation.protocol import UNKNOWN, flat_protocol
+from guided_diffusion.evaluation.protocol import NONE, TF32, UNKNOWN, flat_protocol
 from guided_diffusion.evaluation.report import Report, aligned, in_order, number, read_report, shown_name, word
 
 NOT_RECORDED = "not recorded"
+_NOT_KNOWN = frozenset({NOT_RECORDED, UNKNOWN})
 ABSENT = "absent"
 
 _EVERY: frozenset[str] = frozenset()
@@ -30,7 +31,8 @@ _DECISIVE: Mapping[str, tuple[str, frozenset[str]]] = {
     "generated.channels": ("generated channels", _EVERY),
     "generated.resize": ("generated resize", _EVERY),
     "real.resize": ("real resize", _EVERY),
-    "arithmetic.tf32": ("TF32", _EVERY),
+    "arithmetic.features": ("arithmetic of features", _EVERY),
+    "generated.order": ("order of the generated images", frozenset({"inception_score"})),
     "settings.split_size": ("Inception Score's split size", frozenset({"inception_score"})),
     "generated.num_manifold_images": ("N generated of precision and recall", _NEIGHBOURHOODS),
     "real.num_manifold_images": ("N real of precision and recall", _NEIGHBOURHOODS),
@@ -40,13 +42,19 @@ _DECISIVE: Mapping[str, tuple[str, frozenset[str]]] = {
     "settings.kid_subset_size": ("size of KID's subsets", frozenset({"kernel_distance"})),
 }
 """What numbers cannot be compared across: its name in print, and which metrics it moves; `_EVERY`: all of them."""
-_FEATURES = ("real.features.mean_norm", "real.features.total_variance")
+_RESIZES = frozenset({"generated.resize", "real.resize"})
+_IF_NEEDED = "where the size differs"
+"""Of a way to resize that leaves images of the right size as they are."""
+_FEATURES = ("features.mean_norm", "features.total_variance")
 _HASHES = ("real.sha256", "real.files_sha256")
 _SAME_IMAGES = 1e-5
 """Relative difference of the real side's features up to which they are of the same images: float32 stays below, and so
 do decoders that differ in a grey level here and there."""
-_COMPARED = ("generated.sampling.", "generated.sha256")
+_COMPARED = ("generated.sampling.", "generated.sha256", "generated.files_sha256")
 """What is being compared begins with one of these."""
+_NEVER_LISTED = ("generated.images", *(f"{side}.{name}" for side in ("generated", "real") for name in _FEATURES))
+"""What says of images which they are, but nothing to a reader."""
+_UNEXPLAINED = "why the generated images differ"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +89,7 @@ class Comparison:
     def verdict(self) -> str:
         """Whether the numbers may be compared, in one line."""
         if self.decisive:
-            said = (f"{item.name} differs ({' against '.join(dict.fromkeys(item.values))})" for item in self.decisive)
+            said = (f"{item.name} differs ({' against '.join(_known(item.values))})" for item in self.decisive)
             return f"NOT comparable: {'; '.join(said)}"
         if self.untold:
             return f"comparable as far as is known; not known of all: {', '.join(item.name for item in self.untold)}"
@@ -108,10 +116,12 @@ def compared(paths: Sequence[Path]) -> Comparison:
     if len(paths) < 2:
         raise ValueError(f"a comparison takes two evaluation records or more, got {len(paths)}")
     reports = tuple(read_report(path) for path in paths)
-    protocols = _with_same_images([_told(report) for report in reports])
+    protocols = [_told(report) for report in reports]
+    for side in ("generated", "real"):
+        protocols = _with_same_images(protocols, side=side)
     measured = Counter(metric for report in reports for metric in report.metrics)
     decisive = _decisive(protocols, metrics={metric for metric, times in measured.items() if times > 1})
-    names = dict.fromkeys(name for protocol in protocols for name in protocol if name not in _FEATURES)
+    names = dict.fromkeys(name for protocol in protocols for name in protocol if name not in _NEVER_LISTED)
     found: dict[str, list[Difference]] = {"decisive": [], "untold": [], "compared": [], "rest": []}
     for name in [*decisive, *(name for name in names if name not in decisive)]:
         values = [protocol.get(name, NOT_RECORDED) for protocol in protocols]
@@ -120,6 +130,9 @@ def compared(paths: Sequence[Path]) -> Comparison:
         words = tuple(_word(name, value) for value in values)
         group = _group(name, words, decisive=decisive.keys())
         found[group].append(Difference(name=decisive.get(name, name.removeprefix(_COMPARED[0])), values=words))
+    images = tuple(protocol.get("generated.images", NOT_RECORDED) for protocol in protocols)
+    if len(_known(images)) > 1 and not found["compared"]:
+        found["untold"].append(Difference(name=_UNEXPLAINED, values=images))
     groups = {group: tuple(differences) for group, differences in found.items()}
     return Comparison(paths=tuple(paths), reports=reports, **groups)
 
@@ -169,22 +182,23 @@ def _undecided(protocols: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return ("real.images", "real.files_sha256" if are_files else "real.sha256")
 
 
-def _with_same_images(protocols: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The protocols with "real.images", the first among them whose real images are the same, if their features, of one
+def _with_same_images(protocols: Sequence[dict[str, Any]], *, side: str) -> list[dict[str, Any]]:
+    """The protocols with "SIDE.images", the first among them whose images are the same, if their features, of one
     extractor, tell that."""
+    names = [f"{side}.{name}" for name in _FEATURES]
     one_extractor = len({protocol.get("extractor.sha256") for protocol in protocols}) == 1
-    if not one_extractor or not all(name in protocol for protocol in protocols for name in _FEATURES):
+    if not one_extractor or not all(name in protocol for protocol in protocols for name in names):
         return list(protocols)
-    firsts = [next(n for n, other in enumerate(protocols) if _close(other, protocol)) for protocol in protocols]
+
+    def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        return all(math.isclose(one[name], other[name], rel_tol=_SAME_IMAGES) for name in names)
+
+    firsts = [next(n for n, other in enumerate(protocols) if same(other, protocol)) for protocol in protocols]
     letters = _letters(len(protocols))
     return [
-        protocol | {"real.images": f"those of {letters[first]}"}
+        protocol | {f"{side}.images": f"those of {letters[first]}"}
         for protocol, first in zip(protocols, firsts, strict=True)
     ]
-
-
-def _close(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(math.isclose(one[name], other[name], rel_tol=_SAME_IMAGES) for name in _FEATURES)
 
 
 def _letters(count: int) -> tuple[str, ...]:
@@ -193,13 +207,27 @@ def _letters(count: int) -> tuple[str, ...]:
 
 def _group(name: str, words: Sequence[str], *, decisive: Iterable[str]) -> str:
     if name in decisive:
-        return "untold" if {NOT_RECORDED, UNKNOWN} & set(words) else "decisive"
+        known = _known(words)
+        if name in _RESIZES and any(_IF_NEEDED in word for word in known):
+            known = [word for word in known if word != NONE]  # which may be what that came to
+        return "decisive" if len(known) > 1 else "untold"
     return "compared" if name.startswith(_COMPARED) else "rest"
 
 
+def _known(words: Iterable[str]) -> list[str]:
+    """The different values among them."""
+    return [word for word in dict.fromkeys(words) if word not in _NOT_KNOWN]
+
+
 def _told(report: Report) -> dict[str, Any]:
-    """A report's protocol under dotted names. Statistics that are stored stand for the files they are of."""
+    """A report's protocol under dotted names, old ones as new ones have it. Statistics that are stored stand for the
+    files they are of."""
     told = flat_protocol(report.protocol)
+    if told:
+        told.setdefault("generated.order", "as stored")  # nobody shuffled before that was said
+    if "arithmetic.tf32" in told:
+        tf32 = TF32[bool(told.pop("arithmetic.tf32"))]
+        told["arithmetic.features"] = f"{told.get('arithmetic.features', UNKNOWN)}, {tf32}"
     originals = told.get("real.record.files_sha256")
     return told if originals is None else told | {"real.files_sha256": originals}
 

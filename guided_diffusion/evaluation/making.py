@@ -1,5 +1,6 @@
 """From a set of images to its reference file: what an evaluation measures of the real side, kept."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
@@ -7,18 +8,21 @@ from typing import Any
 
 from torch import Tensor
 
+from guided_diffusion.data.npz import npz_members
 from guided_diffusion.data.sources import ImageSource, files_fingerprint, open_images
+from guided_diffusion.evaluation.doubts import low_rank
 from guided_diffusion.evaluation.features import FeatureExtractor, Features, PublishedNetwork
 from guided_diffusion.evaluation.measure import spread_over
 from guided_diffusion.evaluation.protocol import source_record, versions
 from guided_diffusion.evaluation.reference import write_reference
 from guided_diffusion.evaluation.run import (
     measure_source,
+    on_main_process,
     parts_directory,
-    processes,
     refuse_unwritable,
-    warn_of_low_rank,
 )
+
+_logger = logging.getLogger(__name__)
 
 
 def make_reference(
@@ -37,12 +41,13 @@ def make_reference(
     that the images would. Several processes share the work; a killed run goes on as `evaluate` does.
 
     Raises:
-        FileNotFoundError, ValueError: images that are missing, damaged, too few or of mixed sizes; an `out` that is no
-            name of an npz, or lies among the images.
+        FileNotFoundError, ValueError: images that are missing, damaged, too few or of mixed sizes, or a reference in
+            their place; an `out` that is no name of an npz, or lies among the images.
         FileExistsError: `out` is there already.
         PermissionError: the directory of `out` cannot be written to.
     """
     _check_out(out, images)
+    _refuse_reference(images)
     source = open_images(images, size=image_size)
     if source.num_images < 2:
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
@@ -50,9 +55,10 @@ def make_reference(
     measured = measure_source(
         source, _statistics_of(extractor), keep=0, batch_size=batch_size, name="images", parts=parts
     )
-    state = processes()
-    if state.is_main_process:
-        warn_of_low_rank(measured.pooled, "real")
+
+    def conclude() -> None:
+        if doubt := low_rank(measured.pooled, "real"):
+            _logger.warning("%s", doubt)
         write_reference(
             out,
             pooled=measured.pooled,
@@ -64,7 +70,8 @@ def make_reference(
             kept=spread_over(source.num_images, keep=manifold_images).tolist(),
         )
         rmtree(parts, ignore_errors=True)
-    state.wait_for_everyone()
+
+    on_main_process(conclude)
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,15 @@ def _record(source: ImageSource, *, batch_size: int) -> dict[str, Any]:
         "batch_size": batch_size,
         "versions": versions(),
     }
+
+
+def _refuse_reference(images: Path) -> None:
+    """Its arr_0 would pass for a set of which it holds only some images."""
+    if images.suffix == ".npz" and images.is_file() and "mu" in npz_members(images):
+        raise ValueError(
+            f"{images} is a reference already (it holds mu): give it to evaluate.py as --real, or give here the images "
+            f"that it was made of"
+        )
 
 
 def _check_out(out: Path, images: Path) -> None:

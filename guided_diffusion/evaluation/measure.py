@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ class Measured:
 
     pooled, spatial: statistics of those features. manifold: (M, D), the pooled features kept for what needs more than
     statistics. probabilities: (N, C). labels: (N,) int64, -1 where a sample has none, or None if none has. Rows are in
-    the set's order. spatial and probabilities are None where the extractor has none.
+    the set's order. spatial and probabilities are None where the extractor has none. device: where the extractor left
+    its features.
     """
 
     pooled: Gaussian
@@ -29,6 +31,15 @@ class Measured:
     manifold: Tensor
     probabilities: Tensor | None
     labels: Tensor | None
+    device: torch.device
+
+    @property
+    def order(self) -> Literal["as stored", "shuffled"]:
+        """What of the order goes into splits: folders list their images class by class, and a split of few classes
+        would have a small Inception Score."""
+        if self.labels is None or len(self.labels.unique()) == 1:
+            return "as stored"
+        return "as stored" if (self.labels.diff() < 0).any() else "shuffled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +107,8 @@ def _measured_batches(
             yield row
             batch += 1
             if parts.stored(batch, numbers.stop):
+                parts.flush()
                 break
-        parts.flush()
 
 
 def _computed(source: ImageSource, extractor: FeatureExtractor, batch_size: int, numbers: range) -> Iterator[Row]:
@@ -110,6 +121,7 @@ class _Accumulators:
 
     def __init__(self, probe: Features, *, device: torch.device) -> None:
         self.device = device
+        self.extractors_device = probe.pooled.device
         self.pooled = _Moments(probe.pooled, device)
         self.spatial = None if probe.spatial is None else _Moments(probe.spatial, device)
         # A process whose share is empty still has to tell the others how wide and of what type its rows are.
@@ -136,6 +148,7 @@ class _Accumulators:
             manifold=self.manifold.compute(),
             probabilities=None if self.probabilities is None else self.probabilities.compute(),
             labels=labels if len(labels) else None,
+            device=self.extractors_device,
         )
 
 

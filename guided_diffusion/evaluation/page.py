@@ -5,6 +5,7 @@ And a page of several evaluations beside each other.
 
 import html
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,9 @@ HEADLINES = (
     "frechet_distance", "spatial_frechet_distance", "inception_score", "precision", "recall", "accuracy",
 )  # fmt: skip
 """Metrics in large type."""
+LEAST_SPREAD = 1e-4
+"""Of a histogram, relative to the number it is about: that of the last of four digits. Distances that differ by
+rounding alone are one bar, and no number of bins fits between them."""
 MOST_BARS = 40
 """Classes that a bar each fits; of more, a curve is drawn."""
 
@@ -46,12 +50,12 @@ def write_evaluation_page(path: Path, report: Report, *, generated: ImageSource,
     title = f"Evaluation of {report.protocol['generated']['path']}"
     figures = [figure for figure in (_class_section(report), _confidence_section(report)) if figure]
     sections = [
-        _STYLE + f"<h1>{html.escape(title)}</h1>" + _summary(report) + _headlines(report),
+        _STYLE + f"<h1>{html.escape(title)}</h1>" + _summary(report) + _headlines(report) + _doubts(report),
         section("Numbers", _number_table(report)),
         *figures,
         section("Images", _image_grids(generated, real)),
         section("Protocol", _protocol_table(report)),
-        section("Repeat", f"<pre>{html.escape(command_of(report.protocol))}</pre>"),
+        section("Repeat", _repetition(report)),
     ]
     write_page(path, title, sections)
 
@@ -79,7 +83,8 @@ def class_accuracy_figure(report: Report) -> Figure:
     figure, axis = _figure(width=9)
     if len(ranked) <= MOST_BARS:
         axis.bar(range(len(ranked)), values)
-        axis.set_xticks(range(len(ranked)), [name for name, _ in ranked], rotation=45, ha="right")
+        # A class may be called anything, and two dollars are no formula.
+        axis.set_xticks(range(len(ranked)), [name for name, _ in ranked], rotation=45, ha="right", parse_math=False)
     else:
         axis.fill_between(range(1, len(ranked) + 1), values, alpha=0.3)
         axis.plot(range(1, len(ranked) + 1), values)
@@ -106,7 +111,7 @@ def extrapolation_figure(report: Report) -> Figure:
     axis.errorbar(0, found["distance"], found["standard_error"], fmt="s", capsize=4, label=name)
     axis.set(xlabel="1 / N", ylabel="Fréchet distance")
     axis.ticklabel_format(axis="x", scilimits=(0, 0))
-    axis.legend()
+    _legend(axis)
     return figure
 
 
@@ -116,11 +121,16 @@ def bootstrap_figure(report: Report) -> Figure:
     distances = np.array(found["distances"])
     figure, axis = _figure(width=6)
     # Only their scatter tells: resampling repeats images, which moves all of the distances up.
-    axis.hist(distances - distances.mean() + itself, bins="auto", alpha=0.6)
+    shown = distances - distances.mean() + itself
+    ends = itself * (1 - LEAST_SPREAD / 2), itself * (1 + LEAST_SPREAD / 2)
+    span = min(shown.min(), *ends), max(shown.max(), *ends)
+    # Rice's number of bins knows only how many there are: widths by the quartiles, as numpy's "auto" takes them, make
+    # millions of bins where all distances but one are nearly the same.
+    axis.hist(shown, bins=math.ceil(2 * len(shown) ** (1 / 3)), range=span, alpha=0.6)
     axis.axvspan(found["low"], found["high"], alpha=0.15, color="grey", label=f"{found['confidence']:.0%} interval")
     axis.axvline(itself, color="black", label=shown_name(report, "frechet_distance"))
     axis.set(xlabel="Fréchet distance, resampled, about its own mean", ylabel="resamplings")
-    axis.legend()
+    _legend(axis)
     return figure
 
 
@@ -143,6 +153,19 @@ def _figure(*, width: float, height: float = 3.4) -> tuple[Figure, Axes]:
     axis.grid(alpha=0.3)
     axis.set_axisbelow(True)
     return figure, axis
+
+
+def _legend(axis: Axes) -> None:
+    for text in axis.legend().get_texts():
+        text.set_parse_math(False)  # names of metrics come from files as well
+
+
+def _repetition(report: Report) -> str:
+    """The command, and which weights it has to find."""
+    extractor = report.protocol["extractor"]
+    weights = f"The extractor's weights are those with SHA-256 {extractor['sha256']}"
+    where = ", the published ones." if extractor["published"] else "; the protocol does not say which file held them."
+    return f"<pre>{html.escape(command_of(report.protocol))}</pre><p>{html.escape(weights + where)}</p>"
 
 
 def _summary(report: Report) -> str:
@@ -194,6 +217,11 @@ def _scatter_section(comparison: Comparison) -> list[str]:
 
 def _has_shares(report: Report) -> bool:
     return {"precision", "recall"} <= report.metrics.keys()
+
+
+def _doubts(report: Report) -> str:
+    told = "".join(f"<li>{html.escape(doubt)}</li>" for doubt in report.doubts)
+    return f"<p>Not to be believed without a second look:</p><ul>{told}</ul>" if told else ""
 
 
 def _image_grids(generated: ImageSource, real: ImageSource | None) -> str:

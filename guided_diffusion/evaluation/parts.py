@@ -4,6 +4,7 @@ A part is a safetensors file of the features of consecutive batches, named after
 speak of parts: each takes those that fit its share, so that another number of processes can go on as well.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +22,14 @@ Row = tuple[Features, Tensor | None]
 
 _BATCH_SIZES = "batch_sizes"
 
+_logger = logging.getLogger(__name__)
+
 
 class Parts:
-    """Reads parts, and writes one whenever enough waits to be worth a file; a set that is soon measured leaves none."""
+    """Reads parts, and writes one whenever enough waits to be worth a file; a set that is soon measured leaves none.
+
+    They are insurance: where they cannot be written, a warning says so and the work goes on.
+    """
 
     def __init__(self, directory: Path, *, every_seconds: float = 20.0, most_images: int = 8192) -> None:
         """directory: appears with the first part. most_images: how many wait in memory at most, whatever the time."""
@@ -34,6 +40,7 @@ class Parts:
         self._sizes: list[int] = []
         self._first = 0
         self._written_at = time.monotonic()
+        self._can_write = True
 
     def stored(self, first: int, last: int) -> list[Row]:
         """The batches of the part that begins with number `first`; none if there is no whole one, or if it reaches
@@ -49,6 +56,8 @@ class Parts:
 
     def add(self, batch: int, row: Row) -> None:
         """Note a batch that was computed. Those noted between two calls of `flush` follow one another."""
+        if not self._can_write:
+            return
         values = _named(row)
         length = len(values["pooled"])
         if sum(self._sizes) + length > self.most_images:
@@ -66,8 +75,12 @@ class Parts:
         """Write what waits."""
         if self._sizes:
             waiting = {kind: room[: sum(self._sizes)] for kind, room in self._waiting.items()}
-            with replaced_on_success(self._path(self._first)) as file:
-                file.write(save(waiting | {_BATCH_SIZES: torch.tensor(self._sizes)}))
+            try:
+                with replaced_on_success(self._path(self._first)) as file:
+                    file.write(save(waiting | {_BATCH_SIZES: torch.tensor(self._sizes)}))
+            except OSError as error:
+                self._can_write = False
+                _logger.warning("if killed, this begins anew: %s cannot be written (%s)", self.directory, error)
         self._sizes = []
         self._written_at = time.monotonic()
 

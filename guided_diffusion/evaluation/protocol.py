@@ -17,16 +17,18 @@ import torch
 
 from guided_diffusion.checkpoint import file_sha256
 from guided_diffusion.data.shards import ENVIRONMENTS
-from guided_diffusion.data.sources import ImageSource
-from guided_diffusion.device import default_device
+from guided_diffusion.data.sources import ImageSource, files_fingerprint
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.features import FeatureExtractor, exact_float32
+from guided_diffusion.evaluation.features import FeatureExtractor
 from guided_diffusion.evaluation.measure import Measured
 from guided_diffusion.evaluation.scoring import Target
 from guided_diffusion.evaluation.sides import RealSide, Sides
+from guided_diffusion.evaluation.statistics import Gaussian
 
 UNKNOWN = "unknown"
 NONE = "none"
+TF32 = {False: "TensorFloat-32 off", True: "TensorFloat-32 on"}
+"""How features are said to be computed; since they are computed within `exact_float32`, only old records have it on."""
 
 _MAKING = {
     "seed": "seed",
@@ -48,20 +50,17 @@ _OF_THE_SET = ("num_samples", "shard_size", "class_names", ENVIRONMENTS)
 """Parts of a manifest that say nothing of how one sample was made."""
 _MOST_VALUES = 16
 """Of a list that is written out; of a longer one, its length and hash are."""
-_PACKAGES = ("guided-diffusion", "torch", "numpy", "scipy", "pillow", "torchmetrics", "torch-fidelity")
+_PACKAGES = (
+    "guided-diffusion", "torch", "numpy", "scipy", "pillow", "accelerate", "timm", "torchmetrics", "torch-fidelity",
+)  # fmt: skip
 
 
 def protocol_record(
     samples: Measured, target: Target, *, sides: Sides, extractor: FeatureExtractor, config: EvaluationConfig
 ) -> dict[str, Any]:
     """The protocol of one evaluation, as a Report keeps it."""
-    generated = source_record(sides.generated) | {
-        "num_manifold_images": len(samples.manifold),
-        "sampling": sampling_record(sides.generated.manifest),
-        "made_on": _made_on(sides.generated.manifest),
-    }
     return {
-        "generated": generated,
+        "generated": _generated_record(sides.generated, samples, config),
         "real": _real_record(sides.real, target),
         "extractor": {
             "name": extractor.name,
@@ -93,6 +92,8 @@ def sampling_record(manifest: Mapping[str, Any] | None) -> dict[str, Any]:
         base = sampling_record(within["manifest"]) if "manifest" in within else within
     record = {name: _told(told, *place.split(".")) for name, place in _MAKING.items()}
     record["labels"] = _label_policy(told.get("labels", UNKNOWN), manifest.get("class_names"))
+    if record["classifier"] == NONE and record["scale"] == UNKNOWN:
+        record["scale"] = NONE  # it is the classifier's
     others = {name: value for name, value in flat(told).items() if value is not None and _is_said_nowhere(name)}
     return record | others | {f"base.{name}": value for name, value in base.items()}
 
@@ -120,7 +121,10 @@ def flat_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def command_of(protocol: Mapping[str, Any]) -> str:
-    """The command line that repeats an evaluation; settings at their defaults are left out."""
+    """The command line that repeats an evaluation; settings at their defaults are left out.
+
+    So is the file that other weights than the published ones came from, of which a protocol knows the hash alone.
+    """
     name = protocol["extractor"]["name"]
     own = [option for option in ("inception", "dinov2") if name.startswith(option)]
     words = [
@@ -151,6 +155,26 @@ def source_record(source: ImageSource) -> dict[str, Any]:
     }
 
 
+def _generated_record(source: ImageSource, samples: Measured, config: EvaluationConfig) -> dict[str, Any]:
+    # A manifest tells samples of ours better than their files' dates, and a file is hashed whole.
+    is_told = source.manifest is not None or source.path.is_file()
+    return {
+        **source_record(source),
+        **_identity(samples.pooled, files_sha256=None if is_told else files_fingerprint(source)),
+        "num_manifold_images": min(len(samples.manifold), config.generated_manifold),
+        "order": samples.order,
+        "sampling": sampling_record(source.manifest),
+        "made_on": _made_on(source.manifest),
+    }
+
+
+def _identity(pooled: Gaussian, *, files_sha256: str | None) -> dict[str, Any]:
+    """What tells one set of images from another: names, sizes and times of its files, where nothing better does, and
+    two numbers of its features, which are the same wherever files lie and however they are dated."""
+    files = {} if files_sha256 is None else {"files_sha256": files_sha256}
+    return files | {"features": {"mean_norm": float(pooled.mean.norm()), "total_variance": float(pooled.cov.trace())}}
+
+
 def _statistics_record(side: RealSide) -> dict[str, Any]:
     told = (side.reference.record if side.reference else None) or {}
     of_images = {name: told.get(name, UNKNOWN) for name in ("image_size", "channels", "resize")}
@@ -159,13 +183,11 @@ def _statistics_record(side: RealSide) -> dict[str, Any]:
 
 def _real_record(side: RealSide, target: Target) -> dict[str, Any]:
     record = _statistics_record(side) if side.images is None else source_record(side.images)
+    record |= _identity(target.pooled, files_sha256=side.files_sha256)
     record |= {
-        "files_sha256": side.files_sha256,
         "num_images": target.pooled.count or UNKNOWN,
         "num_manifold_images": 0 if target.manifold is None else len(target.manifold),
         "statistics": "computed" if side.reference is None else "stored",
-        # Two numbers that tell one set of images from another wherever its files lie, and however they are dated.
-        "features": {"mean_norm": float(target.pooled.mean.norm()), "total_variance": float(target.pooled.cov.trace())},
     }
     if side.images is not None and side.images.manifest is not None:
         record["sampling"] = sampling_record(side.images.manifest)
@@ -175,13 +197,15 @@ def _real_record(side: RealSide, target: Target) -> dict[str, Any]:
     return record
 
 
-def _told(manifest: Mapping[str, Any], part: str, *inner: str) -> Any:  # a plain value
-    """What a manifest says at a place: "none" where it says that there is no such thing, "unknown" where nothing."""
-    if part not in manifest:
-        return UNKNOWN
-    value = manifest[part]
-    for key in inner:
-        value = cast(Mapping[str, Any], value).get(key) if isinstance(value, Mapping) else value
+def _told(manifest: Mapping[str, Any], *place: str) -> Any:  # a plain value
+    """What a manifest says at a place: "none" where it says null, there or of the whole; "unknown" where nothing."""
+    value: Any = manifest
+    for key in place:
+        if value is None:
+            return NONE
+        if not isinstance(value, Mapping) or key not in value:
+            return UNKNOWN
+        value = cast(Mapping[str, Any], value)[key]
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {item}" for key, item in cast(Mapping[str, Any], value).items())
     return NONE if value is None else value
@@ -219,16 +243,11 @@ def _made_on(manifest: Mapping[str, Any] | None) -> str:
 
 def _arithmetic(samples: Measured) -> dict[str, Any]:
     """What features were computed by."""
-    device = default_device()
+    device = samples.device
     on_gpu = device.type == "cuda"
-    with exact_float32():  # as every extractor computes, whatever the process is set to elsewhere
-        backends: Any = torch.backends  # whose annotations do not know of precisions
-        operations = backends.cudnn.conv, backends.cuda.matmul
-        tf32 = any(operation.fp32_precision == "tf32" for operation in operations)
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {platform.machine()}",
-        "features": str(samples.manifold.dtype).removeprefix("torch."),
-        "tf32": tf32,
+        "features": f"{str(samples.manifold.dtype).removeprefix('torch.')}, {TF32[False]}",
         "statistics": "float64",
     }
 

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,10 +18,8 @@ import torch
 from guided_diffusion.data.npz import DAMAGED_FILE_ERRORS, npz_members, write_array, write_rows
 from guided_diffusion.data.shards import replaced_on_success
 from guided_diffusion.data.sources import ImageSource, pieces
+from guided_diffusion.evaluation.metrics import checked_covariance
 from guided_diffusion.evaluation.statistics import Gaussian
-
-_ASYMMETRY = 1e-5
-"""How far a covariance may be from its transpose, in its largest entry: what rounding to float32 explains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,8 @@ class Reference:
 def read_reference(path: Path) -> Reference | None:
     """The statistics in an npz of the published layout; None if it has no `mu` (a plain batch of images).
 
-    Raises ValueError, naming the file, if it is damaged, or if its arrays are no mean and covariance.
+    Covariances come as their symmetric part. Raises ValueError, naming the file, if it is damaged, or if its arrays are
+    no mean and covariance.
     """
     members = npz_members(path)
     if "mu" not in members:
@@ -56,9 +55,9 @@ def read_reference(path: Path) -> Reference | None:
                 has_images="arr_0" in members,
                 extractor=str(arrays["extractor"]) if "extractor" in members else None,
                 extractor_sha256=str(arrays["extractor_sha256"]) if "extractor_sha256" in members else None,
-                record=json.loads(str(arrays["record"])) if "record" in members else None,
+                record=_stored_record(arrays["record"]) if "record" in members else None,
             )
-    except DAMAGED_FILE_ERRORS as error:
+    except (*DAMAGED_FILE_ERRORS, TypeError) as error:  # TypeError: several values of num_images
         raise ValueError(f"{path} is no reference file ({error}); make or fetch it again") from error
 
 
@@ -100,11 +99,27 @@ def write_reference(
 
 
 def _stored_gaussian(arrays: Any, mean_name: str, cov_name: str) -> Gaussian:  # arrays: numpy's NpzFile, untyped there
-    mean, cov = torch.from_numpy(arrays[mean_name]).double(), torch.from_numpy(arrays[cov_name]).double()
+    mean, cov = _stored_numbers(arrays, mean_name), _stored_numbers(arrays, cov_name)
     if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
         raise ValueError(f"{mean_name} {tuple(mean.shape)} and {cov_name} {tuple(cov.shape)} are not (D,) and (D, D)")
     if not (torch.isfinite(mean).all() and torch.isfinite(cov).all()):
         raise ValueError(f"{mean_name} or {cov_name} has values that are not finite")
-    if (cov - cov.T).abs().max() > _ASYMMETRY * cov.abs().max() or cov.diagonal().min() < 0:
-        raise ValueError(f"{cov_name} is no covariance: it is not symmetric, or has a negative variance")
+    try:
+        cov = checked_covariance(cov)
+    except ValueError as error:
+        raise ValueError(f"{cov_name} is no covariance: {error}") from error
     return Gaussian(mean, cov, int(arrays["num_images"]) if "num_images" in arrays else None)
+
+
+def _stored_numbers(arrays: Any, name: str) -> torch.Tensor:
+    values = arrays[name]
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{name} holds {values.dtype.str.lstrip('|=')}, not real numbers")
+    return torch.from_numpy(values.astype(np.float64))
+
+
+def _stored_record(text: Any) -> Mapping[str, Any]:  # text: a numpy array of one string, as numpy.load gives it
+    record = json.loads(str(text))
+    if not isinstance(record, dict):
+        raise ValueError(f"record is {record!r}, not a JSON object")
+    return cast(Mapping[str, Any], record)

@@ -49,6 +49,8 @@ _NAMES_ON: Mapping[PublishedNetwork, Mapping[str, str]] = {
     },
 }
 """What those on published networks are called, and no others."""
+_OF_NEIGHBOURS = frozenset({"kernel_distance", "kernel_distance_std", "precision", "recall", "density", "coverage"})
+"""Metrics that look at no more generated samples than the protocol's generated_manifold."""
 WORST_CLASSES = 5
 """Classes of the lowest accuracy that are printed."""
 PRINT_WIDTH = 110
@@ -64,14 +66,15 @@ class Report:
 
     metrics: by the names that `display_name` knows, as far as they could be computed. absent: for each of the others,
     why. per_class_accuracy: by class name. details: what lies behind a number, as JSON values: under "extrapolation"
-    sizes, distances, distance and standard_error; under "bootstrap" distances, low, high, standard_error, confidence
-    and resamples. protocol: as `protocol_record` gives it. display_names: see `display_name`.
+    and "bootstrap" what `confidence.py` gives, of the latter with confidence and resamples. doubts: reasons not to
+    believe the numbers. protocol: as `protocol_record` gives it. display_names: see `display_name`.
     """
 
     metrics: Mapping[str, float]
     absent: Mapping[str, str] = field(default_factory=dict)
     per_class_accuracy: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    doubts: Sequence[str] = field(default_factory=list)
     protocol: Mapping[str, Any] = field(default_factory=dict)
     display_names: Mapping[str, str] = field(default_factory=dict)
 
@@ -79,7 +82,7 @@ class Report:
 def display_name(metric: str, *, published: PublishedNetwork | None, num_generated: int) -> str:
     """What a metric is called in print: FID-10k for 10,000 samples on Inception, FD-200 for 200 on another network.
 
-    Raises ValueError for an unknown metric.
+    num_generated: how many the metric looked at. Raises ValueError for an unknown metric.
     """
     if metric not in _NAMES:
         raise ValueError(f"unknown metric {metric!r}; known are {', '.join(_NAMES)}")
@@ -93,9 +96,14 @@ def display_name(metric: str, *, published: PublishedNetwork | None, num_generat
     return " ".join([f"{first}-{count}", *others])
 
 
-def display_names(*, published: PublishedNetwork | None, num_generated: int) -> dict[str, str]:
-    """The printed name of every metric there is."""
-    return {metric: display_name(metric, published=published, num_generated=num_generated) for metric in _NAMES}
+def display_names(
+    *, published: PublishedNetwork | None, num_generated: int, num_nearest: int | None = None
+) -> dict[str, str]:
+    """The printed name of every metric there is; num_nearest: how many of the generated samples the kernel distance and
+    those of nearest neighbours look at, None for all."""
+    nearest = num_generated if num_nearest is None else num_nearest
+    looked_at = {metric: nearest if metric in _OF_NEIGHBOURS else num_generated for metric in _NAMES}
+    return {metric: display_name(metric, published=published, num_generated=n) for metric, n in looked_at.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +127,8 @@ def entries(report: Report) -> list[Entry]:
         "kernel_distance": _deviation(report, "kernel_distance_std", "subsets"),
     }
     return [
-        Entry(
-            metric=metric,
-            name=shown_name(report, metric),
-            value=number(report.metrics[metric]),
-            spread=spreads.get(metric, ""),
-        )
-        for metric in in_order(report.metrics)
+        Entry(metric=key, name=shown_name(report, key), value=number(report.metrics[key]), spread=spreads.get(key, ""))
+        for key in in_order(report.metrics)
     ]
 
 
@@ -171,7 +174,8 @@ def read_report(path: Path) -> Report:
     if not isinstance(stored, dict) or not {"metrics", "protocol"} <= stored.keys():
         raise ValueError(f"{path} is no evaluation record: it lacks metrics and a protocol; {advice}")
     parts = {part.name: stored[part.name] for part in fields(Report) if part.name in stored}
-    wrong = [name for name, value in parts.items() if not isinstance(value, dict)]
+    kinds = {name: list if name == "doubts" else dict for name in parts}
+    wrong = [name for name, value in parts.items() if not isinstance(value, kinds[name])]
     if not wrong:
         wrong += [name for name, value in parts["metrics"].items() if not isinstance(value, int | float)]
         wrong += [name for name, value in parts["protocol"].items() if not isinstance(value, dict)]
@@ -227,15 +231,12 @@ def _worst_class_lines(report: Report) -> list[str]:
 
 def _protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
     generated, real, extractor = protocol["generated"], protocol["real"], protocol["extractor"]
+    order, resize = generated.get("order", UNKNOWN), extractor.get("resize", UNKNOWN)
     parts = {
-        "generated": _side_words(generated),
+        "generated": [*_side_words(generated), f"order {order}", *_hash_words(generated)],
         "sampling": [*_words(generated["sampling"]), f"made on {generated['made_on']}"],
-        "real": [*_side_words(real), _hash_words(real)],
-        "extractor": [
-            extractor["name"],
-            f"resize {extractor.get('resize', UNKNOWN)}",
-            f"SHA-256 {extractor['sha256']}",
-        ],
+        "real": [*_side_words(real), *_hash_words(real)],
+        "extractor": [extractor["name"], f"resize {resize}", f"SHA-256 {extractor['sha256']}"],
         "settings": _words(protocol["settings"]),
         "arithmetic": _words(protocol["arithmetic"]),
         "versions": _words(protocol["versions"]),
@@ -264,14 +265,14 @@ def _side_words(side: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _hash_words(real: Mapping[str, Any]) -> str:
-    if "sha256" in real:
-        return f"SHA-256 {word(real['sha256'])}"
-    return f"files' names, sizes and times SHA-256 {word(real['files_sha256'])}"
+def _hash_words(side: Mapping[str, Any]) -> list[str]:
+    if "sha256" in side:
+        return [f"SHA-256 {word(side['sha256'])}"]
+    return [f"files' names, sizes and times SHA-256 {word(side['files_sha256'])}"] if "files_sha256" in side else []
 
 
 def _words(record: Mapping[str, Any]) -> list[str]:
-    if set(record.values()) == {UNKNOWN}:
+    if record and all(value == UNKNOWN for value in record.values()):
         return [UNKNOWN]
     told = {name: value for name, value in flat(record).items() if value is not None}
     return [f"{name.replace('_', ' ')} {word(value)}" for name, value in told.items()]
@@ -281,10 +282,8 @@ def _interval(report: Report) -> str:
     found = report.details.get("bootstrap")
     if found is None:
         return ""
-    return (
-        f"{number(found['low'])} .. {number(found['high'])} "
-        f"({found['confidence']:.0%} of {found['resamples']} resamplings)"
-    )
+    how = f"({found['confidence']:.0%} of {found['resamples']} resamplings)"
+    return f"{number(found['low'])} .. {number(found['high'])} {how}"
 
 
 def _standard_error(report: Report) -> str:

@@ -3,19 +3,22 @@
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from guided_diffusion.data.shards import MANIFEST_NAME
 from guided_diffusion.data.sources import ImageSource, files_fingerprint
-from guided_diffusion.device import has_accelerator
+from guided_diffusion.device import PATIENCE, has_accelerator
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.features import FeatureExtractor, slug
+from guided_diffusion.evaluation.doubts import doubts
+from guided_diffusion.evaluation.features import FeatureExtractor, exact_float32, slug
 from guided_diffusion.evaluation.measure import Measured, Share, measure
 from guided_diffusion.evaluation.page import write_evaluation_page
 from guided_diffusion.evaluation.parts import Parts
@@ -23,7 +26,8 @@ from guided_diffusion.evaluation.protocol import protocol_record
 from guided_diffusion.evaluation.report import Report, display_names, write_report
 from guided_diffusion.evaluation.scoring import Target, all_numbers
 from guided_diffusion.evaluation.sides import RealSide, Sides, open_generated, open_real
-from guided_diffusion.evaluation.statistics import Gaussian
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -69,26 +73,27 @@ def evaluate(
     refuse_unwritable(out)
     source = open_generated(generated, config=config)
     opened = _opened(real, source.shape, extractor, config)
+    keeps_all = config.extrapolate or config.bootstrap
     samples = measure_source(
-        source, extractor, keep=config.generated_manifold, batch_size=config.batch_size, name="generated",
-        parts=parts_directory(out),
+        source, extractor, keep=source.num_images if keeps_all else config.generated_manifold,
+        batch_size=config.batch_size, name="generated", parts=parts_directory(out),
     )  # fmt: skip
     if isinstance(opened, MeasuredReal):
         side, target = opened.side, opened.target
     else:
         side, target = opened, _target(opened, extractor, config, parts=parts_directory(out))
-    state = processes()
-    reports: list[Report | None] = [None]
-    if state.is_main_process:
-        report = _report(samples, target, sides=Sides(generated=source, real=side), extractor=extractor, config=config)
+    sides = Sides(generated=source, real=side)
+
+    def conclude() -> Report:
+        with exact_float32():
+            report = _report(samples, target, sides=sides, extractor=extractor, config=config)
         write_report(out, report)
         if page:
             write_evaluation_page(page_path(out), report, generated=source, real=side.images)
         shutil.rmtree(parts_directory(out), ignore_errors=True)
-        reports = [report]
-    broadcast_object_list(reports)
-    assert reports[0] is not None
-    return reports[0]
+        return report
+
+    return on_main_process(conclude)
 
 
 def measure_real(
@@ -125,7 +130,31 @@ def measure_source(
         progress=state.is_main_process,
     )
     kept = None if parts is None else Parts(parts / _identity(source, extractor, batch_size))
-    return measure(source, extractor, batch_size=batch_size, keep=keep, share=share, name=name, parts=kept)
+    with exact_float32():  # whatever the extractor does about it itself
+        return measure(source, extractor, batch_size=batch_size, keep=keep, share=share, name=name, parts=kept)
+
+
+def on_main_process(work: Callable[[], T]) -> T:
+    """What `work` gives on the main process, on all of them; if it fails there, it fails on all.
+
+    Raises:
+        RuntimeError: on the other processes, if it failed.
+    """
+    state = processes()
+    outcome: list[tuple[T | None, str | None]] = [(None, None)]
+    failure: Exception | None = None
+    if state.is_main_process:
+        try:
+            outcome = [(work(), None)]
+        except Exception as error:  # of whatever kind: the others must not wait for what will not come
+            failure, outcome = error, [(None, f"the main process failed: {error!r}")]
+    broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    result, message = outcome[0]
+    if message is not None:
+        raise RuntimeError(message)
+    return cast(T, result)
 
 
 def this_device() -> tuple[torch.device, bool]:
@@ -135,9 +164,14 @@ def this_device() -> tuple[torch.device, bool]:
 
 
 def report_path(generated: Path, extractor: FeatureExtractor) -> Path:
-    """Where the report on `generated` goes unless told otherwise: into the directory, or beside the npz file."""
+    """Where the report on `generated` goes unless told otherwise: into a directory of samples, else beside the images,
+    or the archive that they lie in, to leave these as they are."""
     name = f"evaluation-{slug(extractor.name)}.json"
-    return generated / name if generated.is_dir() else generated.with_name(f"{generated.stem}-{name}")
+    if (generated / MANIFEST_NAME).is_file():
+        return generated / name
+    place = next((place for place in (generated, *generated.parents) if place.is_file()), generated)
+    stem = "-".join([place.stem if place.is_file() else place.name, *generated.relative_to(place).parts])
+    return place.with_name(f"{stem}-{name}")
 
 
 def page_path(out: Path) -> Path:
@@ -158,8 +192,7 @@ def processes() -> PartialState:
     """
     # Without an accelerator, accelerate must be told so: else it starts the process group of torchrun and then takes
     # each process for the only one, and the group's sums would count every image once per process.
-    # The others wait while the main process makes numbers of what all measured.
-    state = PartialState(cpu=not has_accelerator(), timeout=timedelta(hours=2))
+    state = PartialState(cpu=not has_accelerator(), timeout=PATIENCE)
     world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     if world_size != state.num_processes:
         raise ValueError(
@@ -196,10 +229,8 @@ def _target(side: RealSide, extractor: FeatureExtractor, config: EvaluationConfi
 
 
 def _identity(source: ImageSource, extractor: FeatureExtractor, batch_size: int) -> str:
-    """Of all that a batch's features depend on. Samples of ours are told by their manifest: other files may come to lie
-    beside them."""
-    files = source.manifest if source.manifest is not None else files_fingerprint(source)
-    told = (str(source.path.resolve()), files, source.num_images, source.shape, source.resize)
+    """Of all that a batch's features depend on."""
+    told = (str(source.path.resolve()), files_fingerprint(source), source.num_images, source.shape, source.resize)
     return sha256(repr((told, extractor.sha256, batch_size)).encode()).hexdigest()[:16]
 
 
@@ -208,6 +239,8 @@ def refuse_unwritable(out: Path) -> None:
     if out.is_dir():
         raise ValueError(f"the report goes into a file, but {out} is a directory; give another --out")
     parent = next(parent for parent in out.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        raise ValueError(f"{out} cannot be written: {parent} is a file; say with --out FILE where it may go")
     if not os.access(parent, os.W_OK):
         raise PermissionError(f"{parent} cannot be written to; say with --out FILE where it may go")
 
@@ -215,8 +248,9 @@ def refuse_unwritable(out: Path) -> None:
 def _report(
     samples: Measured, target: Target, *, sides: Sides, extractor: FeatureExtractor, config: EvaluationConfig
 ) -> Report:
-    for name, statistics in (("generated", samples.pooled), ("real", target.pooled)):
-        warn_of_low_rank(statistics, name)
+    doubtful = doubts(samples, target, sides=sides, config=config)
+    for doubt in doubtful:
+        _logger.warning("%s", doubt)
     numbers = all_numbers(
         samples,
         target,
@@ -229,20 +263,11 @@ def _report(
         absent=numbers.absent,
         per_class_accuracy=numbers.per_class_accuracy,
         details=numbers.details,
+        doubts=doubtful,
         protocol=protocol_record(samples, target, sides=sides, extractor=extractor, config=config),
-        display_names=display_names(published=extractor.published, num_generated=sides.generated.num_images),
+        display_names=display_names(
+            published=extractor.published,
+            num_generated=sides.generated.num_images,
+            num_nearest=min(sides.generated.num_images, config.generated_manifold),
+        ),
     )
-
-
-def warn_of_low_rank(statistics: Gaussian, name: str) -> None:
-    """A warning if one side, called `name`, has too few images for its covariance to have an inverse."""
-    dimensions = len(statistics.mean)
-    if statistics.count is not None and statistics.count <= dimensions:
-        _logger.warning(
-            "the %s side has %d images for features of %d dimensions: its covariance is singular and the "
-            "Fréchet distance strongly biased; give more than %d images",
-            name,
-            statistics.count,
-            dimensions,
-            dimensions,
-        )

@@ -59,46 +59,58 @@ def scores(samples: Measured, *, split_size: int) -> Numbers:
     """The Inception Score over splits, and its standard deviation over them."""
     if samples.probabilities is None:
         return Numbers(metrics={}, absent={"inception_score": "the extractor has no class probabilities"})
-    mean, deviation = inception_score(samples.probabilities, split_size=split_size)
+    rows = samples.probabilities
+    if samples.order == "shuffled":
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).to(rows.device)]
+    mean, deviation = inception_score(rows, split_size=split_size)
     return Numbers(metrics={"inception_score": mean, "inception_score_std": deviation})
 
 
-def kernel(samples: Measured, target: Target, config: EvaluationConfig) -> Numbers:
-    """The kernel distance, and its standard deviation over subsets."""
+def neighbourhoods(samples: Measured, target: Target, config: EvaluationConfig) -> Numbers:
+    """What features themselves tell: precision and recall, density and coverage, the kernel distance."""
     if target.manifold is None:
-        return Numbers(metrics={}, absent={"kernel_distance": _NO_IMAGES})
-    fewest = min(len(samples.manifold), len(target.manifold))
+        names = ("precision", "recall", "density", "coverage", "kernel_distance")
+        return Numbers(metrics={}, absent=dict.fromkeys(names, _NO_IMAGES))
+    real, generated = target.manifold, samples.manifold
+    # All of them are kept where an interval or an extrapolation was asked for.
+    generated = generated[spread_over(len(generated), keep=config.generated_manifold).to(generated.device)]
+    parts = (precision_and_recall, density_and_coverage, kernel)
+    return together(*(part(real, generated, config) for part in parts))
+
+
+def precision_and_recall(real: Tensor, generated: Tensor, config: EvaluationConfig) -> Numbers:
+    """Of features (N, D) and (M, D)."""
+    precision, recall = precision_recall(real=real, generated=generated, k=config.neighbours)
+    return Numbers(metrics={"precision": precision, "recall": recall})
+
+
+def density_and_coverage(real: Tensor, generated: Tensor, config: EvaluationConfig) -> Numbers:
+    """Of features (N, D) and (M, D), or why not."""
+    if len(real) <= config.density_neighbours:
+        reason = f"it looks at {config.density_neighbours} neighbours, of {len(real)} real images"
+        return Numbers(metrics={}, absent={"density": reason, "coverage": reason})
+    density, coverage = density_coverage(real=real, generated=generated, k=config.density_neighbours)
+    return Numbers(metrics={"density": density, "coverage": coverage})
+
+
+def kernel(real: Tensor, generated: Tensor, config: EvaluationConfig) -> Numbers:
+    """The kernel distance of features (N, D) and (M, D), and its standard deviation over subsets, or why not."""
+    fewest = min(len(real), len(generated))
     if fewest < config.kid_subset_size:
-        reason = f"its subsets take {config.kid_subset_size} images a side, there are {fewest}; see kid_subset_size"
+        reason = (
+            f"{config.kid_subset_size} images a side are its subsets (--protocol.kid_subset_size), there are {fewest}"
+        )
         return Numbers(metrics={}, absent={"kernel_distance": reason})
     mean, deviation = kernel_distance(
-        real=target.manifold,
-        generated=samples.manifold,
-        subsets=config.kid_subsets,
-        subset_size=config.kid_subset_size,
+        real=real, generated=generated, subsets=config.kid_subsets, subset_size=config.kid_subset_size
     )
     return Numbers(metrics={"kernel_distance": mean, "kernel_distance_std": deviation})
 
 
-def manifold(samples: Measured, target: Target, config: EvaluationConfig) -> Numbers:
-    """Precision and recall, density and coverage."""
-    if target.manifold is None:
-        names = ("precision", "recall", "density", "coverage")
-        return Numbers(metrics={}, absent=dict.fromkeys(names, _NO_IMAGES))
-    sides = {"real": target.manifold, "generated": samples.manifold}
-    precision, recall = precision_recall(**sides, k=config.neighbours)
-    metrics = {"precision": precision, "recall": recall}
-    if len(target.manifold) <= config.density_neighbours:
-        reason = f"it looks at {config.density_neighbours} neighbours, of {len(target.manifold)} real images"
-        return Numbers(metrics=metrics, absent={"density": reason, "coverage": reason})
-    density, coverage = density_coverage(**sides, k=config.density_neighbours)
-    return Numbers(metrics=metrics | {"density": density, "coverage": coverage})
-
-
 def confidence(samples: Measured, target: Target, config: EvaluationConfig) -> Numbers:
-    """How sure the Fréchet distance is, as far as that was asked for."""
+    """How sure the Fréchet distance is, as far as that was asked for: of samples whose features are all kept."""
     numbers = Numbers(metrics={})
-    classes = _balanced_classes(samples)
+    classes = samples.labels if _is_balanced(samples.labels) else None
     if config.extrapolate:
         name = "frechet_distance_extrapolated"
         try:
@@ -161,8 +173,7 @@ def all_numbers(
         distances(samples, target),
         confidence(samples, target, config),
         scores(samples, split_size=config.split_size),
-        kernel(samples, target, config),
-        manifold(samples, target, config),
+        neighbourhoods(samples, target, config),
         class_accuracy(samples, label_names=label_names, class_names=class_names),
     )
 
@@ -178,14 +189,12 @@ def together(*parts: Numbers) -> Numbers:
     return total
 
 
-def _balanced_classes(samples: Measured) -> Tensor | None:
-    """The classes of the kept features if each has as many samples as any other: then these numbers were no chance."""
-    if samples.labels is None or (samples.labels < 0).any():
-        return None
-    counts = samples.labels.unique(return_counts=True)[1]
-    if counts.max() - counts.min() > 1:
-        return None
-    return samples.labels[spread_over(len(samples.labels), keep=len(samples.manifold)).to(samples.labels.device)]
+def _is_balanced(labels: Tensor | None) -> bool:
+    """Whether each class has as many samples as any other: then these numbers were no chance."""
+    if labels is None or (labels < 0).any():
+        return False
+    counts = labels.unique(return_counts=True)[1]
+    return int(counts.max() - counts.min()) <= 1
 
 
 def _distance(first: Gaussian, second: Gaussian) -> float:

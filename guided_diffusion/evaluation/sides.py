@@ -22,7 +22,7 @@ class RealSide:
     reference: Reference | None
     """Stored statistics; None: there are images only."""
     files_sha256: str
-    """Of names, sizes and times of change, as `files_sha256` gives it."""
+    """Of names, sizes and times of change: `files_fingerprint` of images, `files_sha256` of a file of statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def open_real(
     reference = read_reference(path) if path.suffix == ".npz" and path.is_file() else None
     if reference is not None:
         _check_extractor(path, reference, extractor)
-        _check_image_size(path, reference, shape)
+        _check_shape(path, reference, shape)
         _check_dimensions(path, reference, extractor, shape)
     height, width, channels = shape
     images = None
@@ -92,12 +92,20 @@ def _check_extractor(path: Path, reference: Reference, extractor: FeatureExtract
         )
 
 
-def _check_image_size(path: Path, reference: Reference, shape: tuple[int, int, int]) -> None:
-    made_of = list(shape[:2]) if reference.record is None else reference.record.get("image_size", list(shape[:2]))
-    if made_of != list(shape[:2]):
+def _check_shape(path: Path, reference: Reference, shape: tuple[int, int, int]) -> None:
+    """By what the reference's record says; published files have none."""
+    height, width, channels = shape
+    told = reference.record or {}
+    made_of = told.get("image_size", [height, width])
+    if made_of != [height, width]:
         raise ValueError(
-            f"the generated images have {shape[0]}x{shape[1]} pixels, those that the statistics in {path} are of "
+            f"the generated images have {height}x{width} pixels, those that the statistics in {path} are of "
             f"{made_of[0]}x{made_of[1]}; make a reference of images of one size with them"
+        )
+    if told.get("channels", channels) != channels:
+        raise ValueError(
+            f"the generated images have {channels} channels, those that the statistics in {path} are of "
+            f"{told['channels']}; make a reference of images with as many"
         )
 
 

@@ -77,7 +77,7 @@ def load_weights(
         weights = convert(torch.load(path, map_location="cpu", weights_only=True))
         network.load_state_dict(weights, assign=True)
     except Exception as error:  # torch.load has no exception type of its own: pickle's, zipfile's, RuntimeError
-        reason = " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(
             f"{path} does not hold the published {published.network} weights ({reason}); get {published.url}"
         ) from error

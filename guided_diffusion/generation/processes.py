@@ -3,18 +3,18 @@
 from itertools import count
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.distributed import HashStore, PrefixStore  # pyright: ignore[reportPrivateImportUsage]  # documented, though
 from torch.distributed.distributed_c10d import _get_default_store  # pyright: ignore[reportPrivateUsage]  # no public name
 
-from ..device import has_accelerator
+from ..device import PATIENCE, has_accelerator
 
 _tallies = count()
 
 
 def accelerator() -> Accelerator:
     """Without `cpu`, accelerate takes each of several processes without accelerators for a run of its own."""
-    return Accelerator(cpu=not has_accelerator())
+    return Accelerator(cpu=not has_accelerator(), kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
 
 
 def this_device() -> torch.device:

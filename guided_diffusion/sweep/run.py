@@ -17,12 +17,11 @@ from classifiers.guide import load_guide, load_other_guides
 
 from ..chain import DiffusionChain
 from ..config import to_plain
-from ..data.listing import files_sha256
-from ..data.shards import read_manifest, replaced_on_success, write_json
+from ..data.shards import complete_shards, read_manifest, replaced_on_success, write_json
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.features import FeatureExtractor
 from ..evaluation.run import MeasuredReal, evaluate, measure_real, parts_directory
-from ..evaluation.sides import open_real
+from ..evaluation.sides import RealSide, open_real
 from ..generation.config import SampleConfig, sampler_and_chain
 from ..generation.evaluations import NETWORK, Precision, counted_guidance, idle
 from ..generation.guided import Guidance
@@ -129,7 +128,7 @@ def sweep(config: SweepConfig) -> None:
     model = load_diffusion(config.diffusion, weights=config.weights, device=device)
     guide, others = load_guide(config.classifier, device=device), load_other_guides(config.guidance, device=device)
     extractor = open_extractor(config, device=device)
-    _check_real(config, model, extractor)
+    side = _opened_real(config, model, extractor)
 
     @cache
     def real() -> MeasuredReal:  # once, and only if a setting is not evaluated yet
@@ -148,7 +147,7 @@ def sweep(config: SweepConfig) -> None:
     outcomes: list[Outcome] = []
     for run, cost in zip(runs, costs, strict=True):
         generate(run, model, guide, others)
-        record = stored_evaluation(run.out, extractor, real=config.real, protocol=config.protocol)
+        record = stored_evaluation(run.out, extractor, real=side, protocol=config.protocol)
         if record is None:
             path = run.out / EVALUATION_NAME
             record = asdict(
@@ -160,14 +159,14 @@ def sweep(config: SweepConfig) -> None:
         shutil.rmtree(parts_directory(config.out / EVALUATION_NAME), ignore_errors=True)
 
 
-def _check_real(config: SweepConfig, model: DiffusionModel, extractor: FeatureExtractor) -> None:
+def _opened_real(config: SweepConfig, model: DiffusionModel, extractor: FeatureExtractor) -> RealSide:
     shape = _image_shape(model)
     if config.protocol.image_size not in (None, shape[0]):
         raise ValueError(
             f"protocol.image_size {config.protocol.image_size} was asked for, but {model.checkpoint.path} makes images "
             f"of {shape[0]} pixels, which are not resized; leave it out"
         )
-    open_real(config.real, shape=shape, extractor=extractor, config=config.protocol)
+    return open_real(config.real, shape=shape, extractor=extractor, config=config.protocol)
 
 
 def _image_shape(model: DiffusionModel) -> tuple[int, int, int]:
@@ -212,22 +211,27 @@ def network_evaluations(guidance: Guidance, sampler: Sampler, chain: DiffusionCh
 
 
 def stored_evaluation(
-    samples: Path, extractor: FeatureExtractor, *, real: Path, protocol: EvaluationConfig
+    samples: Path, extractor: FeatureExtractor, *, real: RealSide, protocol: EvaluationConfig
 ) -> Mapping[str, Any] | None:
     """The evaluation that lies in a directory of samples, if it is of these samples and this protocol, against the same
-    files."""
+    files; None for one that is older than a shard, that is damaged, or that does not say these things."""
     path = samples / EVALUATION_NAME
-    if not path.is_file():
+    written = [shard.stat().st_mtime_ns for shard in complete_shards(samples)]
+    if not path.is_file() or path.stat().st_mtime_ns < max(written):
         return None
-    record = json.loads(path.read_text())
-    measured = record["protocol"]
-    current = (
-        measured["generated"]["manifest"] == read_manifest(samples)
-        and measured["extractor"]["sha256"] == extractor.sha256
-        and measured["real"]["path"] == str(real)
-        and measured["real"].get("files_sha256") == files_sha256(real)
-        and measured["settings"] == asdict(protocol)
-    )
+    try:
+        record = json.loads(path.read_text())
+        measured = record["protocol"]
+        current = (
+            {"metrics", "display_names"} <= record.keys()
+            and measured["generated"]["manifest"] == read_manifest(samples)
+            and measured["extractor"]["sha256"] == extractor.sha256
+            and measured["real"]["path"] == str(real.path)
+            and measured["real"]["files_sha256"] == real.files_sha256
+            and measured["settings"] == asdict(protocol)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
     return record if current else None
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Literal, cast
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ..device import has_accelerator
+from ..device import PATIENCE, has_accelerator
 from ..models.unet import recompute
 from .loop_config import LoopConfig
 from .sharding import shard
@@ -28,8 +27,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     if precision == "fp16" and not has_accelerator():
         raise ValueError("training.precision float16 needs a GPU; take float32 here")
     # Without `cpu`, accelerate takes each of several processes without accelerators for a run of its own.
-    # While one process makes previews or writes a checkpoint, the others wait, longer than a group's own 10 minutes.
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
+    patience = InitProcessGroupKwargs(timeout=PATIENCE)
     return Accelerator(mixed_precision=precision, cpu=not has_accelerator(), kwargs_handlers=[patience])
 
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,23 @@ def test_the_fingerprint_of_a_source_changes_with_its_files(tmp_path: Path) -> N
     (tmp_path / "data.zip").unlink()
     with pytest.raises(FileNotFoundError, match="is gone: it was moved or removed"):
         files_fingerprint(archive)
+
+
+def test_the_fingerprint_of_samples_is_of_their_shards_alone(tmp_path: Path, pixels, labels) -> None:
+    source = open_images(save_shards(tmp_path, pixels, labels))
+    before = files_fingerprint(source)
+    (tmp_path / "evaluation-judge.json").write_text("{}")
+    (tmp_path / "grid.png").write_bytes(b"")
+    assert files_fingerprint(source) == before
+    time = shard_path(tmp_path, 2).stat().st_mtime_ns
+    os.utime(shard_path(tmp_path, 2), ns=(time, time + 1))
+    assert files_fingerprint(source) != before
+
+
+def test_labels_beyond_the_class_names_are_refused_when_samples_are_opened(tmp_path: Path, pixels, labels) -> None:
+    save_shards(tmp_path, pixels, labels + 1)
+    with pytest.raises(ValueError, match="has label 3, but there are only 3 class names, for labels from 0"):
+        open_images(tmp_path)
 
 
 def test_pictures_of_another_size_get_the_published_crop(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def protocol(*, num_generated: int = 10_000, **sampling: Any) -> dict[str, Any]:
             **image,
             "manifest": MANIFEST,
             "num_manifold_images": num_generated,
+            "order": "as stored",
             "sampling": told | sampling,
             "made_on": "NVIDIA A100 with torch 2.15.0",
         },
@@ -98,6 +99,6 @@ def protocol(*, num_generated: int = 10_000, **sampling: Any) -> dict[str, Any]:
             "kid_subsets": 100,
             "kid_subset_size": 1000,
         },
-        "arithmetic": {"device": "cpu, x86_64", "features": "float32", "tf32": False, "statistics": "float64"},
+        "arithmetic": {"device": "cpu, x86_64", "features": "float32, TensorFloat-32 off", "statistics": "float64"},
         "versions": {"python": "3.11.7", "torch": "2.15.0"},
     }

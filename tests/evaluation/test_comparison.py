@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from evaluation.pixel_extractor import noisy_images, save_class_folders
 from evaluation.reports import METRICS, protocol, report
 
-from classifiers.evaluation import EvaluateConfig, evaluate_samples
-from guided_diffusion.config import parse, run_script
+from guided_diffusion.data.sources import open_images
 from guided_diffusion.evaluation.comparison import Comparison, compared, format_comparison, metric_table
 from guided_diffusion.evaluation.report import Report, write_report
 
@@ -54,7 +55,8 @@ def test_another_number_of_samples_is_not_comparable(comparison) -> None:
         ("generated", {"image_size": [32, 32]}, "generated image size differs ([64, 64] against [32, 32])"),
         ("settings", {"neighbours": 5}, "k of precision and recall differs (3 against 5)"),
         ("settings", {"split_size": 1000}, "Inception Score's split size differs (5,000 against 1,000)"),
-        ("arithmetic", {"tf32": True}, "TF32 differs (off against on)"),
+        ("arithmetic", {"features": "float32, TensorFloat-32 on"}, "arithmetic of features differs (float32, T"),
+        ("generated", {"order": "shuffled"}, "order of the generated images differs (as stored against shuffled)"),
     ],
 )
 def test_what_moves_numbers_by_itself_makes_them_incomparable(comparison, part, values, said) -> None:
@@ -107,6 +109,13 @@ def test_real_images_of_the_same_features_are_the_same_whatever_their_files_are_
     assert {item.name for item in comparison(first, copied).rest} == {"real.files_sha256", "real.resize"}
 
 
+def test_images_that_differ_though_they_were_made_alike_are_not_passed_over(comparison) -> None:
+    first, other = (changed("generated", features={"mean_norm": norm, "total_variance": 50.0}) for norm in (11.0, 14.0))
+    assert comparison(first, first).verdict == "comparable"
+    verdict = "comparable as far as is known; not known of all: why the generated images differ"
+    assert comparison(first, other).verdict == verdict
+
+
 def test_real_images_of_other_features_are_others_under_the_same_names(comparison) -> None:
     found = comparison(features(12.5), features(12.6), features(12.5))
     assert found.verdict == ("NOT comparable: real images differs (those of A against those of B)")
@@ -137,10 +146,88 @@ def test_what_is_not_recorded_is_said_and_nothing_else_claimed(comparison) -> No
     del old["arithmetic"], old["generated"]["sampling"], old["real"]["files_sha256"]
     found = comparison(report(), report(protocol=old))
     assert found.verdict == (
-        "comparable as far as is known; not known of all: real files (names, sizes, times of change), TF32"
+        "comparable as far as is known; not known of all: real files (names, sizes, times of change), "
+        "arithmetic of features"
     )
-    assert found.untold[1].values == ("off", "not recorded")
+    assert found.untold[1].values == ("float32, TensorFloat-32 off", "not recorded")
     assert "weights" in {item.name for item in found.compared}  # taken from the manifest, which old records have
+
+
+def test_what_is_not_known_of_one_hides_no_difference_of_others(comparison) -> None:
+    found = comparison(
+        report(num_generated=10_000), changed("generated", num_images="unknown"), report(num_generated=50_000)
+    )
+    assert found.verdict.startswith("NOT comparable: N generated differs (10,000 against 50,000)")
+    assert found.decisive[0].values == ("10,000", "unknown", "50,000")
+    alike = comparison(report(), changed("generated", num_images="unknown"), report())
+    assert alike.verdict == "comparable as far as is known; not known of all: N generated"
+
+
+CROP = "published centre crop to 64 px (box halvings, bicubic) where the size differs"
+
+
+@pytest.mark.parametrize("side", ["generated", "real"])
+@pytest.mark.parametrize(
+    ("resizes", "verdict"),
+    [
+        (("none", CROP), "comparable as far as is known; not known of all: {side} resize"),
+        (("none", f"{CROP}, when prepared"), "comparable as far as is known; not known of all: {side} resize"),
+        ((CROP, CROP.replace("64", "32")), "NOT comparable: {side} resize differs ("),
+        (("none", CROP, f"{CROP}, when prepared"), "NOT comparable: {side} resize differs ("),
+        (("none", "bilinear"), "NOT comparable: {side} resize differs (none against bilinear)"),
+    ],
+)
+def test_a_crop_where_the_size_differs_may_have_had_nothing_to_do(comparison, side, resizes, verdict) -> None:
+    found = comparison(*(changed(side, resize=resize) for resize in resizes))
+    assert found.verdict.startswith(verdict.format(side=side))
+
+
+def test_pictures_of_the_right_size_may_be_compared_with_and_without_a_size_to_crop_to(comparison, tmp_path) -> None:
+    """The words are those of the sources themselves."""
+    labels = torch.arange(3).repeat_interleave(3)
+    save_class_folders(tmp_path / "pictures", noisy_images(labels, seed=0), labels)
+    with_and_without = (open_images(tmp_path / "pictures", size=size).resize for size in (6, None))
+    found = comparison(*(changed("generated", resize=resize) for resize in with_and_without))
+    assert found.verdict == "comparable as far as is known; not known of all: generated resize"
+
+
+@pytest.mark.parametrize(("tf32", "is_comparable"), [(False, True), (True, False)])
+def test_older_records_say_of_tensor_float_32_apart(comparison, tf32, is_comparable) -> None:
+    found = comparison(report(), changed("arithmetic", features="float32", tf32=tf32))
+    assert (found.verdict == "comparable") == is_comparable
+    assert [item.name for item in found.decisive] == ([] if is_comparable else ["arithmetic of features"])
+    assert not found.rest
+
+
+def without_order(**parts: Any) -> Report:
+    told = protocol()
+    del told["generated"]["order"]
+    return report(protocol=told, **parts)
+
+
+def test_older_records_are_of_samples_as_stored(comparison) -> None:
+    assert comparison(without_order(), report()).verdict == "comparable"
+    found = comparison(without_order(), changed("generated", order="shuffled"))
+    assert found.verdict.startswith(
+        "NOT comparable: order of the generated images differs (as stored against shuffled)"
+    )
+
+
+def test_the_order_of_samples_moves_the_inception_score_alone(comparison) -> None:
+    metrics = {metric: value for metric, value in METRICS.items() if not metric.startswith("inception_score")}
+    shuffled = changed("generated", order="shuffled").protocol
+    assert comparison(report(metrics=metrics), report(metrics=metrics, protocol=shuffled)).verdict == "comparable"
+
+
+def test_which_pictures_were_measured_is_what_is_compared(comparison) -> None:
+    sides = (
+        changed("generated", files_sha256=letter * 64, features={"mean_norm": norm, "total_variance": 2.0})
+        for letter, norm in (("a", 1.0), ("b", 9.0))
+    )
+    found = comparison(*sides)
+    assert found.verdict == "comparable"
+    assert [item.name for item in found.compared] == ["generated.files_sha256"]
+    assert not found.rest
 
 
 def test_published_statistics_leave_the_size_of_their_images_unknown(comparison) -> None:
@@ -188,45 +275,3 @@ def test_one_record_is_no_comparison(tmp_path) -> None:
     write_report(tmp_path / "one.json", report())
     with pytest.raises(ValueError, match="a comparison takes two evaluation records or more, got 1"):
         compared([tmp_path / "one.json"])
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> list[str]:
-    for name, one in (("A", report()), ("B", report(num_generated=50_000))):
-        write_report(tmp_path / f"{name}.json", one)
-    return [str(tmp_path / f"{name}.json") for name in "AB"]
-
-
-def test_the_command_takes_files_as_separate_words(files: list[str], tmp_path, capsys) -> None:
-    run_script(EvaluateConfig, evaluate_samples, ["--compare", *files, "--out", str(tmp_path / "page.html")])
-    assert "NOT comparable: N generated differs (10,000 against 50,000)" in capsys.readouterr().out
-    assert "NOT comparable" in (tmp_path / "page.html").read_text()
-
-
-def test_the_command_writes_no_page_that_nobody_asked_for(files: list[str], tmp_path) -> None:
-    before = sorted(tmp_path.iterdir())
-    run_script(EvaluateConfig, evaluate_samples, ["--compare", *files])
-    assert sorted(tmp_path.iterdir()) == before
-
-
-def test_the_command_refuses_what_is_no_record_in_one_line(files: list[str], tmp_path, capsys) -> None:
-    with pytest.raises(SystemExit) as end:
-        run_script(EvaluateConfig, evaluate_samples, ["--compare", files[0], str(tmp_path / "none.json")])
-    assert end.value.code == 2
-    assert re.fullmatch(r"error: there is no evaluation record .*none\.json; .*\n", capsys.readouterr().err)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--compare", "A", "B", "--generated", "x"], "takes evaluations that were made; leave out --generated"),
-        (["--compare", "A.json", "B.json", "--generated", "x", "--real", "y"], "leave out --generated and --real"),
-        (["--compare", "A.json", "B.json", "--out", "C.json"], "with --compare, --out is a page NAME.html; got C.json"),
-        ([], "needed and not given: --generated, --real; or compare evaluations, --compare A.json B.json"),
-        (["--real", "y"], "needed and not given: --generated; or compare"),
-        (["--compare", "A.json"], "compare takes a list, such as '[a,b]', each of it a path; got A.json"),
-    ],
-)  # fmt: skip
-def test_options_that_do_not_go_together_are_refused(options: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        parse(EvaluateConfig, options)

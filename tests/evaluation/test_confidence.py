@@ -143,6 +143,14 @@ def test_classes_in_fixed_numbers_stay_so_in_subsets_and_resampled_sets() -> Non
     assert bootstrap_frechet_distance(features, real, resamples=40).standard_error > 10 * spread
 
 
+def test_few_samples_of_a_class_are_drawn_again_without_regard_to_classes() -> None:
+    features = samples(200, seed=0)
+    real = gaussian(moments(samples(2000, seed=1)))
+    plain = bootstrap_frechet_distance(features, real, resamples=5)
+    assert bootstrap_frechet_distance(features, real, resamples=5, classes=torch.arange(200)) == plain
+    assert bootstrap_frechet_distance(features, real, resamples=5, classes=torch.arange(200) % 10) != plain
+
+
 def test_every_beginning_of_a_mixture_has_the_classes_in_proportion() -> None:
     classes = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
     order = _mixed(_groups(100, classes), np.random.default_rng(0))

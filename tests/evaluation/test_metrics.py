@@ -7,7 +7,7 @@ from oracles.golden import arrays, sidecar
 from torch import Tensor
 from torch.testing import assert_close
 
-from guided_diffusion.evaluation.metrics import frechet_distance, inception_score
+from guided_diffusion.evaluation.metrics import _regular_factor, frechet_distance, inception_score
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 
 FLOAT64 = torch.float64
@@ -63,6 +63,24 @@ def test_singular_gaussians_in_one_basis_keep_the_closed_form(rank_1: int, rank_
     found = frechet_distance(mean, basis * sigma_1**2 @ basis.T, mean, basis * sigma_2**2 @ basis.T)
     # The square root of an eigenvalue error of 1e-16 is 1e-8, the most that singular directions may cost.
     assert found == pytest.approx(float((sigma_1 - sigma_2).square().sum()), abs=2e-8)
+
+
+@pytest.mark.parametrize("least", [1e-6, 1e-8, 1e-9, 1e-10, 1e-12])
+def test_variances_of_any_spread_keep_the_closed_form(least: float) -> None:
+    # By eigenvalues of the product, as was done once down to a ratio of 1e-12 of a covariance's pivots, the last four
+    # were too small by 2e-6 to 7e-6 of the distance.
+    basis = torch.linalg.qr(randn(400, 400)).Q
+    sigma = torch.full((400,), least**0.5, dtype=FLOAT64)
+    sigma[:5] = 1
+    mean = torch.zeros(400, dtype=FLOAT64)
+    found = frechet_distance(mean, basis * sigma**2 @ basis.T, mean, basis * (1.2 * sigma) ** 2 @ basis.T)
+    # Of 1e-6, eigenvalues of the product are right to 1e-4, and 395 roots of 1e-6 to 2e-8 together.
+    assert found == pytest.approx(float((0.2 * sigma).square().sum()), rel=1e-7)
+
+
+def test_as_many_images_as_dimensions_and_a_few_more_make_a_regular_covariance() -> None:
+    features = gaussian(moments(randn(2060, 2048)))
+    assert _regular_factor(features.cov) is not None
 
 
 def test_gaussians_in_orthogonal_subspaces_are_apart_by_their_variances() -> None:
@@ -129,6 +147,7 @@ def test_sets_smaller_than_their_dimension_are_as_far_apart_as_their_own_factors
         (torch.zeros(4), torch.eye(4) * float("nan"), "must be finite"),
         (torch.zeros(4), torch.eye(4) + torch.eye(4).roll(1, 0), "must be symmetric"),
         (torch.zeros(4), torch.diag(torch.tensor([1.0, 1.0, 1.0, -1.0])), "must not have negative eigenvalues"),
+        (torch.zeros(4), torch.eye(4) - 0.5, "must not have negative eigenvalues"),  # nothing of the trace is left over
         (torch.zeros(5), torch.eye(5), "features of 5 and 4 dimensions cannot be compared"),
     ],
 )

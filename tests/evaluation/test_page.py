@@ -26,6 +26,7 @@ from guided_diffusion.evaluation.page import (
 )
 from guided_diffusion.evaluation.report import Report, write_report
 from guided_diffusion.evaluation.run import evaluate
+from guided_diffusion.page import png
 
 LABELS = torch.arange(3).repeat_interleave(20)
 
@@ -139,6 +140,60 @@ def test_resampled_distances_are_drawn_about_that_of_the_set() -> None:
     (axis,) = bootstrap_figure(report(details=biased)).axes
     *bars, _ = axis.patches  # the last is the interval
     assert min(bar.get_x() for bar in bars) == pytest.approx(METRICS["frechet_distance"] - 0.1)
+
+
+@pytest.mark.parametrize(
+    "distances",
+    [
+        np.nextafter(14.0, 15.0) * np.array([1.0] * 50 + [1 + 2**-52] * 50),
+        np.array([14.0] * 3),
+        np.concatenate([14 + 1e-7 * np.random.default_rng(0).random(199), [20.0]]),
+    ],
+    ids=["rounding", "equal", "one far off"],
+)
+def test_any_distances_make_a_histogram_of_a_few_bars_about_that_of_the_set(distances: np.ndarray) -> None:
+    """Bins by the quartiles are too many for the floats there are, or for any memory."""
+    found = DETAILS | {"bootstrap": DETAILS["bootstrap"] | {"distances": distances.tolist()}}
+    itself = METRICS["frechet_distance"]
+    (axis,) = bootstrap_figure(report(details=found)).axes
+    *bars, _ = axis.patches
+    assert 2 <= len(bars) <= 12
+    assert sum(bar.get_height() for bar in bars) == len(distances)
+    assert bars[0].get_x() < itself < bars[-1].get_x() + bars[-1].get_width()
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+    widest = max(bar.get_width() for bar in bars)
+    assert np.average(centres, weights=[bar.get_height() for bar in bars]) == pytest.approx(itself, abs=widest)
+
+
+def test_a_set_at_distance_0_has_a_histogram() -> None:
+    found = DETAILS | {"bootstrap": DETAILS["bootstrap"] | {"distances": [0.0, 0.0, 0.0]}}
+    png(bootstrap_figure(report(metrics={"frechet_distance": 0.0}, details=found)))
+
+
+def test_names_with_dollars_are_drawn_as_they_are(tmp_path, sides) -> None:
+    """They are no formulas, of which these two would be damaged ones."""
+    found = report(
+        metrics=METRICS | {"frechet_distance_extrapolated": 3.5},
+        per_class_accuracy={r"$\frac$": 0.5, "$_$": 0.25},
+        details=DETAILS,
+        display_names={"frechet_distance": "$_$", "frechet_distance_extrapolated": r"$\frac$"},
+    )
+    page = written(tmp_path / "page.html", found, sides[0], None)
+    assert len(pictures(page)) == 4
+    (axis,) = class_accuracy_figure(found).axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["$_$", r"$\frac$"]
+
+
+@pytest.mark.parametrize(
+    ("published", "words"),
+    [("inception-2015", "the published ones"), (None, "the protocol does not say which file held them")],
+)
+def test_beside_the_command_stands_which_weights_it_needs(tmp_path, sides, published, words) -> None:
+    told = protocol()
+    told["extractor"]["published"] = published
+    page = written(tmp_path / "page.html", report(protocol=told), sides[0], None)
+    assert "those with SHA-256 " + "e" * 64 in page
+    assert words in page
 
 
 def comparison_of(directory: Path, *reports: Report):

@@ -125,6 +125,13 @@ def test_a_part_that_ends_beyond_the_share_is_not_taken(samples: Path, tmp_path:
     assert parts.stored(1, 4) == []
 
 
+def test_where_parts_cannot_be_written_the_work_goes_on_with_a_warning(samples, tmp_path, caplog) -> None:
+    (tmp_path / "file").touch()
+    found = measured(samples, PixelExtractor(), Parts(tmp_path / "file" / "parts", every_seconds=0))
+    assert_same(found, measured(samples, PixelExtractor(), None))
+    assert caplog.text.count("if killed, this begins anew") == 1
+
+
 def test_a_set_that_is_soon_measured_leaves_no_parts(samples: Path, real: Path) -> None:
     evaluate(generated=samples, real=real, extractor=PixelExtractor())
     assert sorted(path.name for path in samples.iterdir()) == [

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,16 @@ from classifiers.evaluation import EvaluateConfig
 from classifiers.guide import load_guide
 from guided_diffusion.checkpoint import file_sha256
 from guided_diffusion.config import parse
+from guided_diffusion.data.listing import files_sha256
 from guided_diffusion.data.shards import read_manifest
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.protocol import command_of, flat, flat_protocol, sampling_record
+from guided_diffusion.evaluation.protocol import (
+    command_of,
+    flat,
+    flat_protocol,
+    sampling_record,
+    versions,
+)
 from guided_diffusion.evaluation.run import evaluate
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.run import generate
@@ -110,6 +117,19 @@ def test_what_samples_go_without_is_none_and_what_is_not_told_unknown() -> None:
     assert (record["sampler"], record["weights_sha256"], record["labels"]) == ("unknown", "unknown", "unknown")
 
 
+def test_a_key_that_a_manifest_lacks_is_unknown_and_none_only_where_it_says_so() -> None:
+    record = sampling_record({
+        "seed": 1,
+        "sampler": {"name": "ddim", "steps": None},
+        "diffusion": "adm",
+        "classifier": {"name": "guide"},
+        "guidance": {},
+    })  # fmt: skip
+    assert (record["sampler"], record["steps"], record["eta"]) == ("ddim", "none", "unknown")
+    assert (record["classifier"], record["classifier_sha256"], record["scale"]) == ("guide", "unknown", "unknown")
+    assert (record["model"], record["weights_sha256"], record["diffusion"]) == ("unknown", "unknown", "adm")
+
+
 def test_guidance_without_a_classifier_has_no_scale() -> None:
     record = sampling_record(MANIFEST | {"classifier": None, "guidance": {"free_weight": 1.5}})
     assert (record["scale"], record["guidance.free_weight"]) == ("none", 1.5)
@@ -162,21 +182,35 @@ def test_published_statistics_say_no_more_than_their_hash(tmp_path, real) -> Non
     assert {found[name] for name in ("num_images", "image_size", "channels", "resize", "record")} == {"unknown"}
 
 
-@pytest.fixture
-def tf32_allowed() -> Iterator[None]:
-    operations = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = [operation.fp32_precision for operation in operations]
-    for operation in operations:
-        operation.fp32_precision = "tf32"
-    yield
-    for operation, precision in zip(operations, before, strict=True):
-        operation.fp32_precision = precision
+def test_pictures_are_told_by_their_files_and_both_sides_by_their_features(tmp_path, real) -> None:
+    told = protocol_of(real, real)
+    generated, compared_with = told["generated"], told["real"]
+    assert generated["files_sha256"] == compared_with["files_sha256"] == files_sha256(real)
+    assert generated["features"] == compared_with["features"]
+    assert generated["features"]["mean_norm"] > 0
+    samples = save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
+    other = protocol_of(samples, real)["generated"]
+    assert other["features"] != generated["features"]
+    assert "files_sha256" not in other  # a manifest tells them, however they are dated
 
 
-@pytest.mark.usefixtures("tf32_allowed")
-def test_arithmetic_is_that_of_the_extractors_whatever_the_process_is_set_to(real) -> None:
-    found = protocol_of(real, real)["arithmetic"]
-    assert (found["features"], found["statistics"], found["tf32"]) == ("float32", "float64", False)
+def test_as_many_samples_are_recorded_as_neighbours_are_looked_for_among(tmp_path, real) -> None:
+    config = EvaluationConfig(generated_manifold=10, kid_subset_size=5, bootstrap=2)  # which keeps all features
+    found = evaluate(generated=real, real=real, extractor=PixelExtractor(), config=config, out=tmp_path / "report.json")
+    assert found.protocol["generated"]["num_manifold_images"] == 10
+
+
+def test_the_order_of_the_splits_is_recorded(tmp_path, real) -> None:
+    images, in_turn = noisy_images(LABELS, seed=0), torch.arange(3).repeat(10)
+    samples = save_samples(tmp_path / "samples", images, in_turn)
+    assert protocol_of(samples, real)["generated"]["order"] == "as stored"
+    assert protocol_of(real, real)["generated"]["order"] == "shuffled"  # folders list class by class
+
+
+def test_versions_name_the_packages_that_have_a_hand_in_the_numbers() -> None:
+    found = versions()
+    for package in ("torch", "accelerate", "timm"):
+        assert found[package] == metadata.version(package)
 
 
 def test_a_flat_protocol_leaves_manifests_to_the_record_of_sampling() -> None:

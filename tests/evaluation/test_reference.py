@@ -16,6 +16,7 @@ from guided_diffusion.data.sources import images_between, open_images
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.features import Features
 from guided_diffusion.evaluation.making import make_reference
+from guided_diffusion.evaluation.metrics import frechet_distance
 from guided_diffusion.evaluation.reference import Reference, read_reference, write_reference
 from guided_diffusion.evaluation.report import Report
 from guided_diffusion.evaluation.run import evaluate
@@ -105,11 +106,14 @@ def test_a_batch_of_images_is_no_reference(tmp_path: Path) -> None:
     [
         ({"sigma": np.eye(3)}, r"mu \(4,\) and sigma \(3, 3\) are not \(D,\) and \(D, D\)"),
         ({"sigma": np.eye(4) * np.nan}, "mu or sigma has values that are not finite"),
-        ({"sigma": np.triu(np.ones((4, 4)))}, "sigma is no covariance: it is not symmetric"),
-        ({"sigma": -np.eye(4)}, "sigma is no covariance: .*a negative variance"),
+        ({"sigma": np.triu(np.ones((4, 4)))}, "sigma is no covariance: a covariance must be symmetric"),
+        ({"sigma": np.eye(4) - 0.3}, "sigma is no covariance: a covariance must not have negative eigenvalues"),
         ({}, "sigma is not a file in the archive"),
         ({"sigma": np.eye(4), "mu_s": np.zeros(2)}, "sigma_s is not a file in the archive"),
         ({"sigma": np.eye(4), "record": np.array("{")}, "Expecting property name"),
+        ({"sigma": np.eye(4), "record": np.array("[1]")}, r"record is \[1\], not a JSON object"),
+        ({"sigma": np.eye(4), "num_images": np.array([1, 2])}, "only .* can be converted"),
+        ({"sigma": np.full((4, 4), "one")}, "sigma holds <U3, not real numbers"),
         ({"sigma": np.array([{}])}, "allow_pickle"),
     ],
 )
@@ -117,6 +121,18 @@ def test_what_is_no_mean_and_covariance_is_refused_by_the_files_name(tmp_path: P
     np.savez(tmp_path / "r.npz", mu=np.zeros(4), **arrays)
     with pytest.raises(ValueError, match=rf"r\.npz is no reference file \(.*{message}"):
         read_reference(tmp_path / "r.npz")
+
+
+@pytest.mark.parametrize(("rank", "asymmetry"), [(40, 9e-6), (40, 0), (3, 0)])
+def test_statistics_that_are_read_have_a_distance(tmp_path: Path, rank: int, asymmetry: float) -> None:
+    x = np.random.default_rng(0).standard_normal((rank, 20))
+    cov = (x.T @ x).astype(np.float32)
+    cov[0, 1] += asymmetry * abs(cov).max()
+    np.savez(tmp_path / "r.npz", mu=np.zeros(20), sigma=cov)
+    pooled = found(tmp_path / "r.npz").pooled
+    assert torch.equal(pooled.cov, pooled.cov.T)
+    zero, wider = torch.zeros(20), torch.from_numpy(4 * x.T @ x)
+    assert frechet_distance(pooled.mean, pooled.cov, zero, wider) == pytest.approx(np.trace(x.T @ x), rel=1e-4)
 
 
 def test_junk_is_no_reference(tmp_path: Path) -> None:
@@ -187,6 +203,13 @@ def test_statistics_of_images_of_another_size_are_refused(samples: Path, real: P
         compared(samples, tmp_path / "r.npz")
 
 
+def test_statistics_of_grey_images_are_refused_for_samples_in_colour(samples: Path, tmp_path: Path) -> None:
+    grey = save_class_folders(tmp_path / "grey", noisy_images(LABELS, seed=1, channels=1), LABELS)
+    make_reference(grey, extractor=PixelExtractor(), out=tmp_path / "r.npz", manifold_images=0)
+    with pytest.raises(ValueError, match=r"generated images have 3 channels, .* statistics in .*r\.npz are of 1; make"):
+        compared(samples, tmp_path / "r.npz")
+
+
 @pytest.mark.parametrize(("pooled", "spatial", "name"), [(5, 7, "mu_s of 7"), (4, 6, "mu of 4")])
 def test_statistics_of_other_dimensions_are_refused(samples, tmp_path: Path, pooled, spatial, name: str) -> None:
     write_reference(tmp_path / "r.npz", pooled=Gaussian(torch.zeros(pooled), torch.eye(pooled)),
@@ -208,6 +231,12 @@ def test_outs_that_cannot_be_are_refused_before_anything_is_measured(real: Path,
     (tmp_path / "there.npz").write_bytes(b"mine")
     refused(tmp_path / "there.npz", r"there\.npz is there already; remove it or give another --out", FileExistsError)
     assert (tmp_path / "there.npz").read_bytes() == b"mine"
+
+
+def test_a_reference_is_not_made_of_the_few_images_that_another_holds(real: Path, tmp_path: Path) -> None:
+    make_reference(real, extractor=PixelExtractor(), out=tmp_path / "first.npz", manifold_images=9)
+    with pytest.raises(ValueError, match=r"first\.npz is a reference already .*--real, or give here the images"):
+        make_reference(tmp_path / "first.npz", extractor=PixelExtractor(), out=tmp_path / "second.npz")
 
 
 def test_pictures_that_break_halfway_leave_nothing_behind(real: Path, tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ import re
 from dataclasses import replace
 
 import pytest
-from evaluation.reports import DETAILS, METRICS, report
+from evaluation.reports import DETAILS, METRICS, protocol, report
 
 from guided_diffusion.evaluation.report import (
     Report,
     aligned,
     display_name,
+    display_names,
     entries,
     format_report,
     number,
@@ -38,6 +39,16 @@ def test_an_extrapolated_distance_says_of_how_many_samples() -> None:
     assert display_name(name, published="inception-2015", num_generated=50_000) == "FID∞"
     assert display_name(name, published="inception-2015", num_generated=5000) == "FID∞-5k"
     assert display_name(name, published=None, num_generated=50_000) == "FD∞"
+
+
+def test_metrics_that_look_at_fewer_samples_say_at_how_many() -> None:
+    names = display_names(published="inception-2015", num_generated=50_000, num_nearest=10_000)
+    nearest = {metric for metric, name in names.items() if "-10k" in name}
+    assert nearest == {"kernel_distance", "kernel_distance_std", "precision", "recall", "density", "coverage"}
+    assert (names["frechet_distance"], names["precision"]) == ("FID", "precision-10k")
+    assert names["kernel_distance_std"] == "KID-10k std"
+    of_all = display_names(published="inception-2015", num_generated=10_000)
+    assert of_all == display_names(published="inception-2015", num_generated=10_000, num_nearest=10_000)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +115,13 @@ def test_the_printed_protocol_says_all_that_numbers_hang_on() -> None:
     told = " ".join(text.split())
     for words in (
         "10000 images of runs/samples (shards), size 64x64x3, resize none",
+        "10000 looked at for precision and recall, order as stored",
         "seed 7, labels all 3 classes in turn, sampler ddim, steps 25, scale 2.0, made on NVIDIA A100",
         "1281167 images of photos/train (folder)",
         "files' names, sizes and times SHA-256 " + "a" * 12,
         "inception-2015, resize bilinear to 299x299, SHA-256 " + "e" * 64,
         "neighbours 3, split size 5000, kid subsets 100, kid subset size 1000",
-        "device cpu, x86_64, features float32, tf32 off",
+        "device cpu, x86_64, features float32, TensorFloat-32 off",
         "torch 2.15.0",
     ):
         assert words in told
@@ -118,8 +130,23 @@ def test_the_printed_protocol_says_all_that_numbers_hang_on() -> None:
 def test_what_was_never_told_is_printed_as_unknown() -> None:
     found = report()
     unknown = dict.fromkeys(("seed", "sampler"), "unknown")
-    protocol = found.protocol | {"generated": found.protocol["generated"] | {"sampling": unknown, "made_on": "unknown"}}
-    assert re.search(r"^sampling +unknown, made on unknown$", format_report(replace(found, protocol=protocol)), re.M)
+    told = found.protocol | {"generated": found.protocol["generated"] | {"sampling": unknown, "made_on": "unknown"}}
+    assert re.search(r"^sampling +unknown, made on unknown$", format_report(replace(found, protocol=told)), re.M)
+
+
+def test_what_samples_were_made_with_may_be_a_list() -> None:
+    told = protocol(interval=[0.1, 0.9], **{"guidance.further": [3, 4]})
+    assert "interval [0.1, 0.9], guidance.further [3, 4]" in " ".join(format_report(report(protocol=told)).split())
+
+
+def test_files_that_tell_pictures_without_a_manifest_are_printed() -> None:
+    whole = protocol()
+    for name, words in (
+        ("files_sha256", "files' names, sizes and times SHA-256 "),
+        ("sha256", "order as stored, SHA-256 "),
+    ):
+        text = format_report(report(protocol=whole | {"generated": whole["generated"] | {name: "b" * 64}}))
+        assert words + "b" * 12 in " ".join(text.split())
 
 
 def test_values_are_said_in_words_and_hashes_by_their_beginning() -> None:

@@ -1,7 +1,9 @@
 """The sweep: every combination once, from the same seeds, continued where it stopped, and the best of them by name."""
 
 import json
+import os
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +118,43 @@ def test_an_evaluation_that_does_not_say_against_which_files_is_not_taken(config
     path.write_text(json.dumps(record))
     sweep(few)
     assert len(evaluations) == 2
+
+
+def test_an_evaluation_of_samples_that_were_made_again_since_is_not_taken(config, evaluations):
+    few = changed(config, samplers=("ddim",))
+    sweep(few)
+    shard = config.out / "samples" / "ddim-4-scale4" / "shard-00000.npz"
+    evaluated = (shard.parent / "evaluation.json").stat().st_mtime_ns
+    os.utime(shard, ns=(evaluated, evaluated + 1))  # as of a shard that was rewritten under the same manifest
+    sweep(few)
+    assert len(evaluations) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("{", id="cut short"),
+        pytest.param("[]", id="no record"),
+        pytest.param('{"metrics": {}, "display_names": {}}', id="without a protocol"),
+        pytest.param('{"metrics": {}, "display_names": {}, "protocol": {"generated": 1}}', id="of other parts"),
+    ],
+)
+def test_an_evaluation_that_is_damaged_is_made_again(config, evaluations, content):
+    few = changed(config, samplers=("ddim",))
+    sweep(few)
+    (config.out / "samples" / "ddim-4-scale4" / "evaluation.json").write_text(content)
+    sweep(few)
+    assert len(evaluations) == 2
+
+
+def test_a_sweep_against_pictures_inside_a_zip_goes_on(config, evaluations, tmp_path, class_folder):
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for picture in sorted(class_folder.rglob("*.png")):
+            archive.write(picture, f"train/{picture.relative_to(class_folder)}")
+    own = changed(config, real=tmp_path / "data.zip" / "train", samplers=("ddim",))
+    sweep(own)
+    sweep(own)
+    assert len(evaluations) == 1
 
 
 def test_all_settings_share_their_seeds(config):

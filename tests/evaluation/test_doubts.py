@@ -1,0 +1,50 @@
+"""Which evaluations are doubted, and that reports say so."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
+
+from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.run import evaluate
+
+LABELS = torch.arange(3).repeat_interleave(40)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    return save_class_folders(tmp_path / "real", noisy_images(LABELS, seed=1, spread=35), LABELS)
+
+
+def doubts(generated: Path, real: Path, **settings: int) -> list[str]:
+    out = generated / "report.json"
+    evaluate(generated=generated, real=real, extractor=PixelExtractor(), config=EvaluationConfig(**settings), out=out)
+    return json.loads(out.read_text())["doubts"]
+
+
+def test_enough_images_leave_no_doubt(tmp_path: Path, real: Path) -> None:
+    samples = save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
+    assert doubts(samples, real, bootstrap=40) == []
+
+
+def test_a_set_against_itself_says_nothing(real: Path) -> None:
+    assert doubts(real, real) == [f"both sides are {real}: this says nothing about samples"]
+
+
+def test_few_images_are_doubted_by_all_that_needs_many(tmp_path: Path, real: Path) -> None:
+    few = save_samples(tmp_path / "few", noisy_images(LABELS[:5], seed=0), LABELS[:5])
+    rank, nearest, resamplings, interval = doubts(few, real, bootstrap=3)
+    assert rank.startswith("the generated side has 5 images for features of 5 dimensions: its covariance is singular")
+    assert nearest.startswith("the generated side has 5 images to look for 3 neighbours in: precision, recall")
+    assert resamplings == "3 resamplings do not show where 95 % of them lie; 200 do"
+    assert interval.startswith("with 5 samples of 5 dimensions the bootstrap interval is too wide")
+
+
+def test_a_short_last_split_is_said(tmp_path: Path, real: Path) -> None:
+    samples = save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
+    assert doubts(samples, real, split_size=119) == [
+        "the Inception Score's last split has 1 images and counts like the others, as published"
+    ]
+    assert doubts(samples, real, split_size=60) == []

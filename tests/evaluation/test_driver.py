@@ -1,0 +1,75 @@
+"""What the driver sees to around the numbers: where reports go, what happens if it fails, with which arithmetic."""
+
+import os
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
+
+from guided_diffusion.evaluation import run
+from guided_diffusion.evaluation.run import evaluate, report_path
+
+LABELS = torch.arange(3).repeat_interleave(40)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    return save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    return save_class_folders(tmp_path / "real", noisy_images(LABELS, seed=1, spread=35), LABELS)
+
+
+def test_where_the_main_process_fails_all_fail(monkeypatch) -> None:
+    def fails() -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        run.on_main_process(fails)
+    assert run.on_main_process(lambda: 5) == 5
+    # As another process sees it, which is told what the main one broadcasts.
+    monkeypatch.setattr(run, "processes", lambda: SimpleNamespace(is_main_process=False))
+    monkeypatch.setattr(run, "broadcast_object_list", lambda outcome: outcome.__setitem__(0, (None, "it failed: full")))
+    with pytest.raises(RuntimeError, match="it failed: full"):
+        run.on_main_process(fails)
+
+
+def test_a_report_of_pictures_goes_beside_them_and_one_of_samples_among_them(samples, real, tmp_path) -> None:
+    assert report_path(samples, PixelExtractor()).parent == samples
+    assert report_path(real, PixelExtractor()) == tmp_path / "real-evaluation-classifier-runs-judge.json"
+    with zipfile.ZipFile(tmp_path / "data.zip", "w"):
+        pass
+    inside = report_path(tmp_path / "data.zip" / "train" / "cats", PixelExtractor())
+    assert inside == tmp_path / "data-train-cats-evaluation-classifier-runs-judge.json"
+    with pytest.raises(ValueError, match="data.zip is a file; say with --out FILE where it may go"):
+        run.refuse_unwritable(tmp_path / "data.zip" / "report.json")
+
+
+def test_all_is_measured_and_computed_without_tensorfloat(samples, real) -> None:
+    seen: list[str] = []
+
+    class Noting(PixelExtractor):
+        def __call__(self, images_uint8):
+            seen.append(torch.backends.cuda.matmul.fp32_precision)
+            return super().__call__(images_uint8)
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        evaluate(generated=samples, real=real, extractor=Noting())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(seen) == {"ieee"}
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(samples, real, monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root, all may be written
+    with pytest.raises(PermissionError, match=r"samples cannot be written to; say with --out FILE where it may go"):
+        evaluate(generated=samples, real=real, extractor=PixelExtractor())
+    with pytest.raises(ValueError, match="is a directory; give another --out"):
+        evaluate(generated=samples, real=real, extractor=PixelExtractor(), out=samples)
