@@ -60,6 +60,8 @@ def compare(config: AgreementConfig) -> None:
         ).metrics
     theirs = calculate_metrics(
         input1=str(config.generated), input2=str(config.real), feature_extractor_weights_path=str(weights),
+        # Which it would otherwise choose itself, VGG for precision and recall.
+        feature_extractor="inception-v3-compat",
         isc=True, fid=True, kid=True, prc=True, isc_splits=1, samples_find_deep=True, samples_shuffle=False,
         cuda=torch.cuda.is_available(), cache=False, batch_size=config.batch_size, verbose=False,
     )  # fmt: skip
