@@ -21,7 +21,7 @@ from guided_diffusion.data.sources import ImageSource, pieces
 from guided_diffusion.evaluation.comparison import Comparison, metric_table
 from guided_diffusion.evaluation.measure import spread_over
 from guided_diffusion.evaluation.protocol import command_of, flat_protocol
-from guided_diffusion.evaluation.report import WORST_CLASSES, Report, entries, number, shown_name
+from guided_diffusion.evaluation.report import WORST_CLASSES, Report, entries, shown_name
 from guided_diffusion.images import grid
 from guided_diffusion.page import image, png, section, table, write_page
 
@@ -198,7 +198,7 @@ def _class_section(report: Report) -> str:
     if not report.per_class_accuracy:
         return ""
     worst = sorted(report.per_class_accuracy.items(), key=lambda item: item[1])[:WORST_CLASSES]
-    rows = [[name, number(accuracy)] for name, accuracy in worst]
+    rows = [[name, f"{accuracy:.4f}"] for name, accuracy in worst]
     figure = image(png(class_accuracy_figure(report)))
     return section("Accuracy of each class", figure + _words_table(("the least accurate", "accuracy"), rows))
 
@@ -268,5 +268,5 @@ _STYLE = """<style>
 .beside figure img { image-rendering: pixelated; width: 100%; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .8rem; }
 .tiles div { display: flex; flex-direction: column; background: #f4f4f4; padding: .6rem .9rem; }
-.tiles strong { font-size: 1.6rem; line-height: 1.3; } .tiles small { color: #666; }
+.tiles strong { font-size: 1.6rem; line-height: 1.3; white-space: nowrap; } .tiles small { color: #666; }
 </style>"""

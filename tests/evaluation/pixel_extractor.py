@@ -13,6 +13,7 @@ from guided_diffusion.evaluation.features import Features, PublishedNetwork
 
 BRIGHTNESS = (40, 120, 200)
 CLASS_NAMES = ("dark", "grey", "light")
+LABELS = torch.arange(3).repeat_interleave(40)
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,10 @@
 import json
 from pathlib import Path
 
-import pytest
-import torch
-from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
+from evaluation.pixel_extractor import LABELS, PixelExtractor, noisy_images, save_samples
 
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.run import evaluate
-
-LABELS = torch.arange(3).repeat_interleave(40)
-
-
-@pytest.fixture
-def real(tmp_path: Path) -> Path:
-    return save_class_folders(tmp_path / "real", noisy_images(LABELS, seed=1, spread=35), LABELS)
 
 
 def doubts(generated: Path, real: Path, **settings: int) -> list[str]:

@@ -2,27 +2,14 @@
 
 import os
 import zipfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
+from evaluation.pixel_extractor import PixelExtractor
 
 from guided_diffusion.evaluation import run
 from guided_diffusion.evaluation.run import evaluate, report_path
-
-LABELS = torch.arange(3).repeat_interleave(40)
-
-
-@pytest.fixture
-def samples(tmp_path: Path) -> Path:
-    return save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
-
-
-@pytest.fixture
-def real(tmp_path: Path) -> Path:
-    return save_class_folders(tmp_path / "real", noisy_images(LABELS, seed=1, spread=35), LABELS)
 
 
 def test_where_the_main_process_fails_all_fail(monkeypatch) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
+from evaluation.pixel_extractor import PixelExtractor
 from torch import Tensor
 
 from guided_diffusion.data.sources import open_images
@@ -25,7 +25,6 @@ from guided_diffusion.evaluation.parts import Parts
 from guided_diffusion.evaluation.run import evaluate, parts_directory
 
 ROOT = Path(__file__).parents[2]
-LABELS = torch.arange(3).repeat_interleave(40)
 CPU = torch.device("cpu")
 
 
@@ -47,16 +46,6 @@ class Counting:
             raise KeyboardInterrupt
         self.seen += len(images_uint8)
         return self.inner(images_uint8)
-
-
-@pytest.fixture
-def samples(tmp_path: Path) -> Path:
-    return save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
-
-
-@pytest.fixture
-def real(tmp_path: Path) -> Path:
-    return save_class_folders(tmp_path / "real", noisy_images(LABELS, seed=1, spread=35), LABELS)
 
 
 def measured(

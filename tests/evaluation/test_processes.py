@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
+from evaluation.pixel_extractor import LABELS, PixelExtractor, noisy_images, save_class_folders, save_samples
 
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.making import make_reference
 from guided_diffusion.evaluation.run import evaluate
 
 ROOT = Path(__file__).parents[2]
-LABELS = torch.arange(3).repeat_interleave(40)
 # Of 120 images: four batches for two processes; two, one each; one batch, so that the first process has none.
 SHARED_BATCH_SIZES = (32, 100, 120)
 

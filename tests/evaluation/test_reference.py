@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
+from evaluation.pixel_extractor import LABELS, PixelExtractor, noisy_images, save_class_folders
 from PIL import Image
 
 from classifiers.reference import MakeReferenceConfig
@@ -22,7 +22,6 @@ from guided_diffusion.evaluation.report import Report
 from guided_diffusion.evaluation.run import evaluate
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 
-LABELS = torch.arange(3).repeat_interleave(40)
 OF_IMAGES = {"precision", "recall", "density", "coverage", "kernel_distance"}
 RECORD = {"path": "photos", "num_images": 200}
 
@@ -35,16 +34,6 @@ class WithoutSpatial(PixelExtractor):
 @pytest.fixture
 def statistics() -> Gaussian:
     return gaussian(moments(torch.randn(200, 6, generator=torch.Generator().manual_seed(0))))
-
-
-@pytest.fixture
-def real(tmp_path: Path) -> Path:
-    return save_class_folders(tmp_path / "real", noisy_images(LABELS, seed=1, spread=35), LABELS)
-
-
-@pytest.fixture
-def samples(tmp_path: Path) -> Path:
-    return save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
 
 
 def found(path: Path) -> Reference:

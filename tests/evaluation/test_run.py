@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation.pixel_extractor import CLASS_NAMES, PixelExtractor, noisy_images, save_class_folders, save_samples
+from evaluation.pixel_extractor import (
+    CLASS_NAMES,
+    LABELS,
+    PixelExtractor,
+    noisy_images,
+    save_class_folders,
+    save_samples,
+)
 
 from guided_diffusion.data.shards import merged_npz
 from guided_diffusion.data.sources import read_images
@@ -20,18 +27,6 @@ from guided_diffusion.evaluation.metrics import frechet_distance, inception_scor
 from guided_diffusion.evaluation.report import format_report
 from guided_diffusion.evaluation.run import evaluate, measure_real
 from guided_diffusion.evaluation.statistics import gaussian, moments
-
-LABELS = torch.arange(3).repeat_interleave(40)
-
-
-@pytest.fixture
-def samples(tmp_path: Path) -> Path:
-    return save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
-
-
-@pytest.fixture
-def real(tmp_path: Path) -> Path:
-    return save_class_folders(tmp_path / "real", noisy_images(LABELS, seed=1, spread=35), LABELS)
 
 
 def test_the_report_holds_what_the_metrics_give_on_the_features(samples: Path, real: Path) -> None:
