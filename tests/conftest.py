@@ -1,6 +1,7 @@
 """Tiny trained models that several tests share, and the promise that tests run on the CPU alone."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 # Before torch is imported; programs that tests start inherit it. The networks here are so small that a second thread
@@ -40,6 +41,15 @@ def conditional_run(shared: Path, class_folder: Path) -> Path:
     """Run directory of a class-conditional diffusion model."""
     out = shared / "conditional"
     train_diffusion(tiny.diffusion_config(out, class_folder, class_conditional=True, iterations=2))
+    return out
+
+
+@pytest.fixture(scope="session")
+def free_run(shared: Path, class_folder: Path) -> Path:
+    """Run directory of a class-conditional diffusion model with a null class."""
+    out = shared / "free"
+    config = tiny.diffusion_config(out, class_folder, class_conditional=True, iterations=20)
+    train_diffusion(replace(config, label_dropout=0.5))
     return out
 
 

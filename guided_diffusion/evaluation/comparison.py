@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion.evaluation.protocol import NONE, TF32, UNKNOWN, flat_protocol
+from guided_diffusion.evaluation.protocol import NONE, UNKNOWN, flat_protocol
 from guided_diffusion.evaluation.report import Report, aligned, in_order, number, read_report, shown_name, word
 
 NOT_RECORDED = "not recorded"
@@ -225,9 +225,6 @@ def _told(report: Report) -> dict[str, Any]:
     told = flat_protocol(report.protocol)
     if told:
         told.setdefault("generated.order", "as stored")  # nobody shuffled before that was said
-    if "arithmetic.tf32" in told:
-        tf32 = TF32[bool(told.pop("arithmetic.tf32"))]
-        told["arithmetic.features"] = f"{told.get('arithmetic.features', UNKNOWN)}, {tf32}"
     originals = told.get("real.record.files_sha256")
     return told if originals is None else told | {"real.files_sha256": originals}
 

@@ -54,8 +54,8 @@ def extrapolated_frechet_distance(
     The distance of n samples exceeds that of their distribution by a bias in proportion to 1 / n. So the distances of
     random subsets, of sizes evenly spaced from max(N / 10, 2 (D + 1)) to N, are fitted by a line over 1 / n, and its
     intercept has no bias of the generated side; that of the real side, which stays as it is, remains. Below D + 1
-    samples the covariance is singular and the law another; at D + 1 the bias is still 18 % above it and at twice that
-    5 % (Gaussians of 64 dimensions), which leaves up to a tenth of the bias in the intercept, with the opposite sign.
+    samples the covariance is singular and the law another, and just above the bias still exceeds it. What that leaves
+    in the intercept is up to a tenth of the bias, with the opposite sign (`benchmarks/confidence.py`).
 
     classes: (N,) class numbers of samples that were asked for in fixed numbers of each; every subset then holds the
     classes in the set's proportions. Random proportions would move small subsets further than the whole set, and the
@@ -106,8 +106,9 @@ def bootstrap_frechet_distance(
     bias included, with the given confidence; two such sets differ by sqrt(2) standard errors. The real side
     stays as it is: its images count as given, not as drawn.
 
-    In simulations of 64 dimensions the standard error was right for 25 D samples (as 50,000 are of Inception), a third
-    too large for 10 D, and 1.6 times too large for 5 D: of few samples the interval is too wide rather than too narrow.
+    Of few samples the interval is too wide: on Gaussians of 64 dimensions (`benchmarks/confidence.py`) the standard
+    error is a tenth too large for 25 D samples (as 50,000 are of Inception) and for 50 D, half for 10 D, and 1.9 times
+    what it should be for 5 D.
 
     classes: (N,) class numbers of samples that were asked for in fixed numbers of each, which resampled sets then keep.
     n samples of a class, drawn again, vary by (n - 1) / n of what they should; so with fewer than 20 of some class, as

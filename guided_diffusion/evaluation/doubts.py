@@ -51,7 +51,7 @@ def _of_the_bootstrap(samples: Measured, config: EvaluationConfig) -> list[str]:
         found.append(f"{config.bootstrap} resamplings do not show where 95 % of them lie; 200 do")
     if count < FEWEST_PER_DIMENSION * dimensions:
         found.append(
-            f"with {count} samples of {dimensions} dimensions the bootstrap interval is too wide; it is right from "
-            f"about {25 * dimensions} samples on"
+            f"with {count} samples of {dimensions} dimensions the bootstrap interval is too wide, by half or more; "
+            f"from {25 * dimensions} on by a tenth"
         )
     return found

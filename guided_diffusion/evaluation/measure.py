@@ -97,16 +97,18 @@ def _measured_batches(
         yield from _computed(source, extractor, batch_size, numbers)
         return
     batch = numbers.start
+    stored = parts.stored(batch, numbers.stop)
     while batch < numbers.stop:
-        if stored := parts.stored(batch, numbers.stop):
+        if stored:
             yield from stored
             batch += len(stored)
+            stored = parts.stored(batch, numbers.stop)
             continue
         for row in _computed(source, extractor, batch_size, range(batch, numbers.stop)):
             parts.add(batch, row)
             yield row
             batch += 1
-            if parts.stored(batch, numbers.stop):
+            if stored := parts.stored(batch, numbers.stop):
                 parts.flush()
                 break
 

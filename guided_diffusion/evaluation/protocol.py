@@ -27,8 +27,6 @@ from guided_diffusion.evaluation.statistics import Gaussian
 
 UNKNOWN = "unknown"
 NONE = "none"
-TF32 = {False: "TensorFloat-32 off", True: "TensorFloat-32 on"}
-"""How features are said to be computed; since they are computed within `exact_float32`, only old records have it on."""
 
 _MAKING = {
     "seed": "seed",
@@ -242,12 +240,12 @@ def _made_on(manifest: Mapping[str, Any] | None) -> str:
 
 
 def _arithmetic(samples: Measured) -> dict[str, Any]:
-    """What features were computed by."""
+    """What features were computed by; within `exact_float32`, as all of them are."""
     device = samples.device
     on_gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {platform.machine()}",
-        "features": f"{str(samples.manifold.dtype).removeprefix('torch.')}, {TF32[False]}",
+        "features": f"{str(samples.manifold.dtype).removeprefix('torch.')}, TensorFloat-32 off",
         "statistics": "float64",
     }
 

@@ -191,14 +191,6 @@ def test_pictures_of_the_right_size_may_be_compared_with_and_without_a_size_to_c
     assert found.verdict == "comparable as far as is known; not known of all: generated resize"
 
 
-@pytest.mark.parametrize(("tf32", "is_comparable"), [(False, True), (True, False)])
-def test_older_records_say_of_tensor_float_32_apart(comparison, tf32, is_comparable) -> None:
-    found = comparison(report(), changed("arithmetic", features="float32", tf32=tf32))
-    assert (found.verdict == "comparable") == is_comparable
-    assert [item.name for item in found.decisive] == ([] if is_comparable else ["arithmetic of features"])
-    assert not found.rest
-
-
 def without_order(**parts: Any) -> Report:
     told = protocol()
     del told["generated"]["order"]

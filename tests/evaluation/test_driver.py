@@ -5,7 +5,6 @@ import zipfile
 from types import SimpleNamespace
 
 import pytest
-import torch
 from evaluation.pixel_extractor import PixelExtractor
 
 from guided_diffusion.evaluation import run
@@ -35,23 +34,6 @@ def test_a_report_of_pictures_goes_beside_them_and_one_of_samples_among_them(sam
     assert inside == tmp_path / "data-train-cats-evaluation-classifier-runs-judge.json"
     with pytest.raises(ValueError, match="data.zip is a file; say with --out FILE where it may go"):
         run.refuse_unwritable(tmp_path / "data.zip" / "report.json")
-
-
-def test_all_is_measured_and_computed_without_tensorfloat(samples, real) -> None:
-    seen: list[str] = []
-
-    class Noting(PixelExtractor):
-        def __call__(self, images_uint8):
-            seen.append(torch.backends.cuda.matmul.fp32_precision)
-            return super().__call__(images_uint8)
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        evaluate(generated=samples, real=real, extractor=Noting())
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert set(seen) == {"ieee"}
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(samples, real, monkeypatch) -> None:

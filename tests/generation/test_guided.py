@@ -30,19 +30,9 @@ from guided_diffusion.guide import GuidanceConfig, OtherGuides
 from guided_diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.prediction import Threshold, clipped
 from guided_diffusion.schedules import make_chain
-from guided_diffusion.training.diffusion import train_diffusion
 
 CHAIN = make_chain(tiny.CHAIN)
 Y = torch.tensor([0, 1, 1])
-
-
-@pytest.fixture(scope="module")
-def free_run(tmp_path_factory, class_folder) -> Path:
-    """Run directory of a class-conditional model with a null class."""
-    out = tmp_path_factory.mktemp("free")
-    config = tiny.diffusion_config(out, class_folder, class_conditional=True, iterations=20)
-    train_diffusion(replace(config, label_dropout=0.5))
-    return out
 
 
 @pytest.fixture(scope="module")

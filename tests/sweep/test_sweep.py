@@ -25,16 +25,6 @@ from guided_diffusion.sampling import SamplerConfig, make_sampler
 from guided_diffusion.sweep import run as sweep_run
 from guided_diffusion.sweep.report import Outcome, best_of, format_outcomes, write_sweep_report
 from guided_diffusion.sweep.run import SweepConfig, network_evaluations, sampling_runs, sweep
-from guided_diffusion.training.diffusion import train_diffusion
-
-
-@pytest.fixture(scope="module")
-def free_run(tmp_path_factory, class_folder) -> Path:
-    """Run directory of a class-conditional model with a null class."""
-    out = tmp_path_factory.mktemp("free")
-    config = tiny.diffusion_config(out, class_folder, class_conditional=True, iterations=1)
-    train_diffusion(replace(config, label_dropout=0.5))
-    return out
 
 
 @pytest.fixture
