@@ -11,9 +11,9 @@ import torch
 
 from guided_diffusion.config import run_script
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.inception import WEIGHTS, InceptionConfig, load_inception
+from guided_diffusion.evaluation.extractors.inception import WEIGHTS, InceptionConfig, load_inception
+from guided_diffusion.evaluation.extractors.weights import find_weights
 from guided_diffusion.evaluation.run import evaluate
-from guided_diffusion.evaluation.weights import find_weights
 
 THEIRS = {
     "frechet_distance": "frechet_inception_distance",

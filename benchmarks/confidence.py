@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.config import run_script
-from guided_diffusion.evaluation.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
-from guided_diffusion.evaluation.metrics import frechet_distance
+from guided_diffusion.evaluation.metrics.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
+from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 
 SCALE, SHIFT = 1.2, 0.1

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from guided_diffusion.config import run_script
 from guided_diffusion.data.batches import EndlessBatches
-from guided_diffusion.data.folder import DataConfig, open_dataset
+from guided_diffusion.data.image_set import DataConfig, open_dataset
 from guided_diffusion.data.preparation import PrepareConfig, prepare_data
 
 

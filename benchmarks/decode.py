@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from guided_diffusion.config import run_script
-from guided_diffusion.data.folder import DataConfig, ImageDataset, open_dataset
+from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
 
 
 @dataclass(frozen=True, kw_only=True)

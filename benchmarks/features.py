@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.config import run_script
-from guided_diffusion.evaluation.inception import (
+from guided_diffusion.evaluation.extractors.inception import (
     InceptionConfig,
     InceptionExtractor,
     InceptionNetwork,

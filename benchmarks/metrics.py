@@ -20,8 +20,8 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 from guided_diffusion.config import run_script
-from guided_diffusion.evaluation.manifold import density_coverage, precision_recall
-from guided_diffusion.evaluation.metrics import frechet_distance, kernel_distance
+from guided_diffusion.evaluation.metrics.frechet import frechet_distance, kernel_distance
+from guided_diffusion.evaluation.metrics.neighbours import density_coverage, precision_recall
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 
 

@@ -28,11 +28,11 @@ from oracles.mixture import GaussianMixture, batch_noise, draws
 from torch import Tensor
 
 from guided_diffusion.config import run_script
-from guided_diffusion.evaluation.manifold import precision_recall
-from guided_diffusion.evaluation.metrics import frechet_distance
+from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
+from guided_diffusion.evaluation.metrics.frechet import frechet_distance
+from guided_diffusion.evaluation.metrics.neighbours import precision_recall
 from guided_diffusion.guidance import LogProb, ScoreTerm, classifier_score, entropy_scaled_score, within
-from guided_diffusion.sampling import Counted, SamplerConfig, SamplerName, make_sampler
-from guided_diffusion.schedules import ChainConfig, make_chain
+from guided_diffusion.samplers import Counted, SamplerConfig, SamplerName, make_sampler
 
 DIMENSIONS = 4
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.config import run_script
+from guided_diffusion.diffusion.denoiser import Denoiser, Estimate, NetworkDenoiser
+from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.guidance import ScoreTerm
-from guided_diffusion.noise import SeededNoise
-from guided_diffusion.prediction import Denoiser, Estimate, NetworkDenoiser
-from guided_diffusion.sampling import OWNERS, SamplerConfig, SamplerName, make_sampler
-from guided_diffusion.schedules import ChainConfig
+from guided_diffusion.samplers import OWNERS, SamplerConfig, SamplerName, make_sampler
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from classifiers.checkpoint import ClassifierModelConfig
-from guided_diffusion.chain import DiffusionChain, Step, q_sample
-from guided_diffusion.data.folder import DataConfig, ImageDataset, open_dataset
+from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
 from guided_diffusion.data.listing import evenly_spaced
+from guided_diffusion.diffusion.chain import DiffusionChain, Step, q_sample
+from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.guidance import LogProb
-from guided_diffusion.noise import SeededNoise
+
+from .trained_model import ClassifierModelConfig
 
 
 def open_heldout(data: DataConfig, model: ClassifierModelConfig) -> ImageDataset:

@@ -8,8 +8,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from classifiers.verdict import Diagnosis, LevelReport, informed_levels
-from guided_diffusion.data.shards import replaced_on_success
+from guided_diffusion.files import replaced_on_success
+
+from .verdict import Diagnosis, LevelReport, informed_levels
 
 _COLUMNS: dict[str, Callable[[LevelReport], str]] = {
     "t": lambda level: f"{level.t:g}",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from guided_diffusion.chain import Step
+from guided_diffusion.diffusion.chain import Step
 from guided_diffusion.guidance import LogProb
 
 HALF_WIDTH = 1e-4

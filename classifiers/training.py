@@ -11,26 +11,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifiers.calibration import accuracy, kl_to_uniform, log_likelihood
-from classifiers.checkpoint import ClassifierModelConfig
-from classifiers.heldout import level_indices, open_heldout, predictions, read_images
-from classifiers.model import ClassifierConfig, NoisyClassifier, Pooling
-from guided_diffusion.chain import DiffusionChain, TrainingChain, q_sample
 from guided_diffusion.checkpoint import Checkpoint, open_checkpoint
 from guided_diffusion.config import from_plain
 from guided_diffusion.data.batches import Batch, EndlessBatches
-from guided_diffusion.data.decoding import CHANNELS
-from guided_diffusion.data.folder import DataConfig, ImageDataset, open_dataset
+from guided_diffusion.data.crops import CHANNELS
+from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
 from guided_diffusion.data.listing import evenly_spaced
-from guided_diffusion.model import DiffusionConfig, class_difference
+from guided_diffusion.diffusion.chain import DiffusionChain, TrainingChain, q_sample
+from guided_diffusion.diffusion.model import DiffusionConfig, class_difference
+from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.schedules import ChainConfig, make_chain, training_chain
 from guided_diffusion.models.unet import EncoderConfig
-from guided_diffusion.noise import SeededNoise
-from guided_diffusion.schedules import ChainConfig, make_chain, training_chain
+from guided_diffusion.training.config import LoopConfig
+from guided_diffusion.training.dry_run import rehearse
 from guided_diffusion.training.loop import fit
-from guided_diffusion.training.loop_config import LoopConfig
 from guided_diffusion.training.objective import Losses
-from guided_diffusion.training.rehearsal import rehearse
 from guided_diffusion.training.resume import Identity, check_run_directory
+
+from .calibration import accuracy, kl_to_uniform, log_likelihood
+from .heldout import level_indices, open_heldout, predictions, read_images
+from .model import ClassifierConfig, NoisyClassifier, Pooling
+from .trained_model import ClassifierModelConfig
 
 HELDOUT_LIKELIHOOD = "heldout_log_likelihood"
 """The metric that knows the best checkpoint: it falls where a classifier overfits while its accuracy still rises."""

@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from classifiers.calibration import SCALE_LIMIT
-from guided_diffusion.chain import sigma
+from guided_diffusion.diffusion.chain import sigma
+
+from .calibration import SCALE_LIMIT
 
 STANDARD_ERRORS = 3.0
 """An accuracy this far above chance is no luck: at 11 levels, one classifier in 70 that knows nothing gets there."""

@@ -2,7 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .chain import DiffusionChain, Step
+from .diffusion.chain import DiffusionChain, Step
+from .diffusion.denoiser import Estimate, NetworkDenoiser
+from .diffusion.model import load_diffusion, load_upsampler
+from .diffusion.noise import SeededNoise
+from .diffusion.schedules import ChainConfig, make_chain, timestep_subset
 from .guidance import (
     between,
     classifier_score,
@@ -14,16 +18,12 @@ from .guidance import (
     tilted,
     within,
 )
-from .guide import GuidanceConfig
-from .model import load_diffusion, load_upsampler
+from .guidance.config import GuidanceConfig
 from .models.unet import UNet, UNetConfig
-from .noise import SeededNoise
-from .prediction import Estimate, NetworkDenoiser
-from .sampling import ddim, ddim_reverse, ddpm
-from .schedules import ChainConfig, make_chain, timestep_subset
+from .samplers import ddim, ddim_reverse, ddpm
 
 if TYPE_CHECKING:
-    from .api import GuidedDiffusion
+    from .pipeline import GuidedDiffusion
 
 __all__ = [
     "ChainConfig",
@@ -58,7 +58,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """GuidedDiffusion, once it is asked for: it brings sampling runs and classifiers, which import this package."""
     if name == "GuidedDiffusion":
-        from .api import GuidedDiffusion
+        from .pipeline import GuidedDiffusion
 
         return GuidedDiffusion
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

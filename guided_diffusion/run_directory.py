@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .data.shards import write_json
+from .files import write_json
 
 _NAME = re.compile(r"checkpoint-(\d{7,})")
 _BEST = "best.json"

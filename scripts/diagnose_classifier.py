@@ -1,6 +1,6 @@
 """Is a classifier fit to guide? python scripts/diagnose_classifier.py --classifier RUN --data.path HELDOUT"""
 
-from classifiers.diagnostics import DiagnoseConfig, diagnose
+from classifiers.diagnosis import DiagnoseConfig, diagnose
 from guided_diffusion.config import run_script
 
 if __name__ == "__main__":

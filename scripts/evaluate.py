@@ -2,7 +2,7 @@
 Compare evaluations: python scripts/evaluate.py --compare A.json B.json
 """
 
-from classifiers.evaluation import EvaluateConfig, evaluate_samples
+from guided_diffusion.commands.evaluate import EvaluateConfig, evaluate_samples
 from guided_diffusion.config import run_script
 
 if __name__ == "__main__":

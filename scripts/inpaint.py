@@ -1,10 +1,10 @@
 """Make parts of images anew: python scripts/inpaint.py --diffusion RUN --data.path DIR --mask mask.png --out DIR"""
 
-from classifiers.guide import load_guide, load_other_guides
 from guided_diffusion.config import run_script
+from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.generation.inpainting import InpaintConfig, inpaint
 from guided_diffusion.generation.processes import this_device
-from guided_diffusion.model import load_diffusion
+from guided_diffusion.guidance.guides import load_guide, load_other_guides
 
 
 def main(config: InpaintConfig) -> None:

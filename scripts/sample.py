@@ -1,10 +1,10 @@
 """Sample, guided or not: python scripts/sample.py --diffusion RUN --classifier RUN --guidance.scale 4 --out DIR"""
 
-from classifiers.guide import load_guide, load_other_guides
 from guided_diffusion.config import run_script
 from guided_diffusion.generation.cascade import generate_upsampled
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.run import generate, load_for_sampling
+from guided_diffusion.guidance.guides import load_guide, load_other_guides
 
 
 def main(config: SampleConfig) -> None:

@@ -28,7 +28,7 @@ from PIL import Image
 from classifiers.training import train_classifier
 from guided_diffusion.config import DEBUG_VARIABLE
 from guided_diffusion.data.preparation import PrepareConfig, prepare_data
-from guided_diffusion.training.diffusion import train_diffusion
+from guided_diffusion.training.diffusion_objective import train_diffusion
 
 RUN = ("--data.path=pictures", "--out=out", "--training.iterations=2")
 BUDGET = RUN[2:]

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from classifiers.training import train_classifier
-from guided_diffusion.training.diffusion import train_diffusion
+from guided_diffusion.training.diffusion_objective import train_diffusion
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ import psutil
 import tiny
 
 from classifiers.training import train_classifier
-from guided_diffusion.data.shards import read_shard
-from guided_diffusion.training.diffusion import train_diffusion
+from guided_diffusion.data.formats.samples import read_shard
+from guided_diffusion.training.diffusion_objective import train_diffusion
 
 NUM_SAMPLES = 60
 SHARD_SIZE = 2

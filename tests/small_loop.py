@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from guided_diffusion.data.batches import Batch, EndlessBatches
-from guided_diffusion.data.folder import open_dataset
-from guided_diffusion.noise import SeededNoise
+from guided_diffusion.data.image_set import open_dataset
+from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.training.config import LoopConfig
 from guided_diffusion.training.loop import fit
-from guided_diffusion.training.loop_config import LoopConfig
 from guided_diffusion.training.objective import Losses, Objective, Observe
 from guided_diffusion.training.resume import Identity
 

@@ -113,14 +113,14 @@ def test_imports_are_found_in_all_their_forms():
     source = (
         "import a.b\nfrom ..models import unet\nfrom . import ddim\nfrom .ddpm import ddpm\ndef f():\n    import late"
     )
-    assert imported_modules(source, "guided_diffusion.sampling") == {
+    assert imported_modules(source, "guided_diffusion.samplers") == {
         "a.b",
         "guided_diffusion.models",
         "guided_diffusion.models.unet",
-        "guided_diffusion.sampling",
-        "guided_diffusion.sampling.ddim",
-        "guided_diffusion.sampling.ddpm",
-        "guided_diffusion.sampling.ddpm.ddpm",
+        "guided_diffusion.samplers",
+        "guided_diffusion.samplers.ddim",
+        "guided_diffusion.samplers.ddpm",
+        "guided_diffusion.samplers.ddpm.ddpm",
         "late",
     }
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from guided_diffusion.data.folder import ImageDataset
+from .image_set import ImageDataset
 
 Entry = tuple[int, int]  # index into the dataset, counter
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from guided_diffusion.data.decoding import DamagedImageError, damage_named, header_mode
-from guided_diffusion.data.storage import Storage
+from .crops import DamagedImageError, damage_named, header_mode
+from .storage import Storage
 
 _GREY_MODES = ("1", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # Headers are read at about 16,000 files a second in one thread (6,000 in four threads); a shorter wait needs no bar.

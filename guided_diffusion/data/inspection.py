@@ -17,14 +17,14 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .decoding import CHANNELS, DamagedImageError, damage_named, decoded
+from ..files import write_json
+from .crops import CHANNELS, DamagedImageError, damage_named, decoded
+from .formats.folder import FolderStorage
 from .inspection_report import Inspection, report_lines, report_record
 from .kinds import Labels, open_labelled_images
 from .listing import folder_tree
-from .shards import write_json
 from .storage import LabelledImages, Storage
 from .thumbnails import write_page
-from .trees import FolderStorage
 
 CHUNK = 64
 """Images that a worker process reads at a time."""

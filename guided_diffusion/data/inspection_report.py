@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .decoding import CHANNELS
+from .crops import CHANNELS
 
 NAMED_FILES = 20
 """Broken files that the report names."""

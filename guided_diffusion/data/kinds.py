@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from guided_diffusion.data.huggingface import PREFIX, is_saved_dataset, open_huggingface
-from guided_diffusion.data.listing import EXTENSIONS
-from guided_diffusion.data.packing import is_packed, open_packed
-from guided_diffusion.data.storage import LabelledImages
-from guided_diffusion.data.trees import open_folder, open_zip
-from guided_diffusion.data.webdataset import open_webdataset
+from .formats.folder import open_folder, open_zip
+from .formats.huggingface import PREFIX, is_saved_dataset, open_huggingface
+from .formats.packed import is_packed, open_packed
+from .formats.webdataset import open_webdataset
+from .listing import EXTENSIONS
+from .storage import LabelledImages
 
 Kind = Literal["folder", "zip", "prepared", "webdataset", "huggingface"]
 Labels = Literal["folders", "filenames"] | Path

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guided_diffusion.data.listing import Tree, refuse_no_images
+from .listing import Tree, refuse_no_images
 
 Label = str | int
 

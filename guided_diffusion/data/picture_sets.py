@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from guided_diffusion.data.decoding import CHANNELS, center_crop, damage_named, decoded, header_mode
-from guided_diffusion.data.kinds import Kind
-from guided_diffusion.data.packing import read_record
-from guided_diffusion.data.storage import Storage
+from .crops import CHANNELS, center_crop, damage_named, decoded, header_mode
+from .formats.packed import read_record
+from .kinds import Kind
+from .storage import Storage
 
 _GREY_MODES = ("1", "L", "LA")
 _MOST_READERS = 8

@@ -7,7 +7,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from .shards import replaced_on_success
+from ..files import replaced_on_success
 
 SMALLEST_SIDE = 512
 """Grids of tiny images are enlarged by a whole factor to about this many pixels, so that a person can see them."""

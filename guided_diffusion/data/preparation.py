@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..config import differences
-from .folder import DataConfig, ImageDataset, open_dataset
-from .packing import FORMAT, IMAGES, LABELS, PARTIAL, RECORD, read_record
-from .shards import replaced_on_success, write_json
+from ..files import replaced_on_success, write_json
+from .formats.packed import FORMAT, IMAGES, LABELS, PARTIAL, RECORD, read_record
+from .image_set import DataConfig, ImageDataset, open_dataset
 
 CHUNK = 64
 """Images that a worker process crops at a time."""

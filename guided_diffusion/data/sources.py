@@ -14,12 +14,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from guided_diffusion.data.kinds import Kind, kind_of, open_labelled_images
-from guided_diffusion.data.listing import files_sha256
-from guided_diffusion.data.npz import npy_rows
-from guided_diffusion.data.npz_images import stored_labels, stored_shape
-from guided_diffusion.data.picture_sets import PictureSet, common_mode, resizing
-from guided_diffusion.data.shards import NO_LABEL, iterate_shards, read_labels, read_manifest
+from .formats.npy import npy_rows
+from .formats.npz import stored_labels, stored_shape
+from .formats.samples import NO_LABEL, iterate_shards, read_labels, read_manifest
+from .kinds import Kind, kind_of, open_labelled_images
+from .listing import files_sha256
+from .picture_sets import PictureSet, common_mode, resizing
 
 Piece = tuple[np.ndarray, np.ndarray | None]
 """Consecutive images (n, H, W, C) uint8 and their labels (n,) int64, if the source has any."""

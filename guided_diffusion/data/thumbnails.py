@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .decoding import center_crop, damage_named, decoded
-from .shards import replaced_on_success
+from ..files import replaced_on_success
+from .crops import center_crop, damage_named, decoded
 from .storage import LabelledImages, Storage
 
 SIDE = 96

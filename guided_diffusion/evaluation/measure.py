@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from guided_diffusion.data.sources import ImageSource, batches, num_batches
-from guided_diffusion.evaluation.features import FeatureExtractor, Features
-from guided_diffusion.evaluation.parts import Parts, Row
-from guided_diffusion.evaluation.statistics import Gaussian, GaussianAccumulator, RowAccumulator
+from ..data.sources import ImageSource, batches, num_batches
+from .extractors.features import FeatureExtractor, Features
+from .feature_cache import Parts, Row
+from .statistics import Gaussian, GaussianAccumulator, RowAccumulator
 
 _ROWS_PER_MERGE = 512
 

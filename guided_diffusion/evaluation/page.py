@@ -16,14 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from guided_diffusion.data.pictures import picture
-from guided_diffusion.data.sources import ImageSource, pieces
-from guided_diffusion.evaluation.comparison import Comparison, metric_table
-from guided_diffusion.evaluation.measure import spread_over
-from guided_diffusion.evaluation.protocol import command_of, flat_protocol
-from guided_diffusion.evaluation.report import WORST_CLASSES, Report, entries, shown_name
-from guided_diffusion.images import grid
-from guided_diffusion.page import image, png, section, table, write_page
+from ..data.pictures import picture
+from ..data.sources import ImageSource, pieces
+from ..diffusion.images import grid
+from ..html import image, png, section, table, write_page
+from .compare import Comparison, metric_table
+from .measure import spread_over
+from .protocol import command_of, flat_protocol
+from .report import WORST_CLASSES, Report, entries, shown_name
 
 PICTURES = 24
 """Of each side, spread over it."""

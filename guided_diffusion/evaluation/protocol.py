@@ -15,15 +15,15 @@ from typing import Any, cast
 
 import torch
 
-from guided_diffusion.checkpoint import file_sha256
-from guided_diffusion.data.shards import ENVIRONMENTS
-from guided_diffusion.data.sources import ImageSource, files_fingerprint
-from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.features import FeatureExtractor
-from guided_diffusion.evaluation.measure import Measured
-from guided_diffusion.evaluation.scoring import Target
-from guided_diffusion.evaluation.sides import RealSide, Sides
-from guided_diffusion.evaluation.statistics import Gaussian
+from ..checkpoint import file_sha256
+from ..data.formats.samples import ENVIRONMENTS
+from ..data.sources import ImageSource, files_fingerprint
+from .config import EvaluationConfig
+from .extractors.features import FeatureExtractor
+from .inputs import RealSide, Sides
+from .measure import Measured
+from .scoring import Target
+from .statistics import Gaussian
 
 UNKNOWN = "unknown"
 NONE = "none"

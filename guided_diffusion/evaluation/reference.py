@@ -15,11 +15,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from guided_diffusion.data.npz import DAMAGED_FILE_ERRORS, npz_members, write_array, write_rows
-from guided_diffusion.data.shards import replaced_on_success
-from guided_diffusion.data.sources import ImageSource, pieces
-from guided_diffusion.evaluation.metrics import checked_covariance
-from guided_diffusion.evaluation.statistics import Gaussian
+from ..data.formats.npy import DAMAGED_FILE_ERRORS, npz_members, write_array, write_rows
+from ..data.sources import ImageSource, pieces
+from ..files import replaced_on_success
+from .metrics.frechet import checked_covariance
+from .statistics import Gaussian
 
 
 @dataclass(frozen=True, kw_only=True)

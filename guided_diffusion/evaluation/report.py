@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion.data.shards import write_json
-from guided_diffusion.evaluation.features import PublishedNetwork
-from guided_diffusion.evaluation.protocol import UNKNOWN, flat
+from ..files import write_json
+from .extractors.features import PublishedNetwork
+from .protocol import UNKNOWN, flat
 
 FULL_PROTOCOL_SAMPLES = 50_000
 """From this many generated samples on, a metric goes by its plain name."""

@@ -13,19 +13,19 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from guided_diffusion.data.shards import MANIFEST_NAME
-from guided_diffusion.data.sources import ImageSource, files_fingerprint
-from guided_diffusion.device import PATIENCE, has_accelerator
-from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.doubts import doubts
-from guided_diffusion.evaluation.features import FeatureExtractor, exact_float32, slug
-from guided_diffusion.evaluation.measure import Measured, Share, measure
-from guided_diffusion.evaluation.page import write_evaluation_page
-from guided_diffusion.evaluation.parts import Parts
-from guided_diffusion.evaluation.protocol import protocol_record
-from guided_diffusion.evaluation.report import Report, display_names, write_report
-from guided_diffusion.evaluation.scoring import Target, all_numbers
-from guided_diffusion.evaluation.sides import RealSide, Sides, open_generated, open_real
+from ..data.formats.samples import MANIFEST_NAME
+from ..data.sources import ImageSource, files_fingerprint
+from ..distributed import PATIENCE, has_accelerator
+from .config import EvaluationConfig
+from .extractors.features import FeatureExtractor, exact_float32, slug
+from .feature_cache import Parts
+from .inputs import RealSide, Sides, open_generated, open_real
+from .measure import Measured, Share, measure
+from .page import write_evaluation_page
+from .protocol import protocol_record
+from .report import Report, display_names, write_report
+from .scoring import Target, all_numbers
+from .warnings import doubts
 
 T = TypeVar("T")
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from guided_diffusion.evaluation.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
-from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.manifold import density_coverage, precision_recall
-from guided_diffusion.evaluation.measure import Measured, spread_over
-from guided_diffusion.evaluation.metrics import frechet_distance, inception_score, kernel_distance
-from guided_diffusion.evaluation.statistics import Gaussian
+from .config import EvaluationConfig
+from .measure import Measured, spread_over
+from .metrics.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
+from .metrics.frechet import frechet_distance, inception_score, kernel_distance
+from .metrics.neighbours import density_coverage, precision_recall
+from .statistics import Gaussian
 
 CONFIDENCE = 0.95
 """Of bootstrap intervals."""

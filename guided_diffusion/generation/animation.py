@@ -7,11 +7,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.pictures import picture
-from ..data.shards import replaced_on_success
-from ..images import grid, to_uint8
-from ..prediction import Estimate
-from .making import MakeImages
+from ..diffusion.denoiser import Estimate
+from ..diffusion.images import grid, to_uint8
+from ..files import replaced_on_success
 from .plan import cut
+from .shard_writer import MakeImages
 
 MOST_FRAMES = 60
 FRAME_MILLISECONDS = 80

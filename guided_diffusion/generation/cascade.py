@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..chain import DiffusionChain, diffused
 from ..config import to_plain
-from ..data.shards import check_manifest, without_environments
+from ..data.formats.samples import check_manifest, without_environments
 from ..data.sources import ImageSource, batches, images_between, open_images
-from ..guide import Guide, OtherGuides
-from ..images import from_uint8, to_uint8
-from ..model import (
+from ..diffusion.chain import DiffusionChain, diffused
+from ..diffusion.denoiser import Clip
+from ..diffusion.images import from_uint8, to_uint8
+from ..diffusion.model import (
     DiffusionModel,
     UpsamplerModel,
     UpsamplerModelConfig,
@@ -25,18 +25,18 @@ from ..model import (
     class_difference,
     load_upsampler,
 )
-from ..noise import SeededNoise
-from ..prediction import Clip
-from ..sampling import OnStep, Sampler
+from ..diffusion.noise import SeededNoise
+from ..guidance.config import Guide, OtherGuides
+from ..guidance.network_counter import counted_model
+from ..guidance.run import Guidance, weights_record
+from ..samplers import OnStep, Sampler
 from .config import RunConfig, SampleConfig, clipping, sampler_and_chain
-from .evaluations import counted_model
-from .guided import Guidance, weights_record
-from .labels import InTurn
-from .making import make_shards
+from .label_rules import InTurn
 from .manifest import sample_manifest, sampler_record
 from .plan import Plan
 from .processes import this_device
 from .run import generate, guidance_of, sample_plan
+from .shard_writer import make_shards
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..data.shards import NO_LABEL, iterate_shards, read_labels
-from ..images import grid
+from ..data.formats.samples import NO_LABEL, iterate_shards, read_labels
+from ..diffusion.images import grid
 
 
 def class_grid(directory: Path, *, columns: int = 10, rows: int = 10) -> Tensor:

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..chain import DiffusionChain
+from ..diffusion.chain import DiffusionChain
+from ..diffusion.denoiser import Clip, Threshold
+from ..diffusion.schedules import ChainConfig
 from ..guidance import GradientAt
-from ..guide import GuidanceConfig
-from ..prediction import Clip, Threshold
-from ..sampling import Sampler, SamplerConfig, SamplerName, make_sampler
-from ..schedules import ChainConfig
-from .evaluations import Precision
+from ..guidance.config import GuidanceConfig
+from ..guidance.network_counter import Precision
+from ..samplers import Sampler, SamplerConfig, SamplerName, make_sampler
 
 
 @dataclass(frozen=True, kw_only=True)

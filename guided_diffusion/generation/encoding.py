@@ -11,19 +11,19 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from ..chain import DiffusionChain
-from ..data.folder import DataConfig
+from ..data.image_set import DataConfig
 from ..data.listing import evenly_spaced
 from ..data.pictures import write_png
-from ..data.shards import replaced_on_success, write_json
-from ..device import default_device
-from ..images import from_uint8, grid, to_uint8
-from ..model import DiffusionModel, load_diffusion
-from ..noise import SeededNoise
-from ..sampling import SamplerConfig, ddim, ddim_reverse
+from ..diffusion.chain import DiffusionChain
+from ..diffusion.images import from_uint8, grid, to_uint8
+from ..diffusion.model import DiffusionModel, load_diffusion
+from ..diffusion.noise import SeededNoise
+from ..distributed import default_device
+from ..files import replaced_on_success, write_json
+from ..guidance.run import weights_record
+from ..samplers import SamplerConfig, ddim, ddim_reverse
 from .config import RunConfig, check_clip
-from .given import open_given, read_given
-from .guided import weights_record
+from .input_images import open_given, read_given
 
 LARGEST_PSNR = 100.0
 """dB; of images that come back exactly, of which the logarithm would be infinite."""

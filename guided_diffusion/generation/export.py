@@ -8,8 +8,8 @@ from shutil import rmtree
 
 from PIL import Image
 
+from ..data.formats.samples import NO_LABEL, iterate_shards, merged_npz, read_labels, read_manifest
 from ..data.pictures import write_png
-from ..data.shards import NO_LABEL, iterate_shards, merged_npz, read_labels, read_manifest
 from .class_grid import class_grid
 
 

@@ -13,29 +13,29 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from ..chain import DiffusionChain
-from ..data.folder import DataConfig
+from ..data.formats.samples import iterate_shards
+from ..data.image_set import DataConfig
 from ..data.listing import evenly_spaced
 from ..data.pictures import write_png
-from ..data.shards import iterate_shards
+from ..diffusion.chain import DiffusionChain
+from ..diffusion.denoiser import Clip, Denoiser
+from ..diffusion.images import from_uint8, grid, to_uint8
+from ..diffusion.model import DiffusionModel
+from ..diffusion.noise import Noise, SeededNoise
 from ..guidance import ScoreTerm
-from ..guide import Guide, OtherGuides
-from ..images import from_uint8, grid, to_uint8
-from ..model import DiffusionModel
-from ..noise import Noise, SeededNoise
-from ..prediction import Clip, Denoiser
-from ..sampling import OnStep, Sampler, SamplerName
-from ..sampling.inpainting import begun, knowing, only_in, repaint
+from ..guidance.config import Guide, OtherGuides
+from ..guidance.network_counter import counted_guidance
+from ..guidance.run import Guidance
+from ..samplers import OnStep, Sampler, SamplerName
+from ..samplers.repaint import begun, knowing, only_in, repaint
 from .config import GuidedRunConfig, SampleConfig, clipping, sampler_and_chain
-from .evaluations import counted_guidance
-from .given import open_given, read_given
-from .guided import Guidance
-from .labels import InTurn, LabelRule
-from .making import make_shards
+from .input_images import open_given, read_given
+from .label_rules import InTurn, LabelRule
 from .manifest import sample_manifest
 from .plan import Plan
 from .processes import accelerator, this_device
 from .run import guidance_of, labels_told
+from .shard_writer import make_shards
 
 SHOWN = 16
 """Images in the comparison picture."""

@@ -11,20 +11,20 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from ..chain import DiffusionChain, q_sample, uniform_indices
-from ..data.folder import DataConfig
+from ..data.image_set import DataConfig
 from ..data.listing import evenly_spaced
-from ..data.shards import replaced_on_success, write_json
-from ..device import default_device
-from ..images import from_uint8
-from ..losses import bound_term, prior_bound
-from ..model import DiffusionModel, load_diffusion
-from ..noise import Noise, SeededNoise
-from ..page import png
-from ..prediction import Denoiser
-from ..schedules import make_chain
+from ..diffusion.chain import DiffusionChain, q_sample, uniform_indices
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.images import from_uint8
+from ..diffusion.losses import bound_term, prior_bound
+from ..diffusion.model import DiffusionModel, load_diffusion
+from ..diffusion.noise import Noise, SeededNoise
+from ..diffusion.schedules import make_chain
+from ..distributed import default_device
+from ..files import replaced_on_success, write_json
+from ..html import png
 from .config import check_clip
-from .given import open_given, read_given
+from .input_images import open_given, read_given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..config import to_plain
-from ..sampling import OWNERS, langevin, predictor_corrector
+from ..guidance.run import Guidance, guide_record, weights_record
+from ..samplers import OWNERS, langevin, predictor_corrector
 from .config import RunConfig, clipping, sampler_config
-from .guided import Guidance, guide_record, weights_record
 from .plan import Plan
 
 LANGEVIN = {"langevin": langevin, "predictor_corrector": predictor_corrector}

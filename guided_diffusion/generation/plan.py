@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .labels import LabelRule
+from .label_rules import LabelRule
 
 
 @dataclass(frozen=True, kw_only=True)

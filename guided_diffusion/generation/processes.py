@@ -7,7 +7,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.distributed import HashStore, PrefixStore  # pyright: ignore[reportPrivateImportUsage]  # documented, though
 from torch.distributed.distributed_c10d import _get_default_store  # pyright: ignore[reportPrivateUsage]  # no public name
 
-from ..device import PATIENCE, has_accelerator
+from ..distributed import PATIENCE, has_accelerator
 
 _tallies = count()
 

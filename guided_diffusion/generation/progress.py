@@ -9,7 +9,7 @@ from typing import NoReturn
 from torch import Tensor
 from tqdm import tqdm
 
-from ..prediction import Estimate
+from ..diffusion.denoiser import Estimate
 from .processes import Tally
 
 IMAGES = "images"

@@ -6,22 +6,22 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from ..chain import DiffusionChain
-from ..guide import Guide, OtherGuides
-from ..images import to_uint8
-from ..model import DiffusionModel, load_diffusion
-from ..noise import SeededNoise
-from ..prediction import Clip
-from ..sampling import OnStep, Sampler
+from ..diffusion.chain import DiffusionChain
+from ..diffusion.denoiser import Clip
+from ..diffusion.images import to_uint8
+from ..diffusion.model import DiffusionModel, load_diffusion
+from ..diffusion.noise import SeededNoise
+from ..guidance.config import Guide, OtherGuides
+from ..guidance.network_counter import counted_guidance
+from ..guidance.run import Guidance, clean_schedule
+from ..samplers import OnStep, Sampler
 from .animation import write_animation
 from .config import GuidedRunConfig, SampleConfig, clipping, sampler_and_chain
-from .evaluations import counted_guidance
-from .guided import Guidance, clean_schedule
-from .labels import LabelRule, label_rule
-from .making import make_shards
+from .label_rules import LabelRule, label_rule
 from .manifest import sample_manifest
 from .plan import Plan
 from .processes import accelerator, this_device
+from .shard_writer import make_shards
 
 LARGEST_TILT = 1000.0
 """A linear schedule's last level has 158, a cosine schedule's 20,000 (T = 1000)."""
@@ -36,7 +36,7 @@ def generate(
 
     Sample i's noise and label follow from its id, so on a CPU its pixels are the same for any number of processes and
     after any interruption; a GPU's kernels may add up in another order each time. `config.upsampler` is left to
-    `cascade.generate_upsampled`. others: whom `config.guidance` names, as `classifiers.guide.load_other_guides` gives.
+    `cascade.generate_upsampled`. others: whom `config.guidance` names, as `guides.load_other_guides` gives.
 
     Raises:
         FileNotFoundError: no such file of labels, or data to count them in.

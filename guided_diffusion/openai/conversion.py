@@ -24,16 +24,7 @@ from ..models.unet import EncoderConfig, UNet, UNetConfig, UNetEncoder
 from ..models.upsampler import Upsampler, UpsamplerConfig
 from .description import Kind, describe, flags_of, refuse_unpublished
 from .flags import read_flags
-from .names import (
-    POSITION,
-    Shape,
-    classes_of,
-    is_grouped,
-    kind_of,
-    published_names,
-    published_shape,
-    with_channel_mult,
-)
+from .names import POSITION, Shape, classes_of, is_grouped, kind_of, published_names, published_shape, with_channel_mult
 from .presets import PRESETS, presets_of
 
 

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from ..config import to_plain
+from ..diffusion.schedules import ChainConfig
 from ..models.unet import EncoderConfig, UNetConfig
 from ..models.upsampler import UpsamplerConfig
-from ..schedules import ChainConfig
 from .flags import Flags
 
 Kind = Literal["unet", "upsampler", "classifier"]

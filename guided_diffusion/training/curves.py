@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..data.shards import replaced_on_success
+from ..files import replaced_on_success
 
 LINE = ("iteration", "observed", "images_per_second")
 """What a line of metrics.jsonl says of itself, or of the machine."""

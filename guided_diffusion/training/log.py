@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..run_directory import latest
+from .step import Updated
 from .tracking import Tracker
-from .update import Updated
 
 
 class TrainingLog:

@@ -16,19 +16,19 @@ from torch import nn
 from ..checkpoint import save_checkpoint
 from ..config import to_plain
 from ..data.batches import Batch, EndlessBatches
-from ..data.decoding import DamagedImageError
-from ..data.shards import replaced_on_success
+from ..data.crops import DamagedImageError
+from ..files import replaced_on_success
 from ..run_directory import claimed, mark_best, prune, read_best
-from .beginning import begun
+from .config import LoopConfig
 from .log import TrainingLog, remedy
-from .loop_config import LoopConfig
 from .objective import Adaptive, Objective, Observe
 from .processes import reduced
 from .resume import Identity, optimizer_tensors, write_resume
+from .setup import begun
 from .sharding import full_state, local
-from .stopping import InterruptedWork, StopRequest, stop_requests
+from .step import Training, update
+from .stop_request import InterruptedWork, StopRequest, stop_requests
 from .tracking import Tracker, tensorboard, wandb
-from .update import Training, update
 
 
 def fit(

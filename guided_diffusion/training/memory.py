@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..device import free_cached_memory, is_out_of_memory
+from ..distributed import free_cached_memory, is_out_of_memory
 from .sharding import local
 
 CPU_SHARE = 0.7

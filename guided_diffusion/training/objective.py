@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from ..data.batches import Batch
-from ..noise import SeededNoise
+from ..diffusion.noise import SeededNoise
 
 
 @dataclass(frozen=True)

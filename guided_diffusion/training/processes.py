@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ..device import PATIENCE, has_accelerator
+from ..distributed import PATIENCE, has_accelerator
 from ..models.unet import recompute
-from .loop_config import LoopConfig
+from .config import LoopConfig
 from .sharding import shard
 
 

@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..device import is_first_process
+from ..distributed import is_first_process
 
 
 def shard(network: nn.Module, *, device_type: str) -> None:

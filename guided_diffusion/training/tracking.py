@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
-from ..data.shards import replaced_on_success
+from ..files import replaced_on_success
 
 WandbMode = Literal["off", "online", "offline"]
 

@@ -9,22 +9,15 @@ import tiny
 import torch
 from PIL import Image
 
-from classifiers import diagnostics
-from classifiers.checkpoint import load_classifier
-from classifiers.diagnostics import (
-    DiagnoseConfig,
-    LevelMeasurement,
-    diagnose,
-    measure_levels,
-    measure_slopes,
-    summarize,
-)
+from classifiers import diagnosis as diagnostics
+from classifiers.diagnosis import DiagnoseConfig, LevelMeasurement, diagnose, measure_levels, measure_slopes, summarize
 from classifiers.heldout import open_heldout, predictions, read_images
 from classifiers.slope import correction_ratio
-from guided_diffusion.chain import q_sample
+from classifiers.trained_model import load_classifier
+from guided_diffusion.diffusion.chain import q_sample
+from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.guidance import classifier_score
-from guided_diffusion.noise import SeededNoise
-from guided_diffusion.schedules import make_chain
 
 CHAIN = make_chain(tiny.CHAIN)
 

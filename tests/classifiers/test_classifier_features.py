@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from classifiers.checkpoint import load_classifier
-from classifiers.extractor import ExtractorConfig, open_extractor
-from classifiers.features import load_classifier_features
-from guided_diffusion.evaluation.dinov2 import DinoV2Config
-from guided_diffusion.evaluation.inception import InceptionConfig
-from guided_diffusion.images import from_uint8
+from classifiers.trained_model import load_classifier
+from guided_diffusion.diffusion.images import from_uint8
+from guided_diffusion.evaluation.extractors.classifier_features import load_classifier_features
+from guided_diffusion.evaluation.extractors.config import ExtractorConfig, open_extractor
+from guided_diffusion.evaluation.extractors.dinov2 import DinoV2Config
+from guided_diffusion.evaluation.extractors.inception import InceptionConfig
 
 IMAGES = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from classifiers.checkpoint import load_classifier
 from classifiers.heldout import level_indices, open_heldout, predictions, read_images, step_at
-from guided_diffusion.chain import q_sample
+from classifiers.trained_model import load_classifier
 from guided_diffusion.data.listing import evenly_spaced
-from guided_diffusion.noise import SeededNoise
-from guided_diffusion.schedules import make_chain
+from guided_diffusion.diffusion.chain import q_sample
+from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.schedules import make_chain
 
 CHAIN = make_chain(tiny.CHAIN)
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from classifiers.slope import correction_ratio, slope_error
+from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas
 from guided_diffusion.guidance import classifier_score
-from guided_diffusion.schedules import chain_from_betas, linear_betas
 
 CHAIN = chain_from_betas(linear_betas(50))
 SHAPE = (6, 1, 4, 4)

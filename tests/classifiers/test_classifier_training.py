@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classifiers.calibration import log_likelihood
-from classifiers.checkpoint import load_classifier
-from classifiers.guide import load_guide
 from classifiers.heldout import open_heldout, predictions, read_images
+from classifiers.trained_model import load_classifier
 from classifiers.training import ClassifierObjective, train_classifier
-from guided_diffusion.chain import q_sample
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.data.listing import evenly_spaced
-from guided_diffusion.noise import SeededNoise
-from guided_diffusion.schedules import make_chain
+from guided_diffusion.diffusion.chain import q_sample
+from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.schedules import make_chain
+from guided_diffusion.guidance.guides import load_guide
 
 COUNT = 6
 CHAIN = make_chain(tiny.CHAIN)

@@ -11,13 +11,13 @@ from torchvision.models import squeezenet1_1
 from torchvision.transforms.functional import normalize, resize
 
 from classifiers import off_the_shelf
-from classifiers.checkpoint import load_classifier
 from classifiers.off_the_shelf import clean_guide, load_clean_guide, smoothed
+from classifiers.trained_model import load_classifier
 from guided_diffusion.data.imagenet import imagenet_class_names
+from guided_diffusion.diffusion.denoiser import NetworkDenoiser
+from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas
 from guided_diffusion.guidance import guided_at_estimate, guided_through
-from guided_diffusion.guide import CleanGuide
-from guided_diffusion.prediction import NetworkDenoiser
-from guided_diffusion.schedules import chain_from_betas, linear_betas
+from guided_diffusion.guidance.config import CleanGuide
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CHAIN = chain_from_betas(linear_betas(1000))

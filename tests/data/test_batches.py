@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from guided_diffusion.data.batches import Batch, EndlessBatches, epoch_permutation
-from guided_diffusion.data.folder import DataConfig, open_dataset
+from guided_diffusion.data.image_set import DataConfig, open_dataset
 
 SIZE = 4
 
@@ -164,7 +164,7 @@ RUN = """
 import sys, time
 from pathlib import Path
 from guided_diffusion.data.batches import EndlessBatches
-from guided_diffusion.data.folder import DataConfig, open_dataset
+from guided_diffusion.data.image_set import DataConfig, open_dataset
 
 if __name__ == "__main__":
     dataset = open_dataset(DataConfig(path=Path(sys.argv[1])), image_size=4)

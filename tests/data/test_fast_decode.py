@@ -9,8 +9,8 @@ import torch
 from data.storages import encoded, png, write_folder
 from PIL import Image
 
-from guided_diffusion.data.decoding import decoded
-from guided_diffusion.data.folder import DataConfig, ImageDataset, open_dataset
+from guided_diffusion.data.crops import decoded
+from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
 
 
 def waves(width: int, height: int) -> Image.Image:

@@ -8,7 +8,7 @@ import huggingface_hub.constants
 import pytest
 from data.storages import LABELS, hugging_face_dataset
 
-from guided_diffusion.data.folder import DataConfig, ImageDataset, open_dataset
+from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
 
 
 def opened(path: Path | str, **config) -> ImageDataset:

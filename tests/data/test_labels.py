@@ -8,10 +8,10 @@ import pytest
 from data.storages import NAMES, PICTURES, png, write_folder, write_shards, write_zip
 
 from guided_diffusion.config import from_plain, parse, to_plain
-from guided_diffusion.data.folder import DataConfig, ImageDataset, open_dataset
+from guided_diffusion.data.formats.folder import open_folder
+from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
 from guided_diffusion.data.labels import numbered
 from guided_diffusion.data.listing import archive_tree, filename_classes, folder_tree
-from guided_diffusion.data.trees import open_folder
 
 LISTING = json.loads((Path(__file__).parent.parent / "golden" / "data.json").read_text())["listing"]
 SOURCE = Path("labels.csv")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guided_diffusion.data.npz import write_array, write_rows
+from guided_diffusion.data.formats.npy import write_array, write_rows
 from guided_diffusion.data.sources import open_images, read_images
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from data.storages import LABELS, PICTURES, png, write_folder, write_saved, write_shards, write_zip
 
-from guided_diffusion.data.folder import DataConfig
+from guided_diffusion.data.image_set import DataConfig
 from guided_diffusion.data.picture_sets import PictureSet
 from guided_diffusion.data.preparation import PrepareConfig, prepare_data
 from guided_diffusion.data.sources import batches, images_between, open_images

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guided_diffusion.data.shards import (
+from guided_diffusion.data.formats.samples import (
     Shard,
     iterate_shards,
     merged_npz,
@@ -13,11 +13,10 @@ from guided_diffusion.data.shards import (
     read_labels,
     read_manifest,
     read_shard,
-    replaced_on_success,
     shard_path,
-    write_json,
     write_shard,
 )
+from guided_diffusion.files import replaced_on_success, write_json
 
 MANIFEST = {
     "num_samples": 10,

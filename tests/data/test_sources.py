@@ -8,8 +8,8 @@ from data.storages import PICTURES, write_zip
 from PIL import Image
 from torch import Tensor
 
-from guided_diffusion.data.decoding import center_crop
-from guided_diffusion.data.shards import Shard, open_manifest, shard_path, write_shard
+from guided_diffusion.data.crops import center_crop
+from guided_diffusion.data.formats.samples import Shard, open_manifest, shard_path, write_shard
 from guided_diffusion.data.sources import (
     ImageSource,
     batches,

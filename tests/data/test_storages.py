@@ -23,8 +23,8 @@ from data.storages import (
 from PIL import Image
 
 from guided_diffusion.data.batches import EndlessBatches
-from guided_diffusion.data.folder import DataConfig, ImageDataset, open_dataset
-from guided_diffusion.data.trees import open_folder, open_zip
+from guided_diffusion.data.formats.folder import open_folder, open_zip
+from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
 
 
 def opened(path: Path, **config) -> ImageDataset:

@@ -8,8 +8,8 @@ import pytest
 import webdataset
 from data.storages import LABELS, NAMES, PICTURES, png, samples, write_shards, write_tar
 
-from guided_diffusion.data.folder import DataConfig, ImageDataset, open_dataset
-from guided_diffusion.data.webdataset import open_webdataset
+from guided_diffusion.data.formats.webdataset import open_webdataset
+from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
 
 
 def opened(path: Path, **options) -> ImageDataset:

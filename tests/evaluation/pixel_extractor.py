@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from guided_diffusion.data.shards import Shard, open_manifest, write_shard
-from guided_diffusion.evaluation.features import Features, PublishedNetwork
+from guided_diffusion.data.formats.samples import Shard, open_manifest, write_shard
+from guided_diffusion.evaluation.extractors.features import Features, PublishedNetwork
 
 BRIGHTNESS = (40, 120, 200)
 CLASS_NAMES = ("dark", "grey", "light")

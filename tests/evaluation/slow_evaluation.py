@@ -14,8 +14,8 @@ from torch import Tensor
 
 from guided_diffusion.evaluation import run
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.features import Features
-from guided_diffusion.evaluation.parts import Parts
+from guided_diffusion.evaluation.extractors.features import Features
+from guided_diffusion.evaluation.feature_cache import Parts
 
 generated, real, out = map(Path, sys.argv[1:4])
 seen: list[int] = []

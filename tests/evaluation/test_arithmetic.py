@@ -12,12 +12,12 @@ from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_
 from torch import Tensor
 
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.features import Features
+from guided_diffusion.evaluation.extractors.features import Features
+from guided_diffusion.evaluation.inputs import Sides, open_generated, open_real
 from guided_diffusion.evaluation.measure import Measured
 from guided_diffusion.evaluation.protocol import protocol_record
 from guided_diffusion.evaluation.run import evaluate
 from guided_diffusion.evaluation.scoring import Target
-from guided_diffusion.evaluation.sides import Sides, open_generated, open_real
 from guided_diffusion.evaluation.statistics import Gaussian
 
 LABELS = torch.arange(3).repeat_interleave(10)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from evaluation.reports import report
 
-from classifiers.evaluation import EvaluateConfig, evaluate_samples
+from guided_diffusion.commands.evaluate import EvaluateConfig, evaluate_samples
 from guided_diffusion.config import parse, run_script
 from guided_diffusion.evaluation.report import write_report
 

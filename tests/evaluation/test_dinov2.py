@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision import transforms
 
-from guided_diffusion.evaluation.dinov2 import (
+from guided_diffusion.evaluation.extractors.dinov2 import (
     WEIGHTS,
     DinoV2Config,
     DinoV2Extractor,
@@ -20,8 +20,8 @@ from guided_diffusion.evaluation.dinov2 import (
     resized_positions,
     vision_transformer,
 )
-from guided_diffusion.evaluation.features import Features
-from guided_diffusion.evaluation.weights import load_weights
+from guided_diffusion.evaluation.extractors.features import Features
+from guided_diffusion.evaluation.extractors.weights import load_weights
 
 pytest.importorskip("timm")
 

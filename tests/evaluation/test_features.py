@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from guided_diffusion.evaluation.features import exact_float32, slug
+from guided_diffusion.evaluation.extractors.features import exact_float32, slug
 
 
 def precisions() -> list[str]:

@@ -9,8 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from guided_diffusion.evaluation.features import Features
-from guided_diffusion.evaluation.inception import (
+from guided_diffusion.evaluation.extractors.features import Features
+from guided_diffusion.evaluation.extractors.inception import (
     WEIGHTS,
     InceptionConfig,
     InceptionExtractor,
@@ -18,8 +18,8 @@ from guided_diffusion.evaluation.inception import (
     load_inception,
     resized_like_tensorflow,
 )
-from guided_diffusion.evaluation.manifold import precision_recall
-from guided_diffusion.evaluation.metrics import frechet_distance, inception_score, kernel_distance
+from guided_diffusion.evaluation.metrics.frechet import frechet_distance, inception_score, kernel_distance
+from guided_diffusion.evaluation.metrics.neighbours import precision_recall
 from guided_diffusion.evaluation.statistics import gaussian, moments
 
 fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")

@@ -8,7 +8,7 @@ from oracles.golden import arrays, sidecar
 from torch import Tensor
 from torch.testing import assert_close
 
-from guided_diffusion.evaluation.manifold import (
+from guided_diffusion.evaluation.metrics.neighbours import (
     density_coverage,
     manifold_membership,
     precision_recall,
@@ -29,7 +29,7 @@ def uniform_square(count: int, *, side: float, seed: int) -> Tensor:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guided_diffusion.evaluation.manifold._BLOCK_SIDE", 64)
+    monkeypatch.setattr("guided_diffusion.evaluation.metrics.neighbours._BLOCK_SIDE", 64)
 
 
 def test_sets_of_one_distribution_have_the_expected_density_and_coverage() -> None:
@@ -139,7 +139,7 @@ def test_numbers_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch
     real, generated = randn(120, 8), randn(70, 8, seed=1)
     whole = *manifold_membership(real=real, generated=generated), squared_manifold_radii(real, k=3)
     density = density_coverage(real=real, generated=generated)
-    monkeypatch.setattr("guided_diffusion.evaluation.manifold._BLOCK_SIDE", 17)
+    monkeypatch.setattr("guided_diffusion.evaluation.metrics.neighbours._BLOCK_SIDE", 17)
     assert all(map(torch.equal, manifold_membership(real=real, generated=generated), whole[:2]))
     assert_close(squared_manifold_radii(real, k=3), whole[2], rtol=1e-12, atol=0)
     assert density_coverage(real=real, generated=generated) == density

@@ -7,7 +7,7 @@ from oracles.golden import arrays, sidecar
 from torch import Tensor
 from torch.testing import assert_close
 
-from guided_diffusion.evaluation.metrics import _regular_factor, frechet_distance, inception_score
+from guided_diffusion.evaluation.metrics.frechet import _regular_factor, frechet_distance, inception_score
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 
 FLOAT64 = torch.float64

@@ -13,7 +13,7 @@ from evaluation.reports import DETAILS, METRICS, protocol, report
 from PIL import Image
 
 from guided_diffusion.data.sources import open_images
-from guided_diffusion.evaluation.comparison import compared
+from guided_diffusion.evaluation.compare import compared
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.measure import spread_over
 from guided_diffusion.evaluation.page import (
@@ -26,7 +26,7 @@ from guided_diffusion.evaluation.page import (
 )
 from guided_diffusion.evaluation.report import Report, write_report
 from guided_diffusion.evaluation.run import evaluate
-from guided_diffusion.page import png
+from guided_diffusion.html import png
 
 LABELS = torch.arange(3).repeat_interleave(20)
 

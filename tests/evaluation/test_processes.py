@@ -12,7 +12,7 @@ import torch
 from evaluation.pixel_extractor import LABELS, PixelExtractor, noisy_images, save_class_folders, save_samples
 
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.making import make_reference
+from guided_diffusion.evaluation.reference_builder import make_reference
 from guided_diffusion.evaluation.run import evaluate
 
 ROOT = Path(__file__).parents[2]

@@ -9,15 +9,15 @@ import torch
 from evaluation.pixel_extractor import LABELS, PixelExtractor, noisy_images, save_class_folders
 from PIL import Image
 
-from classifiers.reference import MakeReferenceConfig
 from guided_diffusion.checkpoint import file_sha256
+from guided_diffusion.commands.make_reference import MakeReferenceConfig
 from guided_diffusion.data.listing import files_sha256
 from guided_diffusion.data.sources import images_between, open_images
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.features import Features
-from guided_diffusion.evaluation.making import make_reference
-from guided_diffusion.evaluation.metrics import frechet_distance
+from guided_diffusion.evaluation.extractors.features import Features
+from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.reference import Reference, read_reference, write_reference
+from guided_diffusion.evaluation.reference_builder import make_reference
 from guided_diffusion.evaluation.report import Report
 from guided_diffusion.evaluation.run import evaluate
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments

@@ -17,13 +17,13 @@ from evaluation.pixel_extractor import (
     save_samples,
 )
 
-from guided_diffusion.data.shards import merged_npz
+from guided_diffusion.data.formats.samples import merged_npz
 from guided_diffusion.data.sources import read_images
-from guided_diffusion.evaluation.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.manifold import density_coverage, precision_recall
 from guided_diffusion.evaluation.measure import spread_over
-from guided_diffusion.evaluation.metrics import frechet_distance, inception_score, kernel_distance
+from guided_diffusion.evaluation.metrics.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
+from guided_diffusion.evaluation.metrics.frechet import frechet_distance, inception_score, kernel_distance
+from guided_diffusion.evaluation.metrics.neighbours import density_coverage, precision_recall
 from guided_diffusion.evaluation.report import format_report
 from guided_diffusion.evaluation.run import evaluate, measure_real
 from guided_diffusion.evaluation.statistics import gaussian, moments

@@ -2,13 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from guided_diffusion.evaluation.statistics import (
-    GaussianAccumulator,
-    RowAccumulator,
-    gaussian,
-    merged,
-    moments,
-)
+from guided_diffusion.evaluation.statistics import GaussianAccumulator, RowAccumulator, gaussian, merged, moments
 
 # Rounding of float64 sums of a few hundred terms of size one.
 ROUNDING = {"rtol": 1e-12, "atol": 1e-13}

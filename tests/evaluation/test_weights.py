@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from guided_diffusion.evaluation import dinov2, inception, weights
-from guided_diffusion.evaluation.weights import PublishedWeights, find_weights, load_weights
+from guided_diffusion.evaluation.extractors import dinov2, inception, weights
+from guided_diffusion.evaluation.extractors.weights import PublishedWeights, find_weights, load_weights
 
 PUBLISHED = (inception.WEIGHTS, dinov2.WEIGHTS)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from evaluation.pixel_extractor import PixelExtractor
 
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.making import make_reference
+from guided_diffusion.evaluation.reference_builder import make_reference
 from guided_diffusion.evaluation.run import evaluate
 
 generated, real, out = map(Path, sys.argv[1:4])

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from guided_diffusion.data.shards import iterate_shards
+from guided_diffusion.data.formats.samples import iterate_shards
+from guided_diffusion.diffusion.denoiser import Estimate
+from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.generation.animation import MOST_FRAMES, Film
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.run import generate
-from guided_diffusion.model import load_diffusion
-from guided_diffusion.prediction import Estimate
 
 CONFIG = SampleConfig(
     diffusion=Path("unused"), out=Path("unused"), num_samples=6, batch_size=3, shard_size=4, steps=5, animate=4

@@ -11,10 +11,10 @@ import tiny
 import torch
 from oracles.mixture import GaussianMixture, draws
 
+from guided_diffusion.diffusion.model import load_diffusion
+from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.generation.encoding import EncodeConfig, decoded, encode, encoded, spherical
-from guided_diffusion.model import load_diffusion
-from guided_diffusion.sampling import SamplerConfig
-from guided_diffusion.schedules import ChainConfig, make_chain
+from guided_diffusion.samplers import SamplerConfig
 
 
 def config(out, run, folder, **changes) -> EncodeConfig:

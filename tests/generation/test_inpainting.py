@@ -7,14 +7,14 @@ import pytest
 import tiny
 from PIL import Image
 
-from classifiers.guide import load_guide
-from guided_diffusion.data.folder import open_dataset
-from guided_diffusion.data.shards import iterate_shards, read_manifest, without_environments
+from guided_diffusion.data.formats.samples import iterate_shards, read_manifest, without_environments
+from guided_diffusion.data.image_set import open_dataset
+from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.inpainting import COMPARISON_NAME, InpaintConfig, inpaint, read_fill
 from guided_diffusion.generation.run import generate
-from guided_diffusion.guide import GuidanceConfig
-from guided_diffusion.model import DiffusionModel, load_diffusion
+from guided_diffusion.guidance.config import GuidanceConfig
+from guided_diffusion.guidance.guides import load_guide
 
 
 @pytest.fixture(scope="module")

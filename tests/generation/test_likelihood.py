@@ -13,8 +13,12 @@ from oracles.mixture import GaussianMixture, draws
 from oracles.published import stored_network
 from torch import Tensor
 
-from guided_diffusion.chain import eps_from_x0
 from guided_diffusion.config import from_plain, to_plain
+from guided_diffusion.diffusion.chain import eps_from_x0
+from guided_diffusion.diffusion.denoiser import TARGET, NetworkDenoiser, Prediction
+from guided_diffusion.diffusion.model import load_diffusion
+from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.schedules import ChainConfig, make_chain, timestep_subset
 from guided_diffusion.generation.likelihood import (
     LikelihoodConfig,
     bound_terms,
@@ -23,11 +27,7 @@ from guided_diffusion.generation.likelihood import (
     measured_likelihood,
     stretches,
 )
-from guided_diffusion.model import load_diffusion
-from guided_diffusion.noise import SeededNoise
-from guided_diffusion.prediction import TARGET, NetworkDenoiser, Prediction
-from guided_diffusion.schedules import ChainConfig, make_chain, timestep_subset
-from guided_diffusion.training.diffusion import TrainDiffusionConfig, train_diffusion
+from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig, train_diffusion
 
 
 class StoredNoise:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from guided_diffusion.generation.labels import InTurn
+from guided_diffusion.generation.label_rules import InTurn
 from guided_diffusion.generation.plan import Plan, cut
 
 

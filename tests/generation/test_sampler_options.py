@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from guided_diffusion.diffusion.denoiser import Threshold
 from guided_diffusion.generation.config import RunConfig, clipping, sampler_config
 from guided_diffusion.generation.manifest import sampler_record
-from guided_diffusion.prediction import Threshold
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.samplers import SamplerConfig
 
 
 def test_a_runs_options_reach_its_sampler():

@@ -17,7 +17,7 @@ from diffusers import (
 from diffusers.schedulers import scheduling_dpmsolver_multistep
 from oracles.mixture import draws, three_blobs
 
-from guided_diffusion.schedules import chain_from_betas, linear_betas
+from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas
 
 CHAIN = chain_from_betas(linear_betas(1000))
 MIXTURE = three_blobs(CHAIN)

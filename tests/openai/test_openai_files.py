@@ -11,18 +11,12 @@ from oracles.published import ARCHITECTURES, RELEASED, as_command_line, released
 from oracles.published import stored_flags_and_weights as stored
 from torch import Tensor
 
-from classifiers.checkpoint import load_classifier
+from classifiers.trained_model import load_classifier
 from guided_diffusion.checkpoint import open_checkpoint
 from guided_diffusion.data.imagenet import imagenet_class_names
-from guided_diffusion.model import load_diffusion
+from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.openai import convert, load_openai, revert
-from guided_diffusion.openai.files import (
-    ExportConfig,
-    ImportConfig,
-    export_openai,
-    import_openai,
-    with_file_named,
-)
+from guided_diffusion.openai.files import ExportConfig, ImportConfig, export_openai, import_openai, with_file_named
 from guided_diffusion.openai.presets import PRESETS
 
 

@@ -13,8 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from guided_diffusion.chain import Coefficient, DiffusionChain, Step
-from guided_diffusion.prediction import Denoiser, Estimate
+from guided_diffusion.diffusion.chain import Coefficient, DiffusionChain, Step
+from guided_diffusion.diffusion.denoiser import Denoiser, Estimate
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from oracles.mixture import GaussianMixture
 from torch import Tensor
 
-from guided_diffusion.chain import DiffusionChain
+from guided_diffusion.diffusion.chain import DiffusionChain
 
 
 def flowed(x: Tensor, mixture: GaussianMixture, y: int, *, alpha_bar: float, alpha_bar_end: float) -> Tensor:

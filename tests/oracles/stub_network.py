@@ -7,8 +7,8 @@ scale of 1000.
 import torch
 from oracles import golden
 
-from guided_diffusion.prediction import NetworkDenoiser, Prediction, Variance, has_learned_variance
-from guided_diffusion.schedules import ChainConfig, make_chain, timestep_subset
+from guided_diffusion.diffusion.denoiser import NetworkDenoiser, Prediction, Variance, has_learned_variance
+from guided_diffusion.diffusion.schedules import ChainConfig, make_chain, timestep_subset
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "x_start": "x0", "previous_x": "mean"}
 VARIANCES: dict[str, Variance] = {

@@ -5,7 +5,7 @@ import torch
 from oracles.mixture import GaussianMixture, draws, three_blobs
 from torch.testing import assert_close
 
-from guided_diffusion.schedules import chain_from_betas, linear_betas
+from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas
 
 CHAIN = chain_from_betas(linear_betas(1000))
 LEVELS = [0, 3, 200, 500, 999]

@@ -13,10 +13,10 @@ from oracles.golden import arrays, sidecar
 from oracles.published import published_flags, published_weights, stored_network
 from torch import Tensor, nn
 
-from guided_diffusion.chain import q_sample
-from guided_diffusion.losses import hybrid_loss
+from guided_diffusion.diffusion.chain import q_sample
+from guided_diffusion.diffusion.losses import hybrid_loss
+from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.openai import Converted, convert, revert
-from guided_diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.training.ema import EMA
 
 STORED, DESCRIBED = arrays("training"), sidecar("training")

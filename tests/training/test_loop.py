@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from guided_diffusion.data.batches import Batch
-from guided_diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.run_directory import checkpoints, latest
 from guided_diffusion.training.objective import Losses
 

@@ -8,9 +8,10 @@ from small_loop import assert_same_training, denoise, metrics, train
 from torch import nn
 
 from guided_diffusion.data.batches import Batch
-from guided_diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.run_directory import latest
-from guided_diffusion.training import beginning, memory
+from guided_diffusion.training import memory
+from guided_diffusion.training import setup as beginning
 from guided_diffusion.training.memory import (
     activation_bytes,
     cpu_limit,

@@ -16,7 +16,7 @@ from torch import nn
 
 from guided_diffusion import checkpoint
 from guided_diffusion.data.batches import Batch
-from guided_diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.run_directory import checkpoints, claimed, latest
 from guided_diffusion.training import loop
 from guided_diffusion.training.objective import Losses, Objective

@@ -12,22 +12,22 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from classifiers.guide import load_guide
 from classifiers.training import train_classifier
 from guided_diffusion.data.batches import Batch
-from guided_diffusion.data.shards import iterate_shards
+from guided_diffusion.data.formats.samples import iterate_shards
+from guided_diffusion.diffusion.losses import min_snr_weight
+from guided_diffusion.diffusion.model import DiffusionConfig, load_diffusion
+from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.schedules import ChainConfig, make_chain, sampling_chain
+from guided_diffusion.diffusion.timesteps import LossSecondMoment
 from guided_diffusion.generation.run import SampleConfig, generate
 from guided_diffusion.guidance import extrapolated
-from guided_diffusion.guide import GuidanceConfig
-from guided_diffusion.losses import min_snr_weight
-from guided_diffusion.model import DiffusionConfig, load_diffusion
+from guided_diffusion.guidance.config import GuidanceConfig
+from guided_diffusion.guidance.guides import load_guide
 from guided_diffusion.models.unet import UNetConfig
-from guided_diffusion.noise import SeededNoise
 from guided_diffusion.run_directory import latest
-from guided_diffusion.sampling import ddim
-from guided_diffusion.schedules import ChainConfig, make_chain, sampling_chain
-from guided_diffusion.timesteps import LossSecondMoment
-from guided_diffusion.training.diffusion import (
+from guided_diffusion.samplers import ddim
+from guided_diffusion.training.diffusion_objective import (
     AdaptiveObjective,
     DiffusionObjective,
     TrainDiffusionConfig,

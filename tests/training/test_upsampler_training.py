@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from guided_diffusion.checkpoint import open_checkpoint
 from guided_diffusion.data.batches import Batch
-from guided_diffusion.model import UpsamplerModelConfig, load_diffusion, load_upsampler
+from guided_diffusion.diffusion.denoiser import Prediction, Variance
+from guided_diffusion.diffusion.model import UpsamplerModelConfig, load_diffusion, load_upsampler
+from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
+from guided_diffusion.diffusion.timesteps import UniformTimesteps
 from guided_diffusion.models.upsampler import UpsamplerConfig
-from guided_diffusion.noise import SeededNoise
-from guided_diffusion.prediction import Prediction, Variance
 from guided_diffusion.run_directory import latest
-from guided_diffusion.schedules import ChainConfig, make_chain
-from guided_diffusion.timesteps import UniformTimesteps
-from guided_diffusion.training.diffusion import DiffusionObjective
-from guided_diffusion.training.upsampler import UpsamplerObjective, area_reduced, train_upsampler
+from guided_diffusion.training.diffusion_objective import DiffusionObjective
+from guided_diffusion.training.upsampler_objective import UpsamplerObjective, area_reduced, train_upsampler
 
 COUNT = 6
 

@@ -1,0 +1,57 @@
+"""A trained classifier as a whole: its network, the chain whose noise it knows, and the names of its classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from guided_diffusion.checkpoint import Checkpoint, load_weights, open_checkpoint
+from guided_diffusion.config import from_plain
+from guided_diffusion.diffusion.schedules import ChainConfig
+
+from .model import ClassifierConfig, NoisyClassifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierModelConfig:
+    """What a classifier is, apart from its weights: the "model" of its checkpoint's config.json."""
+
+    network: ClassifierConfig
+    """The encoder and its pooling."""
+    chain: ChainConfig | None
+    """The chain of the diffusion model whose noise it was trained on; null: it knows clean images only."""
+    class_names: tuple[str, ...]
+    """Names of the classes, in label order."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier ready for use: in evaluation mode, its parameters frozen."""
+
+    config: ClassifierModelConfig
+    network: NoisyClassifier
+    checkpoint: Checkpoint
+    weights: str
+    """Which of the checkpoint's weights these are."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images it was trained on."""
+        network = self.config.network
+        return network.in_channels, network.image_size, network.image_size
+
+
+def load_classifier(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> Classifier:
+    """The classifier of a checkpoint or run directory.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: a checkpoint of another kind, or weights that it has not or that do not fit.
+    """
+    checkpoint = open_checkpoint(path, "classifier")
+    config = from_plain(ClassifierModelConfig, checkpoint.model, source=str(checkpoint.path / "config.json"))
+    with torch.device("meta"):
+        network = NoisyClassifier(config.network)
+    load_weights(network, checkpoint, weights)
+    network.eval().requires_grad_(False).to(device)
+    return Classifier(config, network, checkpoint, weights or checkpoint.default_weights())

@@ -1,0 +1,77 @@
+"""The evaluation command: measures or compares, and prints what came of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..evaluation.compare import compared, format_comparison
+from ..evaluation.config import EvaluationConfig
+from ..evaluation.extractors.config import ExtractorConfig, open_extractor
+from ..evaluation.page import write_comparison_page
+from ..evaluation.report import format_report
+from ..evaluation.run import evaluate, page_path, report_path, this_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ExtractorConfig):
+    """Compare generated images with real ones, or evaluations with one another."""
+
+    generated: Path | None = None
+    """Directory of samples, npz batch, folder or .zip of pictures, WebDataset shards, prepared images, or a saved
+    Hugging Face dataset."""
+    real: Path | None = None
+    """The same, or an npz of reference statistics: published ones, or those that make_reference.py wrote."""
+    protocol: EvaluationConfig = EvaluationConfig()
+    """Settings of the metrics; the defaults are the published ones."""
+    out: Path | None = None
+    """JSON report to write, NAME.json, and beside it a page NAME.html; null: evaluation-<extractor>.json beside the
+    samples. With compare, the page alone, NAME.html."""
+    compare: tuple[Path, ...] = ()
+    """JSON reports to compare with one another, in place of images: --compare A.json B.json."""
+
+    def __post_init__(self) -> None:
+        given = [f"--{name}" for name in ("generated", "real") if getattr(self, name) is not None]
+        if self.compare and given:
+            raise ValueError(f"--compare takes evaluations that were made; leave out {' and '.join(given)}")
+        if self.compare and self.out is not None and self.out.suffix != ".html":
+            raise ValueError(f"with --compare, --out is a page NAME.html; got {self.out}")
+        if not self.compare and self.out is not None and self.out.suffix != ".json":
+            raise ValueError(f"the report goes into a file NAME.json, a page NAME.html beside it; got --out {self.out}")
+        missing = [name for name in ("--generated", "--real") if name not in given]
+        if not self.compare and missing:
+            raise ValueError(
+                f"needed and not given: {', '.join(missing)}; or compare evaluations, --compare A.json B.json"
+            )
+
+
+def evaluate_samples(config: EvaluateConfig) -> None:
+    """Measure, write the report and print it on the main process; or compare reports, if there are any to compare.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: as the extractor, `evaluate` and `compared` raise them.
+    """
+    if config.compare:
+        compare_evaluations(config.compare, page=config.out)
+        return
+    assert config.generated is not None  # as `__post_init__` makes sure
+    assert config.real is not None
+    device, is_main_process = this_device()
+    extractor = open_extractor(config, device=device)
+    out = config.out or report_path(config.generated, extractor)
+    report = evaluate(
+        generated=config.generated, real=config.real, extractor=extractor, config=config.protocol, out=out, page=True
+    )
+    if is_main_process:
+        print(f"{format_report(report)}\n\n{out}\n{page_path(out)}")
+
+
+def compare_evaluations(reports: Sequence[Path], *, page: Path | None) -> None:
+    """Print how evaluations and their protocols differ; page: HTML file that says so as well.
+
+    Raises:
+        ValueError, FileNotFoundError: fewer than two reports, or files that are none.
+    """
+    comparison = compared(reports)
+    print(format_comparison(comparison))
+    if page is not None:
+        write_comparison_page(page, comparison)

@@ -1,0 +1,67 @@
+"""The command that measures real images once, for all evaluations against them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..checkpoint import file_sha256
+from ..evaluation.extractors.config import ExtractorConfig, open_extractor
+from ..evaluation.reference import read_reference
+from ..evaluation.reference_builder import make_reference
+from ..evaluation.run import this_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeReferenceConfig(ExtractorConfig):
+    """Write the statistics of real images, and some of the images, to a file that evaluate.py takes as --real."""
+
+    images: Path
+    """Folder or .zip of pictures, WebDataset shards, prepared images, a saved Hugging Face dataset, npz batch or
+    samples."""
+    out: Path
+    """NAME.npz, in the published layout: mu, sigma, mu_s, sigma_s, arr_0. It is not replaced if it is there.
+
+    Until it is written, what was measured lies beside it in a hidden directory: 16 KB an image with Inception.
+    """
+    image_size: int | None = None
+    """Side in pixels of the images that will be compared; pictures get the published centre crop to it.
+
+    None: the images as they are, which must then have one size.
+    """
+    manifold_images: int = 10_000
+    """Images, spread over the set, to keep for precision, recall, density, coverage and the kernel distance, at most.
+
+    Published; 0 keeps none, and these numbers cannot be had.
+    """
+    batch_size: int = 64
+    """Images that go through the extractor at once, per process."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("image_size", 1), ("batch_size", 1), ("manifold_images", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def make_reference_file(config: MakeReferenceConfig) -> None:
+    """Measure, write, and say on the main process what was written.
+
+    Raises:
+        ValueError, OSError, ImportError: as the extractor and `make_reference` raise them.
+    """
+    device, is_main_process = this_device()
+    make_reference(
+        config.images,
+        extractor=open_extractor(config, device=device),
+        out=config.out,
+        image_size=config.image_size,
+        manifold_images=config.manifold_images,
+        batch_size=config.batch_size,
+    )
+    if is_main_process:
+        written = read_reference(config.out)
+        assert written is not None
+        kept = min(config.manifold_images, written.pooled.count or 0)
+        print(
+            f"{config.out}: statistics of {written.pooled.count:,} images on {written.extractor}, with {kept:,} of the "
+            f"images; SHA-256 {file_sha256(config.out)}"
+        )

@@ -1,0 +1,1 @@
+"""One file a form in which images lie on disk."""

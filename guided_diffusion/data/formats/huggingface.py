@@ -1,0 +1,142 @@
+"""Images of Hugging Face datasets, from the hub or from disk, through the `datasets` library (the extra "hf")."""
+
+import io
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..storage import LabelledImages
+
+PREFIX = "hf:"
+
+
+class HuggingFaceStorage:
+    """Rows of a dataset, whose Arrow files are mapped into memory."""
+
+    root = None
+
+    def __init__(self, source: Path, images: Any, column: str) -> None:
+        """source: for messages. images: a datasets.Dataset whose `column` gives the encoded bytes of an image."""
+        self._source = source
+        self._images = images
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def path(self, index: int) -> Path:
+        return self._source / str(index)
+
+    def open(self, index: int) -> IO[bytes]:
+        image = self._images[int(index)][self._column]
+        if image is None or (image["bytes"] is None and image["path"] is None):
+            raise ValueError("the row holds no image")
+        return Path(image["path"]).open("rb") if image["bytes"] is None else io.BytesIO(image["bytes"])
+
+
+def is_saved_dataset(directory: Path) -> bool:
+    """Whether a directory holds what `save_to_disk` of the datasets library wrote, or Parquet files."""
+    saved = any((directory / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    return saved or any(directory.glob("*.parquet")) or any(directory.glob("data/*.parquet"))
+
+
+def open_huggingface(path: Path, *, label_column: str | None = None) -> LabelledImages:
+    """The images of hf:NAME, hf:NAME:SPLIT or a directory of `is_saved_dataset`.
+
+    label_column: one of type ClassLabel; None takes the only one.
+
+    Raises:
+        ImportError: no `datasets` library.
+        ValueError: no such dataset or split, or not one column of images and one of labels; the message says which are
+            there.
+    """
+    name, split = str(path), ""
+    if name.startswith(PREFIX):
+        name, _, split = name.removeprefix(PREFIX).partition(":")
+    dataset = _loaded(_library(), path, name, split or None)
+    image_column = _only_column(dataset, "Image", path)
+    label_column = _only_column(dataset, "ClassLabel", path, wanted=label_column)
+    labels = _labels(dataset, label_column, path)
+    images = dataset.with_format(None).select_columns(image_column)
+    images = images.cast_column(image_column, _library().Image(decode=False))
+    class_names = tuple(dataset.features[label_column].names)
+    return LabelledImages(
+        storage=HuggingFaceStorage(path, images, image_column), labels=labels, class_names=class_names
+    )
+
+
+def _labels(dataset: Any, column: str, path: Path) -> NDArray[np.int64]:
+    rows = dataset.with_format(None).select_columns(column)[:][column]
+    labels = np.array([-1 if label is None else label for label in rows], dtype=np.int64)
+    unlabelled = np.flatnonzero(labels < 0)
+    if unlabelled.size:
+        raise ValueError(
+            f"{unlabelled.size} rows of {path} have no label in '{column}', the first {unlabelled[0]}; filter them "
+            f"out, or give another split"
+        )
+    return labels
+
+
+def _library() -> ModuleType:
+    try:
+        import datasets
+    except ImportError as missing:
+        raise ImportError(
+            "Hugging Face datasets need the datasets library: pip install guided-diffusion[hf]"
+        ) from missing
+    return datasets
+
+
+def _loaded(library: ModuleType, path: Path, name: str, split: str | None) -> Any:
+    if (Path(name) / "dataset_dict.json").is_file():
+        splits = sorted(entry.name for entry in Path(name).iterdir() if entry.is_dir())
+        raise ValueError(
+            f"{name} holds the splits {', '.join(splits)}; give one, as --data.path {Path(name) / splits[0]}"
+        )
+    saved = (Path(name) / "state.json").is_file()
+    if saved and split is not None:
+        raise ValueError(f"{name} is a dataset without splits, as save_to_disk wrote it; leave out ':{split}'")
+    try:
+        if saved:
+            return library.load_from_disk(name)
+        return library.load_dataset(name, split=split or _only_split(library, name))
+    except IndexError as error:  # what load_from_disk makes of it; load_dataset has errors of its own
+        raise ValueError(f"{path} has no rows") from error
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{path} cannot be fetched: {error}. Without a network, give the path of a copy that save_to_disk wrote "
+            f"elsewhere"
+        ) from error
+    except (ValueError, OSError, library.exceptions.DatasetsError) as error:
+        reason = error.__cause__ or error  # DatasetGenerationError itself says only that there was an error
+        raise ValueError(f"{path} cannot be loaded as a Hugging Face dataset: {reason}") from error
+
+
+def _only_split(library: ModuleType, name: str) -> str:
+    splits = library.get_dataset_split_names(name)
+    if len(splits) > 1:
+        raise ValueError(f"it has the splits {', '.join(splits)}; give one, as --data.path {PREFIX}{name}:{splits[0]}")
+    return splits[0]
+
+
+def _only_column(dataset: Any, kind: str, path: Path, *, wanted: str | None = None) -> str:
+    """The column whose feature is of the class `kind` of the datasets library."""
+    kinds = {column: type(feature).__name__ for column, feature in dataset.features.items()}
+    of_kind = [column for column, found in kinds.items() if found == kind]
+    listed = ", ".join(f"{column} ({found})" for column, found in kinds.items())
+    if wanted is not None:
+        if wanted not in of_kind:
+            raise ValueError(f"{path} has no column '{wanted}' of type {kind}; its columns: {listed}")
+        return wanted
+    if not of_kind:
+        raise ValueError(
+            f"{path} has no column of type {kind}; its columns: {listed}. Give one that type with cast_column and save "
+            f"the dataset with save_to_disk"
+        )
+    if len(of_kind) > 1:
+        advice = "choose one with --data.labels" if kind == "ClassLabel" else "remove all but one"
+        raise ValueError(f"{path} has {len(of_kind)} columns of type {kind}, {', '.join(of_kind)}; {advice}")
+    return of_kind[0]

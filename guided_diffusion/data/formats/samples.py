@@ -1,0 +1,248 @@
+"""Sample shards on disk: `manifest.json` beside `shard-00042.npz`, and their merging into the published batch layout.
+
+Shard n of a directory holds the samples with ids [n * shard_size, (n + 1) * shard_size), so that resuming is listing
+what is missing. What a sample's seed and label are belongs to the generation package; what the pictures are worth, to
+evaluation.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...config import differences, identified
+from ...files import replaced_on_success, write_json
+from .npy import DAMAGED_FILE_ERRORS, write_array, write_rows
+
+MANIFEST_NAME = "manifest.json"
+NO_LABEL = -1
+ENVIRONMENTS = "environments"
+"""The part of a manifest that says what computed the samples, and is never compared."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A run of samples with consecutive ids.
+
+    images: (N, H, W, C) uint8 0..255. labels: (N,) int64, -1 for a sample without a label. ids: (N,) int64, ascending
+    by one. Raises ValueError when an array is of another type or shape.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise ValueError(
+                f"images must be uint8 of shape (N, H, W, C), got {self.images.dtype} {self.images.shape}; "
+                f"convert with guided_diffusion.diffusion.images before writing"
+            )
+        for name, values in (("labels", self.labels), ("ids", self.ids)):
+            if values.dtype != np.int64 or values.shape != self.images.shape[:1]:
+                raise ValueError(
+                    f"{name} must be int64 of shape ({len(self.images)},), got {values.dtype} {values.shape}"
+                )
+        if (self.labels < NO_LABEL).any():
+            raise ValueError(f"labels must be class indices, or {NO_LABEL} for none, got {self.labels.min()}")
+        if (np.diff(self.ids) != 1).any():
+            raise ValueError("ids must ascend by one")
+
+
+def shard_path(directory: Path, n: int) -> Path:
+    """Where shard n of `directory` lies."""
+    return directory / f"shard-{n:05d}.npz"
+
+
+def write_shard(directory: Path, n: int, shard: Shard) -> Path:
+    """Write shard n atomically and return its path.
+
+    The same shard gives the same bytes: the archive holds no time stamp.
+    """
+    path = shard_path(directory, n)
+    with replaced_on_success(path) as file:
+        np.savez(file, images=shard.images, labels=shard.labels, ids=shard.ids)
+    return path
+
+
+def read_shard(path: Path) -> Shard:
+    """The shard stored at `path`, checked. Raises FileNotFoundError, and ValueError naming a damaged file."""
+    with _arrays(path) as arrays:
+        return Shard(images=arrays["images"], labels=arrays["labels"], ids=arrays["ids"])
+
+
+@contextmanager
+def _arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no shard at {path}")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except DAMAGED_FILE_ERRORS as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run the sampling command again") from error
+
+
+def read_labels(directory: Path) -> np.ndarray:
+    """The labels of all samples (N,) int64 in the order of their ids, -1 for none; images are not read.
+
+    Raises ValueError if shards are missing or damaged, or do not make up the number of samples.
+    """
+    labels: list[np.ndarray] = []
+    for path in complete_shards(directory):
+        with _arrays(path) as arrays:
+            labels.append(arrays["labels"])
+    joined = np.concatenate(labels)
+    num_samples = read_manifest(directory)["num_samples"]
+    if len(joined) != num_samples:
+        raise ValueError(f"{directory} holds {len(joined)} labels of {num_samples} samples; make them again")
+    return joined
+
+
+def num_shards(*, num_samples: int, shard_size: int) -> int:
+    """How many shards hold `num_samples` samples. Raises ValueError unless both are positive."""
+    if num_samples < 1 or shard_size < 1:
+        raise ValueError(f"num_samples and shard_size must be positive, got {num_samples} and {shard_size}")
+    return -(-num_samples // shard_size)
+
+
+def missing_shards(directory: Path, *, num_samples: int, shard_size: int) -> list[int]:
+    """The numbers of the shards still to make, ascending.
+
+    A shard counts as made if a file of its name ends as an npz must. That is enough for files that this module wrote,
+    and finds those cut short by a copy or a full disk; only `read_shard` checks the content.
+    """
+    expected = range(num_shards(num_samples=num_samples, shard_size=shard_size))
+    return [n for n in expected if not zipfile.is_zipfile(shard_path(directory, n))]
+
+
+def open_manifest(
+    directory: Path, manifest: Mapping[str, Any], *, environment: Mapping[str, Any] | None = None
+) -> None:
+    """Claim `directory` for the samples that `manifest` describes: write it if there is none, otherwise compare.
+
+    `manifest` must be JSON (tuples count as lists) and hold at least `num_samples` and `shard_size`; `class_names`,
+    when there are classes, is what evaluation matches labels by. environment: what computes them now, to be listed
+    beside whatever did before. Raises ValueError as `check_manifest`.
+    """
+    check_manifest(directory, manifest)
+    stored = read_manifest(directory) if (directory / MANIFEST_NAME).exists() else None
+    updated = _as_json(manifest) if stored is None else dict(stored)
+    known = updated.get(ENVIRONMENTS, [])
+    if environment is not None and _as_json(environment) not in known:
+        updated[ENVIRONMENTS] = [*known, _as_json(environment)]
+    if updated != stored:
+        write_json(directory / MANIFEST_NAME, updated)
+
+
+def check_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a directory that belongs to other samples. Writes nothing.
+
+    Compared is what pixels depend on: neither what computed them, nor what something is called whose SHA-256 stands
+    beside the name. An option that is null is one that is not there.
+
+    Raises ValueError naming every field that differs from the stored manifest, or for one that is no manifest.
+    """
+    for field in ("num_samples", "shard_size"):
+        if not isinstance(manifest.get(field), int):
+            raise ValueError(f"a manifest needs an integer {field}, got {manifest.get(field)!r}")
+    wanted = _as_json(manifest)
+    there = (directory / MANIFEST_NAME).exists()
+    stored = without_environments(read_manifest(directory)) if there else wanted
+    differing = differences(identified(stored), identified(wanted))
+    if differing:
+        listing = "\n".join(f"  {difference}" for difference in differing)
+        raise ValueError(
+            f"{directory} already holds samples made with other settings:\n{listing}\n"
+            f"give another --out, or the same settings to continue there"
+        )
+
+
+def without_environments(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the samples are, leaving out what computed them."""
+    return {key: value for key, value in manifest.items() if key != ENVIRONMENTS}
+
+
+def _as_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(manifest, allow_nan=False))
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a sample directory.
+
+    Raises FileNotFoundError if there is none, ValueError if it cannot be read.
+    """
+    path = directory / MANIFEST_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no {MANIFEST_NAME}, so it is not a directory of samples")
+    try:
+        manifest = json.loads(path.read_text())
+        num_shards(num_samples=manifest["num_samples"], shard_size=manifest["shard_size"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); move it away and run the sampling command again") from error
+    return manifest
+
+
+def complete_shards(directory: Path) -> list[Path]:
+    """The paths of all shards that the manifest announces, in order. Raises ValueError if some are missing."""
+    manifest = read_manifest(directory)
+    num_samples, shard_size = manifest["num_samples"], manifest["shard_size"]
+    missing = missing_shards(directory, num_samples=num_samples, shard_size=shard_size)
+    total = num_shards(num_samples=num_samples, shard_size=shard_size)
+    if missing:
+        some = ", ".join(str(n) for n in missing[:10]) + (", ..." if len(missing) > 10 else "")
+        raise ValueError(
+            f"{directory} lacks {len(missing)} of its {total} shards ({some}); "
+            f"run the sampling command again to make them"
+        )
+    return [shard_path(directory, n) for n in range(total)]
+
+
+def iterate_shards(directory: Path, *, start: int = 0, stop: int | None = None) -> Iterator[Shard]:
+    """The samples with ids [start, stop), shard by shard, the outer two cut to the range.
+
+    One shard is in memory at a time.
+
+    Raises ValueError if shards are missing or damaged, or hold other ids than their number says.
+    """
+    manifest = read_manifest(directory)
+    num_samples, size = manifest["num_samples"], manifest["shard_size"]
+    end = num_samples if stop is None else stop
+    if start >= end:
+        return
+    for n, path in list(enumerate(complete_shards(directory)))[start // size : -(-end // size)]:
+        shard = read_shard(path)
+        first, last = n * size, min((n + 1) * size, num_samples)
+        if not np.array_equal(shard.ids, np.arange(first, last)):
+            raise ValueError(
+                f"{path} does not hold the ids {first}..{last - 1}; delete it and run the sampling command again"
+            )
+        cut = slice(max(start - first, 0), end - first)
+        yield Shard(images=shard.images[cut], labels=shard.labels[cut], ids=shard.ids[cut])
+
+
+def merged_npz(directory: Path, out: Path) -> int:
+    """Write all samples of `directory` in the published layout and return their number.
+
+    `out` gets `arr_0` (N, H, W, C) uint8 and, unless no sample has a label, `arr_1` (N,) int64, uncompressed as
+    `numpy.savez` would. Holds one shard in memory. Raises ValueError if shards are missing, damaged or of different
+    image shapes.
+    """
+    labels = read_labels(directory)
+    shape = next(iterate_shards(directory)).images.shape[1:]
+
+    def images() -> Iterator[np.ndarray]:
+        for shard in iterate_shards(directory):
+            if shard.images.shape[1:] != shape:
+                raise ValueError(f"{directory} mixes images of shape {shape} and {shard.images.shape[1:]}")
+            yield shard.images
+
+    with replaced_on_success(out) as file, zipfile.ZipFile(file, "w") as archive:
+        write_rows(archive, "arr_0", images(), shape=(len(labels), *shape))
+        if (labels != NO_LABEL).any():
+            write_array(archive, "arr_1", labels)
+    return len(labels)

@@ -1,0 +1,176 @@
+"""Images in WebDataset shards: tar files in which KEY.jpg lies beside KEY.cls or KEY.json.
+
+The webdataset package reads shards as a stream (its indexed reader, wids, is gone since release 1.0). Our order of
+samples is a function of their index, so the shards are indexed here, once, and read at random.
+"""
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+
+from ..labels import Label, numbered
+from ..listing import EXTENSIONS
+from ..storage import LabelledImages, PackedNames
+
+CLASS_NAME_FILES = ("classes.txt", "classes.json")
+
+# WebDataset's rule: the key ends at the first dot of the file's name, wherever the file lies.
+_KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """An image within its shard, and its label."""
+
+    name: str
+    offset: int
+    size: int
+    label: Label
+
+
+class TarStorage:
+    """Members of uncompressed tars, by their offsets."""
+
+    def __init__(self, root: Path, shards: Sequence[Path], samples: Sequence[Sequence[_Sample]]) -> None:
+        """root: the directory of the shards, or the only one. samples: those of each shard."""
+        self.root = root
+        self._shards = tuple(shards)
+        self._names = PackedNames(sample.name for shard in samples for sample in shard)
+        self._ends = np.cumsum([len(shard) for shard in samples])
+        places = [(sample.offset, sample.size) for shard in samples for sample in shard]
+        self._places = np.array(places, dtype=np.int64).reshape(len(places), 2)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def path(self, index: int) -> Path:
+        return self._shard(index) / self._names[index]
+
+    def open(self, index: int) -> IO[bytes]:
+        offset, size = self._places[index].tolist()
+        with self._shard(index).open("rb") as shard:
+            shard.seek(offset)
+            return io.BytesIO(shard.read(size))
+
+    def _shard(self, index: int) -> Path:
+        return self._shards[int(np.searchsorted(self._ends, index, side="right"))]
+
+
+def open_webdataset(path: Path) -> LabelledImages:
+    """The samples of one .tar, or of all of a directory in the order of their names.
+
+    A sample's label is its .cls, a class number or a name, or else the "label" of its .json. Class numbers are named by
+    the file classes.txt (a name a line) or classes.json (an array) beside the shards; without one, by their digits.
+
+    Raises:
+        ValueError: a shard that is empty, cut short, compressed or no tar, a sample without exactly one image or
+            without a label, or a number that classes.txt does not name. The message names the shard and the sample.
+    """
+    shards = [path] if path.is_file() else sorted(path.glob("[!.]*.tar"))
+    samples = [_samples(shard) for shard in shards]
+    storage = TarStorage(path, shards, samples)
+    labels = [sample.label for shard in samples for sample in shard]
+    class_names, numbers = numbered(labels, source=path)
+    table = _class_name_file(path if path.is_dir() else path.parent)
+    if table is not None:
+        class_names = _named(table, class_names, path)
+    return LabelledImages(storage=storage, labels=numbers, class_names=class_names)
+
+
+def _samples(shard: Path) -> list[_Sample]:
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            samples = [_sample(shard, key, members, tar) for key, members in _groups(tar)]
+            _refuse_cut(tar)
+    except tarfile.TarError as error:
+        raise ValueError(
+            f"{shard} is not a whole, uncompressed tar ({error}); fetch or pack it again, without compression"
+        ) from error
+    if not samples:
+        raise ValueError(f"{shard} is empty; fetch or pack it again, or remove it")
+    return samples
+
+
+def _groups(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """Neighbouring files of one key, by their extensions."""
+    key, members = "", {}
+    for member in tar:
+        cast(Any, tar).members = []  # undocumented: tarfile remembers every member, and a tar may hold millions
+        match = _KEY_AND_EXTENSION.fullmatch(member.name)
+        if not member.isreg() or match is None:
+            continue
+        if match[1] != key:
+            if members:
+                yield key, members
+            key, members = match[1], {}
+        members[match[2].lower()] = member
+    if members:
+        yield key, members
+
+
+def _sample(shard: Path, key: str, members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> _Sample:
+    images = [member for extension, member in members.items() if f".{extension}".endswith(EXTENSIONS)]
+    if len(images) != 1:
+        raise ValueError(
+            f"the sample {key} of {shard} holds {len(images)} images (its files: .{', .'.join(members)}); WebDataset "
+            f"shards hold an image (KEY.jpg) and its label (KEY.cls or KEY.json) side by side"
+        )
+    label = _label(members, tar)
+    if label is None:
+        raise ValueError(
+            f"the image {images[0].name} of {shard} has no label: expected {key}.cls, a class number, or {key}.json, "
+            f'{{"label": ..}}, next to it; if the tar is an ordinary archive of class folders, unpack it'
+        )
+    return _Sample(name=images[0].name, offset=images[0].offset_data, size=images[0].size, label=label)
+
+
+def _label(members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> Label | None:
+    if "cls" in members:
+        return _content(members["cls"], tar).decode(errors="replace").strip() or None
+    if "json" in members:
+        try:
+            record = json.loads(_content(members["json"], tar))
+        except ValueError:
+            return None
+        label = record.get("label") if isinstance(record, dict) else None
+        return label if isinstance(label, str | int) and not isinstance(label, bool) else None
+    return None
+
+
+def _content(member: tarfile.TarInfo, tar: tarfile.TarFile) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None  # None is for what is no regular file
+    return file.read()
+
+
+def _refuse_cut(tar: tarfile.TarFile) -> None:
+    """tarfile takes the end of the file for the end of the archive, and stops in silence at a broken header."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no end of the archive where one is due, at byte {tar.offset}")
+
+
+def _class_name_file(directory: Path) -> Path | None:
+    return next((directory / name for name in CLASS_NAME_FILES if (directory / name).is_file()), None)
+
+
+def _named(table: Path, digits: tuple[str, ...], source: Path) -> tuple[str, ...]:
+    text = table.read_text(encoding="utf-8-sig")
+    names = json.loads(text) if table.suffix == ".json" else text.splitlines()
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{table} must hold a class name a line, or as .json an array of names")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{table} has a class name twice; class names must differ")
+    if digits != tuple(str(number) for number in range(len(digits))):
+        raise ValueError(f"the labels of {source} are names already ('{digits[0]}'), so that {table} is not needed")
+    if len(digits) > len(names):
+        raise ValueError(f"{source} has the class number {len(digits) - 1}, but {table} names {len(names)} classes")
+    return tuple(names)

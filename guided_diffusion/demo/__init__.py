@@ -1,1 +1,0 @@
-"""The demonstration on handwritten digits, by the same commands that a user gives."""

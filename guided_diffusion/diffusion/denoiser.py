@@ -1,0 +1,204 @@
+"""What a network's raw output means, and how it becomes an estimate of x_0.
+
+A denoiser is a function `(x_t, step) -> Estimate`. Samplers, guidance and losses know nothing else: the network, its
+labels, what it predicts and how its estimate is clipped are bound here, before sampling begins.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from .chain import Coefficient, Step, posterior_mean, scaled, v_target, x0_from_eps, x0_from_posterior_mean, x0_from_v
+
+Prediction = Literal["eps", "x0", "v", "mean"]
+"""What the first C output channels estimate: the noise, the image, v (2202.00512), or the mean of q(x_s | x_t, x_0)."""
+
+Variance = Literal["small", "large", "learned", "learned_range"]
+"""The variance of p(x_s | x_t): of the posterior, beta (both DDPM section 3.2), or from C more output channels, as its
+logarithm or as the position v in [-1, 1] between those two logarithms (improved DDPM eq. 15)."""
+
+Network = Callable[[Tensor, Tensor], Tensor]
+"""(x_t, t) -> raw output (B, C or 2 C, H, W); labels and low-resolution image are bound with functools.partial."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a denoiser says of x_0 and of the link x_t -> x_s."""
+
+    x0: Tensor
+    """(B, C, H, W) E[x_0 | x_t]."""
+    log_var: Tensor | float
+    """Log variance of p(x_s | x_t), nats; finite also at the last link."""
+    mean: Tensor | None = None
+    """(B, C, H, W) mean of p(x_s | x_t) where the network gave it; None: the posterior mean of x0."""
+    var: Coefficient | None = None
+    """Variance of p(x_s | x_t) where it is not exp(log_var): the posterior's at the last link, which is 0."""
+
+
+class Denoiser(Protocol):
+    """The one thing that samplers and guidance ask of a model."""
+
+    def __call__(self, x_t: Tensor, step: Step) -> Estimate:
+        """The estimate for a batch x_t (B, C, H, W) at `step`."""
+        ...
+
+
+TO_X0: dict[Prediction, Callable[[Tensor, Tensor, Step], Tensor]] = {
+    "eps": x0_from_eps,
+    "x0": lambda x_t, output, step: output,
+    "v": x0_from_v,
+    "mean": x0_from_posterior_mean,
+}
+
+TARGET: dict[Prediction, Callable[[Tensor, Tensor, Tensor, Step], Tensor]] = {
+    "eps": lambda x0, eps, x_t, step: eps,
+    "x0": lambda x0, eps, x_t, step: x0,
+    "v": lambda x0, eps, x_t, step: v_target(x0, eps, step),
+    "mean": lambda x0, eps, x_t, step: posterior_mean(x_t, x0, step),
+}
+
+
+def has_learned_variance(variance: Variance) -> bool:
+    """Whether the network's output has C further channels for the variance."""
+    return variance in ("learned", "learned_range")
+
+
+def split_output(output: Tensor, x_t: Tensor, variance: Variance) -> tuple[Tensor, Tensor | None]:
+    """The raw output's two halves: the prediction (B, C, H, W), and what it says of the variance, or None.
+
+    Raises:
+        ValueError: an output with another number of channels than images and variance ask for.
+    """
+    learned = has_learned_variance(variance)
+    wanted = x_t.shape[1] * (1 + learned)
+    if output.shape[1] != wanted:
+        raise ValueError(
+            f'the network gave {output.shape[1]} channels for images of {x_t.shape[1]}; with variance "{variance}" '
+            f"it must give {wanted}"
+        )
+    if not learned:
+        return output, None
+    prediction, variance_values = output.chunk(2, dim=1)
+    return prediction, variance_values
+
+
+def interpret(output: Tensor, x_t: Tensor, step: Step, *, prediction: Prediction, variance: Variance) -> Estimate:
+    """The estimate that a raw network output stands for; nothing is clipped.
+
+    output: (B, C, H, W), or (B, 2 C, H, W) with a learned variance. x_t: (B, C, H, W).
+
+    Raises:
+        ValueError: an output with another number of channels.
+    """
+    predicted, variance_values = split_output(output, x_t, variance)
+    return Estimate(
+        x0=TO_X0[prediction](x_t, predicted, step),
+        log_var=_log_var(variance, variance_values, x_t, step),
+        mean=predicted if prediction == "mean" else None,
+        var=_var_small(x_t, step) if variance == "small" else None,
+    )
+
+
+def _var_small(x_t: Tensor, step: Step) -> Coefficient | None:
+    """0 at the last link, where log_var is the second entry's because the posterior's own would be log 0."""
+    if isinstance(step.alpha_bar_prev, Tensor) and isinstance(step.log_var_min, Tensor):
+        return torch.where(step.alpha_bar_prev == 1, 0.0, step.log_var_min.exp()).to(x_t.dtype)
+    return 0.0 if step.alpha_bar_prev == 1 else None
+
+
+def _log_var(variance: Variance, values: Tensor | None, x_t: Tensor, step: Step) -> Tensor | float:
+    if values is None:
+        log_var = step.log_var_min if variance == "small" else _log_var_large(step)
+        return log_var.to(x_t.dtype) if isinstance(log_var, Tensor) else log_var
+    if variance == "learned":
+        return values
+    towards_max = (values + 1) / 2
+    return scaled(step.log_var_max, towards_max) + scaled(step.log_var_min, 1 - towards_max)
+
+
+def _log_var_large(step: Step) -> Coefficient:
+    """log beta, except at the last link, where the published code takes the second entry of the posterior variance."""
+    if isinstance(step.alpha_bar_prev, Tensor):
+        log_var_min, log_var_max = torch.as_tensor(step.log_var_min), torch.as_tensor(step.log_var_max)
+        return torch.where(step.alpha_bar_prev.eq(1), log_var_min, log_var_max)
+    return step.log_var_min if step.alpha_bar_prev == 1 else step.log_var_max
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Dynamic thresholding (2205.11487 section 2.3): an estimate far out of range is scaled back, not flattened.
+
+    Each sample is clamped to [-s, s] and divided by s, the `quantile` of its |x_0|, though at least 1. That holds back
+    guidance inside the denoiser that is thresholded, such as `bounded(extrapolated(..), threshold)`. A classifier's
+    `tilted` and ddpm's mean shift come after it, as published, and are not held back: there it concerns the network's
+    own estimate alone.
+
+    Raises:
+        ValueError: a quantile outside (0, 1].
+    """
+
+    quantile: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile <= 1:
+            raise ValueError(f"threshold is a share of a sample's values, above 0 and at most 1; got {self.quantile}")
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        """x0 (B, C, H, W) brought into [-1, 1]."""
+        s = x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1).reshape(-1, *(1,) * (x0.ndim - 1))
+        return x0.clamp(-s, s) / s
+
+
+Clip = float | Threshold | None
+"""Where an estimate of x_0 must lie: in [-clip, clip], or in [-1, 1] by a dynamic threshold; None: anywhere."""
+
+
+def clipped(x0: Tensor, clip: Clip) -> Tensor:
+    """x0 (B, C, H, W) as `clip` wants it."""
+    if clip is None:
+        return x0
+    return clip(x0) if isinstance(clip, Threshold) else x0.clamp(-clip, clip)
+
+
+@dataclass(frozen=True)
+class NetworkDenoiser:
+    """A network as a Denoiser whose x0 is `clipped`."""
+
+    network: Network
+    prediction: Prediction
+    variance: Variance
+    clip: Clip = 1.0
+
+    def __call__(self, x_t: Tensor, step: Step) -> Estimate:
+        """The (clipped) estimate for x_t (B, C, H, W). A network's own mean is kept as it is, clipped x0 or not."""
+        output = self.network(x_t, step.t).to(x_t.dtype)
+        estimate = interpret(output, x_t, step, prediction=self.prediction, variance=self.variance)
+        return replace(estimate, x0=clipped(estimate.x0, self.clip))
+
+
+def bounded(denoiser: Denoiser, clip: Clip) -> Denoiser:
+    """`denoiser` with its x0 `clipped`, for one that is made of others whose own estimates are not.
+
+    As in Imagen (2205.11487 section 2.3) guidance comes first and the clip afterwards. A mean that the denoiser gives
+    itself is kept as it is.
+    """
+
+    def within_bounds(x_t: Tensor, step: Step) -> Estimate:
+        estimate = denoiser(x_t, step)
+        return replace(estimate, x0=clipped(estimate.x0, clip))
+
+    return within_bounds
+
+
+def transition(estimate: Estimate, x_t: Tensor, step: Step) -> tuple[Tensor, Tensor | float]:
+    """Mean (B, C, H, W) and variance of p(x_s | x_t), DDPM eq. 1 with the mean of eq. 7 at the estimated x_0."""
+    mean = posterior_mean(x_t, estimate.x0, step) if estimate.mean is None else estimate.mean
+    var = estimate.var if estimate.var is not None else _exp(estimate.log_var)
+    return mean, var
+
+
+def _exp(log_var: Tensor | float) -> Tensor | float:
+    return log_var.exp() if isinstance(log_var, Tensor) else torch.e**log_var

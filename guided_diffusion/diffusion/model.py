@@ -1,0 +1,238 @@
+"""A diffusion model as a whole: a network, the chain it was trained on, what it predicts, and its classes' names.
+
+An upsampler is one whose network sees a low-resolution image as well.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import Checkpoint, load_weights, open_checkpoint
+from ..config import from_plain
+from ..models.unet import UNet, UNetConfig
+from ..models.upsampler import Upsampler, UpsamplerConfig
+from .denoiser import Clip, Network, NetworkDenoiser, Prediction, Variance, has_learned_variance
+from .schedules import ChainConfig, make_chain
+
+CONTINUOUS_TIME: Mapping[str, tuple[str, ...]] = {
+    "variance": ("small", "large"),
+    "prediction": ("eps", "x0", "v"),
+    "loss": ("simple",),
+    "timesteps": ("uniform",),
+}
+"""What goes with a chain in continuous time, where no link has a neighbour to learn a variance or a mean of."""
+
+C = TypeVar("C", bound="DiffusionConfig")
+N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """What a diffusion model is, apart from its weights: the "model" of its checkpoint's config.json."""
+
+    network: UNetConfig
+    """The U-Net."""
+    chain: ChainConfig
+    """The chain that it was trained on."""
+    prediction: Prediction = "eps"
+    """What its first C output channels estimate."""
+    variance: Variance = "learned_range"
+    """Where the variance of a step comes from."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes in the data it was trained on, in label order, also where it is not told the class."""
+
+    def __post_init__(self) -> None:
+        check_continuous_time(self.chain, prediction=self.prediction, variance=self.variance)
+        wanted = self.network.in_channels * (1 + has_learned_variance(self.variance))
+        if self.network.out_channels != wanted:
+            raise ValueError(
+                f"network.out_channels is {self.network.out_channels}; images of {self.network.in_channels} channels "
+                f'with variance "{self.variance}" need {wanted}'
+            )
+        if self.prediction == "eps" and float(make_chain(self.chain).alpha_bar[-1]) == 0:
+            raise ValueError(
+                f"a {self.chain.schedule} chain of {self.chain.num_steps} steps ends without any signal, where eps "
+                f'says nothing of x_0; take more steps, or prediction "x0" or "v"'
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images it was trained on."""
+        return self.network.in_channels, self.network.image_size, self.network.image_size
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the network is told the class."""
+        return self.network.num_classes is not None
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for no class; None where the network knows none."""
+        return self.network.num_classes if self.network.null_class else None
+
+    def denoiser(self, network: Callable[..., Tensor], y: Tensor | None, *, clip: Clip) -> NetworkDenoiser:
+        """`network` as this config says to read it, with labels y (B,) bound where it is conditional."""
+        told: Network = partial(network, y=y) if self.is_conditional else network
+        return NetworkDenoiser(told, self.prediction, self.variance, clip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsamplerModelConfig(DiffusionConfig):
+    """What an upsampler is, apart from its weights: the "model" of its checkpoint's config.json."""
+
+    network: UpsamplerConfig
+    """The U-Net, and the size of what it enlarges."""
+
+    @property
+    def low_res_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the images that it enlarges."""
+        return self.network.in_channels, self.network.low_res_size, self.network.low_res_size
+
+
+@dataclass(frozen=True)
+class DiffusionModel:
+    """A diffusion model ready for use: in evaluation mode, its parameters frozen."""
+
+    config: DiffusionConfig
+    network: UNet
+    checkpoint: Checkpoint
+    weights: str
+    """Which of the checkpoint's weights these are: "network", "ema_0.9999", .."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images it was trained on."""
+        return self.config.image_shape
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the network is told the class."""
+        return self.config.is_conditional
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for no class; None where the network knows none."""
+        return self.config.null_label
+
+    def denoiser(self, y: Tensor | None, *, clip: Clip = 1.0) -> NetworkDenoiser:
+        """The network as a Denoiser, with labels y (B,) bound where it is conditional; otherwise y is not used."""
+        return self.config.denoiser(self.network, y, clip=clip)
+
+
+@dataclass(frozen=True)
+class UpsamplerModel:
+    """An upsampler ready for use: in evaluation mode, its parameters frozen."""
+
+    config: UpsamplerModelConfig
+    network: Upsampler
+    checkpoint: Checkpoint
+    weights: str
+    """Which of the checkpoint's weights these are: "network", "ema_0.9999", .."""
+
+    def denoiser(
+        self, y: Tensor | None, *, low_res: Tensor, conditioning_noise: float = 0.0, clip: Clip = 1.0
+    ) -> NetworkDenoiser:
+        """The network as a Denoiser of enlargements of low_res (B, C, h, w) in [-1, 1], with labels y where told.
+
+        conditioning_noise: the noise rate that low_res already has.
+
+        Raises:
+            ValueError: a noise rate that it was not trained on.
+        """
+        check_conditioning_noise(self.config, conditioning_noise, called=str(self.checkpoint.path))
+        told = partial(self.network, low_res=low_res)
+        if self.config.network.conditioning_noise is not None:
+            told = partial(told, conditioning_noise=low_res.new_full((len(low_res),), conditioning_noise))
+        return self.config.denoiser(told, y, clip=clip)
+
+
+def check_continuous_time(chain: ChainConfig, **chosen: str) -> None:
+    """Refuse what a chain in continuous time cannot have; chosen: of the options in `CONTINUOUS_TIME`.
+
+    Raises:
+        ValueError: such a choice, naming it and what there is in its place.
+    """
+    wrong = [name for name, value in chosen.items() if value not in CONTINUOUS_TIME[name]]
+    if chain.is_continuous and wrong:
+        allowed = ", ".join(f"{name} " + " or ".join(f'"{value}"' for value in CONTINUOUS_TIME[name]) for name in wrong)
+        given = ", ".join(f'{name} "{chosen[name]}"' for name in wrong)
+        raise ValueError(
+            f"the {chain.schedule} schedule is continuous in time: it has no numbered links, whose variance could be "
+            f"learned or likelihood bounded. Take {allowed}; got {given}"
+        )
+
+
+def check_conditioning_noise(config: UpsamplerModelConfig, rate: float, *, called: str) -> None:
+    """Refuse a noise rate of low-resolution images that an upsampler was not trained on; called: its name in messages.
+
+    Raises:
+        ValueError: a rate outside [0, the largest in training].
+    """
+    largest = config.network.conditioning_noise or 0.0
+    if not 0 <= rate <= largest:
+        known = f"on rates from 0 to {largest:g}" if largest else "on clean low-resolution images alone, rate 0"
+        raise ValueError(f"conditioning_noise {rate:g} was asked for, but {called} was trained {known}")
+
+
+def load_diffusion(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> DiffusionModel:
+    """The diffusion model of a checkpoint or run directory, with the named weights or the slowest average.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: a checkpoint of another kind, or weights that it has not or that do not fit.
+    """
+    return DiffusionModel(*_loaded(path, "diffusion", DiffusionConfig, UNet, weights=weights, device=device))
+
+
+def load_upsampler(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> UpsamplerModel:
+    """The upsampler of a checkpoint or run directory, with the named weights or the slowest average.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_diffusion`.
+    """
+    loaded = _loaded(path, "upsampler", UpsamplerModelConfig, Upsampler, weights=weights, device=device)
+    return UpsamplerModel(*loaded)
+
+
+def _loaded(
+    path: Path,
+    kind: str,
+    config_class: type[C],
+    network_class: Callable[[Any], N],  # each takes the network config of its own config class
+    *,
+    weights: str | None,
+    device: torch.device | str,
+) -> tuple[C, N, Checkpoint, str]:
+    checkpoint = open_checkpoint(path, kind)
+    config = from_plain(config_class, checkpoint.model, source=str(checkpoint.path / "config.json"))
+    with torch.device("meta"):
+        network = network_class(config.network)
+    load_weights(network, checkpoint, weights)
+    network.eval().requires_grad_(False).to(device)
+    return config, network, checkpoint, weights or checkpoint.default_weights()
+
+
+def class_difference(
+    model: Sequence[str],
+    other: Sequence[str],
+    *,
+    model_called: str = "the diffusion model",
+    other_called: str = "the classifier",
+) -> str | None:
+    """How the classes of a classifier, or of whatever else, differ from those of a model's data; None if they do not.
+
+    A model without class names, such as an imported unconditional one, takes any other's.
+    """
+    if not model:
+        return None
+    for label, (ours, theirs) in enumerate(zip(model, other, strict=False)):
+        if ours != theirs:
+            return f'label {label} is "{theirs}" to {other_called}, but "{ours}" to {model_called}'
+    if len(model) != len(other):
+        return f"{other_called} knows {len(other)} classes, {model_called}'s data had {len(model)}"
+    return None

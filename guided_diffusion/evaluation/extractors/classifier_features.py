@@ -1,0 +1,82 @@
+"""A classifier of clean images as the feature extractor of an evaluation, where Inception has nothing to say."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from classifiers.trained_model import Classifier, load_classifier
+
+from ...checkpoint import file_sha256
+from ...diffusion.images import from_uint8
+from .features import Features, exact_float32
+
+SPATIAL_CHANNELS = 7
+"""Channels of the last feature map that spatial features keep, as sFID keeps 7 of Inception's."""
+
+
+@dataclass(frozen=True)
+class ClassifierFeatures:
+    """Features of a classifier of ours; numbers on them are called FD, never FID. A FeatureExtractor."""
+
+    classifier: Classifier
+    name: str
+    sha256: str
+    published: None = None
+    resize: str = "none"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classifier's classes."""
+        return self.classifier.config.class_names
+
+    @torch.no_grad()
+    def __call__(self, images_uint8: Tensor) -> Features:
+        """The pooled vector, 7 channels of the last feature map, and class probabilities, of images (N, C, H, W).
+
+        Raises:
+            ValueError: images of another channel count or size than the classifier takes.
+        """
+        network = self.classifier.network
+        self._refuse_other_images(tuple(images_uint8.shape[1:]))
+        device = next(network.parameters()).device
+        images = from_uint8(images_uint8.to(device))
+        with exact_float32():
+            feature_map = network.feature_map(images, torch.zeros(len(images), device=device))
+            pooled = network.pooled(feature_map)
+            probabilities = network.head(pooled).softmax(dim=1)
+        spatial = rearrange(feature_map[:, :SPATIAL_CHANNELS], "n c h w -> n (h w c)")
+        return Features(pooled=pooled, spatial=spatial, probabilities=probabilities)
+
+    def _refuse_other_images(self, shape: tuple[int, ...]) -> None:
+        config = self.classifier.network.config
+        side = config.image_size
+        if shape[0] != config.in_channels:
+            raise ValueError(
+                f"{self.name} was trained on images of {config.in_channels} channels, got {shape[0]}; take an "
+                f"extractor that was trained on such images"
+            )
+        if config.pooling == "attention" and shape[1:] != (side, side):
+            raise ValueError(
+                f"{self.name} takes images of {side}x{side} pixels, got {shape[1]}x{shape[2]}; "
+                f"--protocol.image_size {side} crops pictures to that, other images need another extractor"
+            )
+
+
+def load_classifier_features(run: Path, *, device: torch.device | str) -> ClassifierFeatures:
+    """The extractor "classifier:RUN".
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: no classifier, or one of noisy images, whose features of clean ones mean little.
+    """
+    classifier = load_classifier(run, device=device)
+    if classifier.config.chain is not None:
+        raise ValueError(
+            f"{classifier.checkpoint.path} was trained on noisy images and would judge its own guidance; train one on "
+            f"clean images, without --diffusion"
+        )
+    sha256 = file_sha256(classifier.checkpoint.weights_file(classifier.weights))
+    return ClassifierFeatures(classifier, name=f"classifier:{run}", sha256=sha256)

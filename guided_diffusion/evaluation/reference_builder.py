@@ -1,0 +1,118 @@
+"""From a set of images to its reference file: what an evaluation measures of the real side, kept."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from torch import Tensor
+
+from ..data.formats.npy import npz_members
+from ..data.sources import ImageSource, files_fingerprint, open_images
+from .extractors.features import FeatureExtractor, Features, PublishedNetwork
+from .measure import spread_over
+from .protocol import source_record, versions
+from .reference import write_reference
+from .run import measure_source, on_main_process, parts_directory, refuse_unwritable
+from .warnings import low_rank
+
+_logger = logging.getLogger(__name__)
+
+
+def make_reference(
+    images: Path,
+    *,
+    extractor: FeatureExtractor,
+    out: Path,
+    image_size: int | None = None,
+    manifold_images: int = 10_000,
+    batch_size: int = 64,
+) -> None:
+    """Measure the images at `images` and write `out`, whole or not at all.
+
+    image_size: as `open_images`' size. manifold_images: how many images, spread over the set, go into the file for
+    what needs more than statistics; 0: none. Evaluating against the file, with as many real_manifold, gives the numbers
+    that the images would. Several processes share the work; a killed run goes on as `evaluate` does.
+
+    Raises:
+        FileNotFoundError, ValueError: images that are missing, damaged, too few or of mixed sizes, or a reference in
+            their place; an `out` that is no name of an npz, or lies among the images.
+        FileExistsError: `out` is there already.
+        PermissionError: the directory of `out` cannot be written to.
+    """
+    _check_out(out, images)
+    _refuse_reference(images)
+    source = open_images(images, size=image_size)
+    if source.num_images < 2:
+        raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
+    parts = parts_directory(out)
+    measured = measure_source(
+        source, _statistics_of(extractor), keep=0, batch_size=batch_size, name="images", parts=parts
+    )
+
+    def conclude() -> None:
+        if doubt := low_rank(measured.pooled, "real"):
+            _logger.warning("%s", doubt)
+        write_reference(
+            out,
+            pooled=measured.pooled,
+            spatial=measured.spatial,
+            extractor=extractor.name,
+            extractor_sha256=extractor.sha256,
+            record=_record(source, batch_size=batch_size),
+            images=source,
+            kept=spread_over(source.num_images, keep=manifold_images).tolist(),
+        )
+        rmtree(parts, ignore_errors=True)
+
+    on_main_process(conclude)
+
+
+@dataclass(frozen=True)
+class _StatisticsOnly:
+    """An extractor without class probabilities: a reference has no use for them, and of a million images they take 4 GB
+    of every process."""
+
+    network: FeatureExtractor
+    name: str
+    sha256: str
+    published: PublishedNetwork | None
+    resize: str
+    class_names: None = None
+
+    def __call__(self, images_uint8: Tensor) -> Features:
+        return replace(self.network(images_uint8), probabilities=None)
+
+
+def _statistics_of(extractor: FeatureExtractor) -> FeatureExtractor:
+    return _StatisticsOnly(extractor, extractor.name, extractor.sha256, extractor.published, extractor.resize)
+
+
+def _record(source: ImageSource, *, batch_size: int) -> dict[str, Any]:
+    """What the statistics are of, and what computed them."""
+    return source_record(source) | {
+        "files_sha256": files_fingerprint(source),
+        "class_names": None if source.class_names is None else list(source.class_names),
+        "batch_size": batch_size,
+        "versions": versions(),
+    }
+
+
+def _refuse_reference(images: Path) -> None:
+    """Its arr_0 would pass for a set of which it holds only some images."""
+    if images.suffix == ".npz" and images.is_file() and "mu" in npz_members(images):
+        raise ValueError(
+            f"{images} is a reference already (it holds mu): give it to evaluate.py as --real, or give here the images "
+            f"that it was made of"
+        )
+
+
+def _check_out(out: Path, images: Path) -> None:
+    if out.suffix != ".npz":
+        raise ValueError(f"a reference file is NAME.npz, got --out {out}")
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; remove it or give another --out")
+    if out.resolve().is_relative_to(images.resolve()):
+        raise ValueError(f"{out} would lie among the images of {images} and change them; give --out another directory")
+    refuse_unwritable(out)

@@ -1,0 +1,43 @@
+"""Ancestral sampling (DDPM Algorithm 2), with the paper's own classifier guidance (ADM Algorithm 1)."""
+
+import torch
+from torch import Tensor
+
+from ..diffusion.chain import DiffusionChain
+from ..diffusion.denoiser import Denoiser, transition
+from ..diffusion.noise import Noise
+from ..guidance import GradientAt, ScoreTerm
+from .callback import OnStep
+
+
+@torch.no_grad()
+def ddpm(
+    denoiser: Denoiser,
+    chain: DiffusionChain,
+    x_T: Tensor,
+    noise: Noise,
+    *,
+    mean_shift: ScoreTerm | None = None,
+    gradient_at: GradientAt = "x_t",
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """x_0 (B, C, H, W) by x_s ~ N(mean + Sigma * mean_shift, Sigma) along the chain, from x_T standard normal.
+
+    mean_shift: the guidance term of ADM Algorithm 1. gradient_at: "x_t" evaluates it at the state before the link and
+    with that timestep, as the published code does; "mean" at the mean of x_s and with the timestep of s, the state that
+    the mean is of and the classifier is asked about where Algorithm 1 is derived (ADM section 4.1). The last link's
+    mean, an x_0, has no timestep of its own and is given the chain's first. Noise is drawn at every link but the last.
+    """
+    x_t = x_T
+    for k in reversed(range(len(chain))):
+        step = chain.at(k, like=x_t)
+        estimate = denoiser(x_t, step)
+        mean, var = transition(estimate, x_t, step)
+        if mean_shift is not None:
+            at_x_t = gradient_at == "x_t"
+            term = mean_shift(x_t, step) if at_x_t else mean_shift(mean, chain.at(max(k - 1, 0), like=x_t))
+            mean = mean + var * term
+        x_t = mean if k == 0 else mean + var**0.5 * noise(x_t)
+        if on_step is not None:
+            on_step(k, x_t, estimate)
+    return x_t

@@ -1,0 +1,122 @@
+"""Langevin dynamics on the score: alone, annealed (1907.05600), and as the corrector of a predictor (2011.13456).
+
+The score is the denoiser's, by Tweedie's formula, so that it is guided as every sampler is. A sample's steps are its
+own: norms are not averaged over the batch, as the published code does, or a sample would depend on its neighbours.
+"""
+
+import torch
+from torch import Tensor
+
+from ..diffusion.chain import Coefficient, DiffusionChain, Step, eps_from_x0, scaled
+from ..diffusion.denoiser import Denoiser, Estimate, transition
+from ..diffusion.noise import Noise
+from .callback import OnStep
+from .spacing import check_signal
+
+
+@torch.no_grad()
+def langevin(
+    denoiser: Denoiser,
+    chain: DiffusionChain,
+    x_T: Tensor,
+    noise: Noise,
+    *,
+    snr: float = 0.05**0.5,
+    langevin_steps: int = 100,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """x_0 (B, C, H, W) by annealed Langevin dynamics (1907.05600 Algorithm 1), from x_T standard normal.
+
+    At each level `langevin_steps` steps x + size * score + sqrt(2 size) z with size = 2 snr^2 (1 - alpha_bar): the
+    paper's alpha_i / 2 = epsilon sigma_i^2 / (2 sigma_L^2), brought to variance-preserving coordinates. Its epsilon
+    2e-5 at sigma_L 0.01 and its 100 steps are the defaults. x_t / sqrt(alpha_bar) is handed from level to level as it
+    is, and from the last to its estimate of x_0 (2006.09011 section 5), which takes one evaluation more.
+
+    Raises:
+        ValueError: a chain that begins in pure noise; snr or langevin_steps not above 0.
+    """
+    check_signal(chain, "langevin")
+    check_langevin(snr, langevin_steps)
+    x_t = x_T
+    for k in reversed(range(len(chain))):
+        step = chain.at(k, like=x_t)
+        for _ in range(langevin_steps - 1):
+            x_t, _ = _annealed_step(denoiser, x_t, step, noise, snr)
+        x_t, estimate = _annealed_step(denoiser, x_t, step, noise, snr)
+        if k > 0:
+            x_t = (float(step.alpha_bar_prev) / float(step.alpha_bar)) ** 0.5 * x_t
+        else:
+            estimate = denoiser(x_t, step)
+            x_t = estimate.x0
+        if on_step is not None:
+            on_step(k, x_t, estimate)
+    return x_t
+
+
+def _annealed_step(denoiser: Denoiser, x_t: Tensor, step: Step, noise: Noise, snr: float) -> tuple[Tensor, Estimate]:
+    """The state after one Langevin step at this level, and the estimate it was made from."""
+    estimate = denoiser(x_t, step)
+    size = 2 * snr**2 * (1 - float(step.alpha_bar))
+    return _langevin_step(x_t, score(x_t, estimate.x0, step), size, noise(x_t)), estimate
+
+
+@torch.no_grad()
+def predictor_corrector(
+    denoiser: Denoiser,
+    chain: DiffusionChain,
+    x_T: Tensor,
+    noise: Noise,
+    *,
+    snr: float = 0.16,
+    langevin_steps: int = 1,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """x_0 (B, C, H, W) by predictor and corrector (2011.13456 Algorithm 3), from x_T standard normal.
+
+    At each level `langevin_steps` steps of Algorithm 5, whose size is 2 alpha (snr |z| / |score|)^2, alpha being the
+    link's; then the link itself, as `ddpm`, the paper's ancestral predictor (its equation 4). As in the published code
+    the corrector goes first, which corrects x_T as well and x_0 not. Defaults are that code's.
+
+    Raises:
+        ValueError: snr or langevin_steps not above 0.
+    """
+    check_langevin(snr, langevin_steps)
+    x_t = x_T
+    for k in reversed(range(len(chain))):
+        step = chain.at(k, like=x_t)
+        for _ in range(langevin_steps):
+            gradient, z = score(x_t, denoiser(x_t, step).x0, step), noise(x_t)
+            alpha = float(step.alpha_bar) / float(step.alpha_bar_prev)
+            x_t = _langevin_step(x_t, gradient, 2 * alpha * (snr * _norm(z) / _norm(gradient)) ** 2, z)
+        estimate = denoiser(x_t, step)
+        mean, var = transition(estimate, x_t, step)
+        x_t = mean if k == 0 else mean + var**0.5 * noise(x_t)
+        if on_step is not None:
+            on_step(k, x_t, estimate)
+    return x_t
+
+
+def score(x_t: Tensor, x0: Tensor, step: Step) -> Tensor:
+    """grad log q(x_t) = (sqrt(alpha_bar) x0 - x_t) / (1 - alpha_bar) where x0 is E[x_0 | x_t] (Tweedie)."""
+    return scaled(-((1 - step.alpha_bar) ** -0.5), eps_from_x0(x_t, x0, step))
+
+
+def check_langevin(snr: float | None, langevin_steps: int | None) -> None:
+    """Refuse steps that do not move; None is left as published.
+
+    Raises:
+        ValueError: snr or langevin_steps not above 0.
+    """
+    if snr is not None and not snr > 0:
+        raise ValueError(f"snr sets the length of Langevin's steps and must be above 0; got {snr}")
+    if langevin_steps is not None and langevin_steps < 1:
+        raise ValueError(f"langevin_steps is a number of steps at each level, at least 1; got {langevin_steps}")
+
+
+def _langevin_step(x_t: Tensor, gradient: Tensor, size: Coefficient, z: Tensor) -> Tensor:
+    return x_t + size * gradient + (2 * size) ** 0.5 * z
+
+
+def _norm(x: Tensor) -> Tensor:
+    """(B, 1, .., 1), each sample's own."""
+    return x.square().sum(dim=tuple(range(1, x.ndim)), keepdim=True).sqrt()

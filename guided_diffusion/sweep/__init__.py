@@ -1,1 +1,0 @@
-"""Scales, samplers and steps against each other: every combination sampled from the same seeds and evaluated."""

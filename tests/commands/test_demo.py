@@ -1,0 +1,101 @@
+"""The demonstration's own parts: the data it writes, the jobs it runs, the report. Commands have their own tests."""
+
+import json
+import re
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guided_diffusion.commands.demo import DemoConfig, Job, _refuse_unfinished, _run_job, _run_stage, run_demo
+from guided_diffusion.commands.demo_report import Setting, write_demo_report
+from guided_diffusion.commands.make_digits import DigitsConfig, write_digits
+
+METRICS = {"frechet_distance": 1.25, "precision": 0.5, "recall": 0.75, "accuracy": 1.0}
+
+
+def test_every_scan_is_written_once_and_every_fifth_is_held_out(tmp_path):
+    from sklearn.datasets import load_digits
+
+    write_digits(DigitsConfig(out=tmp_path / "digits"))
+    files = sorted((tmp_path / "digits").glob("*/*/*.png"), key=lambda file: file.stem)
+    assert [int(file.stem) for file in files] == list(range(1797))
+    scans, labels = load_digits(return_X_y=True)
+    assert [int(file.parent.name) for file in files] == labels.tolist()
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files]).reshape(1797, 64)
+    assert np.abs(pixels / 255 - scans / 16).max() <= 0.5 / 255 + 1e-9
+    held_out = sum(file.parts[-3] == "test" for file in files)
+    assert held_out == sum(-(-count // 5) for count in np.bincount(labels))
+
+
+def test_digits_that_are_there_are_left_alone_and_other_folders_refused(tmp_path):
+    config = DigitsConfig(out=tmp_path / "digits")
+    write_digits(config)
+    written = (tmp_path / "digits" / "train").stat().st_mtime_ns
+    write_digits(config)
+    assert (tmp_path / "digits" / "train").stat().st_mtime_ns == written
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="is there, but holds 0 of 1797 scans"):
+        write_digits(DigitsConfig(out=tmp_path / "empty"))
+    with pytest.raises(ValueError, match="test_every is at least 2"):
+        DigitsConfig(out=tmp_path / "none", test_every=1)
+
+
+def test_the_report_holds_every_number_picture_and_command(tmp_path):
+    report = write_demo_report(tmp_path, _settings(tmp_path), commands=[("scripts/sample.py", "--out", "a b")])
+    page = report.path.read_text()
+    assert "python scripts/sample.py --out &#x27;a b&#x27;" in page
+    assert page.count("<figure>") == 4
+    assert page.count("data:image/png;base64,") == 4 + 2
+    assert "97.5% of held-out real digits" in page
+    assert len(re.findall(r"<tr>", page)) == 1 + 4 + 1
+    rows = [line.split() for line in report.table.splitlines()]
+    assert rows[0] == ["sampler", "s", "FD", "sFD", "IS-like", "precision", "recall", "accuracy"]
+    assert rows[1] == ["ddim", "0", "1.250", "0.500", "0.750", "1.000"]
+    assert rows[-1][:3] == ["held-out", "real", "1.250"]
+
+
+def test_a_job_runs_its_commands_in_order_and_keeps_their_output(tmp_path):
+    job = Job("twice", (("-c", "print('one')"), ("-c", "print('two')")))
+    _run_job(job, tmp_path / "log", Event())
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("$")] == ["one", "two"]
+
+
+def test_a_failing_command_ends_the_stage_at_once_with_the_end_of_its_output(tmp_path):
+    failing = Job("bad", (("-c", "import sys; print('what went wrong'); sys.exit(3)"), ("-c", "open('never', 'w')")))
+    endless = Job("endless", (("-c", "import time; time.sleep(600)"),))
+    with pytest.raises(ValueError, match="failed with status 3; (?s:.*)what went wrong"):
+        _run_stage("both", [failing, endless], logs=tmp_path)
+    assert not Path("never").exists()
+
+
+def test_a_training_that_was_stopped_is_not_used(tmp_path):
+    checkpoint = tmp_path / "checkpoint-0000007"
+    checkpoint.mkdir()
+    record = {"iteration": 7, "run": {"training": {"iterations": 9}}}
+    (checkpoint / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="was stopped at iteration 7 of 9; the same command continues"):
+        _run_job(Job("train", ((("-c", "pass")),), trains=tmp_path), tmp_path / "log", Event())
+    (checkpoint / "config.json").write_text(json.dumps(record | {"iteration": 9}))
+    _refuse_unfinished(tmp_path)
+
+
+def test_the_demonstration_says_where_it_must_be_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="start it where they are"):
+        run_demo(DemoConfig(out=tmp_path / "demo"))
+    assert not (tmp_path / "demo").exists()
+
+
+def _settings(out: Path) -> list[Setting]:
+    """Two samplers at two scales, and the records that the commands leave beside them."""
+    (out / "floor.json").write_text(json.dumps({"metrics": METRICS}))
+    levels = [{"t": 0, "accuracy": 1.0}, {"t": 999, "accuracy": 0.1}]
+    (out / "classifier_levels.json").write_text(json.dumps({"num_images": 5, "chance": 0.1, "levels": levels}))
+    (out / "judge").mkdir()
+    (out / "judge" / "metrics.jsonl").write_text('{"iteration": 1}\n{"iteration": 2, "heldout_accuracy_t0": 0.975}\n')
+    Image.new("L", (4, 4)).save(out / "grid.png")
+    return [Setting(name, scale, METRICS, out / "grid.png") for name in ("ddim", "ddpm") for scale in (0.0, 4.0)]

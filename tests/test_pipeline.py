@@ -1,0 +1,108 @@
+"""GuidedDiffusion: the pixels of scripts/sample.py, and its refusals."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from guided_diffusion import GuidedDiffusion
+from guided_diffusion.data.formats.samples import iterate_shards
+from guided_diffusion.guidance.config import GuidanceConfig
+
+
+@pytest.fixture(scope="module")
+def guided(diffusion_run, classifier_run) -> GuidedDiffusion:
+    return GuidedDiffusion.load(diffusion_run, classifier=str(classifier_run), device="cpu")
+
+
+def sampled(out: Path, *options: str) -> np.ndarray:
+    """What scripts/sample.py writes."""
+    status, output = tiny.finish(tiny.start("sample.py", "--out", str(out), *options))
+    assert status == 0, output
+    return np.concatenate([shard.images for shard in iterate_shards(out)])
+
+
+def test_the_pixels_are_those_of_the_sampling_script(tmp_path, diffusion_run, classifier_run, guided):
+    runs = ("--diffusion", str(diffusion_run), "--classifier", str(classifier_run))
+    options = (
+        "--labels", "light,0,light", "--num_samples", "3", "--guidance.scale", "4", "--guidance.sigma_max", "20",
+        "--sampler", "ddpm", "--steps", "5", "--seed", "7", "--batch_size", "2",
+    )  # fmt: skip
+    made = guided.sample(
+        ["light", 0, "1"], scale=4.0, guidance=GuidanceConfig(sigma_max=20), sampler="ddpm", steps=5, seed=7,
+        batch_size=2,
+    )  # fmt: skip
+    assert made.dtype == np.uint8
+    assert made.shape == (3, 8, 8, 1)
+    assert np.array_equal(made, sampled(tmp_path, *runs, *options))
+
+
+def test_a_rule_of_labels_makes_one_sample_a_class_unless_told_how_many(guided):
+    assert guided.class_names == ("dark", "light")
+    assert np.array_equal(guided.sample(steps=3), guided.sample([0, 1], steps=3))
+    assert np.array_equal(guided.sample("light", num_samples=3, steps=3), guided.sample([1, 1, 1], steps=3))
+    assert np.array_equal(guided.sample([0, 1], num_samples=3, steps=3), guided.sample([0, 1, 0], steps=3))
+
+
+def test_the_scale_acts(guided):
+    weak, strong = (guided.sample([1] * 4, scale=scale, steps=5).astype(float).mean() for scale in (0.0, 20.0))
+    assert strong > weak + 5
+
+
+def test_without_a_classifier_it_samples_unguided(diffusion_run, guided):
+    alone = GuidedDiffusion.load(diffusion_run, device="cpu")
+    assert np.array_equal(alone.sample(num_samples=2, steps=3), guided.sample([0, 1], scale=0.0, steps=3))
+    assert len(alone.sample(steps=3)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": ["cat"]}, 'there is no label "cat": the model has 2 classes'),
+        ({"labels": [2]}, 'there is no label "2"'),
+        ({"labels": []}, 'labels are empty; give at least one, or "all"'),
+        ({"sampler": "euler"}, 'there is no sampler "euler"; there are ddim, ddpm'),
+        ({"steps": 51}, "steps"),
+        ({"scale": 1.0, "guidance": GuidanceConfig(scale=2.0)}, "scale 1 and guidance.scale 2 were given; leave one"),
+        ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_what_the_script_refuses_is_refused(guided, options, message):
+    with pytest.raises(ValueError, match=message):
+        guided.sample(**options)
+
+
+def test_options_that_samples_in_memory_have_not_are_refused_by_name(guided):
+    with pytest.raises(TypeError, match="sample\\(\\) has no option stepz; of sampling runs it has sampler, steps"):
+        guided.sample(stepz=3)
+    with pytest.raises(TypeError, match="no option shard_size"):
+        guided.sample(shard_size=3)
+
+
+def test_labels_and_scales_need_somebody_to_be_told(diffusion_run):
+    alone = GuidedDiffusion.load(diffusion_run, device="cpu")
+    with pytest.raises(ValueError, match="is not told the class and there is no classifier"):
+        alone.sample([1])
+    with pytest.raises(ValueError, match="guidance \\(scale 4\\) was asked for without a classifier"):
+        alone.sample(scale=4.0)
+
+
+def test_a_classifier_of_clean_images_is_refused_when_it_is_loaded(diffusion_run, judge_run):
+    with pytest.raises(ValueError, match="was trained on clean images only and cannot guide"):
+        GuidedDiffusion.load(diffusion_run, classifier=judge_run)
+
+
+def test_the_package_itself_does_not_load_classifiers_until_asked():
+    code = (
+        "import sys, guided_diffusion; assert 'classifiers' not in sys.modules; "
+        "guided_diffusion.GuidedDiffusion; assert 'classifiers' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tiny.REPOSITORY)
+    import guided_diffusion
+
+    with pytest.raises(AttributeError, match="has no attribute 'GuidedDifusion'"):
+        _ = guided_diffusion.GuidedDifusion

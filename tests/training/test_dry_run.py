@@ -1,0 +1,76 @@
+"""What a training would cost."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+
+from classifiers.training import train_classifier
+from guided_diffusion.run_directory import latest
+from guided_diffusion.training import dry_run as rehearsal
+from guided_diffusion.training.diffusion_objective import train_diffusion
+from guided_diffusion.training.published import nearest_published
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(rehearsal, "MEASURED_SECONDS", 0.0)
+
+
+def rows(text: str) -> dict[str, str]:
+    return {line[:12].strip(): line[13:] for line in text.splitlines() if line[12:13] == " "}
+
+
+def test_a_dry_run_says_what_a_training_would_cost_and_writes_nothing(tmp_path, class_folder, capsys):
+    config = tiny.diffusion_config(tmp_path / "run", class_folder, iterations=100, batch_size=8, per_process=3)
+    train_diffusion(replace(config, dry_run=True))
+    assert not (tmp_path / "run").exists()
+    said = rows(capsys.readouterr().out)
+    assert said["batch"] == "8 images an iteration = 1 process x 3 micro-batches of at most 3"
+    assert said["budget"] == "100 iterations = 800 images = 40 epochs"
+    assert said["compares to"].startswith(
+        "improved DDPM's CIFAR-10: 52.5 M parameters, 500,000 iterations of 128 = 64,000,000"
+    )
+    assert said["compares to"].endswith("this budget is 1.3e-05 of them")
+    assert "for the 100 iterations to go" in said["time"]
+    assert "images/s" in said["speed"]
+    train_diffusion(replace(config, training=tiny.loop(iterations=1)))
+    weights = (latest(tmp_path / "run") / "network.safetensors").stat().st_size
+    assert float(said["network"].split()[0]) == pytest.approx(weights / 4e6, rel=0.02)  # a header beside float32
+
+
+def test_a_dry_run_of_a_resumed_training_counts_what_is_left(tmp_path, class_folder, capsys):
+    config = tiny.diffusion_config(tmp_path, class_folder, iterations=2, resume="auto")
+    train_diffusion(config)
+    before = sorted(tmp_path.rglob("*"))
+    train_diffusion(replace(config, training=tiny.loop(iterations=7), dry_run=True))
+    assert "for the 5 iterations to go" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_refuses_what_the_training_would(tmp_path, class_folder):
+    config = tiny.diffusion_config(tmp_path, class_folder, iterations=1)
+    train_diffusion(config)
+    with pytest.raises(ValueError, match="is there already"):
+        train_diffusion(replace(config, dry_run=True))
+
+
+def test_a_classifier_is_compared_with_a_published_classifier(tmp_path, class_folder, capsys):
+    config = tiny.classifier_config(tmp_path / "run", class_folder, iterations=1)
+    train_classifier(replace(config, dry_run=True))
+    assert "ADM's ImageNet 64 classifier" in rows(capsys.readouterr().out)["compares to"]
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_said_beforehand(tmp_path, class_folder, capsys, monkeypatch):
+    usage = type("Usage", (), {"free": 10**5})
+    monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda path: usage)
+    train_diffusion(replace(tiny.diffusion_config(tmp_path / "run", class_folder, iterations=1), dry_run=True))
+    assert rows(capsys.readouterr().out)["checkpoints"].endswith("100 kB free on their disk: TOO LITTLE")
+
+
+def test_the_nearest_published_training_is_nearest_in_octaves():
+    assert nearest_published("diffusion", image_size=90).name == "ADM's ImageNet 64"
+    assert nearest_published("diffusion", image_size=91).name == "ADM's ImageNet 128"
+    assert nearest_published("upsampler", image_size=512).iterations == 1_050_000
+    assert nearest_published("test", image_size=8) is None
+    assert nearest_published("diffusion", image_size=64).images == 1_105_920_000
