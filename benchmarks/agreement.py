@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from guided_diffusion.config import run_script
+from guided_diffusion.config import run_command
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.extractors.inception import WEIGHTS, InceptionConfig, load_inception
 from guided_diffusion.evaluation.extractors.weights import find_weights
@@ -72,4 +72,4 @@ def compare(config: AgreementConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_script(AgreementConfig, compare)
+    run_command(AgreementConfig, compare)

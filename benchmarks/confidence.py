@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guided_diffusion.config import run_script
+from guided_diffusion.config import run_command
 from guided_diffusion.evaluation.metrics.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
@@ -81,4 +81,4 @@ def left_over(sets: list[Tensor], real: Gaussian, truth: float) -> str:
 
 
 if __name__ == "__main__":
-    run_script(ConfidenceBenchmark, simulate)
+    run_command(ConfidenceBenchmark, simulate)

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guided_diffusion.config import run_script
+from guided_diffusion.config import run_command
 from guided_diffusion.data.batches import EndlessBatches
 from guided_diffusion.data.image_set import DataConfig, open_dataset
 from guided_diffusion.data.preparation import PrepareConfig, prepare_data
@@ -63,4 +63,4 @@ def images_per_second(data: DataConfig, config: BenchmarkConfig) -> float:
 
 
 if __name__ == "__main__":
-    run_script(BenchmarkConfig, main)
+    run_command(BenchmarkConfig, main)

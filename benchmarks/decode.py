@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from guided_diffusion.config import run_script
+from guided_diffusion.config import run_command
 from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
 
 
@@ -63,4 +63,4 @@ def _fidelity(exact: ImageDataset, fast: ImageDataset) -> tuple[float, float, fl
 
 
 if __name__ == "__main__":
-    run_script(DecodeBenchmark, compare)
+    run_command(DecodeBenchmark, compare)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from guided_diffusion.config import run_script
+from guided_diffusion.config import run_command
 from guided_diffusion.evaluation.extractors.inception import (
     InceptionConfig,
     InceptionExtractor,
@@ -104,4 +104,4 @@ def _deviation(found: Tensor, expected: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    run_script(FeatureBenchmark, compare)
+    run_command(FeatureBenchmark, compare)

@@ -19,7 +19,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from guided_diffusion.config import run_script
+from guided_diffusion.config import run_command
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance, kernel_distance
 from guided_diffusion.evaluation.metrics.neighbours import density_coverage, precision_recall
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
@@ -172,4 +172,4 @@ def _peak_mib() -> float:
 
 
 if __name__ == "__main__":
-    run_script(MetricsBenchmark, main)
+    run_command(MetricsBenchmark, main)

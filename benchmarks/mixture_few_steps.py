@@ -15,7 +15,7 @@ import torch
 from oracles.mixture import GaussianMixture, batch_noise, draws, three_blobs
 from torch import Tensor
 
-from guided_diffusion.config import run_script
+from guided_diffusion.config import run_command
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.guidance import classifier_score
@@ -66,4 +66,4 @@ def _error(x_0: Tensor, mixture: GaussianMixture, component: int) -> float:
 
 
 if __name__ == "__main__":
-    run_script(FewStepsBenchmark, main)
+    run_command(FewStepsBenchmark, main)

@@ -27,7 +27,7 @@ from einops import rearrange
 from oracles.mixture import GaussianMixture, batch_noise, draws
 from torch import Tensor
 
-from guided_diffusion.config import run_script
+from guided_diffusion.config import run_command
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.metrics.neighbours import precision_recall
@@ -203,4 +203,4 @@ def _row(sampler: str, kind: str, scale: str, calls: str, quality: Quality) -> s
 
 
 if __name__ == "__main__":
-    run_script(GuidanceBenchmark, main)
+    run_command(GuidanceBenchmark, main)

@@ -14,7 +14,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.config import run_script
+from guided_diffusion.config import run_command
 from guided_diffusion.diffusion.denoiser import Denoiser, Estimate, NetworkDenoiser
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig
@@ -84,4 +84,4 @@ def _fastest(
 
 
 if __name__ == "__main__":
-    run_script(OverheadBenchmark, main)
+    run_command(OverheadBenchmark, main)

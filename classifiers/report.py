@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from guided_diffusion.files import replaced_on_success
+from guided_diffusion.files import atomic_write
 
 from .verdict import Diagnosis, LevelReport, informed_levels
 
@@ -72,7 +72,7 @@ def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure as PNG, whole or not at all."""
     encoded = io.BytesIO()
     figure.savefig(encoded, format="png", dpi=150)
-    with replaced_on_success(path) as file:
+    with atomic_write(path) as file:
         file.write(encoded.getvalue())
 
 

@@ -24,8 +24,8 @@ DEBUG_VARIABLE = "GUIDED_DIFFUSION_DEBUG"
 """Environment variable that makes scripts show the traceback of an error they would state in one line."""
 
 
-def run_script(config_class: type[C], run: Callable[[C], object], argv: Sequence[str] | None = None) -> None:
-    """What every script does: `--config FILE` and options become one config, which is run.
+def run_command(config_class: type[C], run: Callable[[C], object], argv: Sequence[str] | None = None) -> None:
+    """What every command does: `--config FILE` and options become one config, which is run.
 
     Bad input (ValueError, OSError) or a missing optional package ends the process with its message on standard error
     and status 2; with GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback.

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 
 @contextmanager
-def replaced_on_success(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """A binary file opened beside `path` that takes its name, fsynced, only if the block ends without an error.
 
     A reader therefore finds the old content or the new, never a part. Creates missing parent directories.
@@ -33,7 +33,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises TypeError for values that JSON does not know, ValueError for NaN.
     """
     encoded = json.dumps(content, indent=2, allow_nan=False).encode()
-    with replaced_on_success(path) as file:
+    with atomic_write(path) as file:
         file.write(encoded + b"\n")
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .files import replaced_on_success
+from .files import atomic_write
 
 
 def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
     """Write a page of sections, each HTML, whole or not at all."""
     text = _PAGE.format(title=html.escape(title), body="\n".join(sections))
-    with replaced_on_success(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 

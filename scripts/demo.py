@@ -1,7 +1,6 @@
 """Train, guide and evaluate on handwritten digits: python scripts/demo.py"""
 
-from guided_diffusion.commands.demo import DemoConfig, run_demo
-from guided_diffusion.config import run_script
+from guided_diffusion.commands.demo import main
 
 if __name__ == "__main__":
-    run_script(DemoConfig, run_demo)
+    main()

@@ -2,8 +2,7 @@
 Compare evaluations: python scripts/evaluate.py --compare A.json B.json
 """
 
-from guided_diffusion.commands.evaluate import EvaluateConfig, evaluate_samples
-from guided_diffusion.config import run_script
+from guided_diffusion.commands.evaluate import main
 
 if __name__ == "__main__":
-    run_script(EvaluateConfig, evaluate_samples)
+    main()

@@ -13,7 +13,7 @@ from script_options import OPTIONS
 
 from classifiers.training import TrainClassifierConfig
 from guided_diffusion.commands.evaluate import EvaluateConfig
-from guided_diffusion.config import differences, from_plain, parse, run_script, to_plain
+from guided_diffusion.config import differences, from_plain, parse, run_command, to_plain
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.guidance.config import GuidanceConfig
 from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig
@@ -287,7 +287,7 @@ def test_long_values_are_shortened_in_differences():
 
 def test_a_script_runs_its_config():
     seen = []
-    run_script(OuterConfig, seen.append, ["--inner.width=2"])
+    run_command(OuterConfig, seen.append, ["--inner.width=2"])
     assert seen == [OuterConfig(inner=InnerConfig(width=2))]
 
 
@@ -299,14 +299,14 @@ def test_a_script_states_bad_input_in_one_line_and_ends_with_status_2(error, cap
         raise error
 
     with pytest.raises(SystemExit) as end:
-        run_script(OuterConfig, run, ["--inner.width=2"])
+        run_command(OuterConfig, run, ["--inner.width=2"])
     assert end.value.code == 2
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
 def test_a_script_says_what_the_operating_system_refused_without_its_number(capsys):
     with pytest.raises(SystemExit):
-        run_script(OuterConfig, lambda config: Path("/nowhere/at/all").read_text(), ["--inner.width=2"])
+        run_command(OuterConfig, lambda config: Path("/nowhere/at/all").read_text(), ["--inner.width=2"])
     assert capsys.readouterr().err == "error: No such file or directory: /nowhere/at/all\n"
 
 
@@ -315,7 +315,7 @@ def test_an_interrupted_script_promises_nothing_and_ends_as_shells_expect(capsys
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as end:
-        run_script(OuterConfig, run, ["--inner.width=2"])
+        run_command(OuterConfig, run, ["--inner.width=2"])
     assert end.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -325,13 +325,13 @@ def test_a_script_keeps_the_traceback_of_our_own_bugs():
         raise KeyError("bug")
 
     with pytest.raises(KeyError):
-        run_script(OuterConfig, run, ["--inner.width=2"])
+        run_command(OuterConfig, run, ["--inner.width=2"])
 
 
 def test_a_script_keeps_the_traceback_of_bad_input_if_asked(monkeypatch):
     monkeypatch.setenv("GUIDED_DIFFUSION_DEBUG", "1")
     with pytest.raises(ValueError, match=r"inner.width is -1"):
-        run_script(OuterConfig, lambda config: None, ["--inner.width=-1"])
+        run_command(OuterConfig, lambda config: None, ["--inner.width=-1"])
 
 
 @pytest.mark.parametrize("file", CONFIG_FILES, ids=lambda file: str(file.relative_to(tiny.REPOSITORY)))
@@ -346,10 +346,10 @@ def test_every_shipped_yaml_loads_and_says_what_it_is_and_how_to_run_it(file):
 
 
 def script_config(script: Path) -> type:
-    """The config class that a script hands to run_script, found without importing the script."""
+    """The config class that a script hands to run_command, found without importing the script."""
     tree = ast.parse(script.read_text())
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    (name,) = (call.args[0].id for call in calls if getattr(call.func, "id", "") == "run_script")
+    (name,) = (call.args[0].id for call in calls if getattr(call.func, "id", "") == "run_command")
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     (module,) = (node.module for node in imports if name in {alias.name for alias in node.names})
     return getattr(importlib.import_module(module), name)

@@ -15,6 +15,7 @@ from typing import IO
 
 from tqdm import tqdm
 
+from ..config import run_command
 from ..run_directory import latest
 from .demo_report import Setting, write_demo_report
 
@@ -192,3 +193,8 @@ def _refuse_unfinished(run: Path) -> None:
     done, budget = record["iteration"], record["run"]["training"]["iterations"]
     if done < budget:
         raise ValueError(f"{run} was stopped at iteration {done} of {budget}; the same command continues")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; argv: None takes the process's own arguments."""
+    run_command(DemoConfig, run_demo, argv)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config import run_command
 from ..evaluation.compare import compared, format_comparison
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
@@ -75,3 +76,8 @@ def compare_evaluations(reports: Sequence[Path], *, page: Path | None) -> None:
     print(format_comparison(comparison))
     if page is not None:
         write_comparison_page(page, comparison)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; argv: None takes the process's own arguments."""
+    run_command(EvaluateConfig, evaluate_samples, argv)

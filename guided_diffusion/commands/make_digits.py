@@ -1,11 +1,14 @@
 """scikit-learn's handwritten digits as class folders of PNG files: 1,797 scans of 8x8 pixels, ten classes."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from ..config import run_command
 
 NUM_SCANS = 1797
 
@@ -57,3 +60,8 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("the digits come with scikit-learn; install it: pip install scikit-learn") from None
     pixels, labels = load_digits(return_X_y=True)
     return np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), np.asarray(labels)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; argv: None takes the process's own arguments."""
+    run_command(DigitsConfig, write_digits, argv)

@@ -1,9 +1,11 @@
 """The command that measures real images once, for all evaluations against them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint import file_sha256
+from ..config import run_command
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 from ..evaluation.reference import read_reference
 from ..evaluation.reference_builder import make_reference
@@ -65,3 +67,8 @@ def make_reference_file(config: MakeReferenceConfig) -> None:
             f"{config.out}: statistics of {written.pooled.count:,} images on {written.extractor}, with {kept:,} of the "
             f"images; SHA-256 {file_sha256(config.out)}"
         )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; argv: None takes the process's own arguments."""
+    run_command(MakeReferenceConfig, make_reference_file, argv)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..config import to_plain
+from ..config import run_command, to_plain
 from ..data.formats.samples import complete_shards, read_manifest
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.model import DiffusionModel, load_diffusion
@@ -22,7 +22,7 @@ from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 from ..evaluation.extractors.features import FeatureExtractor
 from ..evaluation.inputs import RealSide, open_real
 from ..evaluation.run import MeasuredReal, evaluate, measure_real, parts_directory
-from ..files import replaced_on_success, write_json
+from ..files import atomic_write, write_json
 from ..generation.config import SampleConfig, sampler_and_chain
 from ..generation.processes import accelerator, this_device
 from ..generation.run import generate, guidance_of, sample_plan
@@ -245,7 +245,7 @@ def write_sample_config(path: Path, run: SampleConfig, best: Outcome) -> None:
     values = chosen | {"steps": run.steps, "seed": run.seed} | _unlike_defaults(run)
     # A JSON value is a YAML value too.
     lines += [f"{name}: {json.dumps(value)}" for name, value in values.items() if name != "out"]
-    with replaced_on_success(path) as file:
+    with atomic_write(path) as file:
         file.write("\n".join([*lines, ""]).encode())
 
 
@@ -274,3 +274,8 @@ def _outcome(run: SampleConfig, record: Mapping[str, Any], *, network_evaluation
         display_names=record["display_names"],
         grid=run.out / "grid.png",
     )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; argv: None takes the process's own arguments."""
+    run_command(SweepConfig, sweep, argv)

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..files import replaced_on_success
+from ..files import atomic_write
 from ..html import gallery, image, png, section, table, write_page
 
 DISTANCE = "frechet_distance"
@@ -70,7 +70,7 @@ def write_sweep_report(out: Path, outcomes: Sequence[Outcome]) -> Path:
     best = best_of(outcomes)
     curves, cost = png(scale_curves(outcomes)), png(cost_curve(outcomes))
     for name, content in (("scales.png", curves), ("cost.png", cost)):
-        with replaced_on_success(out / name) as file:
+        with atomic_write(out / name) as file:
             file.write(content)
     head, rows = _cells(outcomes)
     beside = [(outcome.name, outcome.grid.read_bytes()) for outcome in outcomes if outcome.line == best.line]

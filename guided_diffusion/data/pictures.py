@@ -7,7 +7,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from ..files import replaced_on_success
+from ..files import atomic_write
 
 SMALLEST_SIDE = 512
 """Grids of tiny images are enlarged by a whole factor to about this many pixels, so that a person can see them."""
@@ -37,5 +37,5 @@ def write_png(path: Path, image: Tensor, *, enlarge: bool = True) -> None:
     """
     encoded = io.BytesIO()
     picture(image, enlarge=enlarge).save(encoded, format="PNG")
-    with replaced_on_success(path) as file:
+    with atomic_write(path) as file:
         file.write(encoded.getvalue())

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..config import differences
-from ..files import replaced_on_success, write_json
+from ..files import atomic_write, write_json
 from .formats.packed import FORMAT, IMAGES, LABELS, PARTIAL, RECORD, read_record
 from .image_set import DataConfig, ImageDataset, open_dataset
 
@@ -68,7 +68,7 @@ def prepare_data(config: PrepareConfig) -> None:
         _claim(config.out, identity)
         if not (config.out / IMAGES).exists():
             _write_images(config, dataset)
-        with replaced_on_success(config.out / LABELS) as file:
+        with atomic_write(config.out / LABELS) as file:
             np.save(file, dataset.labels.numpy(), allow_pickle=False)
         with (config.out / IMAGES).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..files import replaced_on_success
+from ..files import atomic_write
 from .crops import center_crop, damage_named, decoded
 from .storage import LabelledImages, Storage
 
@@ -55,7 +55,7 @@ def write_page(path: Path, images: LabelledImages, *, sound: NDArray[np.bool_]) 
             page.paste(_thumbnail(images.storage, index), (left + label_width + column * STEP, top))
     encoded = io.BytesIO()
     page.save(encoded, format="PNG")
-    with replaced_on_success(path) as file:
+    with atomic_write(path) as file:
         file.write(encoded.getvalue())
 
 

@@ -131,12 +131,12 @@ def step_a_sample(
     like: Tensor,
 ) -> Step:
     """One link for each sample of a batch like `like` (B, ...), from columns (B,) float64 on the CPU."""
-    told, *link = beside(torch.stack([t, alpha_bar, alpha_bar_prev, log_var_min, log_var_max]), like)
+    told, *link = broadcast_like(torch.stack([t, alpha_bar, alpha_bar_prev, log_var_min, log_var_max]), like)
     broadcastable = (-1, *(1,) * (like.ndim - 1))
     return Step(told.to(_t_dtype(like)), *(column.reshape(broadcastable) for column in link))
 
 
-def beside(values: Tensor, like: Tensor) -> Tensor:
+def broadcast_like(values: Tensor, like: Tensor) -> Tensor:
     """values, which lie on the CPU, on like's device."""
     # From pinned memory, since any other copy makes the host wait for the GPU.
     return (values.pin_memory() if like.is_cuda else values).to(like.device, non_blocking=True)

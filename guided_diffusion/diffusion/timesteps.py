@@ -6,7 +6,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from .chain import DiffusionChain, Step, TrainingChain, beside
+from .chain import DiffusionChain, Step, TrainingChain, broadcast_like
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class LossSecondMoment:
         up_to = p.cumsum(dim=0)
         k = torch.searchsorted(up_to / up_to[-1], u.double(), right=True)
         weight = 1 / (len(p) * p[k])
-        return Drawn(self.chain.at(k, like=like), beside(weight.to(like.dtype), like), beside(k, like))
+        return Drawn(self.chain.at(k, like=like), broadcast_like(weight.to(like.dtype), like), broadcast_like(k, like))
 
     def learn(self, k: Tensor, losses: Tensor) -> None:
         """Remember the losses (B,) at indices k (B,), the later in the batch the newer, in place of the oldest."""

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..checkpoint import DamagedCheckpointError, read_tensors
-from ..files import replaced_on_success
+from ..files import atomic_write
 from .extractors.features import Features
 
 Row = tuple[Features, Tensor | None]
@@ -76,7 +76,7 @@ class Parts:
         if self._sizes:
             waiting = {kind: room[: sum(self._sizes)] for kind, room in self._waiting.items()}
             try:
-                with replaced_on_success(self._path(self._first)) as file:
+                with atomic_write(self._path(self._first)) as file:
                     file.write(save(waiting | {_BATCH_SIZES: torch.tensor(self._sizes)}))
             except OSError as error:
                 self._can_write = False

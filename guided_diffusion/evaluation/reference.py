@@ -17,7 +17,7 @@ import torch
 
 from ..data.formats.npy import DAMAGED_FILE_ERRORS, npz_members, write_array, write_rows
 from ..data.sources import ImageSource, pieces
-from ..files import replaced_on_success
+from ..files import atomic_write
 from .metrics.frechet import checked_covariance
 from .statistics import Gaussian
 
@@ -88,7 +88,7 @@ def write_reference(
     }
     if pooled.count is not None:
         told["num_images"] = pooled.count
-    with replaced_on_success(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, values in arrays.items():
             write_array(archive, name, values.cpu().numpy())
         for name, value in told.items():

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..data.pictures import picture
 from ..diffusion.denoiser import Estimate
 from ..diffusion.images import grid, to_uint8
-from ..files import replaced_on_success
+from ..files import atomic_write
 from .plan import cut
 from .shard_writer import MakeImages
 
@@ -48,7 +48,7 @@ def write_animation(path: Path, make_images: MakeImages, *, count: int, batch_si
     columns = max(1, round(count**0.5))
     frames = [_frame(x_t, x0, columns=columns) for x_t, x0 in zip(states, estimates, strict=True)]
     durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_FRAME_MILLISECONDS]
-    with replaced_on_success(path) as file:
+    with atomic_write(path) as file:
         frames[0].save(
             file, format="WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, lossless=True
         )

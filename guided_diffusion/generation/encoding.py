@@ -19,7 +19,7 @@ from ..diffusion.images import from_uint8, grid, to_uint8
 from ..diffusion.model import DiffusionModel, load_diffusion
 from ..diffusion.noise import SeededNoise
 from ..distributed import default_device
-from ..files import replaced_on_success, write_json
+from ..files import atomic_write, write_json
 from ..guidance.run import weights_record
 from ..samplers import SamplerConfig, ddim, ddim_reverse
 from .config import RunConfig, check_clip
@@ -82,7 +82,7 @@ def encode(config: EncodeConfig) -> None:
     dataset = open_given(config.data, model, class_names=model.config.class_names or None)
     indices = evenly_spaced(len(dataset), most=config.max_images)
     found = encoded(model, chain, *read_given(dataset, indices), clip=config.clip, batch_size=config.batch_size)
-    with replaced_on_success(config.out / "latents.npz") as file:
+    with atomic_write(config.out / "latents.npz") as file:
         np.savez(file, latents=found.latents.numpy(), labels=found.labels.numpy(), images=found.images.numpy())
     paths = dataset.paths
     record = _record(found, [str(paths[index]) for index in indices])

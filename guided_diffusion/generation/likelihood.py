@@ -21,7 +21,7 @@ from ..diffusion.model import DiffusionModel, load_diffusion
 from ..diffusion.noise import Noise, SeededNoise
 from ..diffusion.schedules import make_chain
 from ..distributed import default_device
-from ..files import replaced_on_success, write_json
+from ..files import atomic_write, write_json
 from ..html import png
 from .config import check_clip
 from .input_images import open_given, read_given
@@ -123,7 +123,7 @@ def likelihood(config: LikelihoodConfig) -> None:
     out = config.out or model.checkpoint.path.parent / "likelihood.json"
     settings = {"clip": config.clip, "seed": config.seed, "weights": model.weights}
     write_json(out, asdict(found) | {"settings": settings})
-    with replaced_on_success(out.with_suffix(".png")) as file:
+    with atomic_write(out.with_suffix(".png")) as file:
         file.write(png(likelihood_figure(found)))
     print(f"\nwritten to {out} and {out.with_suffix('.png').name}")
 

@@ -289,16 +289,18 @@ class UNet(nn.Module):
         self.norm_out = Norm(channels)
         self.conv_out = zeroed(conv3x3(channels, config.out_channels))
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, also_told: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, extra_embedding: Tensor | None = None
+    ) -> Tensor:
         """x: (B, in_channels, H, W); t: (B,) on the trained scale; y: (B,) int64 labels where the network has classes.
 
-        also_told: (B, embedding_channels) added to what the blocks are told.
+        extra_embedding: (B, embedding_channels) added to what the blocks are told.
 
         Raises:
             ValueError: labels missing or unasked for; images of a size or channel count the network cannot take.
         """
         e = self.embedding(t, y)
-        e = e if also_told is None else e + also_told
+        e = e if extra_embedding is None else e + extra_embedding
         h, skips = self.encoder(x, e)
         for level in self.levels:
             h = _kept_or_recomputed(level, h, e, [skips.pop() for _ in range(self.config.blocks_per_level + 1)])

@@ -92,7 +92,7 @@ class Upsampler(nn.Module):
             )
         stretched = F.interpolate(low_res, size=x.shape[2:], mode="bilinear", align_corners=False)
         told = self._told(conditioning_noise, t)
-        return self.unet(torch.cat([x, stretched.to(x.dtype)], dim=1), t, y, also_told=told)
+        return self.unet(torch.cat([x, stretched.to(x.dtype)], dim=1), t, y, extra_embedding=told)
 
     def _told(self, rate: Tensor | None, t: Tensor) -> Tensor | None:
         if self.noise_rate is not None:

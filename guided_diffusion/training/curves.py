@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..files import replaced_on_success
+from ..files import atomic_write
 
 LINE = ("iteration", "observed", "images_per_second")
 """What a line of metrics.jsonl says of itself, or of the machine."""
@@ -61,7 +61,7 @@ def plot_runs(config: PlotConfig) -> None:
         unused.set_axis_off()
     if len(config.runs) > 1:
         axes.flat[0].legend()
-    with replaced_on_success(config.out) as file:
+    with atomic_write(config.out) as file:
         figure.savefig(file, format="png", dpi=110)
     print(f"{config.out}: {', '.join(names)}")
 

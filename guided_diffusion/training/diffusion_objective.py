@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch, EndlessBatches
 from ..data.image_set import DataConfig, ImageDataset, open_dataset
-from ..diffusion.chain import Step, beside, q_sample
+from ..diffusion.chain import Step, broadcast_like, q_sample
 from ..diffusion.denoiser import Prediction, Variance, has_learned_variance
 from ..diffusion.losses import hybrid_loss, min_snr_weight, simple_loss, vlb_loss
 from ..diffusion.model import DiffusionConfig, check_continuous_time
@@ -137,7 +137,7 @@ class DiffusionObjective:
         if self.label_dropout == 0:  # draws nothing, so that such a run sees the noise that it always saw
             return batch.y
         assert self.config.null_label is not None
-        is_dropped = beside(noise.uniform() < self.label_dropout, batch.y)
+        is_dropped = broadcast_like(noise.uniform() < self.label_dropout, batch.y)
         return torch.where(is_dropped, self.config.null_label, batch.y)
 
     def _loss(self, mse: Tensor, output: Tensor, x0: Tensor, eps: Tensor, x_t: Tensor, step: Step) -> Tensor:

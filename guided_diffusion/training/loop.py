@@ -17,7 +17,7 @@ from ..checkpoint import save_checkpoint
 from ..config import to_plain
 from ..data.batches import Batch, EndlessBatches
 from ..data.crops import DamagedImageError
-from ..files import replaced_on_success
+from ..files import atomic_write
 from ..run_directory import claimed, mark_best, prune, read_best
 from .config import LoopConfig
 from .log import TrainingLog, remedy
@@ -231,7 +231,7 @@ def _not_finite(training: Training, micro_batches: Sequence[Batch], *, run_dir: 
     x0, y, counter = (
         torch.cat([getattr(batch, name) for batch in micro_batches]).numpy() for name in ("x0", "y", "counter")
     )
-    with replaced_on_success(file) as stream:
+    with atomic_write(file) as stream:
         np.savez(stream, x0=x0, y=y, counter=counter)
     return (
         f"loss or gradient were not finite in {training.config.max_skipped} updates in a row, the last at iteration "

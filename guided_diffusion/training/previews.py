@@ -77,9 +77,7 @@ def preview_guide(config: PreviewConfig, model: DiffusionConfig, *, load: LoadGu
     if config.classifier is None:
         return lambda device: None
     if load is None:
-        raise ValueError(
-            "preview.classifier needs a function that loads it: pass guides.load_guide"
-        )
+        raise ValueError("preview.classifier needs a function that loads it: pass guides.load_guide")
 
     @cache
     def on(device: torch.device) -> Guide | None:

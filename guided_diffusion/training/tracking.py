@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
-from ..files import replaced_on_success
+from ..files import atomic_write
 
 WandbMode = Literal["off", "online", "offline"]
 
@@ -42,7 +42,7 @@ class Tracker:
         if not self.file.exists():
             return
         kept = [line for line in self.file.read_text().splitlines() if _iteration_of(line) <= iteration]
-        with replaced_on_success(self.file) as file:
+        with atomic_write(self.file) as file:
             file.write("".join(line + "\n" for line in kept).encode())
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.batches import Batch
 from ..data.image_set import ImageDataset
-from ..diffusion.chain import beside, diffused
+from ..diffusion.chain import broadcast_like, diffused
 from ..diffusion.model import UpsamplerModelConfig
 from ..diffusion.noise import SeededNoise
 from ..models.upsampler import Upsampler, UpsamplerConfig, check_low_res_size, check_noise_rate
@@ -62,7 +62,7 @@ class UpsamplerObjective:
         low_res = area_reduced(batch.x0, self.low_res_size)
         told = partial(network, low_res=low_res)
         if self.conditioning_noise is not None:
-            rate = beside(self.conditioning_noise * noise.uniform(), low_res)
+            rate = broadcast_like(self.conditioning_noise * noise.uniform(), low_res)
             noised = diffused(low_res, noise(low_res), alpha_bar=1 - rate.reshape(-1, 1, 1, 1) ** 2)
             told = partial(network, low_res=noised, conditioning_noise=rate.to(low_res.dtype))
         return self.diffusion(told, batch, noise)

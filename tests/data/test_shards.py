@@ -16,7 +16,7 @@ from guided_diffusion.data.formats.samples import (
     shard_path,
     write_shard,
 )
-from guided_diffusion.files import replaced_on_success, write_json
+from guided_diffusion.files import atomic_write, write_json
 
 MANIFEST = {
     "num_samples": 10,
@@ -101,7 +101,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> 
     path.write_bytes(b"old")
 
     def write_half() -> None:
-        with replaced_on_success(path) as file:
+        with atomic_write(path) as file:
             file.write(b"half")
             raise RuntimeError("midway")
 

@@ -7,7 +7,7 @@ import pytest
 from evaluation.reports import report
 
 from guided_diffusion.commands.evaluate import EvaluateConfig, evaluate_samples
-from guided_diffusion.config import parse, run_script
+from guided_diffusion.config import parse, run_command
 from guided_diffusion.evaluation.report import write_report
 
 
@@ -19,20 +19,20 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def test_the_command_takes_files_as_separate_words(files: list[str], tmp_path, capsys) -> None:
-    run_script(EvaluateConfig, evaluate_samples, ["--compare", *files, "--out", str(tmp_path / "page.html")])
+    run_command(EvaluateConfig, evaluate_samples, ["--compare", *files, "--out", str(tmp_path / "page.html")])
     assert "NOT comparable: N generated differs (10,000 against 50,000)" in capsys.readouterr().out
     assert "NOT comparable" in (tmp_path / "page.html").read_text()
 
 
 def test_the_command_writes_no_page_that_nobody_asked_for(files: list[str], tmp_path) -> None:
     before = sorted(tmp_path.iterdir())
-    run_script(EvaluateConfig, evaluate_samples, ["--compare", *files])
+    run_command(EvaluateConfig, evaluate_samples, ["--compare", *files])
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_command_refuses_what_is_no_record_in_one_line(files: list[str], tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as end:
-        run_script(EvaluateConfig, evaluate_samples, ["--compare", files[0], str(tmp_path / "none.json")])
+        run_command(EvaluateConfig, evaluate_samples, ["--compare", files[0], str(tmp_path / "none.json")])
     assert end.value.code == 2
     assert re.fullmatch(r"error: there is no evaluation record .*none\.json; .*\n", capsys.readouterr().err)
 

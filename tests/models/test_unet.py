@@ -188,6 +188,6 @@ def test_a_null_class_needs_classes():
 def test_what_the_blocks_are_told_besides_is_added_to_the_timesteps_embedding():
     network = tiny.awakened(unet())
     x = images()
-    assert torch.equal(network(x, T, also_told=torch.zeros(BATCH, 128)), network(x, T))
+    assert torch.equal(network(x, T, extra_embedding=torch.zeros(BATCH, 128)), network(x, T))
     difference = network.encoder.time(T + 5) - network.encoder.time(T)
-    assert torch.allclose(network(x, T, also_told=difference), network(x, T + 5), rtol=0, atol=1e-5)
+    assert torch.allclose(network(x, T, extra_embedding=difference), network(x, T + 5), rtol=0, atol=1e-5)

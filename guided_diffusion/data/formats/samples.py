@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...config import differences, identified
-from ...files import replaced_on_success, write_json
+from ...files import atomic_write, write_json
 from .npy import DAMAGED_FILE_ERRORS, write_array, write_rows
 
 MANIFEST_NAME = "manifest.json"
@@ -65,7 +65,7 @@ def write_shard(directory: Path, n: int, shard: Shard) -> Path:
     The same shard gives the same bytes: the archive holds no time stamp.
     """
     path = shard_path(directory, n)
-    with replaced_on_success(path) as file:
+    with atomic_write(path) as file:
         np.savez(file, images=shard.images, labels=shard.labels, ids=shard.ids)
     return path
 
@@ -241,7 +241,7 @@ def merged_npz(directory: Path, out: Path) -> int:
                 raise ValueError(f"{directory} mixes images of shape {shape} and {shard.images.shape[1:]}")
             yield shard.images
 
-    with replaced_on_success(out) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_write(out) as file, zipfile.ZipFile(file, "w") as archive:
         write_rows(archive, "arr_0", images(), shape=(len(labels), *shape))
         if (labels != NO_LABEL).any():
             write_array(archive, "arr_1", labels)
