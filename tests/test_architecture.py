@@ -39,7 +39,7 @@ LAYERS = {
 STORAGE = ("config", "checkpoint", "run_directory", "openai", "data", "device", "model", "guide", "page")
 
 PLACES = {
-    "accelerate": ("device.py", "training/", "generation/processes.py", "evaluation/run.py"),
+    "accelerate": ("distributed.py", "training/"),
     "wandb": ("training/tracking.py",),
     "datasets": ("data/huggingface.py",),
     "torchvision": ("data/", "classifiers/"),
