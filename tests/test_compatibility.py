@@ -1,4 +1,4 @@
-"""Files of version 0.1 still open, continue and compare. tests/golden/version_0_1/make.py wrote them, by that version."""
+"""Files of version 0.1 still open, continue and compare; tests/golden/version_0_1/make.py had it write them."""
 
 import json
 import tarfile

@@ -1,8 +1,9 @@
 """One of each kind of file that version 0.1 wrote: python tests/golden/version_0_1/make.py CHECKOUT_OF_0.1
 
-Writes `files.tar.xz` here: prepared data, a diffusion checkpoint with all that resuming needs, a classifier of noisy images and one of clean
-ones, guided samples, an evaluation report and a reference file. The networks start from weights of +-1/16, which pack well, and
-train for one iteration; of two more `resumed/metrics.jsonl` tells. All paths are relative, so that the files may be unpacked anywhere.
+Writes `files.tar.xz` here: prepared data, a diffusion checkpoint with all that resuming needs, a classifier of noisy
+images and one of clean ones, guided samples, an evaluation report and a reference file. The networks start from weights
+of +-1/16, which pack well, and train for one iteration; `resumed/metrics.jsonl` tells of two more. All paths are
+relative, so that the files may be unpacked anywhere.
 """
 
 import os
@@ -43,16 +44,17 @@ def make() -> None:
     import tiny
     from classifiers.evaluation import EvaluateConfig, evaluate_samples
     from classifiers.guide import load_guide, load_other_guides
-    from classifiers.model import NoisyClassifier
     from classifiers.reference import MakeReferenceConfig, make_reference_file
+    from guided_diffusion.data.folder import DataConfig
+    from guided_diffusion.training.diffusion import train_diffusion
+
+    from classifiers.model import NoisyClassifier
     from classifiers.training import train_classifier
     from guided_diffusion.config import parse
-    from guided_diffusion.data.folder import DataConfig
     from guided_diffusion.data.preparation import PrepareConfig, prepare_data
     from guided_diffusion.generation.config import SampleConfig
     from guided_diffusion.generation.run import generate, load_for_sampling
     from guided_diffusion.models.unet import UNet
-    from guided_diffusion.training.diffusion import train_diffusion
 
     UNet.__init__ = coarse(UNet.__init__, everywhere=False)
     NoisyClassifier.__init__ = coarse(NoisyClassifier.__init__, everywhere=True)
@@ -66,7 +68,7 @@ def make() -> None:
     shutil.rmtree("resumed/checkpoint-0000003")
     for file in prepared.iterdir():  # evaluation reports hold a print of files' times
         os.utime(file, (MADE, MADE))
-    loop = {"iterations": 1, "batch_size": 4, "pooling": "adaptive", "learning_rate": 1e-60}  # which leaves the weights
+    loop = {"iterations": 1, "batch_size": 4, "pooling": "adaptive", "learning_rate": 1e-60}  # weights stay
     train_classifier(tiny.classifier_config(classifier, prepared, diffusion=diffusion, **loop))
     train_classifier(
         tiny.classifier_config(judge, prepared, network=tiny.encoder(channel_mult=(1.0, 1.0, 1.0)), **loop)
