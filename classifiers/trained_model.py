@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from guided_diffusion.checkpoint import Checkpoint, file_sha256, load_weights, open_checkpoint
+from guided_diffusion.checkpoint import Checkpoint, load_weights, open_checkpoint
 from guided_diffusion.config import from_plain
 from guided_diffusion.diffusion.schedules import ChainConfig
+from guided_diffusion.files import file_sha256
 
 from .model import ClassifierConfig, NoisyClassifier, log_probabilities
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from ..config import run_command
 from ..diffusion.model import load_diffusion
+from ..distributed import this_process
 from ..generation.inpainting import InpaintConfig, inpaint
-from ..generation.processes import this_device
 from ..generation.run import load_run_classifier
 
 
 def run(config: InpaintConfig) -> None:
-    device = this_device()
+    device = this_process().device
     model = load_diffusion(config.diffusion, weights=config.weights, device=device)
     inpaint(config, model, load_run_classifier(config, model))
 

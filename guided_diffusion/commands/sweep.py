@@ -21,6 +21,7 @@ from ..diffusion.chain import DiffusionChain, Step
 from ..diffusion.denoiser import Estimate
 from ..diffusion.model import DiffusionModel, load_diffusion
 from ..diffusion.noise import SeededNoise
+from ..distributed import this_process
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 from ..evaluation.extractors.features import FeatureExtractor
@@ -28,7 +29,6 @@ from ..evaluation.inputs import RealSide, open_real
 from ..evaluation.run import MeasuredReal, evaluate, measure_real, parts_directory
 from ..files import atomic_write, write_json
 from ..generation.config import SampleConfig, sampler_and_chain
-from ..generation.processes import accelerator, this_device
 from ..generation.run import generate, guidance_of, sample_plan
 from ..guidance.config import GuidanceConfig
 from ..guidance.run import Guidance
@@ -131,7 +131,7 @@ def sweep(config: SweepConfig) -> None:
         FileNotFoundError, ValueError: as `generate` and `evaluate`; what the settings or the real side have wrong is
             found before any samples are made.
     """
-    device = this_device()
+    device = this_process().device
     model = load_diffusion(config.diffusion, weights=config.weights, device=device)
     classifier = load_classifier(config.classifier, device=device)
     extractor = open_extractor(config, device=device)
@@ -161,7 +161,7 @@ def sweep(config: SweepConfig) -> None:
                 evaluate(generated=run.out, real=real(), extractor=extractor, config=config.protocol, out=path)
             )
         outcomes.append(_outcome(run, record, network_evaluations=cost))
-    if accelerator().is_main_process:
+    if this_process().is_main:
         _conclude(config, runs, outcomes)
         shutil.rmtree(parts_directory(config.out / EVALUATION_NAME), ignore_errors=True)
 

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint, file_sha256, load_weights, open_checkpoint
+from ..checkpoint import Checkpoint, load_weights, open_checkpoint
 from ..config import from_plain
+from ..files import file_sha256
 from ..models.precision import Precision, in_precision
 from ..models.unet import UNet, UNetConfig
 from ..models.upsampler import Upsampler, UpsamplerConfig

@@ -29,13 +29,13 @@ from ..diffusion.model import (
     weights_record,
 )
 from ..diffusion.noise import SeededNoise
+from ..distributed import this_process
 from ..guidance.run import Guidance
 from ..samplers import OnStep, Sampler
 from .config import RunConfig, SampleConfig, clipping, sampler_and_chain, sampler_config
 from .label_rules import InTurn
 from .manifest import sample_manifest
 from .plan import Plan
-from .processes import this_device
 from .run import generate, guidance_of, sample_plan
 from .shard_writer import make_shards
 
@@ -81,7 +81,7 @@ def upsample(config: UpsampleConfig) -> None:
         ValueError: images that the upsampler does not enlarge, naming the difference, or a directory that holds other
             samples; nothing is written then.
     """
-    device, evaluations = this_device(), Counter[str]()
+    device, evaluations = this_process().device, Counter[str]()
     counted = {"precision": config.precision, "counter": evaluations}
     upsampler = load_upsampler(config.upsampler, weights=config.weights, device=device, **counted)
     source = open_images(config.base)

@@ -13,6 +13,7 @@ from ..diffusion.denoiser import Clip
 from ..diffusion.images import to_uint8
 from ..diffusion.model import DiffusionModel, load_diffusion
 from ..diffusion.noise import SeededNoise
+from ..distributed import this_process
 from ..guidance.run import Guidance, load_guidance
 from ..models.precision import in_precision
 from ..samplers import OnStep, Sampler
@@ -21,7 +22,6 @@ from .config import GuidedRunConfig, SampleConfig, clipping, sampler_and_chain, 
 from .label_rules import LabelRule, label_rule
 from .manifest import sample_manifest
 from .plan import Plan
-from .processes import accelerator, this_device
 from .shard_writer import make_shards
 
 LARGEST_TILT = 1000.0
@@ -42,7 +42,7 @@ def generate(config: SampleConfig, model: DiffusionModel, classifier: Classifier
         ValueError: model and guides that do not fit together, unknown labels or steps, or a directory that holds
             samples made with other settings; nothing is written then.
     """
-    device = this_device()
+    device = this_process().device
     sampler, chain = sampler_and_chain(config, model.config.chain)
     evaluations: Counter[str] = Counter()
     guidance = guidance_of(config, model, classifier, evaluations)
@@ -56,7 +56,7 @@ def generate(config: SampleConfig, model: DiffusionModel, classifier: Classifier
         return to_uint8(sample(model, sampler, chain, noise, y=y, guidance=guidance, clip=clip, on_step=on_step))
 
     make_shards(config, plan, sample_manifest(config, guidance, plan), make_images, evaluations)
-    if config.animate and accelerator().is_main_process:
+    if config.animate and this_process().is_main:
         film = {"count": config.animate, "batch_size": config.batch_size, "num_links": len(chain)}
         write_animation(config.out / "animation.webp", make_images, **film)
 
@@ -139,7 +139,7 @@ def labels_told(labels: int | str, guidance: Guidance, *, seed: int) -> LabelRul
 
 def load_for_sampling(config: SampleConfig) -> DiffusionModel:
     """The diffusion model a sampling run names, on this process's device."""
-    return load_diffusion(config.diffusion, weights=config.weights, device=this_device())
+    return load_diffusion(config.diffusion, weights=config.weights, device=this_process().device)
 
 
 def load_run_classifier(config: GuidedRunConfig, model: DiffusionModel) -> Classifier | None:
