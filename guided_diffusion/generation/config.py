@@ -57,6 +57,7 @@ class RunConfig:
         for name in ("batch_size", "cpu_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        sampler_config(self)  # refuses what cannot be
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -205,19 +205,19 @@ def load_guidance(
         FileNotFoundError, ValueError, OSError: as `load_classifier`, `load_diffusion`, `load_clean_classifier` and
             `Guidance`.
     """
-    device, clean = model.device, config.clean_classifier
+    clean = config.clean_classifier
 
     def noisy(one: Path | Classifier) -> Classifier:
-        loaded = load_classifier(one, device=device) if isinstance(one, Path) else one
+        loaded = load_classifier(one, device=model.device) if isinstance(one, Path) else one
         return in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
 
     weaker = None
     if config.autoguidance.model is not None:
         path, weights = _path_and_weights(config.autoguidance.model)
-        weaker = load_diffusion(path, weights=weights, device=device, precision=precision, counter=counter)
+        weaker = load_diffusion(path, weights=weights, device=model.device, precision=precision, counter=counter)
     judge = None
     if clean.name is not None:
-        loaded = load_clean_classifier(clean.name, smooth=clean.gradient == "x_0", device=device)
+        loaded = load_clean_classifier(clean.name, smooth=clean.gradient == "x_0", device=model.device)
         judge = in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
     return Guidance(
         model=model,
