@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from classifiers.trained_model import load_classifier
+from guided_diffusion.commands.import_openai import ImportConfig, import_openai
 from guided_diffusion.config import to_plain
 from guided_diffusion.data.formats.samples import Shard, iterate_shards, open_manifest, write_shard
 from guided_diffusion.diffusion.denoiser import NetworkDenoiser
@@ -30,7 +31,6 @@ from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.run import generate
 from guided_diffusion.models.upsampler import Upsampler, UpsamplerConfig
 from guided_diffusion.openai import Converted, revert
-from guided_diffusion.openai.files import ImportConfig, import_openai
 from guided_diffusion.samplers import SamplerConfig, ddim, make_sampler
 from guided_diffusion.training.diffusion_objective import train_diffusion
 from guided_diffusion.training.upsampler_objective import train_upsampler
