@@ -5,7 +5,8 @@
 
 without the parts that a config does not ask for. A sampler with a mean shift takes the score there, in place of the
 outer `tilted`. Gradients through the network, `guided_through`, come before the clip. Scores of x_t and EluCD's
-gradient come after it, as published, and their result is not clipped again.
+gradient come after it, as published, and their result is not clipped again. Over 300 lines: checks and composition
+read the same fields.
 """
 
 from collections import Counter
@@ -198,8 +199,7 @@ def load_guidance(
 ) -> Guidance:
     """The guidance of `model`, its networks loaded on the model's device.
 
-    classifier: of noisy images; a loaded one is not changed. precision, counter: of all networks loaded here, as
-    `load_diffusion` has them for the model itself.
+    classifier: of noisy images. precision, counter: of all networks but the model's, as `load_diffusion` has them.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `load_classifier`, `load_diffusion`, `load_clean_classifier` and
