@@ -20,9 +20,6 @@ C = TypeVar("C")
 
 _jsonargparse: Any = jsonargparse  # its signatures are untyped in part
 
-DEBUG_VARIABLE = "GUIDED_DIFFUSION_DEBUG"
-"""Environment variable that makes scripts show the traceback of an error they would state in one line."""
-
 RENAMED_OPTIONS: Mapping[str, str] = {
     "sampler": "sampler.name",
     "steps": "sampler.steps",
@@ -66,7 +63,7 @@ def run_command(
         is_positional = positional is not None and words and not words[0].startswith("-")
         run(parse(config_class, [f"--{positional}", *words] if is_positional else words))
     except (ValueError, OSError, ImportError) as error:
-        if os.environ.get(DEBUG_VARIABLE):
+        if os.environ.get("GUIDED_DIFFUSION_DEBUG"):
             raise
         text = str(error)
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
