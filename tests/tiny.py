@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from classifiers.training import TrainClassifierConfig
-from guided_diffusion.data.image_set import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.models.unet import EncoderConfig
 from guided_diffusion.training.config import BatchConfig, LoopConfig

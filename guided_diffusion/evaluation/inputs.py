@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from ..data.listing import files_sha256
-from ..data.sources import ImageSource, files_fingerprint, open_images
+from ..data.formats.tree import files_sha256
+from ..data.image_set import ImageSet, open_image_set
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor
 from .reference import Reference, read_reference
@@ -17,29 +17,29 @@ class RealSide:
     """What samples are compared with, before it is measured."""
 
     path: Path
-    images: ImageSource | None
+    images: ImageSet | None
     """None: there are statistics only."""
     reference: Reference | None
     """Stored statistics; None: there are images only."""
     files_sha256: str
-    """Of names, sizes and times of change: `files_fingerprint` of images, `files_sha256` of a file of statistics."""
+    """Of names, sizes and times of change: that of images, `files_sha256` of a file of statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
     """The two sets before anything is measured."""
 
-    generated: ImageSource
+    generated: ImageSet
     real: RealSide
 
 
-def open_generated(path: Path, *, config: EvaluationConfig) -> ImageSource:
+def open_generated(path: Path, *, config: EvaluationConfig) -> ImageSet:
     """The generated images at `path`.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_images`, and for fewer than the neighbours that are looked at.
+        FileNotFoundError, ValueError: as `open_image_set`, and for fewer than the neighbours that are looked at.
     """
-    samples = open_images(path, size=config.image_size)
+    samples = open_image_set(path, image_size=config.image_size)
     _check_neighbours(samples, config)
     return samples
 
@@ -60,21 +60,21 @@ def open_real(
     height, width, channels = shape
     images = None
     if reference is None or reference.has_images:
-        images = open_images(path, size=height if height == width else None, channels=channels)
+        images = open_image_set(path, image_size=height if height == width else None, channels=channels)
         if images.shape != shape:
             raise ValueError(
                 f"the generated images have {height}x{width} pixels, those of {path} {images.shape[0]}x"
                 f"{images.shape[1]}; compare sets of one size"
             )
         _check_neighbours(images, config)
-    fingerprint = files_sha256(path) if images is None else files_fingerprint(images)
+    fingerprint = files_sha256(path) if images is None else images.files_sha256()
     return RealSide(path=path, images=images, reference=reference, files_sha256=fingerprint)
 
 
-def _check_neighbours(source: ImageSource, config: EvaluationConfig) -> None:
-    if source.num_images <= config.neighbours:
+def _check_neighbours(source: ImageSet, config: EvaluationConfig) -> None:
+    if len(source) <= config.neighbours:
         raise ValueError(
-            f"{source.path} holds {source.num_images} images, but precision and recall look at {config.neighbours} "
+            f"{source.path} holds {len(source)} images, but precision and recall look at {config.neighbours} "
             f"neighbours of each; give more images"
         )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.sources import ImageSource, batches, num_batches
+from ..data.image_set import ImageSet
 from .extractors.features import FeatureExtractor, Features
 from .feature_cache import Parts, Row
 from .statistics import Gaussian, GaussianAccumulator, RowAccumulator
@@ -53,7 +53,7 @@ class Share:
 
 
 def measure(
-    source: ImageSource,
+    source: ImageSet,
     extractor: FeatureExtractor,
     *,
     batch_size: int,
@@ -71,15 +71,13 @@ def measure(
 
     Raises ValueError if the extractor returns features of other shapes than it should, or not finite.
     """
-    total = num_batches(source, batch_size=batch_size)
+    total = source.num_batches(batch_size)
     first, last = share.rank * total // share.world_size, (share.rank + 1) * total // share.world_size
     gathered = _Accumulators(_probe(source, extractor), device=share.device)
-    is_kept = torch.zeros(source.num_images, dtype=torch.bool)
-    is_kept[spread_over(source.num_images, keep=keep)] = True
+    is_kept = torch.zeros(len(source), dtype=torch.bool)
+    is_kept[spread_over(len(source), keep=keep)] = True
     position = first * batch_size
-    bar = tqdm(
-        total=min(last * batch_size, source.num_images) - position, desc=name, unit="img", disable=not share.progress
-    )
+    bar = tqdm(total=min(last * batch_size, len(source)) - position, desc=name, unit="img", disable=not share.progress)
     with bar:
         for features, labels in _measured_batches(source, extractor, batch_size, range(first, last), parts):
             length = len(features.pooled)
@@ -90,7 +88,7 @@ def measure(
 
 
 def _measured_batches(
-    source: ImageSource, extractor: FeatureExtractor, batch_size: int, numbers: range, parts: Parts | None
+    source: ImageSet, extractor: FeatureExtractor, batch_size: int, numbers: range, parts: Parts | None
 ) -> Iterator[Row]:
     """Features and labels of the batches of these numbers, from their parts where there are any."""
     if parts is None:
@@ -113,8 +111,8 @@ def _measured_batches(
                 break
 
 
-def _computed(source: ImageSource, extractor: FeatureExtractor, batch_size: int, numbers: range) -> Iterator[Row]:
-    for images, labels in batches(source, batch_size=batch_size, first=numbers.start, last=numbers.stop):
+def _computed(source: ImageSet, extractor: FeatureExtractor, batch_size: int, numbers: range) -> Iterator[Row]:
+    for images, labels in source.batches(batch_size, first=numbers.start, last=numbers.stop):
         yield _checked(extractor(images), num_images=len(images)), labels
 
 
@@ -183,8 +181,8 @@ def _rows(first: Tensor, device: torch.device) -> RowAccumulator:
     return accumulator
 
 
-def _probe(source: ImageSource, extractor: FeatureExtractor) -> Features:
-    images, _ = next(batches(source, batch_size=1, last=1))
+def _probe(source: ImageSet, extractor: FeatureExtractor) -> Features:
+    images, _ = next(source.batches(1, last=1))
     return _checked(extractor(images), num_images=1)
 
 

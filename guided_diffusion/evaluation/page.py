@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from einops import rearrange
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..data.image_set import ImageSet
 from ..data.pictures import picture
-from ..data.sources import ImageSource, pieces
 from ..diffusion.images import grid
 from ..html import image, png, section, table, write_page
 from .compare import Comparison, metric_table
@@ -41,7 +39,7 @@ MOST_BARS = 40
 """Classes that a bar each fits; of more, a curve is drawn."""
 
 
-def write_evaluation_page(path: Path, report: Report, *, generated: ImageSource, real: ImageSource | None) -> None:
+def write_evaluation_page(path: Path, report: Report, *, generated: ImageSet, real: ImageSet | None) -> None:
     """Write a report as a page, with pictures of both sides. real: None, where there are statistics only.
 
     Raises:
@@ -224,7 +222,7 @@ def _doubts(report: Report) -> str:
     return f"<p>Not to be believed without a second look:</p><ul>{told}</ul>" if told else ""
 
 
-def _image_grids(generated: ImageSource, real: ImageSource | None) -> str:
+def _image_grids(generated: ImageSet, real: ImageSet | None) -> str:
     sides = {"generated": generated} | ({} if real is None else {"real": real})
     figures = [
         f"<figure>{image(_picture(_some(source)))}<figcaption>{name}: {html.escape(str(source.path))}"
@@ -234,10 +232,9 @@ def _image_grids(generated: ImageSource, real: ImageSource | None) -> str:
     return _beside(figures)
 
 
-def _some(source: ImageSource) -> Tensor:
+def _some(source: ImageSet) -> Tensor:
     """At most `PICTURES` images (N, C, H, W) uint8 of a source, in its order."""
-    found = pieces(source, spread_over(source.num_images, keep=PICTURES).tolist())
-    return rearrange(torch.from_numpy(np.concatenate([images for images, _ in found])), "n h w c -> n c h w")
+    return source.read(spread_over(len(source), keep=PICTURES).tolist())
 
 
 def _picture(images: Tensor) -> bytes:

@@ -17,7 +17,7 @@ import torch
 
 from ..checkpoint import file_sha256
 from ..data.formats.samples import ENVIRONMENTS
-from ..data.sources import ImageSource, files_fingerprint
+from ..data.image_set import ImageSet
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor
 from .inputs import RealSide, Sides
@@ -137,15 +137,15 @@ def command_of(protocol: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def source_record(source: ImageSource) -> dict[str, Any]:
+def source_record(source: ImageSet) -> dict[str, Any]:
     """What a set of images is, and what was done to them."""
     height, width, channels = source.shape
     stored = {"sha256": file_sha256(source.path)} if source.path.is_file() else {}
     return {
         "path": str(source.path),
-        "kind": source.kind,
+        "kind": source.format,
         **stored,
-        "num_images": source.num_images,
+        "num_images": len(source),
         "image_size": [height, width],
         "channels": channels,
         "resize": source.resize,
@@ -153,12 +153,12 @@ def source_record(source: ImageSource) -> dict[str, Any]:
     }
 
 
-def _generated_record(source: ImageSource, samples: Measured, config: EvaluationConfig) -> dict[str, Any]:
+def _generated_record(source: ImageSet, samples: Measured, config: EvaluationConfig) -> dict[str, Any]:
     # A manifest tells samples of ours better than their files' dates, and a file is hashed whole.
     is_told = source.manifest is not None or source.path.is_file()
     return {
         **source_record(source),
-        **_identity(samples.pooled, files_sha256=None if is_told else files_fingerprint(source)),
+        **_identity(samples.pooled, files_sha256=None if is_told else source.files_sha256()),
         "num_manifold_images": min(len(samples.manifold), config.generated_manifold),
         "order": samples.order,
         "sampling": sampling_record(source.manifest),

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..data.formats.npy import npz_members
-from ..data.sources import ImageSource, files_fingerprint, open_images
+from ..data.formats.npz import npz_members
+from ..data.image_set import ImageSet, open_image_set
 from .extractors.features import FeatureExtractor, Features, PublishedNetwork
 from .measure import spread_over
 from .protocol import source_record, versions
@@ -31,7 +31,7 @@ def make_reference(
 ) -> None:
     """Measure the images at `images` and write `out`, whole or not at all.
 
-    image_size: as `open_images`' size. manifold_images: how many images, spread over the set, go into the file for
+    image_size: as of `open_image_set`. manifold_images: how many images, spread over the set, go into the file for
     what needs more than statistics; 0: none. Evaluating against the file, with as many real_manifold, gives the numbers
     that the images would. Several processes share the work; a killed run goes on as `evaluate` does.
 
@@ -43,8 +43,8 @@ def make_reference(
     """
     _check_out(out, images)
     _refuse_reference(images)
-    source = open_images(images, size=image_size)
-    if source.num_images < 2:
+    source = open_image_set(images, image_size=image_size)
+    if len(source) < 2:
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
     parts = parts_directory(out)
     measured = measure_source(
@@ -62,7 +62,7 @@ def make_reference(
             extractor_sha256=extractor.sha256,
             record=_record(source, batch_size=batch_size),
             images=source,
-            kept=spread_over(source.num_images, keep=manifold_images).tolist(),
+            kept=spread_over(len(source), keep=manifold_images).tolist(),
         )
         rmtree(parts, ignore_errors=True)
 
@@ -89,11 +89,11 @@ def _statistics_of(extractor: FeatureExtractor) -> FeatureExtractor:
     return _StatisticsOnly(extractor, extractor.name, extractor.sha256, extractor.published, extractor.resize)
 
 
-def _record(source: ImageSource, *, batch_size: int) -> dict[str, Any]:
+def _record(source: ImageSet, *, batch_size: int) -> dict[str, Any]:
     """What the statistics are of, and what computed them."""
     return source_record(source) | {
-        "files_sha256": files_fingerprint(source),
-        "class_names": None if source.class_names is None else list(source.class_names),
+        "files_sha256": source.files_sha256(),
+        "class_names": list(source.class_names) or None,
         "batch_size": batch_size,
         "versions": versions(),
     }

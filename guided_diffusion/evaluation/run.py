@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..data.formats.samples import MANIFEST_NAME
-from ..data.sources import ImageSource, files_fingerprint
+from ..data.image_set import ImageSet
 from ..distributed import PATIENCE, has_accelerator
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor, exact_float32, slug
@@ -55,9 +55,9 @@ def evaluate(
 ) -> Report:
     """Compare the images at `generated` with those at `real`, write the report as JSON and return it.
 
-    generated: what `open_images` takes. real: the same, or an npz of reference statistics, or what `measure_real` gave.
-    out: where the report goes; None puts `evaluation-<extractor>.json` beside the samples. page: write it as an HTML
-    page as well, `page_path(out)`.
+    generated: a path for `open_image_set`. real: the same, or an npz of reference statistics, or the result of
+    `measure_real`. out: where the report goes; None puts `evaluation-<extractor>.json` beside the samples. page: write
+    it as an HTML page as well, `page_path(out)`.
 
     Started as several processes (torchrun, accelerate launch), they share the batches, all return the report, and its
     numbers are one process's up to float64 rounding. A killed evaluation leaves what it measured in a hidden directory
@@ -75,7 +75,7 @@ def evaluate(
     opened = _opened(real, source.shape, extractor, config)
     keeps_all = config.extrapolate or config.bootstrap
     samples = measure_source(
-        source, extractor, keep=source.num_images if keeps_all else config.generated_manifold,
+        source, extractor, keep=len(source) if keeps_all else config.generated_manifold,
         batch_size=config.batch_size, name="generated", parts=parts_directory(out),
     )  # fmt: skip
     if isinstance(opened, MeasuredReal):
@@ -117,7 +117,7 @@ def measure_real(
 
 
 def measure_source(
-    source: ImageSource, extractor: FeatureExtractor, *, keep: int, batch_size: int, name: str, parts: Path | None
+    source: ImageSet, extractor: FeatureExtractor, *, keep: int, batch_size: int, name: str, parts: Path | None
 ) -> Measured:
     """`measure` by as many processes as there are, with a bar that says `name`, going on from what is in `parts`."""
     state = processes()
@@ -228,9 +228,9 @@ def _target(side: RealSide, extractor: FeatureExtractor, config: EvaluationConfi
     return Target(pooled=measured.pooled, spatial=measured.spatial, manifold=measured.manifold)
 
 
-def _identity(source: ImageSource, extractor: FeatureExtractor, batch_size: int) -> str:
+def _identity(source: ImageSet, extractor: FeatureExtractor, batch_size: int) -> str:
     """Of all that a batch's features depend on."""
-    told = (str(source.path.resolve()), files_fingerprint(source), source.num_images, source.shape, source.resize)
+    told = (str(source.path.resolve()), source.files_sha256(), len(source), source.shape, source.resize)
     return sha256(repr((told, extractor.sha256, batch_size)).encode()).hexdigest()[:16]
 
 
@@ -255,7 +255,7 @@ def _report(
         samples,
         target,
         config=config,
-        label_names=sides.generated.class_names,
+        label_names=sides.generated.class_names or None,
         class_names=extractor.class_names,
     )
     return Report(
@@ -267,7 +267,7 @@ def _report(
         protocol=protocol_record(samples, target, sides=sides, extractor=extractor, config=config),
         display_names=display_names(
             published=extractor.published,
-            num_generated=sides.generated.num_images,
-            num_nearest=min(sides.generated.num_images, config.generated_manifold),
+            num_generated=len(sides.generated),
+            num_nearest=min(len(sides.generated), config.generated_manifold),
         ),
     )

@@ -141,7 +141,7 @@ def class_accuracy(
     """How often the extractor sees the asked class: overall, and for each class that was asked for.
 
     label_names: what the samples' labels index. class_names: what the columns of the probabilities are. The two are
-    matched by name, so that their order does not matter. `open_images` refuses labels beyond label_names.
+    matched by name, so that their order does not matter. `open_image_set` refuses labels beyond label_names.
     """
     reason = _why_no_accuracy(samples.labels, label_names, class_names)
     if reason is not None:

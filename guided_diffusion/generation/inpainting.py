@@ -13,10 +13,10 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from ..data.config import DataConfig
 from ..data.formats.samples import iterate_shards
-from ..data.image_set import DataConfig
-from ..data.listing import evenly_spaced
 from ..data.pictures import write_png
+from ..data.subset import evenly_spaced
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.denoiser import Clip, Denoiser
 from ..diffusion.images import from_uint8, grid, to_uint8

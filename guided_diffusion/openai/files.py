@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from ..checkpoint import Checkpoint, file_sha256, open_checkpoint, save_checkpoint
-from ..data.listing import class_directories
+from ..data.formats.tree import class_directories
 from ..run_directory import latest
 from .conversion import Converted, load_openai, revert
 from .description import Kind

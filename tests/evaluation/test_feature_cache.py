@@ -16,7 +16,7 @@ import torch
 from evaluation.pixel_extractor import PixelExtractor
 from torch import Tensor
 
-from guided_diffusion.data.sources import open_images
+from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.evaluation import run
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.extractors.features import Features
@@ -53,7 +53,7 @@ def measured(
 ) -> Measured:
     share = share or Share(device=CPU)
     return measure(
-        open_images(samples), extractor, batch_size=10, keep=50, share=share, name="generated", parts=parts
+        open_image_set(samples), extractor, batch_size=10, keep=50, share=share, name="generated", parts=parts
     )  # fmt: skip
 
 
