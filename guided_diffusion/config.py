@@ -23,15 +23,48 @@ _jsonargparse: Any = jsonargparse  # its signatures are untyped in part
 DEBUG_VARIABLE = "GUIDED_DIFFUSION_DEBUG"
 """Environment variable that makes scripts show the traceback of an error they would state in one line."""
 
+RENAMED_OPTIONS: Mapping[str, str] = {
+    "sampler": "sampler.name",
+    "steps": "sampler.steps",
+    "eta": "sampler.eta",
+    "snr": "sampler.snr",
+    "langevin_steps": "sampler.langevin_steps",
+    "clip": "sampler.clip",
+    "threshold": "sampler.threshold",
+    "guidance.gradient_at": "sampler.gradient_at",
+    "guidance.entropy_scaled": "guidance.score",
+    "guidance.free_weight": "guidance.classifier_free.weight",
+    "guidance.weak": "guidance.autoguidance.model",
+    "guidance.weak_weight": "guidance.autoguidance.weight",
+    "guidance.off_the_shelf": "guidance.clean_classifier.name",
+    "guidance.off_the_shelf_scale": "guidance.clean_classifier.scale",
+    "guidance.off_the_shelf_gradient": "guidance.clean_classifier.gradient",
+    "data.decode": "--data.decode has been removed: images are always decoded whole; leave it out",
+}
+"""Options of earlier versions and their present names, or a sentence for one that has none.
 
-def run_command(config_class: type[C], run: Callable[[C], object], argv: Sequence[str] | None = None) -> None:
-    """What every command does: `--config FILE` and options become one config, which is run.
+An old name is refused with its new one by commands that have the new one; elsewhere it keeps its own meaning.
+"""
+
+
+def run_command(
+    config_class: type[C],
+    run: Callable[[C], object],
+    argv: Sequence[str] | None = None,
+    *,
+    positional: str | None = None,
+) -> None:
+    """Run a command on its config, as `parse` makes it of `--config FILE` and options.
+
+    positional: the option whose value may come first on the command line, without its name.
 
     Bad input (ValueError, OSError) or a missing optional package ends the process with its message on standard error
     and status 2; with GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback.
     """
     try:
-        run(parse(config_class, argv))
+        words = sys.argv[1:] if argv is None else argv
+        is_positional = positional is not None and words and not words[0].startswith("-")
+        run(parse(config_class, [f"--{positional}", *words] if is_positional else words))
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
@@ -112,8 +145,10 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str]) -> str:
-    """What jsonargparse complains of, in one line, in the words of the command line rather than of Python's types."""
+    """An error of jsonargparse in one line, in terms of the command line instead of Python's types."""
     key = re.match(r'Parser key "([\w.]+)"', message)
+    if renamed := _renamed(key[1] if key else "", message, options, arguments):
+        return renamed
     got = re.search(r'(?:Got value: |Given value: |Unable to load config ")([^"\n]*)', message)
     if key and got and key[1] in options:
         return f"{key[1]} takes {_expected(options[key[1]])}; got {got[1]}"
@@ -136,8 +171,24 @@ def _in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str]
     return " ".join(re.sub(r'^Parser key "([\w.]+)"', r"--\1", message).split())
 
 
+def _renamed(refused: str, message: str, options: Mapping[str, Any], arguments: Sequence[str]) -> str:
+    """New names of the old ones on the command line and in a refusal; empty if there is none."""
+    quoted = re.match(r"(?:Group '(.+)' does not accept option|Option) '(.+)'", message)
+    in_file = ".".join(filter(None, quoted.groups())) if quoted else refused
+    typed = [word[2:].partition("=")[0] for word in arguments if word.startswith("--")]
+    unknown = dict.fromkeys([in_file, *(name for name in typed if name not in options)])
+    notes: list[str] = []
+    for name in unknown:
+        new = RENAMED_OPTIONS.get(name, "")
+        if new in options:
+            notes.append(f"--{name} is called --{new}")
+        elif " " in new and name.rpartition(".")[0] in options:
+            notes.append(new)
+    return "; ".join(notes)
+
+
 def _expected(kind: Any) -> str:  # any field's type
-    """What values a field of that type takes."""
+    """The values that a field of this type takes."""
     if kind in _KINDS:
         return _KINDS[kind]
     if get_origin(kind) is Literal:
@@ -209,7 +260,7 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plain values of any kind
-    """Where two plain values differ, a line each: "sampler.eta: absent there, 0.5 now"."""
+    """Differences of two plain values, a line each: "sampler.eta: absent there, 0.5 now"."""
     if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
         old, new = cast(Mapping[str, Any], stored), cast(Mapping[str, Any], wanted)
         return [

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..checkpoint import file_sha256
 from ..data.formats import open_stored
 from ..data.formats.storage import NO_LABEL
 from ..diffusion.noise import sample_seed
+from ..files import file_sha256
 
 LABEL_STAGE = 1
 """Labels are drawn under a seed of their own, as an upsampler's noise is (`cascade.stage_seed`): that of one pixel."""
