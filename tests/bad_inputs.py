@@ -266,7 +266,7 @@ RESUMED = ("--out=runs/diffusion", "--resume=auto", "--training.iterations=4")
 
 
 DATA_CASES = (
-    BadInput(name="No such folder", options=DATA, says=("there is nothing at data; expected a folder of images (one folder per class)",)),
+    BadInput(name="No such folder", options=DATA, says=("there is nothing at data; expected a folder of images",)),
     BadInput(name="A text file where a folder is expected", make=lambda: _put("data"), options=DATA,
              says=("data is a file of no known format; expected a folder of images",)),
     BadInput(name="A folder without class folders", make=lambda: _put("data/readme.txt"), options=DATA,

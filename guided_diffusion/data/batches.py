@@ -14,7 +14,8 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from .image_set import ImageSet, x0_of
+from .decoder import x0_of
+from .image_set import ImageSet
 from .workers import read_in_workers
 
 Entry = tuple[int, int]  # index into the images, counter

@@ -17,7 +17,7 @@ class DataConfig:
     """Images and their classes. The image size is the network's and is not set here."""
 
     path: Path
-    """What holds the images. A folder with one directory per class, `path/<class>/**/*.jpg` (jpeg, png, gif, bmp, webp;
+    """A folder with one directory per class, `path/<class>/**/*.jpg` (jpeg, png, gif, bmp, webp;
     any case). A .zip of such a folder, or a folder in it, `data.zip/train`. A .tar, or a folder of .tar, of WebDataset
     samples, KEY.jpg beside KEY.cls. A Hugging Face dataset: `hf:NAME`, `hf:NAME:SPLIT`, or the directory that its
     save_to_disk or its Parquet files made. A directory that scripts/prepare_data.py made."""

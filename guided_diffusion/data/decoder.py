@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
+from ..diffusion.images import from_uint8
 from .config import CHANNELS, DataConfig, Mode
 from .crops import DamagedImageError, center_crop, damage_named, decoded, random_crop
 from .formats.storage import EncodedImages
@@ -121,6 +124,11 @@ class DecodedImages:
         members = np.flatnonzero(self.labels == self.labels[index])
         yield from members[members > index].tolist()
         yield from members[members < index].tolist()
+
+
+def x0_of(pixels: NDArray[np.uint8]) -> Tensor:
+    """An image (H, W, C) 0..255 as float32 (C, H, W) in [-1, 1]."""
+    return from_uint8(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
 
 
 def stopped(damage: DamagedImageError) -> DamagedImageError:

@@ -14,13 +14,13 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..diffusion.images import from_uint8
 from .config import DataConfig, Labels, Mode
 from .crops import DamagedImageError
-from .decoder import DecodedImages, stopped
+from .decoder import DecodedImages, stopped, x0_of
 from .formats import EXPECTED, FORMATS, format_of
 from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
 from .formats.tree import files_sha256
+from .labels import renumbered
 from .modes import common_mode, header_modes, mode_with_channels
 
 _LOOKED_AT = 16
@@ -62,7 +62,6 @@ class ImageSet:
 
     @property
     def image_size(self) -> int:
-        """Height, which is the side of square crops."""
         return self.shape[0]
 
     @property
@@ -75,13 +74,8 @@ class ImageSet:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether any image has a label."""
+        """True if any image has a label."""
         return bool((self.labels != NO_LABEL).any())
-
-    @property
-    def class_counts(self) -> tuple[int, ...]:
-        """Images per class, aligned with `class_names`; zero for a class without any."""
-        return tuple(torch.bincount(self.labels, minlength=len(self.class_names)).tolist())
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -178,7 +172,7 @@ def open_image_set(path: Path, *, image_size: int | None = None, channels: int |
 
     Raises:
         FileNotFoundError: nothing at the path.
-        ValueError: no images, damaged files, or images that do not fit; the message says what to do.
+        ValueError: no images, damaged files, or images that do not fit.
     """
     if _place(path) is None:
         raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
@@ -215,18 +209,19 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
         FileNotFoundError: nothing at the path.
         OSError: a file cannot be read, for no fault of its own.
         ImportError: data of a format that needs a library which is not installed.
-        ValueError: the data, a file or the mixture of modes cannot be used; the message says which and what to do.
+        ValueError: the data, a file or the mixture of modes cannot be used.
     """
     if image_size < 1:
         raise ValueError(f"image_size is a number of pixels, at least 1, not {image_size}")
     name, stored, files = open_pictures(config.path, config.labels)
-    labels, names = _relabelled(config.path, stored, class_names)
+    labels, names = renumbered(stored.labels, stored.class_names, class_names, path=config.path)
     modes = _header_modes(stored, files, config.path, config)
     entries = np.array([entry for entry, mode in enumerate(modes) if mode is not None], dtype=np.int64)
     lost = np.setdiff1d(labels, labels[entries])
     if lost.size:
-        broken = names[int(lost[0])]
-        raise ValueError(f"every image of the class '{broken}' is broken; repair its images or remove the class")
+        raise ValueError(
+            f"every image of the class '{names[lost[0]]}' is broken; repair its images or remove the class"
+        )
     skipped = tuple(files.path(entry) for entry, mode in enumerate(modes) if mode is None)
     if skipped:
         _logger.warning("%d unreadable files of %s are left out, the first %s", len(skipped), config.path, skipped[0])
@@ -245,7 +240,7 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
 
 
 def open_pictures(path: Path, labels: Labels) -> tuple[str, StoredImages, EncodedImages]:
-    """The format of the pictures at a path, and the pictures with the labels that `DataConfig.labels` describes.
+    """The format of the pictures at a path, and the pictures. labels: as `DataConfig.labels`.
 
     Raises:
         FileNotFoundError, ValueError: as the format; or stored arrays.
@@ -260,17 +255,12 @@ def open_pictures(path: Path, labels: Labels) -> tuple[str, StoredImages, Encode
     return name, stored, stored.images
 
 
-def x0_of(pixels: NDArray[np.uint8]) -> Tensor:
-    """An image (H, W, C) 0..255 as float32 (C, H, W) in [-1, 1]."""
-    return from_uint8(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
-
-
 def _channels_first(pieces: Sequence[NDArray[np.uint8]]) -> Tensor:
     return rearrange(torch.from_numpy(np.concatenate(pieces)), "b h w c -> b c h w").contiguous()
 
 
 def _place(path: Path) -> Path | None:
-    """The file or directory that holds the images of a path: itself, or the file that it leads into."""
+    """The file or directory at a path, or the file that it leads into."""
     return path if path.exists() else next((parent for parent in path.parents if parent.is_file()), None)
 
 
@@ -286,27 +276,6 @@ def _header_modes(
         if config is None:
             raise
         raise stopped(damage) from damage
-
-
-def _relabelled(
-    path: Path, stored: StoredImages, imposed: Sequence[str] | None
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels and class names as stored, or with the numbers that the imposed names give."""
-    if imposed is None:
-        return stored.labels, stored.class_names
-    if len(set(imposed)) < len(imposed):
-        raise ValueError(f"class names must differ from each other: {', '.join(imposed)}")
-    number_of = {name: number for number, name in enumerate(imposed)}
-    occurring = np.unique(stored.labels).tolist()
-    unknown = [stored.class_names[label] for label in occurring if stored.class_names[label] not in number_of]
-    if unknown:
-        known = ", ".join([*imposed[:10], ".."] if len(imposed) > 10 else imposed)
-        raise ValueError(
-            f"{path} holds {len(unknown)} classes, '{unknown[0]}' for one, that are not among the {len(imposed)} asked "
-            f"for ({known}); rename or remove these classes, or give data of the same classes"
-        )
-    new_numbers = np.array([number_of.get(name, -1) for name in stored.class_names], dtype=np.int64)
-    return new_numbers[stored.labels], tuple(imposed)
 
 
 def _refuse_misfits(images: ImageSet, *, image_size: int | None, channels: int | None) -> None:

@@ -46,6 +46,32 @@ def numbered(labels: Sequence[Label], *, source: Path) -> tuple[tuple[str, ...],
     return tuple(str(number) for number in range(max(numbers) + 1)), np.array(numbers, dtype=np.int64)
 
 
+def renumbered(
+    labels: NDArray[np.int64], class_names: tuple[str, ...], imposed: Sequence[str] | None, *, path: Path
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels with the numbers that the imposed class names give, and these names; None leaves them as they are.
+
+    path: of the data, for messages.
+
+    Raises:
+        ValueError: an imposed name twice, or labels of other classes.
+    """
+    if imposed is None:
+        return labels, class_names
+    if len(set(imposed)) < len(imposed):
+        raise ValueError(f"class names must differ from each other: {', '.join(imposed)}")
+    number_of = {name: number for number, name in enumerate(imposed)}
+    unknown = [name for name in (class_names[label] for label in np.unique(labels)) if name not in number_of]
+    if unknown:
+        known = ", ".join([*imposed[:10], ".."] if len(imposed) > 10 else imposed)
+        raise ValueError(
+            f"{path} holds {len(unknown)} classes, '{unknown[0]}' for one, that are not among the {len(imposed)} asked "
+            f"for ({known}); rename or remove these classes, or give data of the same classes"
+        )
+    new_numbers = np.array([number_of.get(name, -1) for name in class_names], dtype=np.int64)
+    return new_numbers[labels], tuple(imposed)
+
+
 def table_labels(images: Sequence[str], content: bytes, *, root: Path, source: Path) -> list[Label]:
     """The label that a table gives each image.
 

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from guided_diffusion.data.batches import sample_rng
-from guided_diffusion.data.image_set import ImageSet, x0_of
+from guided_diffusion.data.decoder import x0_of
+from guided_diffusion.data.image_set import ImageSet
 
 NAMES = ("ant/0.png", "ant/1.png", "bee/0.png", "bee/1.png", "bee/deep/2.png")
 LABELS = (0, 0, 1, 1, 1)
@@ -77,7 +78,7 @@ def write_shards(path: Path) -> Path:
 
 
 def write_saved(path: Path) -> Path:
-    """What `save_to_disk` of the datasets library writes."""
+    """A dataset as `save_to_disk` of the datasets library writes it."""
     hugging_face_dataset().save_to_disk(path)
     return path
 

@@ -56,7 +56,7 @@ def test_names_of_the_classes_lie_beside_the_shards(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     for path in (tmp_path, tmp_path / "a.tar"):
         dataset = opened(path)
-        assert (dataset.class_names, dataset.class_counts) == (("ant", "bee", "cow"), (1, 1, 0))
+        assert (dataset.class_names, dataset.labels.tolist()) == (("ant", "bee", "cow"), [1, 0])
     assert opened(tmp_path, class_names=["bee", "ant"]).labels.tolist() == [0, 1]
 
 

@@ -204,7 +204,7 @@ def test_a_classifier_that_cannot_guide_is_refused_before_anything_is_written(tm
     )
     with pytest.raises(ValueError, match="trained on clean images only and cannot guide; train one with --diffusion"):
         train_diffusion(config, load_guide=load_guide)
-    with pytest.raises(ValueError, match="pass guided_diffusion.guidance.guides.load_guide"):
+    with pytest.raises(ValueError, match="pass guides.load_guide"):
         train_diffusion(config)
     with pytest.raises(FileNotFoundError):
         train_diffusion(replace(config, preview=PreviewConfig(classifier=tmp_path / "nowhere")), load_guide=load_guide)

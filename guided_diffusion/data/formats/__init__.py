@@ -20,7 +20,7 @@ class Format:
     described: str
     """For the message that lists all formats."""
     recognise: Callable[[Path], bool]
-    """Whether images of this format lie at a path."""
+    """Tells by names alone whether images of this format lie at a path."""
     open_stored: Callable[[Path, Labels | None], StoredImages]
     """Open the images at a path. labels: as `DataConfig.labels`; None takes the labels that there are, if any."""
 

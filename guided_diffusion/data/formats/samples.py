@@ -6,11 +6,10 @@ what is missing. The generation package decides a sample's seed and label.
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,8 @@ from ...files import atomic_write, write_json
 from ..config import Labels
 from .npz import DAMAGED_FILE_ERRORS, rows_within, write_array, write_rows
 from .storage import NO_LABEL, StoredImages
+
+Result = TypeVar("Result")
 
 MANIFEST_NAME = "manifest.json"
 ENVIRONMENTS = "environments"
@@ -123,17 +124,15 @@ def read_shard(path: Path) -> Shard:
         FileNotFoundError: there is none.
         ValueError: a damaged file.
     """
-    with _arrays(path) as arrays:
-        return Shard(images=arrays["images"], labels=arrays["labels"], ids=arrays["ids"])
+    return _read(path, lambda arrays: Shard(arrays["images"], arrays["labels"], arrays["ids"]))
 
 
-@contextmanager
-def _arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+def _read(path: Path, get: Callable[[Mapping[str, np.ndarray]], Result]) -> Result:
     if not path.is_file():
         raise FileNotFoundError(f"there is no shard at {path}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            yield arrays
+            return get(arrays)
     except DAMAGED_FILE_ERRORS as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run the sampling command again") from error
 
@@ -144,11 +143,7 @@ def read_labels(directory: Path) -> np.ndarray:
     Raises:
         ValueError: shards are missing or damaged, or do not make up the number of samples.
     """
-    labels: list[np.ndarray] = []
-    for path in complete_shards(directory):
-        with _arrays(path) as arrays:
-            labels.append(arrays["labels"])
-    joined = np.concatenate(labels)
+    joined = np.concatenate([_read(path, lambda arrays: arrays["labels"]) for path in complete_shards(directory)])
     num_samples = read_manifest(directory)["num_samples"]
     if len(joined) != num_samples:
         raise ValueError(f"{directory} holds {len(joined)} labels of {num_samples} samples; make them again")
@@ -169,8 +164,7 @@ def num_shards(*, num_samples: int, shard_size: int) -> int:
 def missing_shards(directory: Path, *, num_samples: int, shard_size: int) -> list[int]:
     """The numbers of the shards still to make, ascending.
 
-    A shard counts as made if a file of its name ends as an npz must. That is enough for files that this module wrote,
-    and finds those cut short by a copy or a full disk; only `read_shard` checks the content.
+    A shard counts as made if a file of its name ends as an npz must; only `read_shard` checks the content.
     """
     expected = range(num_shards(num_samples=num_samples, shard_size=shard_size))
     return [n for n in expected if not zipfile.is_zipfile(shard_path(directory, n))]
@@ -254,23 +248,17 @@ def complete_shards(directory: Path) -> list[Path]:
     Raises:
         ValueError: some are missing.
     """
-    manifest = read_manifest(directory)
-    num_samples, shard_size = manifest["num_samples"], manifest["shard_size"]
-    missing = missing_shards(directory, num_samples=num_samples, shard_size=shard_size)
-    total = num_shards(num_samples=num_samples, shard_size=shard_size)
+    counts = {name: read_manifest(directory)[name] for name in ("num_samples", "shard_size")}
+    missing, total = missing_shards(directory, **counts), num_shards(**counts)
     if missing:
-        some = ", ".join(str(n) for n in missing[:10]) + (", ..." if len(missing) > 10 else "")
-        raise ValueError(
-            f"{directory} lacks {len(missing)} of its {total} shards ({some}); "
-            f"run the sampling command again to make them"
-        )
+        some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        command = "run the sampling command again to make them"
+        raise ValueError(f"{directory} lacks {len(missing)} of its {total} shards ({some}); {command}")
     return [shard_path(directory, n) for n in range(total)]
 
 
 def iterate_shards(directory: Path, *, start: int = 0, stop: int | None = None) -> Iterator[Shard]:
     """The samples with ids [start, stop), shard by shard, the outer two cut to the range.
-
-    One shard is in memory at a time.
 
     Raises:
         ValueError: shards are missing or damaged, or hold other ids than their number says.
@@ -303,14 +291,9 @@ def merged_npz(directory: Path, out: Path) -> int:
     labels = read_labels(directory)
     shape = next(iterate_shards(directory)).images.shape[1:]
 
-    def images() -> Iterator[np.ndarray]:
-        for shard in iterate_shards(directory):
-            if shard.images.shape[1:] != shape:
-                raise ValueError(f"{directory} mixes images of shape {shape} and {shard.images.shape[1:]}")
-            yield shard.images
-
     with atomic_write(out) as file, zipfile.ZipFile(file, "w") as archive:
-        write_rows(archive, "arr_0", images(), shape=(len(labels), *shape))
+        images = (shard.images for shard in iterate_shards(directory))
+        write_rows(archive, "arr_0", images, shape=(len(labels), *shape))
         if (labels != NO_LABEL).any():
             write_array(archive, "arr_1", labels)
     return len(labels)
