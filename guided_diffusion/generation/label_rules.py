@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..checkpoint import file_sha256
 from ..data.formats.samples import MANIFEST_NAME, NO_LABEL
 from ..data.kinds import open_labelled_images
 from ..data.sources import open_images
 from ..diffusion.noise import sample_seed
+from ..files import file_sha256
 
 LABEL_STAGE = 1
 """Labels are drawn under a seed of their own, as an upsampler's noise is (`cascade.stage_seed`): that of one pixel."""
