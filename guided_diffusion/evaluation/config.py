@@ -57,14 +57,14 @@ class EvaluationConfig:
         """True if a metric resamples the features of all generated images."""
         return self.extrapolate or self.bootstrap > 0
 
-    def check_num_images(self, count: int, *, name: str) -> None:
-        """Refuse a set that is too small for the metrics; name: of the set, in the message.
+    def check_num_images(self, count: int, subject: str) -> None:
+        """Refuse a set that is too small for the metrics; subject: beginning of the message, such as "PATH holds".
 
         Raises:
             ValueError: no more images than neighbours.
         """
         if count <= self.neighbours:
             raise ValueError(
-                f"{name} holds {count} images, but precision and recall look at {self.neighbours} neighbours of each; "
+                f"{subject} {count} images, but precision and recall look at {self.neighbours} neighbours of each; "
                 f"give more images"
             )

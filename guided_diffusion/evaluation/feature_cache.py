@@ -80,7 +80,9 @@ class FeatureCache:
                     file.write(save(waiting | {_BATCH_SIZES: torch.tensor(self._sizes)}))
             except OSError as error:
                 self._can_write = False
-                _logger.warning("an interrupted evaluation will start over: %s cannot be written (%s)", self.directory, error)
+                _logger.warning(
+                    "an interrupted evaluation will start over: %s cannot be written (%s)", self.directory, error
+                )
         self._sizes = []
         self._written_at = time.monotonic()
 

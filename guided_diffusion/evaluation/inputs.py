@@ -42,7 +42,7 @@ def open_generated(path: Path, *, config: EvaluationConfig) -> ImageSource:
         ValueError: unreadable images, or too few.
     """
     samples = open_images(path, size=config.image_size)
-    config.check_num_images(samples.num_images, name=str(path))
+    config.check_num_images(samples.num_images, f"{path} holds")
     return samples
 
 
@@ -69,7 +69,7 @@ def open_real(
                 f"the generated images have {height}x{width} pixels, those of {path} {images.shape[0]}x"
                 f"{images.shape[1]}; compare sets of one size"
             )
-        config.check_num_images(images.num_images, name=str(path))
+        config.check_num_images(images.num_images, f"{path} holds")
     fingerprint = files_sha256(path) if images is None else files_fingerprint(images)
     return RealInput(path=path, images=images, reference=reference, files_sha256=fingerprint)
 

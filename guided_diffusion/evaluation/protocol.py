@@ -110,8 +110,10 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:  # plain JSON values o
 
 
 def flat_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol under dotted names, without manifests: the record of sampling has their content, and is made here if an
-    old protocol lacks it."""
+    """A protocol under dotted names, without manifests: the record of sampling has their content.
+
+    It is made here if an old protocol lacks it.
+    """
     generated = dict(protocol.get("generated", {}))
     generated = {"sampling": sampling_record(generated.get("manifest"))} | generated
     values = flat(dict(protocol) | {"generated": generated})

@@ -50,7 +50,7 @@ def evaluate(
     generated: Path,
     real: Path | MeasuredReal,
     extractor: FeatureExtractor,
-    config: EvaluationConfig = EvaluationConfig(),
+    config: EvaluationConfig | None = None,
     out: Path | None = None,
     page: bool = False,
 ) -> Report:
@@ -66,7 +66,7 @@ def evaluate(
             measured, as far as possible.
         PermissionError: the report's directory cannot be written to.
     """
-    out = out or report_path(generated, extractor)
+    config, out = config or EvaluationConfig(), out or report_path(generated, extractor)
     refuse_unwritable(out)
     source = open_generated(generated, config=config)
     if isinstance(real, MeasuredReal):

@@ -26,7 +26,7 @@ class PublishedWeights:
     number: str
     """Name of the Fréchet distance on these weights and no others: "FID"."""
     suffix: str | None
-    """Ending of the names of numbers on these weights: "DINOv2" makes "FD-DINOv2". None: they have names of their own."""
+    """Ending of the names of numbers on these weights: "DINOv2" makes FD-DINOv2. None: they have names of their own."""
     url: str
     sha256: str
     mebibytes: int

@@ -106,9 +106,7 @@ def _extrapolate(generated: MeasuredSet, real: MeasuredSet, config: EvaluationCo
         return Result()
     assert generated.features is not None
     try:
-        found = extrapolated_frechet_distance(
-            generated.features, real.pooled, classes=balanced_classes(generated)
-        )
+        found = extrapolated_frechet_distance(generated.features, real.pooled, classes=balanced_classes(generated))
     except ValueError as error:  # too few samples for it
         return Result(missing=str(error))
     return Result(values={"frechet_distance_extrapolated": found.distance}, details={"extrapolation": asdict(found)})
@@ -120,9 +118,7 @@ def _extrapolation_error(report: Report) -> str:
 
 
 EXTRAPOLATION = Metric(
-    numbers=(
-        Number(key="frechet_distance_extrapolated", name="FD∞", inception_name="FID∞", lower_is_better=True),
-    ),
+    numbers=(Number(key="frechet_distance_extrapolated", name="FD∞", inception_name="FID∞", lower_is_better=True),),
     looks_at="pooled",
     compute=_extrapolate,
     uncertainty={"frechet_distance_extrapolated": _extrapolation_error},

@@ -82,8 +82,8 @@ def _check_symmetric(cov: Tensor) -> None:
 
 def _trace_of_root(cov_1: Tensor, cov_2: Tensor) -> float:
     """tr (cov_1 cov_2)^(1/2): the singular values' sum of L_1^T L_2, for any cov = L L^T."""
-    factor = _regular_factor(cov_1)
-    if factor is None or _regular_factor(cov_2) is None:
+    factor = regular_factor(cov_1)
+    if factor is None or regular_factor(cov_2) is None:
         return float(torch.linalg.svdvals(_thin_factor(cov_1).T @ _thin_factor(cov_2)).sum())
     # Their squares are the eigenvalues of L_1^T cov_2 L_1, which take a fifth of the time; LAPACK makes that product
     # for generalised eigenvalue problems, in a third of the time of two general ones. To scipy a tensor's memory is the
@@ -94,7 +94,7 @@ def _trace_of_root(cov_1: Tensor, cov_2: Tensor) -> float:
     return float(np.sqrt(squares.clip(min=0)).sum())
 
 
-def _regular_factor(cov: Tensor) -> Tensor | None:
+def regular_factor(cov: Tensor) -> Tensor | None:
     """L (D, D) lower triangular with L L^T = cov; None for a singular covariance."""
     factor, failed = torch.linalg.cholesky_ex(cov)
     # No pivot is below the smallest eigenvalue, and none need be near the largest, as the norm is.
@@ -146,11 +146,7 @@ def _warnings(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfi
 
 
 FRECHET_DISTANCE = Metric(
-    numbers=(
-        Number(
-            key="frechet_distance", name="FD", inception_name="FID", lower_is_better=True, is_headline=True
-        ),
-    ),
+    numbers=(Number(key="frechet_distance", name="FD", inception_name="FID", lower_is_better=True, is_headline=True),),
     looks_at="pooled",
     compute=_compute,
     warnings=_warnings,

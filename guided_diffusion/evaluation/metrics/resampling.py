@@ -10,7 +10,7 @@ from ..measure import MeasuredSet
 from ..statistics import Gaussian
 from .frechet import frechet_distance
 
-_BLOCK_ROWS = 4096
+BLOCK_ROWS = 4096
 """Features in float64 at once, 64 MiB of Inception's."""
 
 
@@ -53,7 +53,7 @@ def weighted_gaussian(features: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     centre = features.mean(dim=0, dtype=torch.float64)
     total = torch.zeros_like(centre)
     scatter = centre.new_zeros(dimensions, dimensions)
-    for rows in times.nonzero()[:, 0].split(_BLOCK_ROWS):
+    for rows in times.nonzero()[:, 0].split(BLOCK_ROWS):
         deviations = features[rows].double() - centre
         weighted = deviations * times[rows, None]
         total += weighted.sum(dim=0)
