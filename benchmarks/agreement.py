@@ -23,7 +23,7 @@ THEIRS = {
     "precision": "precision",
     "recall": "recall",
 }
-"""What torch-fidelity calls our metrics."""
+"""torch-fidelity's names of our metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)

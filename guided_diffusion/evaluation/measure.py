@@ -1,7 +1,7 @@
 """One pass of a set of images through an extractor, shared by any number of processes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -68,11 +68,10 @@ def measure(
     name: str,
     cache: FeatureCache | None = None,
 ) -> MeasuredSet:
-    """Features of all images of `source`, each process extracting a run of whole batches.
+    """Statistics and features of all images of `source`, each process extracting a run of whole batches.
 
-    The batches are those that one process would make, and rows are in the source's order, so that the result depends on
-    the number of processes only by float64 rounding of the statistics. Every process gets the whole result.
-    keep_all: keep the features of all images, not only those of the manifold. name: label of the progress bar.
+    Batches and the order of rows are those of one process, so that the number of processes only changes the rounding of
+    the statistics. keep_all: keep the features of all images, not only the manifold's. name: of the progress bar.
 
     Raises:
         ValueError: features of another shape than expected, or not finite.
@@ -90,18 +89,8 @@ def measure(
             sums.add(features, labels, kept=is_kept[position : position + length])
             position += length
             bar.update(length)
-    statistics, rows = sums.gaussians(), sums.rows()
-    return MeasuredSet(
-        pooled=statistics["pooled"],
-        spatial=statistics.get("spatial"),
-        features=rows["features"],
-        manifold_size=min(manifold_size, count),
-        probabilities=rows.get("probabilities"),
-        labels=rows.get("labels"),
-        class_names=extractor.class_names,
-        label_names=source.class_names,
-        device=sums.extractor_device,
-    )
+    found = sums.measured_set(manifold_size=min(manifold_size, count))
+    return replace(found, class_names=extractor.class_names, label_names=source.class_names)
 
 
 def _measured_batches(
@@ -133,8 +122,8 @@ class _Accumulators:
     """Sums and rows of one pass; a class because they are filled together but synchronised one by one."""
 
     def __init__(self, probe: Features, *, device: torch.device) -> None:
-        self.device = device
-        self.extractor_device = probe.pooled.device
+        self._device = device
+        self._extractor_device = probe.pooled.device
         kinds = {"pooled": probe.pooled, "spatial": probe.spatial}
         self._moments = {
             kind: GaussianAccumulator(rows.shape[1]).to(device) for kind, rows in kinds.items() if rows is not None
@@ -149,24 +138,29 @@ class _Accumulators:
     def add(self, features: Features, labels: Tensor | None, *, kept: Tensor) -> None:
         """Add a batch; kept: (N,) bool, the rows of the pooled features to keep."""
         for kind, waiting in self._waiting.items():
-            waiting.append(getattr(features, kind).to(self.device))
+            waiting.append(getattr(features, kind).to(self._device))
         kinds = {"features": features.pooled[kept.to(features.pooled.device)], "labels": labels}
         kinds["probabilities"] = features.probabilities
         for kind, rows in kinds.items():
             if rows is not None:
-                self._rows[kind].update(rows.to(self.device))
+                self._rows[kind].update(rows.to(self._device))
         if sum(map(len, self._waiting["pooled"])) >= _ROWS_PER_MERGE:
             self._merge()
 
-    def gaussians(self) -> dict[str, Gaussian]:
-        """Statistics by kind, of all processes."""
+    def measured_set(self, *, manifold_size: int) -> MeasuredSet:
+        """Statistics and rows of all processes; every one of them must call."""
         self._merge()
-        return {kind: accumulator.gaussian() for kind, accumulator in self._moments.items()}
-
-    def rows(self) -> dict[str, Tensor]:
-        """Rows by kind, of all processes; kinds without rows are left out."""
-        found = {kind: accumulator.compute() for kind, accumulator in self._rows.items()}
-        return {kind: rows for kind, rows in found.items() if len(rows) or kind == "features"}
+        statistics = {kind: accumulator.gaussian() for kind, accumulator in self._moments.items()}
+        rows = {kind: accumulator.compute() for kind, accumulator in self._rows.items()}
+        return MeasuredSet(
+            pooled=statistics["pooled"],
+            spatial=statistics.get("spatial"),
+            features=rows["features"],
+            manifold_size=manifold_size,
+            probabilities=rows.get("probabilities"),
+            labels=rows["labels"] if len(rows["labels"]) else None,
+            device=self._extractor_device,
+        )
 
     def _merge(self) -> None:
         for kind, waiting in self._waiting.items():
