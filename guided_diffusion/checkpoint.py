@@ -47,6 +47,11 @@ class Checkpoint:
     """Of each of its other files, by path in it; empty where none was recorded."""
 
     @property
+    def name(self) -> str:
+        """Its run and its own directory, for messages and records: "diffusion/checkpoint-0300000"."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
     def weight_names(self) -> tuple[str, ...]:
         """Names of the weights it holds: "network", and "ema_0.9999" and the like."""
         return tuple(sorted(file.stem for file in self.path.glob("*.safetensors")))
