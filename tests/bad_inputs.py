@@ -26,7 +26,6 @@ import tiny
 from PIL import Image
 
 from classifiers.training import train_classifier
-from guided_diffusion.config import DEBUG_VARIABLE
 from guided_diffusion.data.preparation import PrepareConfig, prepare_data
 from guided_diffusion.training.diffusion_objective import train_diffusion
 
@@ -125,7 +124,7 @@ def _run(script: str, options: tuple[str, ...]) -> tuple[int, str]:
     errors, warnings = io.StringIO(), io.StringIO()
     handler, root = logging.StreamHandler(warnings), logging.getLogger()
     arguments, sys.argv = sys.argv, [f"scripts/{script}.py", *options]
-    debug = os.environ.pop(DEBUG_VARIABLE, None)
+    debug = os.environ.pop("GUIDED_DIFFUSION_DEBUG", None)
     root.addHandler(handler)
     try:
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
@@ -137,7 +136,7 @@ def _run(script: str, options: tuple[str, ...]) -> tuple[int, str]:
         sys.argv = arguments
         root.removeHandler(handler)
         if debug is not None:
-            os.environ[DEBUG_VARIABLE] = debug
+            os.environ["GUIDED_DIFFUSION_DEBUG"] = debug
     _, _, stated = f"\n{errors.getvalue()}".rpartition("\nerror: ")
     return status, (stated if status else warnings.getvalue()).removesuffix("\n")
 
