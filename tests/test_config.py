@@ -153,7 +153,7 @@ class GroupedConfig:
         ("--steps 25", "--steps is called --sampler.steps"),
         ("--steps=25", "--steps is called --sampler.steps"),
         ("--sampler ddim", "--sampler is called --sampler.name"),
-        ("--sampler=ddim --steps=25", "--sampler is called --sampler.name; --steps is called --sampler.steps"),
+        ("--steps=25 --staps 3", "--steps is called --sampler.steps; there is no option staps; "),
         ("--data.decode fast", "--data.decode has been removed: "),
         ("--eta 0.5", "there is no option eta; "),  # this command has no sampler.eta either
     ],
@@ -343,6 +343,13 @@ def test_a_script_runs_its_config():
     seen = []
     run_command(OuterConfig, seen.append, ["--inner.width=2"])
     assert seen == [OuterConfig(inner=InnerConfig(width=2))]
+
+
+@pytest.mark.parametrize("words", [["2", "--kind=b"], ["--inner.width=2", "--kind=b"], ["--kind=b", "--inner.width=2"]])
+def test_one_option_of_a_script_may_come_first_without_its_name(words):
+    seen = []
+    run_command(OuterConfig, seen.append, words, positional="inner.width")
+    assert seen == [OuterConfig(inner=InnerConfig(width=2), kind="b")]
 
 
 @pytest.mark.parametrize("error", [ValueError("too wide; narrow it"), FileNotFoundError("there is no run")])

@@ -11,26 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from classifiers.trained_model import load_classifier
 
 from ..config import run_command, to_plain
 from ..data.formats.samples import complete_shards, read_manifest
-from ..diffusion.chain import DiffusionChain
+from ..diffusion.chain import DiffusionChain, Step
+from ..diffusion.denoiser import Estimate
 from ..diffusion.model import DiffusionModel, load_diffusion
 from ..diffusion.noise import SeededNoise
 from ..distributed import this_process
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 from ..evaluation.extractors.features import FeatureExtractor
-from ..evaluation.inputs import RealSide, open_real
-from ..evaluation.run import MeasuredReal, evaluate, measure_real, parts_directory
+from ..evaluation.inputs import RealInput, open_real
+from ..evaluation.run import MeasuredReal, cache_directory, evaluate, measure_real
 from ..files import atomic_write, write_json
 from ..generation.config import SampleConfig, sampler_and_chain
 from ..generation.run import generate, guidance_of, sample_plan
 from ..guidance.config import GuidanceConfig
-from ..guidance.guides import load_guide, load_other_guides
-from ..guidance.network_counter import NETWORK, Precision, counted_guidance, idle
 from ..guidance.run import Guidance
-from ..samplers import OWNERS, Sampler, SamplerName
+from ..models.precision import Precision
+from ..samplers import Sampler, SamplerName
+from ..samplers.config import OPTIONS, owners
+from ..samplers.ddpm import GradientAt
 from .sweep_report import DISTANCE, Outcome, best_of, format_outcomes, write_sweep_report
 
 EVALUATION_NAME = "evaluation.json"
@@ -42,7 +47,7 @@ SHARED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepConfig(ExtractorConfig):
+class SweepConfig:
     """Sample at every combination of scales, samplers and steps from the same seeds, evaluate, and name the best."""
 
     out: Path
@@ -59,14 +64,18 @@ class SweepConfig(ExtractorConfig):
     """Samplers, as in scripts/sample.py."""
     steps: tuple[int | str, ...] = (SampleConfig.steps,)
     """Numbers of timesteps, as in scripts/sample.py."""
-    eta: float = SampleConfig.eta
+    eta: float | None = SampleConfig.eta
     """Share of ancestral noise in ddim, 0..1; other samplers go without."""
     snr: float | None = SampleConfig.snr
     """Of langevin and predictor_corrector alone, as in scripts/sample.py."""
+    gradient_at: GradientAt | None = SampleConfig.gradient_at
+    """Of ddpm alone, as in scripts/sample.py."""
     langevin_steps: int | None = SampleConfig.langevin_steps
     """Of langevin and predictor_corrector alone, as in scripts/sample.py."""
     guidance: GuidanceConfig = GuidanceConfig()
     """All of the guidance but its scale."""
+    extractor: ExtractorConfig = ExtractorConfig()
+    """Network whose features are compared."""
     protocol: EvaluationConfig = EvaluationConfig()
     """Settings of the metrics."""
     num_samples: int = 1000
@@ -101,17 +110,13 @@ class SweepConfig(ExtractorConfig):
             raise ValueError(
                 f"a sweep takes its scales from --scales, not from guidance.scale; got {self.guidance.scale:g}"
             )
-        for option, owners in OWNERS.items():
-            if getattr(self, option) and not set(owners) & set(self.samplers):
+        for option in OPTIONS:
+            if getattr(self, option) is not None and not set(owners(option)) & set(self.samplers):
                 raise ValueError(
-                    f"{option} {getattr(self, option)} is for {' and '.join(owners)}, but the samplers are "
+                    f"{option} {getattr(self, option)} is for {' and '.join(owners(option))}, but the samplers are "
                     f"{', '.join(self.samplers)}; leave it out"
                 )
-        if self.num_samples <= self.protocol.neighbours:
-            raise ValueError(
-                f"precision and recall look at {self.protocol.neighbours} neighbours of each sample, so num_samples "
-                f"must be more; got {self.num_samples}"
-            )
+        self.protocol.check_num_images(self.num_samples, "--num_samples asks for")
 
 
 def sweep(config: SweepConfig) -> None:
@@ -126,27 +131,27 @@ def sweep(config: SweepConfig) -> None:
     """
     device = this_process().device
     model = load_diffusion(config.diffusion, weights=config.weights, device=device)
-    guide, others = load_guide(config.classifier, device=device), load_other_guides(config.guidance, device=device)
-    extractor = open_extractor(config, device=device)
+    classifier = load_classifier(config.classifier, device=device)
+    extractor = open_extractor(config.extractor, device=device)
     side = _opened_real(config, model, extractor)
 
     @cache
     def real() -> MeasuredReal:  # once, and only if a setting is not evaluated yet
         return measure_real(
             config.real, shape=_image_shape(model), extractor=extractor, config=config.protocol,
-            parts=parts_directory(config.out / EVALUATION_NAME),
+            out=config.out / EVALUATION_NAME,
         )  # fmt: skip
 
     runs = sampling_runs(config)
     costs: list[int] = []
     for run in runs:
-        sampler, chain = sampler_and_chain(run, model.config.chain, gradient_at=config.guidance.gradient_at)
-        guidance = guidance_of(run, model, guide, others, chain)
+        sampler, chain = sampler_and_chain(run, model.config.chain)
+        guidance = guidance_of(run, model, classifier, Counter())
         sample_plan(run, guidance)
         costs.append(network_evaluations(guidance, sampler, chain))
     outcomes: list[Outcome] = []
     for run, cost in zip(runs, costs, strict=True):
-        generate(run, model, guide, others)
+        generate(run, model, classifier)
         record = stored_evaluation(run.out, extractor, real=side, protocol=config.protocol)
         if record is None:
             path = run.out / EVALUATION_NAME
@@ -156,10 +161,10 @@ def sweep(config: SweepConfig) -> None:
         outcomes.append(_outcome(run, record, network_evaluations=cost))
     if this_process().is_main:
         _conclude(config, runs, outcomes)
-        shutil.rmtree(parts_directory(config.out / EVALUATION_NAME), ignore_errors=True)
+        shutil.rmtree(cache_directory(config.out / EVALUATION_NAME), ignore_errors=True)
 
 
-def _opened_real(config: SweepConfig, model: DiffusionModel, extractor: FeatureExtractor) -> RealSide:
+def _opened_real(config: SweepConfig, model: DiffusionModel, extractor: FeatureExtractor) -> RealInput:
     shape = _image_shape(model)
     if config.protocol.image_size not in (None, shape[0]):
         raise ValueError(
@@ -177,7 +182,8 @@ def _image_shape(model: DiffusionModel) -> tuple[int, int, int]:
 def _conclude(config: SweepConfig, runs: Sequence[SampleConfig], outcomes: Sequence[Outcome]) -> None:
     best = best_of(outcomes)
     rows = [to_plain(outcome) | {"is_best": outcome is best} for outcome in outcomes]
-    write_json(config.out / "sweep.json", {"real": str(config.real), "extractor": config.extractor, "settings": rows})
+    record = {"real": str(config.real), "extractor": config.extractor.name, "settings": rows}
+    write_json(config.out / "sweep.json", record)
     report = write_sweep_report(config.out, outcomes)
     print(f"{format_outcomes(outcomes)}\n\nbest by {best.distance_name}: {best.name}\ncurves and pictures: {report}")
     if config.write_config is not None:
@@ -195,7 +201,7 @@ def sampling_runs(config: SweepConfig) -> list[SampleConfig]:
             steps=steps,
             guidance=replace(config.guidance, scale=scale),
             **shared,
-            **{option: getattr(config, option) for option, owners in OWNERS.items() if sampler in owners},
+            **{option: getattr(config, option) for option in OPTIONS if sampler in owners(option)},
         )
         for sampler, steps, scale in product(config.samplers, config.steps, config.scales)
     ]
@@ -203,15 +209,18 @@ def sampling_runs(config: SweepConfig) -> list[SampleConfig]:
 
 def network_evaluations(guidance: Guidance, sampler: Sampler, chain: DiffusionChain) -> int:
     """How often a run asks denoising networks for each sample: counted, on an image of one pixel."""
-    evaluations: Counter[str] = Counter()
-    counted = counted_guidance(idle(guidance), evaluations, precision="float32")
-    y, x_T = torch.zeros(1, dtype=torch.int64), torch.ones(1, guidance.model.image_shape[0], 1, 1)
-    sampler(counted.denoiser(y, clip=None), chain, x_T, SeededNoise(0, [0]), guidance=counted.term(y))
-    return evaluations[NETWORK]
+    evaluations: list[int] = []
+
+    def denoiser(x_t: Tensor, step: Step) -> Estimate:
+        evaluations.append(guidance.network_evaluations(step))
+        return Estimate(x_t, step.log_var_max)
+
+    sampler(denoiser, chain, torch.ones(1, 1, 1, 1), SeededNoise(0, [0]))
+    return sum(evaluations)
 
 
 def stored_evaluation(
-    samples: Path, extractor: FeatureExtractor, *, real: RealSide, protocol: EvaluationConfig
+    samples: Path, extractor: FeatureExtractor, *, real: RealInput, protocol: EvaluationConfig
 ) -> Mapping[str, Any] | None:
     """The evaluation that lies in a directory of samples, if it is of these samples and this protocol, against the same
     files; None for one that is older than a shard, that is damaged, or that does not say these things."""

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from classifiers.trained_model import load_classifier
 from classifiers.training import train_classifier
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.data.formats.samples import iterate_shards
@@ -23,7 +24,6 @@ from guided_diffusion.diffusion.timesteps import LossSecondMoment
 from guided_diffusion.generation.run import SampleConfig, generate
 from guided_diffusion.guidance import extrapolated
 from guided_diffusion.guidance.config import GuidanceConfig
-from guided_diffusion.guidance.guides import load_guide
 from guided_diffusion.models.unet import UNetConfig
 from guided_diffusion.run_directory import latest
 from guided_diffusion.samplers import ddim
@@ -173,7 +173,7 @@ def test_timesteps_and_noise_are_those_of_a_run_without_dropout():
 def test_a_network_with_a_null_class_guides_itself(tmp_path, class_folder):
     run = train(tmp_path, class_folder, class_conditional=True, label_dropout=0.5, iterations=3)
     model = load_diffusion(run)
-    assert model.null_label == 2
+    assert model.config.null_label == 2
     y = torch.tensor([0, 1, 1])
     x_t = noise(3)(torch.empty(3, 1, 8, 8))
     chain = sampling_chain(model.config.chain, "ddim5")
@@ -187,7 +187,7 @@ def test_a_network_with_a_null_class_guides_itself(tmp_path, class_folder):
 
 def test_models_without_dropout_have_no_null_class(diffusion_run, conditional_run):
     for run in (diffusion_run, conditional_run):
-        assert load_diffusion(run).null_label is None
+        assert load_diffusion(run).config.null_label is None
 
 
 def test_only_an_objective_whose_timesteps_learn_has_a_memory():
@@ -276,8 +276,7 @@ def test_a_classifier_of_continuous_time_guides_the_model_whose_noise_it_knows(t
     run = train(tmp_path / "run", class_folder, **OF_CONTINUOUS_TIME)
     out = tmp_path / "classifier"
     train_classifier(tiny.classifier_config(out, class_folder, diffusion=run, iterations=2, heldout=class_folder))
-    guide = load_guide(out, device="cpu")
-    assert guide is not None
+    guide = load_classifier(out)
     assert guide.chain == CONTINUOUS
     sampling = SampleConfig(
         diffusion=run, out=tmp_path / "out", num_samples=4, steps=5, guidance=GuidanceConfig(scale=2.0)
