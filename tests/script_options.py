@@ -6,7 +6,6 @@ Over 300 lines, since one option a line shows best what changed.
 TRAINING = (
     "data",
     "data.crop",
-    "data.decode",
     "data.flip",
     "data.labels",
     "data.mode",
@@ -119,7 +118,6 @@ GUIDANCE = (
 IMAGES = (
     "data",
     "data.crop",
-    "data.decode",
     "data.flip",
     "data.labels",
     "data.mode",
@@ -130,11 +128,9 @@ IMAGES = (
 """Of commands that read images."""
 
 EVALUATING = (
-    "dinov2",
-    "dinov2.weights",
     "extractor",
-    "inception",
-    "inception.weights",
+    "extractor.name",
+    "extractor.weights",
     "protocol",
     "protocol.batch_size",
     "protocol.bootstrap",
@@ -240,13 +236,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "make_reference": (
         "batch_size",
-        "dinov2",
-        "dinov2.weights",
         "extractor",
+        "extractor.name",
+        "extractor.weights",
         "image_size",
         "images",
-        "inception",
-        "inception.weights",
         "manifold_images",
         "out",
     ),

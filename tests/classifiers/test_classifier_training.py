@@ -15,7 +15,7 @@ from classifiers.heldout import open_heldout, predictions, read_images
 from classifiers.trained_model import load_classifier
 from classifiers.training import ClassifierObjective, train_classifier
 from guided_diffusion.data.batches import Batch
-from guided_diffusion.data.listing import evenly_spaced
+from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import q_sample
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain

@@ -18,13 +18,16 @@ from evaluation.pixel_extractor import (
 )
 
 from guided_diffusion.data.formats.samples import merged_npz
-from guided_diffusion.data.sources import read_images
+from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.measure import spread_over
-from guided_diffusion.evaluation.metrics.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
-from guided_diffusion.evaluation.metrics.frechet import frechet_distance, inception_score, kernel_distance
+from guided_diffusion.evaluation.metrics.bootstrap import bootstrap_frechet_distance
+from guided_diffusion.evaluation.metrics.extrapolation import extrapolated_frechet_distance
+from guided_diffusion.evaluation.metrics.frechet import frechet_distance
+from guided_diffusion.evaluation.metrics.inception_score import inception_score
+from guided_diffusion.evaluation.metrics.kernel import kernel_distance
 from guided_diffusion.evaluation.metrics.neighbours import density_coverage, precision_recall
-from guided_diffusion.evaluation.report import format_report
+from guided_diffusion.evaluation.report_text import format_report
 from guided_diffusion.evaluation.run import evaluate, measure_real
 from guided_diffusion.evaluation.statistics import gaussian, moments
 
@@ -32,7 +35,7 @@ from guided_diffusion.evaluation.statistics import gaussian, moments
 def test_the_report_holds_what_the_metrics_give_on_the_features(samples: Path, real: Path) -> None:
     config = EvaluationConfig(split_size=50, kid_subsets=7, kid_subset_size=60, bootstrap=5, extrapolate=True)
     report = evaluate(generated=samples, real=real, extractor=PixelExtractor(), config=config)
-    fake, true = (PixelExtractor()(next(read_images(path, batch_size=120))[0]) for path in (samples, real))
+    fake, true = (PixelExtractor()(next(open_image_set(path).batches(120))[0]) for path in (samples, real))
     for metric, ours, theirs in (
         ("frechet_distance", fake.pooled, true.pooled),
         ("spatial_frechet_distance", fake.spatial, true.spatial),
@@ -182,7 +185,7 @@ def test_a_kernel_distance_of_too_few_images_is_absent_with_the_reason(samples: 
 
 def test_a_real_side_is_measured_once_for_many_evaluations(samples: Path, real: Path, tmp_path: Path) -> None:
     config, extractor = EvaluationConfig(batch_size=50), PixelExtractor()
-    measured = measure_real(real, shape=(6, 6, 3), extractor=extractor, config=config)
+    measured = measure_real(real, shape=(6, 6, 3), extractor=extractor, config=config, out=None)
     found, expected = (
         evaluate(generated=samples, real=side, extractor=extractor, config=config) for side in (measured, real)
     )
@@ -232,7 +235,7 @@ def test_the_manifold_keeps_images_spread_over_the_set(samples: Path, real: Path
     assert report.protocol["generated"]["num_manifold_images"] == report.protocol["real"]["num_manifold_images"] == 50
     chosen = spread_over(120, keep=50)
     kept = [
-        torch.cat([PixelExtractor()(images).pooled for images, _ in read_images(path, batch_size=17)])[chosen]
+        torch.cat([PixelExtractor()(images).pooled for images, _ in open_image_set(path).batches(17)])[chosen]
         for path in (samples, real)
     ]
     found = report.metrics["precision"], report.metrics["recall"]
