@@ -21,7 +21,7 @@ from ..files import file_sha256
 from .config import EvaluationConfig
 from .extractors.config import option_of
 from .extractors.features import FeatureExtractor
-from .inputs import Inputs, RealInput
+from .inputs import MeasuredReal
 from .measure import MeasuredSet
 from .statistics import Gaussian
 
@@ -54,19 +54,19 @@ _PACKAGES = (
 
 
 def protocol_record(
-    generated: MeasuredSet, real: MeasuredSet, *, inputs: Inputs, extractor: FeatureExtractor, config: EvaluationConfig
+    source: ImageSource, generated: MeasuredSet, real: MeasuredReal, extractor: FeatureExtractor
 ) -> dict[str, Any]:
-    """The protocol of one evaluation, as a Report keeps it."""
+    """The protocol of one evaluation, as a Report keeps it; source: the generated images."""
     return {
-        "generated": _generated_record(inputs.generated, generated),
-        "real": _real_record(inputs.real, real),
+        "generated": _generated_record(source, generated),
+        "real": _real_record(real),
         "extractor": {
             "name": extractor.name,
             "sha256": extractor.sha256,
             "published": extractor.published.name if extractor.published else None,
             "resize": extractor.resize,
         },
-        "settings": asdict(config),
+        "settings": asdict(real.config),
         "arithmetic": _arithmetic(generated),
         "versions": versions(),
     }
@@ -173,7 +173,8 @@ def _identity(pooled: Gaussian, *, files_sha256: str | None) -> dict[str, Any]:
     return files | {"features": {"mean_norm": float(pooled.mean.norm()), "total_variance": float(pooled.cov.trace())}}
 
 
-def _real_record(side: RealInput, measured: MeasuredSet) -> dict[str, Any]:
+def _real_record(real: MeasuredReal) -> dict[str, Any]:
+    side, measured = real.input, real.measured
     stored = dict(side.reference.record or {}) if side.reference else {}
     if side.images is None:
         of_images = {name: stored.get(name, UNKNOWN) for name in ("image_size", "channels")}
