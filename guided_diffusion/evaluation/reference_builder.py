@@ -5,8 +5,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from ..data.formats.npy import npz_members
-from ..data.sources import ImageSource, files_fingerprint, open_images
+from ..data.formats.npz import npz_members
+from ..data.image_set import ImageSet, open_image_set
 from ..distributed import on_main_process
 from .extractors.features import FeatureExtractor
 from .measure import spread_over
@@ -29,7 +29,7 @@ def make_reference(
 ) -> None:
     """Measure the images at `images` and write `out`, whole or not at all.
 
-    image_size: as `open_images`' size. manifold_images: images, spread over the set, that go into the file for metrics
+    image_size: as of `open_image_set`. manifold_images: images, spread over the set, that go into the file for metrics
     that need more than statistics; 0: none. Evaluating against the file, with as many real_manifold, gives the numbers
     that the images would. Several processes share the work; an interrupted run resumes as `evaluate` does.
 
@@ -42,12 +42,12 @@ def make_reference(
     """
     _check_out(out, images)
     _refuse_reference(images)
-    source = open_images(images, size=image_size)
-    if source.num_images < 2:
+    source = open_image_set(images, image_size=image_size)
+    if len(source) < 2:
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
     cache = cache_directory(out)
     measured = measure_source(source, extractor, name="images", batch_size=batch_size, manifold_size=0, cache=cache)
-    kept = spread_over(source.num_images, keep=manifold_images).tolist()
+    kept = spread_over(len(source), keep=manifold_images).tolist()
     record = _record(source, batch_size=batch_size)
 
     def write() -> None:
@@ -63,11 +63,11 @@ def make_reference(
     on_main_process(write)
 
 
-def _record(source: ImageSource, *, batch_size: int) -> dict[str, Any]:
+def _record(source: ImageSet, *, batch_size: int) -> dict[str, Any]:
     """Description of the images, and the versions that measured them."""
     return source_record(source) | {
-        "files_sha256": files_fingerprint(source),
-        "class_names": None if source.class_names is None else list(source.class_names),
+        "files_sha256": source.files_sha256(),
+        "class_names": list(source.class_names) or None,
         "batch_size": batch_size,
         "versions": versions(),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.formats.samples import MANIFEST_NAME
-from ..data.sources import ImageSource, files_fingerprint
+from ..data.image_set import ImageSet
 from ..distributed import on_main_process, this_process
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor, exact_float32, slug
@@ -93,7 +93,7 @@ def measure_real(
 
 
 def measure_source(
-    source: ImageSource,
+    source: ImageSet,
     extractor: FeatureExtractor,
     *,
     name: str,
@@ -103,7 +103,7 @@ def measure_source(
     cache: Path | None,
 ) -> MeasuredSet:
     """`measure` by all processes, resuming from what `cache` holds of these images."""
-    images = (str(source.path.resolve()), files_fingerprint(source), source.num_images, source.shape, source.resize)
+    images = (str(source.path.resolve()), source.files_sha256(), len(source), source.shape, source.resize)
     identity = sha256(repr((images, extractor.sha256, batch_size)).encode()).hexdigest()[:16]
     with exact_float32():  # whatever the extractor does about it itself
         return measure(
@@ -150,7 +150,7 @@ def refuse_unwritable(out: Path) -> None:
 
 
 def _conclude(
-    source: ImageSource,
+    source: ImageSet,
     generated: MeasuredSet,
     real: MeasuredReal,
     extractor: FeatureExtractor,
@@ -170,7 +170,7 @@ def _conclude(
     return report
 
 
-def _report(source: ImageSource, generated: MeasuredSet, real: MeasuredReal, extractor: FeatureExtractor) -> Report:
+def _report(source: ImageSet, generated: MeasuredSet, real: MeasuredReal, extractor: FeatureExtractor) -> Report:
     sets = (generated, real.measured, real.config)
     warnings = [warning for metric in METRICS for warning in metric.warnings(*sets)]
     if source.path.resolve() == real.input.path.resolve():
@@ -196,6 +196,6 @@ def _report(source: ImageSource, generated: MeasuredSet, real: MeasuredReal, ext
         warnings=warnings,
         protocol=protocol_record(source, generated, real, extractor),
         display_names=display_names(
-            published=extractor.published, num_generated=source.num_images, num_manifold=generated.manifold_size
+            published=extractor.published, num_generated=len(source), num_manifold=generated.manifold_size
         ),
     )
