@@ -29,16 +29,13 @@ def make_reference(
 ) -> None:
     """Measure the images at `images` and write `out`, whole or not at all.
 
-    image_size: as of `open_image_set`. manifold_images: images, spread over the set, that go into the file for metrics
-    that need more than statistics; 0: none. Evaluating against the file, with as many real_manifold, gives the numbers
-    that the images would. Several processes share the work; an interrupted run resumes as `evaluate` does.
+    manifold_images: images, spread over the set, that go into the file for metrics that need more than statistics; 0:
+    none. Evaluating against the file, with as many real_manifold, gives the numbers that the images would. Several
+    processes share the work; an interrupted run resumes as `evaluate` does.
 
     Raises:
-        FileNotFoundError: missing images.
-        ValueError: images that are damaged, too few or of mixed sizes, or a reference in their place; an `out` that is
-            no name of an npz, or lies among the images.
-        FileExistsError: `out` exists.
-        PermissionError: the directory of `out` cannot be written to.
+        ValueError: images that are damaged, too few or of mixed sizes, a reference in their place, or an unfit `out`.
+        OSError: missing images, or an `out` that exists or cannot be written.
     """
     _check_out(out, images)
     _refuse_reference(images)
