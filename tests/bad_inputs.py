@@ -25,10 +25,10 @@ import numpy as np
 import tiny
 from PIL import Image
 
-from classifiers.training import train_classifier
+from guided_diffusion.commands.train_classifier import train_classifier
+from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.config import DEBUG_VARIABLE
 from guided_diffusion.data.preparation import PrepareConfig, prepare_data
-from guided_diffusion.training.diffusion_objective import train_diffusion
 
 RUN = ("--data.path=pictures", "--out=out", "--training.iterations=2")
 BUDGET = RUN[2:]

@@ -14,10 +14,10 @@ import tiny
 import torch
 from PIL import Image
 
+from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.data.formats.packed import open_packed
 from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
 from guided_diffusion.data.preparation import PrepareConfig, prepare_data
-from guided_diffusion.training.diffusion_objective import train_diffusion
 
 SIZE = 6
 

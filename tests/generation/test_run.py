@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from classifiers.training import train_classifier
+from guided_diffusion.commands.train_classifier import train_classifier
+from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.data.formats.samples import iterate_shards, read_shard
 from guided_diffusion.diffusion.images import from_uint8
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
@@ -26,7 +27,6 @@ from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.run import generate
 from guided_diffusion.guidance.config import GuidanceConfig, Guide, check_guide
 from guided_diffusion.guidance.guides import load_guide
-from guided_diffusion.training.diffusion_objective import train_diffusion
 
 
 @pytest.fixture(scope="module")

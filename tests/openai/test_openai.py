@@ -13,14 +13,14 @@ from oracles.published import ARCHITECTURES, RELEASED, as_command_line, released
 from oracles.published import stored_flags_and_weights as stored
 
 from classifiers.model import ClassifierConfig, NoisyClassifier
-from classifiers.training import TrainClassifierConfig
+from guided_diffusion.commands.train_classifier import TrainClassifierConfig
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig
+from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
 from guided_diffusion.config import from_plain, parse, to_plain
 from guided_diffusion.diffusion.model import DiffusionConfig
 from guided_diffusion.openai import Converted, convert, fingerprint, revert
 from guided_diffusion.openai.flags import WITHOUT_EFFECT, Flags, parse_command_line, read_flags
 from guided_diffusion.openai.presets import PRESETS
-from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig
-from guided_diffusion.training.upsampler_objective import TrainUpsamplerConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = {"diffusion": TrainDiffusionConfig, "upsampler": TrainUpsamplerConfig, "classifier": TrainClassifierConfig}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.checkpoint import open_checkpoint
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig, train_diffusion
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.chain import uniform_indices
 from guided_diffusion.diffusion.model import DiffusionConfig, load_diffusion
@@ -17,7 +18,7 @@ from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.diffusion.timesteps import UniformTimesteps
 from guided_diffusion.models.unet import UNetConfig
-from guided_diffusion.training.diffusion_objective import DiffusionObjective, TrainDiffusionConfig, train_diffusion
+from guided_diffusion.training.diffusion_objective import DiffusionObjective
 
 COUNT = 6
 CHAIN = make_chain(tiny.CHAIN)
