@@ -11,18 +11,19 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from classifiers.trained_model import Classifier, load_classifier
+
 from .diffusion.images import to_uint8
-from .diffusion.model import DiffusionModel, load_diffusion
+from .diffusion.model import DiffusionModel, load_diffusion, parse_label
 from .diffusion.noise import SeededNoise
 from .distributed import default_device
 from .generation.config import RunConfig, SampleConfig, clipping, sampler_and_chain
-from .generation.label_rules import InTurn, parse_label
+from .generation.label_rules import InTurn
 from .generation.plan import Plan, cut
 from .generation.run import guidance_of, sample, sample_plan
-from .guidance.config import GuidanceConfig, Guide, check_guide
-from .guidance.guides import load_guide, load_other_guides
-from .guidance.network_counter import check_precision, counted_guidance
+from .guidance.config import GuidanceConfig
 from .guidance.run import Guidance
+from .models.precision import check_precision
 from .samplers import SamplerName
 
 _NOWHERE = Path()
@@ -34,7 +35,7 @@ class GuidedDiffusion:
     """A diffusion model and, if there is one, the classifier that guides it, on one device."""
 
     model: DiffusionModel
-    guide: Guide | None = None
+    classifier: Classifier | None = None
 
     @classmethod
     def load(
@@ -57,19 +58,19 @@ class GuidedDiffusion:
         """
         device = default_device() if device is None else device
         model = load_diffusion(Path(diffusion), weights=weights, device=device)
-        guide = load_guide(None if classifier is None else Path(classifier), device=device)
-        check_guide(model, guide, GuidanceConfig())
+        guide = None if classifier is None else load_classifier(Path(classifier), device=device)
+        Guidance(model=model, classifier=guide)  # refuses a classifier that does not fit
         return cls(model, guide)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes that can be asked for, in label order; the classifier's where the model has none."""
-        return Guidance(model=self.model, guide=self.guide).class_names
+        return Guidance(model=self.model, classifier=self.classifier).class_names
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return next(self.model.network.parameters()).device
+        return self.model.device
 
     def sample(
         self,
@@ -106,11 +107,9 @@ class GuidedDiffusion:
 
     def _made(self, config: SampleConfig, labels: Sequence[int | str] | None, num_samples: int | None) -> np.ndarray:
         check_precision(config.precision, self.device)
-        sampler, chain = sampler_and_chain(config, self.model.config.chain, gradient_at=config.guidance.gradient_at)
-        others = load_other_guides(config.guidance, device=self.device)
-        guidance = guidance_of(config, self.model, self.guide, others, chain)
+        sampler, chain = sampler_and_chain(config, self.model.config.chain)
+        guidance = guidance_of(config, self.model, self.classifier, Counter())
         plan = _plan(config, guidance, labels, num_samples)
-        guidance = counted_guidance(guidance, Counter(), precision=config.precision)
         images: list[Tensor] = []
         for ids in cut(range(plan.num_samples), config.batch_size):
             y = torch.tensor([plan.label(i) for i in ids], device=self.device)

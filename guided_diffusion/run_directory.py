@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .files import write_json
+from .files import remove_directory, write_json
 
 _NAME = re.compile(r"checkpoint-(\d{7,})")
 _BEST = "best.json"
 
 
 def checkpoint_name(iteration: int) -> str:
-    """What the checkpoint of an iteration is called in its run directory."""
+    """Name of an iteration's checkpoint in its run directory."""
     return f"checkpoint-{iteration:07d}"
 
 
@@ -44,7 +44,7 @@ def claimed(run_dir: Path) -> Iterator[None]:
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Whether a directory of that name is a checkpoint."""
+    """True for the name of a checkpoint directory."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -64,7 +64,7 @@ def prune(run_dir: Path, *, keep: int, keep_every: int | None = None) -> None:
     for path in checkpoints(run_dir)[:-keep]:
         is_milestone = keep_every is not None and int(path.name.removeprefix("checkpoint-")) % keep_every == 0
         if not is_milestone and path != best(run_dir):
-            remove(path)
+            remove_directory(path)
 
 
 def set_aside(path: Path) -> Path:
@@ -96,10 +96,3 @@ def best(run_dir: Path) -> Path | None:
         return None
     path = run_dir / json.loads((run_dir / _BEST).read_text())["checkpoint"]
     return path if path.is_dir() else None
-
-
-def remove(path: Path) -> None:
-    """Delete a checkpoint, under another name first: what is called one is complete, also while it is being deleted."""
-    doomed = path.with_name(f".partial-removed-{path.name}")
-    path.rename(doomed)
-    shutil.rmtree(doomed)

@@ -6,14 +6,13 @@ from ..config import run_command
 from ..diffusion.model import load_diffusion
 from ..distributed import this_process
 from ..generation.inpainting import InpaintConfig, inpaint
-from ..guidance.guides import load_guide, load_other_guides
+from ..generation.run import load_run_classifier
 
 
 def run(config: InpaintConfig) -> None:
     device = this_process().device
     model = load_diffusion(config.diffusion, weights=config.weights, device=device)
-    guide = load_guide(config.classifier, device=device)
-    inpaint(config, model, guide, load_other_guides(config.guidance, device=device))
+    inpaint(config, model, load_run_classifier(config, model))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import file_sha256
 from ..config import run_command
 from ..distributed import this_process
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 from ..evaluation.reference import read_reference
 from ..evaluation.reference_builder import make_reference
+from ..files import file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from ..config import run_command
 from ..generation.cascade import generate_upsampled
 from ..generation.config import SampleConfig
-from ..generation.run import generate, load_for_sampling
-from ..guidance.guides import load_guide, load_other_guides
+from ..generation.run import generate, load_for_sampling, load_run_classifier
 
 
 def run(config: SampleConfig) -> None:
     model = load_for_sampling(config)
-    device = next(model.network.parameters()).device
-    guide = load_guide(config.classifier, device=device)
     make = generate if config.upsampler is None else generate_upsampled
-    make(config, model, guide, load_other_guides(config.guidance, device=device))
+    make(config, model, load_run_classifier(config, model))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

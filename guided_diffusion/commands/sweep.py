@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from classifiers.trained_model import load_classifier
 
 from ..config import run_command, to_plain
 from ..data.formats.samples import complete_shards, read_manifest
-from ..diffusion.chain import DiffusionChain
+from ..diffusion.chain import DiffusionChain, Step
+from ..diffusion.denoiser import Estimate
 from ..diffusion.model import DiffusionModel, load_diffusion
 from ..diffusion.noise import SeededNoise
 from ..distributed import this_process
@@ -27,10 +31,11 @@ from ..files import atomic_write, write_json
 from ..generation.config import SampleConfig, sampler_and_chain
 from ..generation.run import generate, guidance_of, sample_plan
 from ..guidance.config import GuidanceConfig
-from ..guidance.guides import load_guide, load_other_guides
-from ..guidance.network_counter import NETWORK, Precision, counted_guidance, idle
 from ..guidance.run import Guidance
-from ..samplers import OWNERS, Sampler, SamplerName
+from ..models.precision import Precision
+from ..samplers import Sampler, SamplerName
+from ..samplers.config import OPTIONS, owners
+from ..samplers.ddpm import GradientAt
 from .sweep_report import DISTANCE, Outcome, best_of, format_outcomes, write_sweep_report
 
 EVALUATION_NAME = "evaluation.json"
@@ -59,10 +64,12 @@ class SweepConfig(ExtractorConfig):
     """Samplers, as in scripts/sample.py."""
     steps: tuple[int | str, ...] = (SampleConfig.steps,)
     """Numbers of timesteps, as in scripts/sample.py."""
-    eta: float = SampleConfig.eta
+    eta: float | None = SampleConfig.eta
     """Share of ancestral noise in ddim, 0..1; other samplers go without."""
     snr: float | None = SampleConfig.snr
     """Of langevin and predictor_corrector alone, as in scripts/sample.py."""
+    gradient_at: GradientAt | None = SampleConfig.gradient_at
+    """Of ddpm alone, as in scripts/sample.py."""
     langevin_steps: int | None = SampleConfig.langevin_steps
     """Of langevin and predictor_corrector alone, as in scripts/sample.py."""
     guidance: GuidanceConfig = GuidanceConfig()
@@ -101,10 +108,10 @@ class SweepConfig(ExtractorConfig):
             raise ValueError(
                 f"a sweep takes its scales from --scales, not from guidance.scale; got {self.guidance.scale:g}"
             )
-        for option, owners in OWNERS.items():
-            if getattr(self, option) and not set(owners) & set(self.samplers):
+        for option in OPTIONS:
+            if getattr(self, option) is not None and not set(owners(option)) & set(self.samplers):
                 raise ValueError(
-                    f"{option} {getattr(self, option)} is for {' and '.join(owners)}, but the samplers are "
+                    f"{option} {getattr(self, option)} is for {' and '.join(owners(option))}, but the samplers are "
                     f"{', '.join(self.samplers)}; leave it out"
                 )
         if self.num_samples <= self.protocol.neighbours:
@@ -126,7 +133,7 @@ def sweep(config: SweepConfig) -> None:
     """
     device = this_process().device
     model = load_diffusion(config.diffusion, weights=config.weights, device=device)
-    guide, others = load_guide(config.classifier, device=device), load_other_guides(config.guidance, device=device)
+    classifier = load_classifier(config.classifier, device=device)
     extractor = open_extractor(config, device=device)
     side = _opened_real(config, model, extractor)
 
@@ -140,13 +147,13 @@ def sweep(config: SweepConfig) -> None:
     runs = sampling_runs(config)
     costs: list[int] = []
     for run in runs:
-        sampler, chain = sampler_and_chain(run, model.config.chain, gradient_at=config.guidance.gradient_at)
-        guidance = guidance_of(run, model, guide, others, chain)
+        sampler, chain = sampler_and_chain(run, model.config.chain)
+        guidance = guidance_of(run, model, classifier, Counter())
         sample_plan(run, guidance)
         costs.append(network_evaluations(guidance, sampler, chain))
     outcomes: list[Outcome] = []
     for run, cost in zip(runs, costs, strict=True):
-        generate(run, model, guide, others)
+        generate(run, model, classifier)
         record = stored_evaluation(run.out, extractor, real=side, protocol=config.protocol)
         if record is None:
             path = run.out / EVALUATION_NAME
@@ -195,7 +202,7 @@ def sampling_runs(config: SweepConfig) -> list[SampleConfig]:
             steps=steps,
             guidance=replace(config.guidance, scale=scale),
             **shared,
-            **{option: getattr(config, option) for option, owners in OWNERS.items() if sampler in owners},
+            **{option: getattr(config, option) for option in OPTIONS if sampler in owners(option)},
         )
         for sampler, steps, scale in product(config.samplers, config.steps, config.scales)
     ]
@@ -203,11 +210,14 @@ def sampling_runs(config: SweepConfig) -> list[SampleConfig]:
 
 def network_evaluations(guidance: Guidance, sampler: Sampler, chain: DiffusionChain) -> int:
     """How often a run asks denoising networks for each sample: counted, on an image of one pixel."""
-    evaluations: Counter[str] = Counter()
-    counted = counted_guidance(idle(guidance), evaluations, precision="float32")
-    y, x_T = torch.zeros(1, dtype=torch.int64), torch.ones(1, guidance.model.image_shape[0], 1, 1)
-    sampler(counted.denoiser(y, clip=None), chain, x_T, SeededNoise(0, [0]), guidance=counted.term(y))
-    return evaluations[NETWORK]
+    evaluations: list[int] = []
+
+    def denoiser(x_t: Tensor, step: Step) -> Estimate:
+        evaluations.append(guidance.network_evaluations(step))
+        return Estimate(x_t, step.log_var_max)
+
+    sampler(denoiser, chain, torch.ones(1, 1, 1, 1), SeededNoise(0, [0]))
+    return sum(evaluations)
 
 
 def stored_evaluation(

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from classifiers.trained_model import Classifier
+
 from ..config import to_plain
 from ..data.formats.samples import check_manifest, without_environments
 from ..data.sources import ImageSource, batches, images_between, open_images
@@ -24,16 +26,15 @@ from ..diffusion.model import (
     check_conditioning_noise,
     class_difference,
     load_upsampler,
+    weights_record,
 )
 from ..diffusion.noise import SeededNoise
 from ..distributed import this_process
-from ..guidance.config import Guide, OtherGuides
-from ..guidance.network_counter import counted_model
-from ..guidance.run import Guidance, weights_record
+from ..guidance.run import Guidance
 from ..samplers import OnStep, Sampler
-from .config import RunConfig, SampleConfig, clipping, sampler_and_chain
+from .config import RunConfig, SampleConfig, clipping, sampler_and_chain, sampler_config
 from .label_rules import InTurn
-from .manifest import sample_manifest, sampler_record
+from .manifest import sample_manifest
 from .plan import Plan
 from .run import generate, guidance_of, sample_plan
 from .shard_writer import make_shards
@@ -80,8 +81,9 @@ def upsample(config: UpsampleConfig) -> None:
         ValueError: images that the upsampler does not enlarge, naming the difference, or a directory that holds other
             samples; nothing is written then.
     """
-    device = this_process().device
-    upsampler = load_upsampler(config.upsampler, weights=config.weights, device=device)
+    device, evaluations = this_process().device, Counter[str]()
+    counted = {"precision": config.precision, "counter": evaluations}
+    upsampler = load_upsampler(config.upsampler, weights=config.weights, device=device, **counted)
     source = open_images(config.base)
     base = _stored_base(source)
     check_base(upsampler, base)
@@ -90,8 +92,6 @@ def upsample(config: UpsampleConfig) -> None:
     plan = Plan(num_samples=base.num_samples, shard_size=config.shard_size, labels=labels)
     sampler, chain = sampler_and_chain(config, upsampler.config.chain)
     manifest = _manifest(config, upsampler, base)
-    evaluations: Counter[str] = Counter()
-    upsampler = counted_model(upsampler, evaluations, precision=config.precision)
 
     @lru_cache(maxsize=1)  # batches of one shard follow one another
     def base_images(first: int) -> Tensor:
@@ -151,9 +151,7 @@ def stage_seed(seed: int, config: UpsamplerModelConfig) -> int:
     return seed ^ config.network.image_size << 32
 
 
-def generate_upsampled(
-    config: SampleConfig, model: DiffusionModel, guide: Guide | None, others: OtherGuides | None = None
-) -> None:
+def generate_upsampled(config: SampleConfig, model: DiffusionModel, classifier: Classifier | None = None) -> None:
     """Samples in `config.out`/base as `generate` makes them, then enlarged in `config.out`, under the same settings.
 
     Raises:
@@ -170,14 +168,14 @@ def generate_upsampled(
     }
     upsample_config = UpsampleConfig(**(shared | own))
     upsampler = load_upsampler(config.upsampler)
-    _, chain = sampler_and_chain(config, model.config.chain, gradient_at=config.guidance.gradient_at)
-    base = _planned_base(base_config, guidance_of(base_config, model, guide, others, chain))
+    sampler_and_chain(config, model.config.chain)  # refuses what the chain does not have
+    base = _planned_base(base_config, guidance_of(base_config, model, classifier, Counter()))
     check_base(upsampler, base)
     check_conditioning_noise(upsampler.config, config.conditioning_noise, called=str(upsampler.checkpoint.path))
     sampler_and_chain(config, upsampler.config.chain)
     check_manifest(config.out, _manifest(upsample_config, upsampler, base))
     del upsampler  # the base samples may need its memory
-    generate(base_config, model, guide, others)
+    generate(base_config, model, classifier)
     upsample(upsample_config)
 
 
@@ -259,7 +257,7 @@ def _manifest(config: UpsampleConfig, upsampler: UpsamplerModel, base: Base) -> 
         "shard_size": config.shard_size,
         "class_names": class_names,
         "seed": config.seed,
-        "sampler": sampler_record(config),
+        "sampler": sampler_config(config).record(),
         "clip": to_plain(clipping(config)),
         "precision": config.precision,
         **({"conditioning_noise": config.conditioning_noise} if config.conditioning_noise else {}),

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..diffusion.chain import DiffusionChain
-from ..diffusion.denoiser import Clip, Threshold
+from ..diffusion.denoiser import Clip
 from ..diffusion.schedules import ChainConfig
-from ..guidance import GradientAt
 from ..guidance.config import GuidanceConfig
-from ..guidance.network_counter import Precision
+from ..models.precision import Precision
 from ..samplers import Sampler, SamplerConfig, SamplerName, make_sampler
+from ..samplers.ddpm import GradientAt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,14 @@ class RunConfig:
     score langevin, predictor_corrector."""
     steps: int | str = SamplerConfig.steps
     """How many timesteps, in the sampler's own spacing, or which: sections 10,20,30, or a whole stride ddim25."""
-    eta: float = SamplerConfig.eta
-    """Share of ancestral noise in ddim, 0..1."""
+    eta: float | None = SamplerConfig.eta
+    """Share of ancestral noise in ddim, 0..1; null: 0."""
     snr: float | None = SamplerConfig.snr
     """Length of the steps of langevin and predictor_corrector; null: as published, 0.22 and 0.16."""
     langevin_steps: int | None = SamplerConfig.langevin_steps
     """Steps of langevin and predictor_corrector at each noise level; null: as published, 100 and 1."""
+    gradient_at: GradientAt | None = SamplerConfig.gradient_at
+    """Where ddpm's mean shift takes the classifiers' gradients, x_t or mean; null: x_t, as in the published code."""
     clip: float | None = 1.0
     """Estimates of x_0 are clamped to [-clip, clip]; null leaves them."""
     threshold: float | None = None
@@ -55,10 +57,7 @@ class RunConfig:
         for name in ("batch_size", "cpu_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        check_clip(self.clip)
-        if self.threshold is not None and self.clip != RunConfig.clip:
-            raise ValueError(f"threshold {self.threshold:g} takes the place of clip {self.clip}: leave one of them out")
-        clipping(self)
+        sampler_config(self)  # refuses what cannot be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +103,14 @@ class SampleConfig(GuidedRunConfig):
             )
 
 
-def sampler_and_chain(
-    config: RunConfig, chain: ChainConfig, *, gradient_at: GradientAt = "x_t"
-) -> tuple[Sampler, DiffusionChain]:
+def sampler_and_chain(config: RunConfig, chain: ChainConfig) -> tuple[Sampler, DiffusionChain]:
     """The sampler that a run asks for, and the links of a model's chain that it takes.
 
     Raises:
         ValueError: timesteps that the chain has not, or an option of another sampler.
     """
     sampler = sampler_config(config)
-    return make_sampler(sampler, gradient_at=gradient_at), sampler.levels(chain)
+    return make_sampler(sampler), sampler.levels(chain)
 
 
 def sampler_config(config: RunConfig) -> SamplerConfig:
@@ -122,29 +119,10 @@ def sampler_config(config: RunConfig) -> SamplerConfig:
     Raises:
         ValueError: an option of another sampler.
     """
-    return SamplerConfig(
-        name=config.sampler,
-        steps=config.steps,
-        eta=config.eta,
-        snr=config.snr,
-        langevin_steps=config.langevin_steps,
-    )
-
-
-def check_clip(clip: float | None) -> None:
-    """Refuse what estimates of x_0 cannot be clamped to.
-
-    Raises:
-        ValueError: a bound that is not above 0.
-    """
-    if clip is not None and clip <= 0:
-        raise ValueError(f"clip is a bound above 0, or null; got {clip}")
+    names = ("steps", "eta", "snr", "langevin_steps", "gradient_at", "clip", "threshold")
+    return SamplerConfig(name=config.sampler, **{name: getattr(config, name) for name in names})
 
 
 def clipping(config: RunConfig) -> Clip:
-    """How a run's estimates of x_0 are clipped.
-
-    Raises:
-        ValueError: a threshold that is no share.
-    """
-    return config.clip if config.threshold is None else Threshold(config.threshold)
+    """How a run's estimates of x_0 are clipped."""
+    return sampler_config(config).clipping

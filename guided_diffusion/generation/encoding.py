@@ -16,13 +16,13 @@ from ..data.listing import evenly_spaced
 from ..data.pictures import write_png
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.images import from_uint8, grid, to_uint8
-from ..diffusion.model import DiffusionModel, load_diffusion
+from ..diffusion.model import DiffusionModel, load_diffusion, weights_record
 from ..diffusion.noise import SeededNoise
 from ..distributed import default_device
 from ..files import atomic_write, write_json
-from ..guidance.run import weights_record
 from ..samplers import SamplerConfig, ddim, ddim_reverse
-from .config import RunConfig, check_clip
+from ..samplers.config import check_clip
+from .config import RunConfig
 from .input_images import open_given, read_given
 
 LARGEST_PSNR = 100.0

@@ -1,15 +1,14 @@
 """Samples in the forms that others read: the published npz batch, a folder of pictures, or one grid."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
 
 from PIL import Image
 
 from ..data.formats.samples import NO_LABEL, iterate_shards, merged_npz, read_labels, read_manifest
 from ..data.pictures import write_png
+from ..files import atomic_directory
 from .class_grid import class_grid
 
 
@@ -62,7 +61,7 @@ def write_pictures(samples: Path, out: Path) -> None:
     known: Sequence[str] = read_manifest(samples).get("class_names") or ()
     names = () if (labels == NO_LABEL).all() else _directories(known, samples)
     digits = len(str(len(labels) - 1))
-    with _appearing_whole(out) as folder:
+    with atomic_directory(out) as folder:
         # Classes without samples have one too, so that a reader counts the same classes.
         places = [folder / name for name in names]
         for place in places:
@@ -86,18 +85,3 @@ def _directories(class_names: Sequence[str], samples: Path) -> Sequence[str]:
         reason = f'such as "{wrong[0]}"' if wrong else "some of them equal"
         raise ValueError(f"{samples} has class names that cannot name directories ({reason}); export an .npz")
     return class_names
-
-
-@contextmanager
-def _appearing_whole(out: Path) -> Iterator[Path]:
-    """A directory to fill, that takes its name once the block has ended without an error."""
-    if out.exists():
-        raise FileExistsError(f"{out} is there already; remove it or give another --out")
-    partial = out.with_name(f".partial-{out.name}")
-    rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(out)
-    finally:
-        rmtree(partial, ignore_errors=True)

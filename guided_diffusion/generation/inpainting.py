@@ -13,23 +13,22 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from classifiers.trained_model import Classifier
+
 from ..data.formats.samples import iterate_shards
 from ..data.image_set import DataConfig
 from ..data.listing import evenly_spaced
 from ..data.pictures import write_png
 from ..diffusion.chain import DiffusionChain
-from ..diffusion.denoiser import Clip, Denoiser
+from ..diffusion.denoiser import Clip
 from ..diffusion.images import from_uint8, grid, to_uint8
 from ..diffusion.model import DiffusionModel
-from ..diffusion.noise import Noise, SeededNoise
+from ..diffusion.noise import SeededNoise
 from ..distributed import this_process
-from ..guidance import ScoreTerm
-from ..guidance.config import Guide, OtherGuides
-from ..guidance.network_counter import counted_guidance
 from ..guidance.run import Guidance
-from ..samplers import OnStep, Sampler, SamplerName
-from ..samplers.repaint import begun, knowing, only_in, repaint
-from .config import GuidedRunConfig, SampleConfig, clipping, sampler_and_chain
+from ..samplers import OnStep, Sampler, SamplerName, guided_sampler, repaint
+from ..samplers.repaint import initial_state, masked, with_known_pixels
+from .config import GuidedRunConfig, SampleConfig, clipping, sampler_and_chain, sampler_config
 from .input_images import open_given, read_given
 from .label_rules import InTurn, LabelRule
 from .manifest import sample_manifest
@@ -73,8 +72,8 @@ class InpaintConfig(GuidedRunConfig):
                 f"resample_steps {self.resample_steps} takes ddpm's links repeatedly, and {self.sampler} has none; add "
                 f"--resample_steps 1, or take --sampler ddpm"
             )
-        if self.resample_steps > 1 and self.guidance.gradient_at != "x_t":
-            raise ValueError("resample_steps knows the gradient at x_t alone; leave out guidance.gradient_at")
+        if self.resample_steps > 1 and sampler_config(self).guidance_record():
+            raise ValueError("resample_steps takes the gradient at x_t alone; leave out gradient_at")
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,7 @@ class Task:
     fill: Tensor
 
 
-def inpaint(
-    config: InpaintConfig, model: DiffusionModel, guide: Guide | None, others: OtherGuides | None = None
-) -> None:
+def inpaint(config: InpaintConfig, model: DiffusionModel, classifier: Classifier | None = None) -> None:
     """Fill in whatever images are not yet in `config.out`, then make a picture that compares some of them.
 
     Image i's noise follows from i alone, so its pixels are the same for any number of processes and after any
@@ -101,16 +98,15 @@ def inpaint(
     """
     device = this_process().device
     sampler, chain = _sampler_and_chain(config, model)
-    guidance = guidance_of(config, model, guide, others, chain)
+    evaluations: Counter[str] = Counter()
+    guidance = guidance_of(config, model, classifier, evaluations)
     task = _read_task(config, model, guidance)
     plan = Plan(num_samples=len(task.images), shard_size=config.shard_size, labels=_labels(config, guidance, task))
-    evaluations: Counter[str] = Counter()
-    counted = counted_guidance(guidance, evaluations, precision=config.precision)
 
     def make_images(ids: range, on_step: OnStep) -> Tensor:
         originals = task.images[ids.start : ids.stop].to(device)
         y = torch.tensor([plan.label(i) for i in ids], device=device)
-        how = {"y": y, "guidance": counted, "clip": clipping(config), "on_step": on_step}
+        how = {"y": y, "guidance": guidance, "clip": clipping(config), "on_step": on_step}
         noise, fill = SeededNoise(config.seed, ids), task.fill.to(device)
         made = filled_in(sampler, chain, noise, known=from_uint8(originals), fill=fill, **how)
         # From the originals themselves: to_uint8 truncates, and would darken known pixels by a grey level.
@@ -134,9 +130,9 @@ def filled_in(
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Images x_0 (B, C, H, W), nominally in [-1, 1], for labels y (B,), that are `known` where not `fill`."""
-    denoiser, term = knowing(guidance.denoiser(y, clip=clip), known, fill), guidance.term(y)
-    term = None if term is None else only_in(term, fill)
-    return sampler(denoiser, chain, begun(noise(known), known, fill, chain), noise, guidance=term, on_step=on_step)
+    denoiser, term = with_known_pixels(guidance.denoiser(y, clip=clip), known, fill), guidance.term(y)
+    term, x_T = None if term is None else masked(term, fill), initial_state(noise(known), known, fill, chain)
+    return sampler(denoiser, chain, x_T, noise, guidance=term, on_step=on_step)
 
 
 def read_fill(path: Path, *, size: int) -> Tensor:
@@ -183,23 +179,10 @@ def comparison(directory: Path, task: Task) -> Tensor:
 
 
 def _sampler_and_chain(config: InpaintConfig, model: DiffusionModel) -> tuple[Sampler, DiffusionChain]:
-    sampler, chain = sampler_and_chain(config, model.config.chain, gradient_at=config.guidance.gradient_at)
-    return (sampler if config.resample_steps == 1 else partial(_resampled, config.resample_steps)), chain
-
-
-def _resampled(
-    resample_steps: int,
-    denoiser: Denoiser,
-    chain: DiffusionChain,
-    x_T: Tensor,
-    noise: Noise,
-    *,
-    guidance: ScoreTerm | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """`repaint` as a Sampler."""
-    told = {"resample_steps": resample_steps, "mean_shift": guidance, "on_step": on_step}
-    return repaint(denoiser, chain, x_T, noise, **told)
+    sampler, chain = sampler_and_chain(config, model.config.chain)
+    if config.resample_steps > 1:
+        sampler = guided_sampler(partial(repaint, resample_steps=config.resample_steps), "mean_shift")
+    return sampler, chain
 
 
 def _read_task(config: InpaintConfig, model: DiffusionModel, guidance: Guidance) -> Task:

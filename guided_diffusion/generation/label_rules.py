@@ -10,11 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..checkpoint import file_sha256
 from ..data.formats.samples import MANIFEST_NAME, NO_LABEL
 from ..data.kinds import open_labelled_images
 from ..data.sources import open_images
+from ..diffusion.model import parse_label
 from ..diffusion.noise import sample_seed
+from ..files import file_sha256
 
 LABEL_STAGE = 1
 """Labels are drawn under a seed of their own, as an upsampler's noise is (`cascade.stage_seed`): that of one pixel."""
@@ -96,23 +97,6 @@ def parse_labels(spec: str, class_names: Sequence[str]) -> tuple[int, ...]:
     if spec == "all":
         return tuple(range(len(class_names)))
     return tuple(parse_label(part.strip(), class_names) for part in spec.split(","))
-
-
-def parse_label(text: str, class_names: Sequence[str]) -> int:
-    """The label that "3" or "cat" stands for; a number is a label, not a name.
-
-    Raises:
-        ValueError: a class that is not there.
-    """
-    if text.isdecimal() and int(text) < len(class_names):
-        return int(text)
-    if text in class_names and not text.isdecimal():
-        return list(class_names).index(text)
-    shown = ", ".join(class_names[:10]) + (", .." if len(class_names) > 10 else "")
-    raise ValueError(
-        f'there is no label "{text}": the model has {len(class_names)} classes, labels 0 to {len(class_names) - 1} '
-        f"({shown})"
-    )
 
 
 def _from_file(path: Path, class_names: Sequence[str]) -> InTurn:

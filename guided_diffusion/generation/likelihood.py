@@ -23,7 +23,7 @@ from ..diffusion.schedules import make_chain
 from ..distributed import default_device
 from ..files import atomic_write, write_json
 from ..html import png
-from .config import check_clip
+from ..samplers.config import check_clip
 from .input_images import open_given, read_given
 
 

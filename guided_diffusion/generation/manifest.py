@@ -1,6 +1,5 @@
 """What a directory of samples says of itself: all that pixels depend on, and what they were computed by."""
 
-import inspect
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -8,13 +7,10 @@ from typing import Any
 import torch
 
 from ..config import to_plain
-from ..guidance.run import Guidance, guide_record, weights_record
-from ..samplers import OWNERS, langevin, predictor_corrector
+from ..diffusion.model import weights_record
+from ..guidance.run import Guidance, classifier_record
 from .config import RunConfig, clipping, sampler_config
 from .plan import Plan
-
-LANGEVIN = {"langevin": langevin, "predictor_corrector": predictor_corrector}
-"""The samplers whose options may be left as published: null in a config, a number in a manifest."""
 
 
 def sample_manifest(config: RunConfig, guidance: Guidance, plan: Plan) -> dict[str, Any]:
@@ -25,28 +21,13 @@ def sample_manifest(config: RunConfig, guidance: Guidance, plan: Plan) -> dict[s
         "class_names": guidance.class_names,
         "labels": None if plan.labels is None else plan.labels.record(),
         "seed": config.seed,
-        "sampler": sampler_record(config),
+        "sampler": sampler_config(config).record(),
         "clip": to_plain(clipping(config)),
         "precision": config.precision,
         "diffusion": weights_record(guidance.model),
-        "classifier": None if guidance.guide is None else guide_record(guidance.guide),
+        "classifier": None if guidance.classifier is None else classifier_record(guidance.classifier),
         "guidance": guidance.record(),
     }
-
-
-def sampler_record(config: RunConfig) -> dict[str, Any]:
-    """What a manifest says of the sampler: the numbers that it computes with, and no options of other samplers.
-
-    Except eta, which is 0 for those: directories of samples have said so from the beginning.
-    """
-    sampler = sampler_config(config)
-    record = to_plain(sampler)
-    for option in ("snr", "langevin_steps"):
-        if sampler.name not in OWNERS[option]:
-            del record[option]
-        elif record[option] is None:
-            record[option] = inspect.signature(LANGEVIN[sampler.name]).parameters[option].default
-    return record
 
 
 def environment(config: RunConfig, device: torch.device) -> dict[str, Any]:

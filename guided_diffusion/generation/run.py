@@ -6,18 +6,19 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from classifiers.trained_model import Classifier, load_classifier
+
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.denoiser import Clip
 from ..diffusion.images import to_uint8
 from ..diffusion.model import DiffusionModel, load_diffusion
 from ..diffusion.noise import SeededNoise
 from ..distributed import this_process
-from ..guidance.config import Guide, OtherGuides
-from ..guidance.network_counter import counted_guidance
-from ..guidance.run import Guidance, clean_schedule
+from ..guidance.run import Guidance, load_guidance
+from ..models.precision import in_precision
 from ..samplers import OnStep, Sampler
 from .animation import write_animation
-from .config import GuidedRunConfig, SampleConfig, clipping, sampler_and_chain
+from .config import GuidedRunConfig, SampleConfig, clipping, sampler_and_chain, sampler_config
 from .label_rules import LabelRule, label_rule
 from .manifest import sample_manifest
 from .plan import Plan
@@ -29,14 +30,12 @@ LARGEST_TILT = 1000.0
 _logger = logging.getLogger(__name__)
 
 
-def generate(
-    config: SampleConfig, model: DiffusionModel, guide: Guide | None, others: OtherGuides | None = None
-) -> None:
+def generate(config: SampleConfig, model: DiffusionModel, classifier: Classifier | None = None) -> None:
     """Make whatever samples are still missing from `config.out`, then a grid of the first of them.
 
     Sample i's noise and label follow from its id, so on a CPU its pixels are the same for any number of processes and
     after any interruption; a GPU's kernels may add up in another order each time. `config.upsampler` is left to
-    `cascade.generate_upsampled`. others: whom `config.guidance` names, as `guides.load_other_guides` gives.
+    `cascade.generate_upsampled`.
 
     Raises:
         FileNotFoundError: no such file of labels, or data to count them in.
@@ -44,18 +43,17 @@ def generate(
             samples made with other settings; nothing is written then.
     """
     device = this_process().device
-    sampler, chain = sampler_and_chain(config, model.config.chain, gradient_at=config.guidance.gradient_at)
-    guidance = guidance_of(config, model, guide, others, chain)
-    plan = sample_plan(config, guidance)
-    if guidance.others.clean is not None or (guide is not None and config.sampler != "ddpm"):
-        _warn_of_noise_without_signal(chain)
+    sampler, chain = sampler_and_chain(config, model.config.chain)
     evaluations: Counter[str] = Counter()
-    counted = counted_guidance(guidance, evaluations, precision=config.precision)
+    guidance = guidance_of(config, model, classifier, evaluations)
+    plan = sample_plan(config, guidance)
+    if guidance.clean is not None or (classifier is not None and config.sampler != "ddpm"):
+        _warn_of_noise_without_signal(chain)
 
     def make_images(ids: range, on_step: OnStep) -> Tensor:
         y = torch.tensor([plan.label(i) for i in ids], device=device)
         noise, clip = SeededNoise(config.seed, ids), clipping(config)
-        return to_uint8(sample(model, sampler, chain, noise, y=y, guidance=counted, clip=clip, on_step=on_step))
+        return to_uint8(sample(model, sampler, chain, noise, y=y, guidance=guidance, clip=clip, on_step=on_step))
 
     make_shards(config, plan, sample_manifest(config, guidance, plan), make_images, evaluations)
     if config.animate and this_process().is_main:
@@ -64,19 +62,21 @@ def generate(
 
 
 def guidance_of(
-    config: GuidedRunConfig,
-    model: DiffusionModel,
-    guide: Guide | None,
-    others: OtherGuides | None,
-    chain: DiffusionChain,
+    config: GuidedRunConfig, model: DiffusionModel, classifier: Classifier | None, evaluations: Counter[str]
 ) -> Guidance:
-    """All that guides a run along `chain`.
+    """All that guides a run, its networks in the run's precision and counted in `evaluations`.
 
     Raises:
-        ValueError: as `Guidance`.
+        ValueError: as `load_guidance`.
     """
-    schedule = clean_schedule(config.guidance, chain, sampler=config.sampler)
-    return Guidance(model=model, guide=guide, others=others or OtherGuides(), config=config.guidance, schedule=schedule)
+    return load_guidance(
+        config.guidance,
+        model=in_precision(model, config.precision, counter=evaluations),
+        classifier=classifier,
+        sampler=sampler_config(config),
+        precision=config.precision,
+        counter=evaluations,
+    )
 
 
 def _warn_of_noise_without_signal(chain: DiffusionChain) -> None:
@@ -140,3 +140,8 @@ def labels_told(labels: int | str, guidance: Guidance, *, seed: int) -> LabelRul
 def load_for_sampling(config: SampleConfig) -> DiffusionModel:
     """The diffusion model a sampling run names, on this process's device."""
     return load_diffusion(config.diffusion, weights=config.weights, device=this_process().device)
+
+
+def load_run_classifier(config: GuidedRunConfig, model: DiffusionModel) -> Classifier | None:
+    """The classifier a sampling run names, on the model's device; None for none."""
+    return None if config.classifier is None else load_classifier(config.classifier, device=model.device)

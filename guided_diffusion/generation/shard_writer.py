@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.formats.samples import Shard, check_manifest, missing_shards, open_manifest, write_shard
 from ..data.pictures import write_png
 from ..distributed import Tally, free_cached_memory, is_out_of_memory, this_process, wait_for_everyone
-from ..guidance.network_counter import check_precision
+from ..models.precision import check_precision
 from ..samplers import OnStep
 from .class_grid import class_grid
 from .config import RunConfig

@@ -16,6 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from classifiers.trained_model import Classifier, load_classifier
+
 from ..data.image_set import ImageDataset
 from ..data.listing import evenly_spaced
 from ..data.pictures import write_png
@@ -27,8 +29,7 @@ from ..diffusion.noise import SeededNoise
 from ..diffusion.schedules import ChainConfig, sampling_chain
 from ..distributed import this_process
 from ..guidance import classifier_score, tilted
-from ..guidance.config import Guide, check_fits
-from ..guidance.guides import load_guide
+from ..guidance.run import check_classifier
 from ..samplers import ddim
 from .colour_cast import Colours, cast_in_words, colour_metrics, colours
 from .config import TrainingConfig
@@ -87,18 +88,20 @@ def diffusion_previews(
     if not config.images:
         return None
     chain = preview_chain(model.chain, config.steps)
-    guide_on = _guide(config.classifier, model, run=training.out)
+    classifier_on = _classifier(config.classifier, model, run=training.out)
     reference = cache(lambda: colours(data[i][0] for i in evenly_spaced(len(data), most=REFERENCE_IMAGES)))
 
     def draw(network: nn.Module) -> Preview:
         device = next(network.parameters()).device
-        guide = guide_on(device)
-        num_classes = model.network.num_classes or (1 if guide is None else len(guide.class_names))
+        classifier = classifier_on(device)
+        num_classes = model.network.num_classes or (1 if classifier is None else len(classifier.class_names))
         y = preview_labels(config.images, num_classes).to(device)
 
         def denoiser(ids: slice) -> Denoiser:
             plain = model.denoiser(network, y[ids], clip=1.0)
-            return plain if guide is None else tilted(plain, classifier_score(guide.log_prob, y[ids], config.scale))
+            if classifier is None:
+                return plain
+            return tilted(plain, classifier_score(classifier.log_prob, y[ids], config.scale))
 
         x0 = preview_samples(denoiser, model, chain, count=config.images, device=device)
         columns = num_classes if 1 < num_classes <= MOST_CLASS_COLUMNS else COLUMNS
@@ -160,15 +163,16 @@ def _observe(
     return colour_metrics(drawn.previews, drawn.data)
 
 
-def _guide(path: Path | None, model: DiffusionConfig, *, run: Path) -> Callable[[torch.device], Guide | None]:
+def _classifier(path: Path | None, model: DiffusionConfig, *, run: Path) -> Callable[[torch.device], Classifier | None]:
     """The classifier on a device; loaded on the CPU at once, so that an unfit one is refused before training."""
 
     @cache
-    def on(device: torch.device) -> Guide | None:
-        guide = load_guide(path, device=device)
-        if guide is not None:
-            check_fits(model, guide, called=run, run=run)
-        return guide
+    def on(device: torch.device) -> Classifier | None:
+        if path is None:
+            return None
+        classifier = load_classifier(path, device=device)
+        check_classifier(model, classifier, run=run)
+        return classifier
 
     on(torch.device("cpu"))
     return on

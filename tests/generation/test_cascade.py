@@ -16,7 +16,8 @@ from oracles.published import as_command_line
 from PIL import Image
 from torch import Tensor
 
-from guided_diffusion.checkpoint import file_sha256
+from classifiers.trained_model import load_classifier
+from guided_diffusion.commands.import_openai import ImportConfig, import_openai
 from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.commands.train_upsampler import train_upsampler
 from guided_diffusion.config import to_plain
@@ -25,14 +26,13 @@ from guided_diffusion.diffusion.denoiser import NetworkDenoiser
 from guided_diffusion.diffusion.images import from_uint8, to_uint8
 from guided_diffusion.diffusion.model import UpsamplerModelConfig, load_diffusion, load_upsampler
 from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.files import file_sha256
 from guided_diffusion.generation import cascade
 from guided_diffusion.generation.cascade import UpsampleConfig, generate_upsampled, stage_seed, upsample
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.run import generate
-from guided_diffusion.guidance.guides import load_guide
 from guided_diffusion.models.upsampler import Upsampler, UpsamplerConfig
 from guided_diffusion.openai import Converted, revert
-from guided_diffusion.openai.files import ImportConfig, import_openai
 from guided_diffusion.samplers import SamplerConfig, ddim, make_sampler
 
 COUNT = 10
@@ -356,7 +356,7 @@ def test_an_upsampler_that_does_not_fit_is_refused_before_anything_is_sampled(
     tmp_path, class_folder, small_diffusion, diffusion_run, classifier_run, told
 ):
     out, model = tmp_path / "out", load_diffusion(small_diffusion)
-    guided = load_diffusion(diffusion_run), load_guide(classifier_run, device="cpu")
+    guided = load_diffusion(diffusion_run), load_classifier(classifier_run)
     with pytest.raises(ValueError, match=r"\(1, 8, 8\), but .* enlarges \(1, 4, 4\)"):
         generate_upsampled(sample_config(diffusion_run, told, out, labels="all"), *guided)
     with pytest.raises(ValueError, match="asked for 99 sampling steps of a chain of 50"):

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from classifiers.trained_model import load_classifier
 from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.commands.train_upsampler import train_upsampler
 from guided_diffusion.data.image_set import ImageDataset, open_dataset
@@ -23,7 +24,6 @@ from guided_diffusion.diffusion.model import DiffusionConfig, load_diffusion
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.guidance import classifier_score, tilted
-from guided_diffusion.guidance.guides import load_guide
 from guided_diffusion.models.unet import UNetConfig
 from guided_diffusion.run_directory import latest
 from guided_diffusion.samplers import ddim
@@ -183,8 +183,7 @@ def test_guided_previews_are_tilted_ddim_of_the_average_in_a_column_a_class(tmp_
     config = tiny.diffusion_config(tmp_path, class_folder, iterations=2, preview=preview)
     train_diffusion(config)
 
-    guide, trained = load_guide(classifier_run, device=CPU), load_diffusion(tmp_path)
-    assert guide is not None
+    guide, trained = load_classifier(classifier_run), load_diffusion(tmp_path)
     assert trained.weights == "ema_0.9"
     y = torch.tensor([0, 1, 0, 1, 0, 1])
     chain = make_chain(tiny.CHAIN).shortened(torch.arange(0, 50, 2))
