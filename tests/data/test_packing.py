@@ -151,7 +151,7 @@ def test_a_killed_preparation_is_no_data_set_and_goes_on_where_it_was(tmp_path):
     deadline = time.monotonic() + 60
     while not (partial.exists() and partial.stat().st_size > 128):
         assert time.monotonic() < deadline, "nothing was written"
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, tiny.finish(process)
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     tiny.finish(process)
