@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from guided_diffusion.checkpoint import Checkpoint
 from guided_diffusion.config import from_plain
 from guided_diffusion.data.batches import Batch
-from guided_diffusion.data.crops import CHANNELS
-from guided_diffusion.data.image_set import ImageDataset
+from guided_diffusion.data.config import CHANNELS
+from guided_diffusion.data.image_set import ImageSet
 from guided_diffusion.diffusion.chain import TrainingChain, q_sample
 from guided_diffusion.diffusion.model import DiffusionConfig, class_difference
 from guided_diffusion.diffusion.noise import SeededNoise
@@ -53,7 +53,7 @@ class ClassifierObjective:
         return q_sample(x0, noise(x0), step), step.t
 
 
-def guided_chain(checkpoint: Checkpoint, data: ImageDataset) -> ChainConfig:
+def guided_chain(checkpoint: Checkpoint, data: ImageSet) -> ChainConfig:
     """The chain of the diffusion run to be guided by a classifier trained on `data`, so that noise levels agree.
 
     Raises:
@@ -70,5 +70,5 @@ def guided_chain(checkpoint: Checkpoint, data: ImageDataset) -> ChainConfig:
         )
     difference = class_difference(model.class_names, data.class_names)
     if difference is not None:
-        raise ValueError(f"a classifier trained on {data.config.path} could not guide {checkpoint.path}: {difference}")
+        raise ValueError(f"a classifier trained on {data.path} could not guide {checkpoint.path}: {difference}")
     return model.chain

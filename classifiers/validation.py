@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
-from guided_diffusion.data.listing import evenly_spaced
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.image_set import ImageSet, open_training_set
+from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import DiffusionChain, Step, q_sample
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.guidance import LogProb
@@ -20,13 +21,13 @@ HELDOUT_LIKELIHOOD = "heldout_log_likelihood"
 """The metric of the best checkpoint: it falls where a classifier overfits while its accuracy still rises."""
 
 
-def open_heldout(data: DataConfig, model: ClassifierModelConfig) -> ImageDataset:
+def open_heldout(data: DataConfig, model: ClassifierModelConfig) -> ImageSet:
     """The images, labelled with the classifier's class numbers.
 
     Raises:
         ValueError: a class that the classifier does not know, or images of another channel count.
     """
-    dataset = open_dataset(data, image_size=model.network.image_size, class_names=model.class_names)
+    dataset = open_training_set(data, image_size=model.network.image_size, class_names=model.class_names)
     if dataset.channels != model.network.in_channels:
         raise ValueError(
             f"{data.path} holds images of {dataset.channels} channels, the classifier takes "
@@ -35,7 +36,7 @@ def open_heldout(data: DataConfig, model: ClassifierModelConfig) -> ImageDataset
     return dataset
 
 
-def read_images(dataset: ImageDataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+def read_images(dataset: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) in [-1, 1] and labels (N,), by their indices."""
     return torch.stack([dataset[i][0] for i in indices]), dataset.labels[list(indices)]
 

@@ -13,7 +13,7 @@ from programs import Program
 from guided_diffusion.commands.train_classifier import TrainClassifierConfig
 from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig
 from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
-from guided_diffusion.data.image_set import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.models.unet import EncoderConfig
 from guided_diffusion.training.config import BatchConfig, LoopConfig

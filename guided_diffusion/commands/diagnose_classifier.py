@@ -10,7 +10,7 @@ from classifiers.trained_model import load_classifier
 from classifiers.verdict import verdict
 
 from ..config import run_command
-from ..data.image_set import DataConfig
+from ..data.config import DataConfig
 from ..distributed import default_device
 from ..files import atomic_write, write_json
 

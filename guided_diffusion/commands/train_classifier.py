@@ -13,7 +13,7 @@ from classifiers.validation import HELDOUT_LIKELIHOOD, Validation, open_heldout,
 
 from ..checkpoint import open_checkpoint
 from ..config import run_command
-from ..data.listing import evenly_spaced
+from ..data.subset import evenly_spaced
 from ..diffusion.schedules import make_chain, training_chain
 from ..training.config import TrainingConfig
 from ..training.loop import open_training_data, train

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from ..config import run_command
-from ..data.image_set import ImageDataset
+from ..data.image_set import ImageSet
 from ..diffusion.model import UpsamplerModelConfig
 from ..models.upsampler import Upsampler, UpsamplerConfig, check_low_res_size, check_noise_rate
 from ..training.diffusion_objective import DiffusionTrainingConfig, adaptive, diffusion_config, diffusion_objective
@@ -60,7 +60,7 @@ def train_upsampler(config: TrainUpsamplerConfig) -> None:
     )
 
 
-def upsampler_config(config: TrainUpsamplerConfig, data: ImageDataset) -> UpsamplerModelConfig:
+def upsampler_config(config: TrainUpsamplerConfig, data: ImageSet) -> UpsamplerModelConfig:
     """The model that a training config and its data describe."""
     model = diffusion_config(config, data)
     network = UpsamplerConfig(

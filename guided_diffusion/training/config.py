@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..data.image_set import DataConfig
+from ..data.config import DataConfig
 from ..models.unet import EncoderConfig
 
 

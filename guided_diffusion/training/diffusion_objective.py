@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batches import Batch
-from ..data.image_set import ImageDataset
+from ..data.image_set import ImageSet
 from ..diffusion.chain import Step, broadcast_like
 from ..diffusion.denoiser import Prediction, Variance, has_learned_variance
 from ..diffusion.losses import Noised, hybrid_loss, min_snr_weight, simple_loss, vlb_loss
@@ -169,7 +169,7 @@ def adaptive(objective: Objective, timesteps: TimestepSampler) -> Objective:
     return AdaptiveObjective(objective, timesteps) if isinstance(timesteps, LossSecondMoment) else objective
 
 
-def diffusion_config(config: DiffusionTrainingConfig, data: ImageDataset) -> DiffusionConfig:
+def diffusion_config(config: DiffusionTrainingConfig, data: ImageSet) -> DiffusionConfig:
     """The model that a training config and its data describe."""
     network = UNetConfig(
         **vars(config.network),

@@ -183,12 +183,12 @@ def _budget(state: TrainState, speed: Speed) -> list[tuple[str, str]]:
     images = iterations * run.config.batch.size
     remaining = max(0, iterations - state.start_iteration)
     left = timedelta(seconds=round(remaining * speed.seconds_per_iteration))
-    published = nearest_published(run.kind, image_size=run.batches.dataset.image_size)
+    published = nearest_published(run.kind, image_size=run.batches.images.image_size)
     comparison = "no published training" if published is None else (
         f"{published.name}: {published.parameters:g} M parameters, {published.iterations:,} iterations of "
         f"{published.batch} = {published.images:,} images; this budget is {images / published.images:.2g} of them"
     )  # fmt: skip
-    epochs = images / len(run.batches.dataset)
+    epochs = images / len(run.batches.images)
     return [
         ("budget", f"{iterations:,} iterations = {images:,} images = {epochs:.3g} epochs"),
         ("time", f"{left} for the {remaining:,} iterations to go, without checkpoints and previews"),

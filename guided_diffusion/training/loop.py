@@ -15,7 +15,7 @@ from torch import nn
 
 from ..data.batches import Batch, EndlessBatches
 from ..data.crops import DamagedImageError
-from ..data.image_set import ImageDataset, open_dataset
+from ..data.image_set import ImageSet, open_training_set
 from ..distributed import on_any_process, wait_for_everyone
 from ..files import atomic_write
 from ..run_directory import claimed, read_best
@@ -31,19 +31,19 @@ from .step import update
 from .stop_request import InterruptedWork, StopRequest, stop_requests
 
 
-def open_training_data(config: TrainingConfig) -> ImageDataset:
+def open_training_data(config: TrainingConfig) -> ImageSet:
     """The images of a training, opened once its run directory is known to do.
 
     Raises:
-        ValueError, FileNotFoundError, PermissionError: as `check_run_directory` and `open_dataset`.
+        ValueError, FileNotFoundError, PermissionError: as `check_run_directory` and `open_training_set`.
     """
     check_run_directory(config.out, resume=config.resume == "auto")
-    return open_dataset(config.data, image_size=config.network.image_size, seed=config.training.seed)
+    return open_training_set(config.data, image_size=config.network.image_size)
 
 
 def train(
     config: TrainingConfig,
-    data: ImageDataset,
+    data: ImageSet,
     *,
     kind: str,
     model: Any,

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from classifiers.trained_model import Classifier, load_classifier
 
-from ..data.image_set import ImageDataset
-from ..data.listing import evenly_spaced
+from ..data.image_set import ImageSet
 from ..data.pictures import write_png
+from ..data.subset import evenly_spaced
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.denoiser import Denoiser, Estimate
 from ..diffusion.images import grid, to_uint8
@@ -78,7 +78,7 @@ class Preview(NamedTuple):
 
 
 def diffusion_previews(
-    config: PreviewConfig, model: DiffusionConfig, data: ImageDataset, training: TrainingConfig
+    config: PreviewConfig, model: DiffusionConfig, data: ImageSet, training: TrainingConfig
 ) -> Observe | None:
     """Samples, a column a class where they are few, compared with images of the data; None for no previews.
 
@@ -113,7 +113,7 @@ def diffusion_previews(
 def upsampler_previews(
     config: PreviewConfig,
     model: UpsamplerModelConfig,
-    data: ImageDataset,
+    data: ImageSet,
     training: TrainingConfig,
     *,
     reduced: Callable[[Tensor], Tensor],

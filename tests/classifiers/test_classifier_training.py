@@ -16,7 +16,7 @@ from classifiers.trained_model import load_classifier
 from classifiers.validation import open_heldout, predictions, read_images
 from guided_diffusion.commands.train_classifier import train_classifier
 from guided_diffusion.data.batches import Batch
-from guided_diffusion.data.listing import evenly_spaced
+from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import q_sample
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain

@@ -14,7 +14,7 @@ import torch
 from evaluation.pixel_extractor import PixelExtractor
 from torch import Tensor
 
-from guided_diffusion.data.sources import open_images
+from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.distributed import Process
 from guided_diffusion.evaluation import run
 from guided_diffusion.evaluation.config import EvaluationConfig
@@ -51,7 +51,7 @@ def measured(
     samples: Path, extractor: Counting | PixelExtractor, cache: FeatureCache | None, process: Process = ALONE
 ) -> MeasuredSet:
     return measure(
-        open_images(samples), extractor, batch_size=10, manifold_size=50, process=process, name="generated", cache=cache
+        open_image_set(samples), extractor, batch_size=10, manifold_size=50, process=process, name="x", cache=cache
     )  # fmt: skip
 
 
