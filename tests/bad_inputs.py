@@ -411,7 +411,7 @@ OPTION_CASES = (
     BadInput(name="No held-out images to measure", script="train_classifier",
              options=("--heldout=pictures", "--heldout_images=0"), says=("heldout_images must be at least 1, got 0",)),
     BadInput(name="A preview's guidance without a classifier", options=("--preview.scale=4",),
-             says=("preview.scale 4 guides nobody; add --preview.classifier RUN",)),
+             says=("preview.scale 4 needs a classifier; add --preview.classifier RUN",)),
     BadInput(name="A learning rate far too high", writes=True,
              options=("--training.learning_rate=1e30", "--training.max_skipped=2", "--training.iterations=9"),
              says=("loss or gradient were not finite in 2 updates in a row", "images are in out/not_finite-",

@@ -168,6 +168,6 @@ def test_training_lowers_the_loss(diffusion_run):
 
 def test_missing_data_is_refused_before_anything_is_written(tmp_path):
     config: TrainDiffusionConfig = tiny.diffusion_config(tmp_path / "run", tmp_path / "nowhere", iterations=1)
-    with pytest.raises(FileNotFoundError, match="there is no .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="there is nothing at .*nowhere"):
         train_diffusion(config)
     assert not (tmp_path / "run").exists()
