@@ -36,6 +36,9 @@ RENAMED_OPTIONS: Mapping[str, str] = {
     "guidance.off_the_shelf": "guidance.clean_classifier.name",
     "guidance.off_the_shelf_scale": "guidance.clean_classifier.scale",
     "guidance.off_the_shelf_gradient": "guidance.clean_classifier.gradient",
+    "extractor": "extractor.name",
+    "inception.weights": "extractor.weights",
+    "dinov2.weights": "extractor.weights",
     "data.decode": "--data.decode has been removed: images are always decoded whole; leave it out",
 }
 """Options of earlier versions and their present names, or a sentence for one that has none.

@@ -46,10 +46,10 @@ USUAL: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "--generated=pictures",
         "--real=pictures",
-        "--extractor=classifier:runs/judge",
+        "--extractor.name=classifier:runs/judge",
         "--out=report.json",
     ),
-    "make_reference": ("--images=pictures", "--extractor=classifier:runs/judge", "--out=reference.npz"),
+    "make_reference": ("--images=pictures", "--extractor.name=classifier:runs/judge", "--out=reference.npz"),
 }
 """A good command line of each script, whose options those of a case replace."""
 
@@ -562,13 +562,13 @@ EVALUATION_CASES = (
              says=("the generated side has 20 images for features of 32 dimensions: its covariance is singular",
                    "give more than 32 images")),
     BadInput(name="No Inception weights", script="evaluate",
-             options=("--extractor=inception", "--inception.weights=weights.pth"),
+             options=("--extractor.name=inception", "--extractor.weights=weights.pth"),
              says=("there are no Inception weights at weights.pth, which was given; get https://",
-                   "--inception.weights PATH", "GUIDED_DIFFUSION_INCEPTION_WEIGHTS", "copy the file to")),
-    BadInput(name="An unknown extractor", script="evaluate", options=("--extractor=judge",),
+                   "--extractor.weights PATH", "GUIDED_DIFFUSION_INCEPTION_WEIGHTS", "copy the file to")),
+    BadInput(name="An unknown extractor", script="evaluate", options=("--extractor.name=judge",),
              says=('there is no extractor "judge"; give inception', "classifier:RUN")),
     BadInput(name="A judge that was trained on noisy images", script="evaluate",
-             options=("--extractor=classifier:runs/classifier",),
+             options=("--extractor.name=classifier:runs/classifier",),
              says=("runs/classifier/checkpoint-0000002 was trained on noisy images and would judge its own guidance",)),
     BadInput(name="A report that is a directory", script="evaluate", options=("--out=runs",),
              says=("the report goes into a file NAME.json, a page NAME.html beside it; got --out runs",)),

@@ -56,7 +56,7 @@ def run_demo(config: DemoConfig) -> None:
     if not Path("scripts/demo.py").is_file():
         raise ValueError("the demonstration runs scripts/ and configs/ by their names; start it where they are")
     started = time.perf_counter()
-    stages = _stages(config)
+    stages = demo_stages(config)
     for title, jobs in stages.items():
         run_stage(title, jobs, logs=config.out / "logs")
     settings: list[Setting] = []
@@ -70,18 +70,15 @@ def run_demo(config: DemoConfig) -> None:
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes; pictures and curves: {report.path}")
 
 
-def _stages(config: DemoConfig) -> dict[str, list[Job]]:
-    """Jobs by the title of their stage; the jobs of a stage may run side by side."""
+def demo_stages(config: DemoConfig) -> dict[str, list[Job]]:
+    """Jobs by the title of their stage; those of a stage may run in parallel."""
     out = shlex.quote(str(config.out))
     data = f"--data.path {out}/digits/train --resume auto"
-    heldout = f"--heldout {out}/digits/test"
-    evaluate = f"scripts/evaluate.py --real {out}/digits/train --extractor classifier:{out}/judge"
     diffusion = f"scripts/train_diffusion.py --config configs/digits/diffusion.yaml --out {out}/diffusion {data}"
-    train_classifier = "scripts/train_classifier.py --config configs/digits"
-    judge = f"{train_classifier}/judge.yaml --out {out}/judge {heldout} {data}"
-    classifier = (
-        f"{train_classifier}/classifier.yaml --diffusion {out}/diffusion --out {out}/classifier {heldout} {data}"
-    )
+    train_classifier = f"scripts/train_classifier.py {data} --heldout {out}/digits/test --config configs/digits"
+    judge = f"{train_classifier}/judge.yaml --out {out}/judge"
+    classifier = f"{train_classifier}/classifier.yaml --out {out}/classifier --diffusion {out}/diffusion"
+    evaluate = f"scripts/evaluate.py --real {out}/digits/train --extractor.name classifier:{out}/judge"
     diagnose = (
         f"scripts/diagnose_classifier.py --classifier {out}/classifier --data.path {out}/digits/test "
         f"--out {out}/classifier_levels.json"
@@ -95,9 +92,8 @@ def _stages(config: DemoConfig) -> dict[str, list[Job]]:
             f"scripts/sample.py --diffusion {out}/diffusion --classifier {out}/classifier --guidance.scale {scale:g} "
             f"--sampler {sampler} --steps {steps} --num_samples {config.num_samples} --batch_size 120 --out {samples}"
         )
-        return Job(
-            f"{sampler}-{scale:g}", (sample, f"{evaluate} --generated {samples} --out {samples}/evaluation.json")
-        )
+        evaluated = f"{evaluate} --generated {samples} --out {samples}/evaluation.json"
+        return Job(f"{sampler}-{scale:g}", (sample, evaluated))
 
     return {
         "writing the digits": [Job("digits", (f"scripts/make_digits.py --out {out}/digits",))],

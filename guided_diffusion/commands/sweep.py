@@ -25,8 +25,8 @@ from ..distributed import this_process
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 from ..evaluation.extractors.features import FeatureExtractor
-from ..evaluation.inputs import RealSide, open_real
-from ..evaluation.run import MeasuredReal, evaluate, measure_real, parts_directory
+from ..evaluation.inputs import RealInput, open_real
+from ..evaluation.run import MeasuredReal, cache_directory, evaluate, measure_real
 from ..files import atomic_write, write_json
 from ..generation.config import SampleConfig, sampler_and_chain
 from ..generation.run import generate, guidance_of, sample_plan
@@ -47,7 +47,7 @@ SHARED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepConfig(ExtractorConfig):
+class SweepConfig:
     """Sample at every combination of scales, samplers and steps from the same seeds, evaluate, and name the best."""
 
     out: Path
@@ -74,6 +74,8 @@ class SweepConfig(ExtractorConfig):
     """Of langevin and predictor_corrector alone, as in scripts/sample.py."""
     guidance: GuidanceConfig = GuidanceConfig()
     """All of the guidance but its scale."""
+    extractor: ExtractorConfig = ExtractorConfig()
+    """Network whose features are compared."""
     protocol: EvaluationConfig = EvaluationConfig()
     """Settings of the metrics."""
     num_samples: int = 1000
@@ -114,11 +116,7 @@ class SweepConfig(ExtractorConfig):
                     f"{option} {getattr(self, option)} is for {' and '.join(owners(option))}, but the samplers are "
                     f"{', '.join(self.samplers)}; leave it out"
                 )
-        if self.num_samples <= self.protocol.neighbours:
-            raise ValueError(
-                f"precision and recall look at {self.protocol.neighbours} neighbours of each sample, so num_samples "
-                f"must be more; got {self.num_samples}"
-            )
+        self.protocol.check_num_images(self.num_samples, "--num_samples asks for")
 
 
 def sweep(config: SweepConfig) -> None:
@@ -134,14 +132,14 @@ def sweep(config: SweepConfig) -> None:
     device = this_process().device
     model = load_diffusion(config.diffusion, weights=config.weights, device=device)
     classifier = load_classifier(config.classifier, device=device)
-    extractor = open_extractor(config, device=device)
+    extractor = open_extractor(config.extractor, device=device)
     side = _opened_real(config, model, extractor)
 
     @cache
     def real() -> MeasuredReal:  # once, and only if a setting is not evaluated yet
         return measure_real(
             config.real, shape=_image_shape(model), extractor=extractor, config=config.protocol,
-            parts=parts_directory(config.out / EVALUATION_NAME),
+            out=config.out / EVALUATION_NAME,
         )  # fmt: skip
 
     runs = sampling_runs(config)
@@ -163,10 +161,10 @@ def sweep(config: SweepConfig) -> None:
         outcomes.append(_outcome(run, record, network_evaluations=cost))
     if this_process().is_main:
         _conclude(config, runs, outcomes)
-        shutil.rmtree(parts_directory(config.out / EVALUATION_NAME), ignore_errors=True)
+        shutil.rmtree(cache_directory(config.out / EVALUATION_NAME), ignore_errors=True)
 
 
-def _opened_real(config: SweepConfig, model: DiffusionModel, extractor: FeatureExtractor) -> RealSide:
+def _opened_real(config: SweepConfig, model: DiffusionModel, extractor: FeatureExtractor) -> RealInput:
     shape = _image_shape(model)
     if config.protocol.image_size not in (None, shape[0]):
         raise ValueError(
@@ -184,7 +182,8 @@ def _image_shape(model: DiffusionModel) -> tuple[int, int, int]:
 def _conclude(config: SweepConfig, runs: Sequence[SampleConfig], outcomes: Sequence[Outcome]) -> None:
     best = best_of(outcomes)
     rows = [to_plain(outcome) | {"is_best": outcome is best} for outcome in outcomes]
-    write_json(config.out / "sweep.json", {"real": str(config.real), "extractor": config.extractor, "settings": rows})
+    record = {"real": str(config.real), "extractor": config.extractor.name, "settings": rows}
+    write_json(config.out / "sweep.json", record)
     report = write_sweep_report(config.out, outcomes)
     print(f"{format_outcomes(outcomes)}\n\nbest by {best.distance_name}: {best.name}\ncurves and pictures: {report}")
     if config.write_config is not None:
@@ -221,7 +220,7 @@ def network_evaluations(guidance: Guidance, sampler: Sampler, chain: DiffusionCh
 
 
 def stored_evaluation(
-    samples: Path, extractor: FeatureExtractor, *, real: RealSide, protocol: EvaluationConfig
+    samples: Path, extractor: FeatureExtractor, *, real: RealInput, protocol: EvaluationConfig
 ) -> Mapping[str, Any] | None:
     """The evaluation that lies in a directory of samples, if it is of these samples and this protocol, against the same
     files; None for one that is older than a shard, that is damaged, or that does not say these things."""

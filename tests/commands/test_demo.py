@@ -1,16 +1,20 @@
 """The demonstration's own parts: the data it writes, the jobs it runs, the report. Commands have their own tests."""
 
+import importlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
-from guided_diffusion.commands.demo import DemoConfig, Job, run_demo, run_stage
+from guided_diffusion.commands.demo import DemoConfig, Job, demo_stages, run_demo, run_stage
 from guided_diffusion.commands.demo_report import Setting, write_demo_report
 from guided_diffusion.commands.make_digits import DigitsConfig, write_digits
+from guided_diffusion.config import parse
 
 METRICS = {"frechet_distance": 1.25, "precision": 0.5, "recall": 0.75, "accuracy": 1.0}
 
@@ -40,6 +44,19 @@ def test_digits_that_are_there_are_left_alone_and_other_folders_refused(tmp_path
         write_digits(DigitsConfig(out=tmp_path / "empty"))
     with pytest.raises(ValueError, match="test_every is at least 2"):
         DigitsConfig(out=tmp_path / "none", test_every=1)
+
+
+def test_every_command_of_the_demonstration_has_the_options_it_is_given(monkeypatch):
+    monkeypatch.chdir(tiny.REPOSITORY)
+    ran = []
+    commands = [c for jobs in demo_stages(DemoConfig(out=Path("a b"))).values() for job in jobs for c in job.commands]
+    for script, *options in map(shlex.split, commands):
+        module = importlib.import_module(f"guided_diffusion.commands.{Path(script).stem}")
+        monkeypatch.setattr(
+            module, "run_command", lambda config_class, run, argv: ran.append(parse(config_class, argv))
+        )
+        module.main(options)
+    assert len(ran) == len(commands) == 6 + 2 * 2 * 5
 
 
 def test_the_report_holds_every_number_picture_and_command(tmp_path):

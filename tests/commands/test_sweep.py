@@ -19,6 +19,7 @@ from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.chain import sigma
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.extractors.config import ExtractorConfig
 from guided_diffusion.generation import run as generation
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.guidance.config import (
@@ -35,7 +36,8 @@ from guided_diffusion.samplers import SamplerConfig, make_sampler
 def config(tmp_path, diffusion_run, classifier_run, judge_run, class_folder) -> SweepConfig:
     return SweepConfig(
         out=tmp_path / "sweep", diffusion=diffusion_run, classifier=classifier_run, real=class_folder,
-        extractor=f"classifier:{judge_run}", scales=(4.0,), samplers=("ddim", "heun"), steps=(4,), num_samples=8,
+        extractor=ExtractorConfig(name=f"classifier:{judge_run}"), scales=(4.0,), samplers=("ddim", "heun"),
+        steps=(4,), num_samples=8,
         write_config=tmp_path / "best.yaml",
     )  # fmt: skip
 
@@ -198,7 +200,7 @@ def test_a_setting_that_cannot_be_is_refused_before_any_is_made(config):
         ({"steps": (25, 25)}, "steps are one or more different values, got \\[25, 25\\]"),
         ({"eta": 0.5, "samplers": ("heun",)}, "eta 0.5 is for ddim, but the samplers are heun; leave it out"),
         ({"snr": 0.1}, "snr 0.1 is for langevin and predictor_corrector, but the samplers are ddim, heun"),
-        ({"num_samples": 3}, "look at 3 neighbours of each sample, so num_samples must be more; got 3"),
+        ({"num_samples": 3}, "--num_samples asks for 3 images, but precision and recall look at 3 neighbours of each"),
         ({"guidance": GuidanceConfig(scale=2.0)}, "takes its scales from --scales, not from guidance.scale; got 2"),
     ],
 )
