@@ -15,7 +15,7 @@ from classifiers.trained_model import Classifier
 
 from ..config import to_plain
 from ..data.formats.samples import check_manifest, without_environments
-from ..data.sources import ImageSource, batches, images_between, open_images
+from ..data.image_set import ImageSet, open_image_set
 from ..diffusion.chain import DiffusionChain, diffused
 from ..diffusion.denoiser import Clip
 from ..diffusion.images import from_uint8, to_uint8
@@ -84,7 +84,7 @@ def upsample(config: UpsampleConfig) -> None:
     device, evaluations = this_process().device, Counter[str]()
     counted = {"precision": config.precision, "counter": evaluations}
     upsampler = load_upsampler(config.upsampler, weights=config.weights, device=device, **counted)
-    source = open_images(config.base)
+    source = open_image_set(config.base)
     base = _stored_base(source)
     check_base(upsampler, base)
     check_conditioning_noise(upsampler.config, config.conditioning_noise, called=str(upsampler.checkpoint.path))
@@ -95,7 +95,7 @@ def upsample(config: UpsampleConfig) -> None:
 
     @lru_cache(maxsize=1)  # batches of one shard follow one another
     def base_images(first: int) -> Tensor:
-        return images_between(source, first, min(first + plan.shard_size, base.num_samples))
+        return source.read(range(first, min(first + plan.shard_size, base.num_samples)))
 
     def make_images(ids: range, on_step: OnStep) -> Tensor:
         first = ids.start // plan.shard_size * plan.shard_size
@@ -212,16 +212,16 @@ def check_base(upsampler: UpsamplerModel, base: Base) -> None:
         )
 
 
-def _stored_base(source: ImageSource) -> Base:
+def _stored_base(source: ImageSet) -> Base:
     height, width, channels = source.shape
     manifest = source.manifest
     stored = {"sha256": _content_sha256(source)} if manifest is None else {"manifest": without_environments(manifest)}
     return Base(
         name=str(source.path),
-        num_samples=source.num_images,
+        num_samples=len(source),
         image_shape=(channels, height, width),
         class_names=source.class_names or None,
-        labels=None if source.labels is None else tuple(source.labels.tolist()),
+        labels=tuple(source.labels.tolist()) if source.is_labelled else None,
         record=stored,
     )
 
@@ -239,12 +239,12 @@ def _planned_base(config: SampleConfig, guidance: Guidance) -> Base:
     )
 
 
-def _content_sha256(source: ImageSource) -> str:
+def _content_sha256(source: ImageSet) -> str:
     """Of shape, labels and pixels: what a set of images is, whatever files hold it. Reads it all."""
-    digest = sha256(repr((source.num_images, source.shape)).encode())
-    if source.labels is not None:
-        digest.update(source.labels.astype("<i8").tobytes())
-    for images, _ in batches(source, batch_size=64):
+    digest = sha256(repr((len(source), source.shape)).encode())
+    if source.is_labelled:
+        digest.update(source.labels.numpy().astype("<i8").tobytes())
+    for images, _ in source.batches(64):
         digest.update(images.numpy().data)
     return digest.hexdigest()
 

@@ -11,9 +11,9 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.image_set import DataConfig
-from ..data.listing import evenly_spaced
+from ..data.config import DataConfig
 from ..data.pictures import write_png
+from ..data.subset import evenly_spaced
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.images import from_uint8, grid, to_uint8
 from ..diffusion.model import DiffusionModel, load_diffusion, weights_record

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from classifiers.trained_model import Classifier
 
+from ..data.config import DataConfig
 from ..data.formats.samples import iterate_shards
-from ..data.image_set import DataConfig
-from ..data.listing import evenly_spaced
 from ..data.pictures import write_png
+from ..data.subset import evenly_spaced
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.denoiser import Clip
 from ..diffusion.images import from_uint8, grid, to_uint8

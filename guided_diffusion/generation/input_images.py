@@ -2,24 +2,23 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from ..data.image_set import DataConfig, ImageDataset, open_dataset
+from ..data.config import DataConfig
+from ..data.image_set import ImageSet, open_training_set
 from ..diffusion.model import DiffusionModel
 
 
-def open_given(data: DataConfig, model: DiffusionModel, *, class_names: Sequence[str] | None) -> ImageDataset:
+def open_given(data: DataConfig, model: DiffusionModel, *, class_names: Sequence[str] | None) -> ImageSet:
     """The images at `data.path` as centre crops of the model's size.
 
     class_names: whose numbers the labels are to be; None: those of the data.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_dataset`; images of another number of channels than the model's, or
+        FileNotFoundError, ValueError: as `open_training_set`; images of another number of channels than the model's, or
             more classes than it is told.
     """
-    dataset = open_dataset(data, image_size=model.config.network.image_size, class_names=class_names)
+    dataset = open_training_set(data, image_size=model.config.network.image_size, class_names=class_names)
     name, channels, num_classes = model.checkpoint.path, model.image_shape[0], model.config.network.num_classes
     if dataset.channels != channels:
         raise ValueError(
@@ -34,7 +33,6 @@ def open_given(data: DataConfig, model: DiffusionModel, *, class_names: Sequence
     return dataset
 
 
-def read_given(dataset: ImageDataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+def read_given(dataset: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Images (B, C, S, S) uint8 and labels (B,) int64 of a data set's items."""
-    pixels = np.stack([dataset.pixels(index) for index in indices])
-    return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), dataset.labels[list(indices)]
+    return dataset.read(indices), dataset.labels[list(indices)]

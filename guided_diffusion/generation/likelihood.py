@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.image_set import DataConfig
-from ..data.listing import evenly_spaced
+from ..data.config import DataConfig
+from ..data.subset import evenly_spaced
 from ..diffusion.chain import DiffusionChain, q_sample, uniform_indices
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.images import from_uint8

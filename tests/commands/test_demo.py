@@ -52,9 +52,7 @@ def test_every_command_of_the_demonstration_has_the_options_it_is_given(monkeypa
     commands = [c for jobs in demo_stages(DemoConfig(out=Path("a b"))).values() for job in jobs for c in job.commands]
     for script, *options in map(shlex.split, commands):
         module = importlib.import_module(f"guided_diffusion.commands.{Path(script).stem}")
-        monkeypatch.setattr(
-            module, "run_command", lambda config_class, run, argv: ran.append(parse(config_class, argv))
-        )
+        monkeypatch.setattr(module, "run_command", lambda kind, run, argv: ran.append(parse(kind, argv)))
         module.main(options)
     assert len(ran) == len(commands) == 6 + 2 * 2 * 5
 
