@@ -189,7 +189,7 @@ def test_a_loaded_classifier_gives_the_networks_log_probabilities_and_where_they
     classifier = load_classifier(classifier_run)
     x_t, t = batch().x0, torch.full((COUNT,), 3.0)
     assert torch.equal(classifier.log_prob(x_t, t), classifier.network.log_prob(x_t, t))
-    assert (classifier.chain, classifier.class_names) == (tiny.CHAIN, ("dark", "light"))
+    assert (classifier.config.chain, classifier.class_names) == (tiny.CHAIN, ("dark", "light"))
     assert classifier.name == "classifier/checkpoint-0000040"
 
 
