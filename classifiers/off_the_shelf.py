@@ -12,8 +12,9 @@ from torch.hub import download_url_to_file, get_dir
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.transforms import InterpolationMode
 
-from guided_diffusion.checkpoint import file_sha256, read_tensors
+from guided_diffusion.checkpoint import read_tensors
 from guided_diffusion.data.imagenet import imagenet_class_names
+from guided_diffusion.files import file_sha256
 from guided_diffusion.guidance.config import CleanGuide
 
 from .trained_model import load_classifier

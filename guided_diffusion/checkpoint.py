@@ -10,12 +10,9 @@ one (best.json), else its newest. Reading never unpickles.
 """
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .run_directory import best, checkpoint_name, is_checkpoint_name, latest, remove
+from .files import atomic_directory, file_sha256
+from .run_directory import best, checkpoint_name, is_checkpoint_name, latest
 
 FORMAT = 1
 """Version of the layout; raised when a reader of the old one would misread the new."""
@@ -93,7 +91,9 @@ def save_checkpoint(
         "run": run,
         "versions": {name: version(name) for name in ("torch", "safetensors", "accelerate")},
     }
-    with _appearing_whole(target) as partial:
+    for left_by_a_crash in run_dir.glob(".partial-*"):
+        shutil.rmtree(left_by_a_crash)
+    with atomic_directory(target, replace=True) as partial:
         for name, state in weights.items():
             write_tensors(state, partial / f"{name}.safetensors")
         if write_resume is not None:
@@ -102,25 +102,6 @@ def save_checkpoint(
         record["sha256"] = {name: file_sha256(partial / name) for name in _files(partial)}
         (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n")
     return target
-
-
-@contextmanager
-def _appearing_whole(target: Path) -> Iterator[Path]:
-    """A directory to fill, which takes the name `target` once it is on disk, or is gone if filling it fails."""
-    for left_by_a_crash in target.parent.glob(".partial-*"):
-        shutil.rmtree(left_by_a_crash)
-    partial = target.parent / f".partial-{target.name}"
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        sync_to_disk(partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if target.exists():
-        remove(target)
-    partial.rename(target)
-    _sync(target.parent)
 
 
 def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
@@ -222,26 +203,3 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 def _files(directory: Path) -> list[str]:
     return sorted(file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file())
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def sync_to_disk(directory: Path) -> None:
-    """Force a directory's files, and the directories themselves, onto the disk."""
-    for path in [*directory.rglob("*"), directory]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

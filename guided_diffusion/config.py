@@ -23,6 +23,29 @@ _jsonargparse: Any = jsonargparse  # its signatures are untyped in part
 DEBUG_VARIABLE = "GUIDED_DIFFUSION_DEBUG"
 """Environment variable that makes scripts show the traceback of an error they would state in one line."""
 
+RENAMED_OPTIONS: Mapping[str, str] = {
+    "sampler": "sampler.name",
+    "steps": "sampler.steps",
+    "eta": "sampler.eta",
+    "snr": "sampler.snr",
+    "langevin_steps": "sampler.langevin_steps",
+    "clip": "sampler.clip",
+    "threshold": "sampler.threshold",
+    "guidance.gradient_at": "sampler.gradient_at",
+    "guidance.entropy_scaled": "guidance.score",
+    "guidance.free_weight": "guidance.classifier_free.weight",
+    "guidance.weak": "guidance.autoguidance.model",
+    "guidance.weak_weight": "guidance.autoguidance.weight",
+    "guidance.off_the_shelf": "guidance.clean_classifier.name",
+    "guidance.off_the_shelf_scale": "guidance.clean_classifier.scale",
+    "guidance.off_the_shelf_gradient": "guidance.clean_classifier.gradient",
+    "data.decode": "--data.decode has been removed: images are always decoded whole; leave it out",
+}
+"""Options of earlier versions and their present names, or a sentence for one that has none.
+
+An old name is refused with its new one by commands that have the new one; elsewhere it keeps its own meaning.
+"""
+
 
 def run_command(config_class: type[C], run: Callable[[C], object], argv: Sequence[str] | None = None) -> None:
     """What every command does: `--config FILE` and options become one config, which is run.
@@ -114,6 +137,8 @@ def _listed(words: Sequence[str]) -> str:
 def _in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str]) -> str:
     """What jsonargparse complains of, in one line, in the words of the command line rather than of Python's types."""
     key = re.match(r'Parser key "([\w.]+)"', message)
+    if renamed := _renamed(key[1] if key else "", message, options, arguments):
+        return renamed
     got = re.search(r'(?:Got value: |Given value: |Unable to load config ")([^"\n]*)', message)
     if key and got and key[1] in options:
         return f"{key[1]} takes {_expected(options[key[1]])}; got {got[1]}"
@@ -134,6 +159,22 @@ def _in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str]
         reason = " ".join(message.split(": ", 1)[1].replace('in "<unicode string>", ', "at ").split())
         return f"{file} is no YAML file of options, such as 'out: runs/mine': {reason[:200] or 'it is empty'}"
     return " ".join(re.sub(r'^Parser key "([\w.]+)"', r"--\1", message).split())
+
+
+def _renamed(refused: str, message: str, options: Mapping[str, Any], arguments: Sequence[str]) -> str:
+    """New names of the old ones on the command line and in a refusal; empty if there is none."""
+    quoted = re.match(r"(?:Group '(.+)' does not accept option|Option) '(.+)'", message)
+    in_file = ".".join(filter(None, quoted.groups())) if quoted else refused
+    typed = [word[2:].partition("=")[0] for word in arguments if word.startswith("--")]
+    unknown = dict.fromkeys([in_file, *(name for name in typed if name not in options)])
+    notes: list[str] = []
+    for name in unknown:
+        new = RENAMED_OPTIONS.get(name, "")
+        if new in options:
+            notes.append(f"--{name} is called --{new}")
+        elif " " in new and name.rpartition(".")[0] in options:
+            notes.append(new)
+    return "; ".join(notes)
 
 
 def _expected(kind: Any) -> str:  # any field's type

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .files import write_json
+from .files import remove_directory, write_json
 
 _NAME = re.compile(r"checkpoint-(\d{7,})")
 _BEST = "best.json"
@@ -64,7 +64,7 @@ def prune(run_dir: Path, *, keep: int, keep_every: int | None = None) -> None:
     for path in checkpoints(run_dir)[:-keep]:
         is_milestone = keep_every is not None and int(path.name.removeprefix("checkpoint-")) % keep_every == 0
         if not is_milestone and path != best(run_dir):
-            remove(path)
+            remove_directory(path)
 
 
 def set_aside(path: Path) -> Path:
@@ -96,10 +96,3 @@ def best(run_dir: Path) -> Path | None:
         return None
     path = run_dir / json.loads((run_dir / _BEST).read_text())["checkpoint"]
     return path if path.is_dir() else None
-
-
-def remove(path: Path) -> None:
-    """Delete a checkpoint, under another name first: what is called one is complete, also while it is being deleted."""
-    doomed = path.with_name(f".partial-removed-{path.name}")
-    path.rename(doomed)
-    shutil.rmtree(doomed)

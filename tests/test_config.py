@@ -128,6 +128,60 @@ def test_a_refusal_says_what_an_option_takes_in_plain_words(options, message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SamplerGroup:
+    """How to sample."""
+
+    name: str = "ddpm"
+    """Name."""
+    steps: int = 250
+    """Number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedConfig:
+    """A command whose options have moved into groups."""
+
+    sampler: SamplerGroup = SamplerGroup()
+    """How to sample."""
+    data: InnerConfig = InnerConfig(width=1)
+    """A group that has lost an option."""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--steps 25", "--steps is called --sampler.steps"),
+        ("--steps=25", "--steps is called --sampler.steps"),
+        ("--sampler ddim", "--sampler is called --sampler.name"),
+        ("--sampler=ddim --steps=25", "--sampler is called --sampler.name; --steps is called --sampler.steps"),
+        ("--data.decode fast", "--data.decode has been removed: "),
+        ("--eta 0.5", "there is no option eta; "),  # this command has no sampler.eta either
+    ],
+)
+def test_an_option_of_an_earlier_version_is_refused_with_its_present_name(options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        parse(GroupedConfig, options.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: 25", "--steps is called --sampler.steps"),
+        ("sampler: ddim", "--sampler is called --sampler.name"),
+        ("data: {decode: fast}", "--data.decode has been removed: "),
+    ],
+)
+def test_a_key_of_an_earlier_version_is_refused_with_its_present_name(tmp_path, text, message):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        parse(GroupedConfig, ["--config", str(tmp_path / "config.yaml")])
+
+
+def test_an_old_name_that_a_command_still_has_is_no_old_name():
+    assert parse(ListsConfig, ["--steps", "25"]).steps == (25,)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ListsConfig:
     """Of every kind."""
 
@@ -346,13 +400,11 @@ def test_every_shipped_yaml_loads_and_says_what_it_is_and_how_to_run_it(file):
 
 
 def script_config(script: Path) -> type:
-    """The config class that a script hands to run_command, found without importing the script."""
-    tree = ast.parse(script.read_text())
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    """The config class that the command of a script hands to run_command."""
+    module = importlib.import_module(f"guided_diffusion.commands.{script.stem}")
+    calls = [node for node in ast.walk(ast.parse(Path(module.__file__).read_text())) if isinstance(node, ast.Call)]
     (name,) = (call.args[0].id for call in calls if getattr(call.func, "id", "") == "run_command")
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    (module,) = (node.module for node in imports if name in {alias.name for alias in node.names})
-    return getattr(importlib.import_module(module), name)
+    return getattr(module, name)
 
 
 def test_every_script_has_its_list_of_options_here():

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import run_command
+from ..distributed import this_process
 from ..evaluation.compare import compared, format_comparison
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 from ..evaluation.page import write_comparison_page
 from ..evaluation.report import format_report
-from ..evaluation.run import evaluate, page_path, report_path, this_device
+from ..evaluation.run import evaluate, page_path, report_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +57,13 @@ def evaluate_samples(config: EvaluateConfig) -> None:
         return
     assert config.generated is not None  # as `__post_init__` makes sure
     assert config.real is not None
-    device, is_main_process = this_device()
-    extractor = open_extractor(config, device=device)
+    process = this_process()
+    extractor = open_extractor(config, device=process.device)
     out = config.out or report_path(config.generated, extractor)
     report = evaluate(
         generated=config.generated, real=config.real, extractor=extractor, config=config.protocol, out=out, page=True
     )
-    if is_main_process:
+    if process.is_main:
         print(f"{format_report(report)}\n\n{out}\n{page_path(out)}")
 
 

@@ -1,6 +1,5 @@
 """scikit-learn's handwritten digits as class folders of PNG files: 1,797 scans of 8x8 pixels, ten classes."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import run_command
+from ..files import atomic_directory
 
 NUM_SCANS = 1797
 
@@ -41,15 +41,13 @@ def write_digits(config: DigitsConfig) -> None:
             )
         return
     pixels, labels = _scans()
-    partial = config.out.with_name(f".partial-{config.out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    for label in range(10):
-        for position, index in enumerate(np.flatnonzero(labels == label)):
-            split = "test" if position % config.test_every == 0 else "train"
-            path = partial / split / str(label) / f"{index:04d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels[index]).save(path)
-    partial.rename(config.out)
+    with atomic_directory(config.out) as folder:
+        for label in range(10):
+            for position, index in enumerate(np.flatnonzero(labels == label)):
+                split = "test" if position % config.test_every == 0 else "train"
+                path = folder / split / str(label) / f"{index:04d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels[index]).save(path)
 
 
 def _scans() -> tuple[np.ndarray, np.ndarray]:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import file_sha256
 from ..config import run_command
+from ..distributed import this_process
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 from ..evaluation.reference import read_reference
 from ..evaluation.reference_builder import make_reference
-from ..evaluation.run import this_device
+from ..files import file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +50,16 @@ def make_reference_file(config: MakeReferenceConfig) -> None:
     Raises:
         ValueError, OSError, ImportError: as the extractor and `make_reference` raise them.
     """
-    device, is_main_process = this_device()
+    process = this_process()
     make_reference(
         config.images,
-        extractor=open_extractor(config, device=device),
+        extractor=open_extractor(config, device=process.device),
         out=config.out,
         image_size=config.image_size,
         manifold_images=config.manifold_images,
         batch_size=config.batch_size,
     )
-    if is_main_process:
+    if process.is_main:
         written = read_reference(config.out)
         assert written is not None
         kept = min(config.manifold_images, written.pooled.count or 0)

@@ -17,6 +17,7 @@ from ..data.formats.samples import complete_shards, read_manifest
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.model import DiffusionModel, load_diffusion
 from ..diffusion.noise import SeededNoise
+from ..distributed import this_process
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 from ..evaluation.extractors.features import FeatureExtractor
@@ -24,7 +25,6 @@ from ..evaluation.inputs import RealSide, open_real
 from ..evaluation.run import MeasuredReal, evaluate, measure_real, parts_directory
 from ..files import atomic_write, write_json
 from ..generation.config import SampleConfig, sampler_and_chain
-from ..generation.processes import accelerator, this_device
 from ..generation.run import generate, guidance_of, sample_plan
 from ..guidance.config import GuidanceConfig
 from ..guidance.guides import load_guide, load_other_guides
@@ -124,7 +124,7 @@ def sweep(config: SweepConfig) -> None:
         FileNotFoundError, ValueError: as `generate` and `evaluate`; what the settings or the real side have wrong is
             found before any samples are made.
     """
-    device = this_device()
+    device = this_process().device
     model = load_diffusion(config.diffusion, weights=config.weights, device=device)
     guide, others = load_guide(config.classifier, device=device), load_other_guides(config.guidance, device=device)
     extractor = open_extractor(config, device=device)
@@ -154,7 +154,7 @@ def sweep(config: SweepConfig) -> None:
                 evaluate(generated=run.out, real=real(), extractor=extractor, config=config.protocol, out=path)
             )
         outcomes.append(_outcome(run, record, network_evaluations=cost))
-    if accelerator().is_main_process:
+    if this_process().is_main:
         _conclude(config, runs, outcomes)
         shutil.rmtree(parts_directory(config.out / EVALUATION_NAME), ignore_errors=True)
 

@@ -15,9 +15,9 @@ from typing import Any, cast
 
 import torch
 
-from ..checkpoint import file_sha256
 from ..data.formats.samples import ENVIRONMENTS
 from ..data.sources import ImageSource, files_fingerprint
+from ..files import file_sha256
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor
 from .inputs import RealSide, Sides

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ..data.formats.npy import npz_members
 from ..data.sources import ImageSource, files_fingerprint, open_images
+from ..distributed import on_main_process
 from .extractors.features import FeatureExtractor, Features, PublishedNetwork
 from .measure import spread_over
 from .protocol import source_record, versions
 from .reference import write_reference
-from .run import measure_source, on_main_process, parts_directory, refuse_unwritable
+from .run import measure_source, parts_directory, refuse_unwritable
 from .warnings import low_rank
 
 _logger = logging.getLogger(__name__)

@@ -3,19 +3,13 @@
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar, cast
-
-import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from ..data.formats.samples import MANIFEST_NAME
 from ..data.sources import ImageSource, files_fingerprint
-from ..distributed import PATIENCE, has_accelerator
+from ..distributed import on_main_process, this_process
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor, exact_float32, slug
 from .feature_cache import Parts
@@ -26,8 +20,6 @@ from .protocol import protocol_record
 from .report import Report, display_names, write_report
 from .scoring import Target, all_numbers
 from .warnings import doubts
-
-T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -120,47 +112,11 @@ def measure_source(
     source: ImageSource, extractor: FeatureExtractor, *, keep: int, batch_size: int, name: str, parts: Path | None
 ) -> Measured:
     """`measure` by as many processes as there are, with a bar that says `name`, going on from what is in `parts`."""
-    state = processes()
-    device = torch.device(state.device or "cpu")
-    share = Share(
-        rank=state.process_index,
-        world_size=state.num_processes,
-        # Statistics are float64, which Apple's accelerator does not have.
-        device=torch.device("cpu") if device.type == "mps" else device,
-        progress=state.is_main_process,
-    )
+    process = this_process()
+    share = Share(rank=process.rank, world_size=process.world_size, device=process.device, progress=process.is_main)
     kept = None if parts is None else Parts(parts / _identity(source, extractor, batch_size))
     with exact_float32():  # whatever the extractor does about it itself
         return measure(source, extractor, batch_size=batch_size, keep=keep, share=share, name=name, parts=kept)
-
-
-def on_main_process(work: Callable[[], T]) -> T:
-    """What `work` gives on the main process, on all of them; if it fails there, it fails on all.
-
-    Raises:
-        RuntimeError: on the other processes, if it failed.
-    """
-    state = processes()
-    outcome: list[tuple[T | None, str | None]] = [(None, None)]
-    failure: Exception | None = None
-    if state.is_main_process:
-        try:
-            outcome = [(work(), None)]
-        except Exception as error:  # of whatever kind: the others must not wait for what will not come
-            failure, outcome = error, [(None, f"the main process failed: {error!r}")]
-    broadcast_object_list(outcome)
-    if failure is not None:
-        raise failure
-    result, message = outcome[0]
-    if message is not None:
-        raise RuntimeError(message)
-    return cast(T, result)
-
-
-def this_device() -> tuple[torch.device, bool]:
-    """The device this process should compute on, and whether it is the one that prints."""
-    state = processes()
-    return torch.device(state.device or "cpu"), state.is_main_process
 
 
 def report_path(generated: Path, extractor: FeatureExtractor) -> Path:
@@ -182,24 +138,6 @@ def page_path(out: Path) -> Path:
 def parts_directory(out: Path) -> Path:
     """Where what was measured for `out` lies until that is written; hidden, so that it counts as no sample."""
     return out.with_name(f".{out.name}.parts")
-
-
-def processes() -> PartialState:
-    """Who takes part.
-
-    Raises:
-        ValueError: accelerate and torch disagree about it.
-    """
-    # Without an accelerator, accelerate must be told so: else it starts the process group of torchrun and then takes
-    # each process for the only one, and the group's sums would count every image once per process.
-    state = PartialState(cpu=not has_accelerator(), timeout=PATIENCE)
-    world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    if world_size != state.num_processes:
-        raise ValueError(
-            f"accelerate sees {state.num_processes} process where {world_size} were started: something made its state "
-            f"before, without cpu=True though there is no accelerator; evaluate in a program of its own, under torchrun"
-        )
-    return state
 
 
 def _opened(

@@ -26,6 +26,7 @@ from ..diffusion.model import (
     load_upsampler,
 )
 from ..diffusion.noise import SeededNoise
+from ..distributed import this_process
 from ..guidance.config import Guide, OtherGuides
 from ..guidance.network_counter import counted_model
 from ..guidance.run import Guidance, weights_record
@@ -34,7 +35,6 @@ from .config import RunConfig, SampleConfig, clipping, sampler_and_chain
 from .label_rules import InTurn
 from .manifest import sample_manifest, sampler_record
 from .plan import Plan
-from .processes import this_device
 from .run import generate, guidance_of, sample_plan
 from .shard_writer import make_shards
 
@@ -80,7 +80,7 @@ def upsample(config: UpsampleConfig) -> None:
         ValueError: images that the upsampler does not enlarge, naming the difference, or a directory that holds other
             samples; nothing is written then.
     """
-    device = this_device()
+    device = this_process().device
     upsampler = load_upsampler(config.upsampler, weights=config.weights, device=device)
     source = open_images(config.base)
     base = _stored_base(source)

@@ -22,6 +22,7 @@ from ..diffusion.denoiser import Clip, Denoiser
 from ..diffusion.images import from_uint8, grid, to_uint8
 from ..diffusion.model import DiffusionModel
 from ..diffusion.noise import Noise, SeededNoise
+from ..distributed import this_process
 from ..guidance import ScoreTerm
 from ..guidance.config import Guide, OtherGuides
 from ..guidance.network_counter import counted_guidance
@@ -33,7 +34,6 @@ from .input_images import open_given, read_given
 from .label_rules import InTurn, LabelRule
 from .manifest import sample_manifest
 from .plan import Plan
-from .processes import accelerator, this_device
 from .run import guidance_of, labels_told
 from .shard_writer import make_shards
 
@@ -99,7 +99,7 @@ def inpaint(
         ValueError: a mask or images that the model does not fit, guides that do not, unknown labels or steps, or a
             directory that holds other samples; nothing is written then.
     """
-    device = this_device()
+    device = this_process().device
     sampler, chain = _sampler_and_chain(config, model)
     guidance = guidance_of(config, model, guide, others, chain)
     task = _read_task(config, model, guidance)
@@ -117,7 +117,7 @@ def inpaint(
         return torch.where(fill, to_uint8(made), originals)
 
     make_shards(config, plan, _manifest(config, guidance, plan, task), make_images, evaluations)
-    if accelerator().is_main_process:
+    if this_process().is_main:
         write_png(config.out / COMPARISON_NAME, comparison(config.out, task))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..diffusion.denoiser import Estimate
-from .processes import Tally
+from ..distributed import Tally
 
 IMAGES = "images"
 

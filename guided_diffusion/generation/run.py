@@ -11,6 +11,7 @@ from ..diffusion.denoiser import Clip
 from ..diffusion.images import to_uint8
 from ..diffusion.model import DiffusionModel, load_diffusion
 from ..diffusion.noise import SeededNoise
+from ..distributed import this_process
 from ..guidance.config import Guide, OtherGuides
 from ..guidance.network_counter import counted_guidance
 from ..guidance.run import Guidance, clean_schedule
@@ -20,7 +21,6 @@ from .config import GuidedRunConfig, SampleConfig, clipping, sampler_and_chain
 from .label_rules import LabelRule, label_rule
 from .manifest import sample_manifest
 from .plan import Plan
-from .processes import accelerator, this_device
 from .shard_writer import make_shards
 
 LARGEST_TILT = 1000.0
@@ -43,7 +43,7 @@ def generate(
         ValueError: model and guides that do not fit together, unknown labels or steps, or a directory that holds
             samples made with other settings; nothing is written then.
     """
-    device = this_device()
+    device = this_process().device
     sampler, chain = sampler_and_chain(config, model.config.chain, gradient_at=config.guidance.gradient_at)
     guidance = guidance_of(config, model, guide, others, chain)
     plan = sample_plan(config, guidance)
@@ -58,7 +58,7 @@ def generate(
         return to_uint8(sample(model, sampler, chain, noise, y=y, guidance=counted, clip=clip, on_step=on_step))
 
     make_shards(config, plan, sample_manifest(config, guidance, plan), make_images, evaluations)
-    if config.animate and accelerator().is_main_process:
+    if config.animate and this_process().is_main:
         film = {"count": config.animate, "batch_size": config.batch_size, "num_links": len(chain)}
         write_animation(config.out / "animation.webp", make_images, **film)
 
@@ -139,4 +139,4 @@ def labels_told(labels: int | str, guidance: Guidance, *, seed: int) -> LabelRul
 
 def load_for_sampling(config: SampleConfig) -> DiffusionModel:
     """The diffusion model a sampling run names, on this process's device."""
-    return load_diffusion(config.diffusion, weights=config.weights, device=this_device())
+    return load_diffusion(config.diffusion, weights=config.weights, device=this_process().device)

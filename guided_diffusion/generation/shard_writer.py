@@ -11,14 +11,13 @@ from torch import Tensor
 
 from ..data.formats.samples import Shard, check_manifest, missing_shards, open_manifest, write_shard
 from ..data.pictures import write_png
-from ..distributed import free_cached_memory, is_out_of_memory
+from ..distributed import Tally, free_cached_memory, is_out_of_memory, this_process, wait_for_everyone
 from ..guidance.network_counter import check_precision
 from ..samplers import OnStep
 from .class_grid import class_grid
 from .config import RunConfig
 from .manifest import environment
 from .plan import Plan
-from .processes import Tally, accelerator
 from .progress import Progress
 
 MakeImages = Callable[[range, OnStep], Tensor]
@@ -44,29 +43,29 @@ def make_shards(
         ValueError: a directory that holds samples made with other settings, or a precision that this machine has not;
             nothing is written then.
     """
-    processes = accelerator()
-    check_precision(config.precision, processes.device)
-    if processes.device.type == "cpu":
+    process = this_process()
+    check_precision(config.precision, process.device)
+    if process.device.type == "cpu":
         torch.set_num_threads(config.cpu_threads)  # kernels sum in another order on another number of threads
     check_manifest(config.out, manifest)  # every process, so that none waits for one that refused
     missing = missing_shards(config.out, num_samples=plan.num_samples, shard_size=plan.shard_size)
-    processes.wait_for_everyone()  # all have listed before any writes
-    if processes.is_main_process:
+    wait_for_everyone()  # all have listed before any writes
+    if process.is_main:
         config.out.mkdir(parents=True, exist_ok=True)
-        open_manifest(config.out, manifest, environment=environment(config, processes.device) if missing else None)
-    processes.wait_for_everyone()
+        open_manifest(config.out, manifest, environment=environment(config, process.device) if missing else None)
+    wait_for_everyone()
 
-    tally, total, size = Tally(processes), sum(len(plan.ids(n)) for n in missing), config.batch_size
-    shown = {"total": total, "name": config.out.name, "evaluations": evaluations, "is_shown": processes.is_main_process}
+    tally, total, size = Tally(), sum(len(plan.ids(n)) for n in missing), config.batch_size
+    shown = {"total": total, "name": config.out.name, "evaluations": evaluations, "is_shown": process.is_main}
     with Progress(tally, **shown) as progress:
-        for n in missing[processes.process_index :: processes.num_processes]:
+        for n in missing[process.rank :: process.world_size]:
             images, size = _made(plan.ids(n), size, make_images, progress)
             write_shard(config.out, n, _shard(images, plan, plan.ids(n)))
             tally.add(SHARDS, 1)
         progress.hand_in()
         progress.wait_for(SHARDS, len(missing))  # a collective would give up after minutes
-        processes.wait_for_everyone()
-        if processes.is_main_process:
+        wait_for_everyone()
+        if process.is_main:
             progress.report()
             write_png(config.out / "grid.png", class_grid(config.out))
 

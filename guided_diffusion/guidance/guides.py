@@ -6,7 +6,7 @@ import torch
 
 from classifiers.trained_model import load_classifier
 
-from ..checkpoint import file_sha256
+from ..files import file_sha256
 from .config import CleanGuide, GuidanceConfig, Guide, OtherGuides, load_weak
 
 

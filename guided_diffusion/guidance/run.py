@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import file_sha256
 from ..diffusion.chain import DiffusionChain, Step
 from ..diffusion.denoiser import Clip, Denoiser, bounded
 from ..diffusion.model import DiffusionModel, UpsamplerModel
+from ..files import file_sha256
 from ..generation.label_rules import parse_label
 from . import (
     Scale,

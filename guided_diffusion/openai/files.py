@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from ..checkpoint import Checkpoint, file_sha256, open_checkpoint, save_checkpoint
+from ..checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from ..data.listing import class_directories
+from ..files import file_sha256
 from ..run_directory import latest
 from .conversion import Converted, load_openai, revert
 from .description import Kind

@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.batches import Batch, EndlessBatches
 from ..diffusion.noise import SeededNoise
+from ..distributed import reduced
 from .config import LoopConfig
 from .memory import peak_bytes, training_bytes
 from .objective import Objective, Observe
-from .processes import reduced
 from .published import nearest_published
 from .resume import Identity
 from .setup import begun, bytes_per_image, first_batch

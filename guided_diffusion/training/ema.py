@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .sharding import full, full_state, laid_out_like, local, spread_again
+from ..distributed import full, full_state, laid_out_like, local, reshard
 
 
 class EMA:
@@ -59,7 +59,7 @@ class EMA:
         """Contents, not storages, which FSDP and compiled networks hold on to; and without a second copy of it all."""
         if not self.averages:
             return
-        spread_again(self.network)
+        reshard(self.network)
         for parameter, average in zip(self.network.parameters(), self.averages[max(self.averages)], strict=True):
             trained, averaged = local(parameter.detach()), local(average)
             kept = trained.clone()

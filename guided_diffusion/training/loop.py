@@ -17,15 +17,14 @@ from ..checkpoint import save_checkpoint
 from ..config import to_plain
 from ..data.batches import Batch, EndlessBatches
 from ..data.crops import DamagedImageError
+from ..distributed import full_state, local, reduced
 from ..files import atomic_write
 from ..run_directory import claimed, mark_best, prune, read_best
 from .config import LoopConfig
 from .log import TrainingLog, remedy
 from .objective import Adaptive, Objective, Observe
-from .processes import reduced
 from .resume import Identity, optimizer_tensors, write_resume
 from .setup import begun
-from .sharding import full_state, local
 from .step import Training, update
 from .stop_request import InterruptedWork, StopRequest, stop_requests
 from .tracking import Tracker, tensorboard, wandb

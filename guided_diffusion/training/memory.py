@@ -9,29 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..distributed import free_cached_memory, is_out_of_memory
-from .sharding import local
+from ..distributed import local
 
 CPU_SHARE = 0.7
 """Of the free memory that activations may take on a CPU, which kills a process rather than say that memory is out."""
-
-
-def largest_fitting(size: int, attempt: Callable[[int], None]) -> int:
-    """The largest of size, size / 2, size / 4, .. images for which `attempt` does not run out of memory.
-
-    Raises:
-        RuntimeError: not even one image fits.
-    """
-    while True:
-        try:
-            attempt(size)
-        except RuntimeError as error:
-            if size == 1 or not is_out_of_memory(error):
-                raise
-        else:
-            return size
-        free_cached_memory()
-        size = -(-size // 2)
 
 
 def activation_bytes(network: nn.Module, forward: Callable[[], Tensor]) -> int:

@@ -24,7 +24,7 @@ from ..diffusion.images import grid, to_uint8
 from ..diffusion.model import DiffusionConfig, UpsamplerModelConfig
 from ..diffusion.noise import SeededNoise
 from ..diffusion.schedules import ChainConfig, sampling_chain
-from ..distributed import is_first_process
+from ..distributed import this_process
 from ..guidance import classifier_score, tilted
 from ..guidance.config import Guide, LoadGuide, check_fits
 from ..samplers import ddim
@@ -211,7 +211,7 @@ def preview_chain(config: ChainConfig, steps: int) -> DiffusionChain:
 def compared(previews: Colours, data: Colours, *, iteration: int, decay: float | None) -> dict[str, float]:
     """The metrics of previews, after a warning if they have a colour cast; decay: of the weights' average."""
     cast = cast_in_words(previews, data)
-    if cast is not None and is_first_process():
+    if cast is not None and this_process().is_main:
         _logger.warning("previews at iteration %d are %s: %s", iteration, cast, _likely_causes(iteration, decay))
     return colour_metrics(previews, data)
 
@@ -236,7 +236,7 @@ def _reference(data: ImageDataset) -> Colours:
 
 def _show(out: Path, picture: Tensor, *, iteration: int, decay: float | None) -> None:
     """Write a grid, and say where it is and which weights made it."""
-    if not is_first_process():
+    if not this_process().is_main:
         return
     file = out / f"{iteration:07d}.png"
     write_png(file, picture)

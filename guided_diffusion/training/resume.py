@@ -18,9 +18,9 @@ from torch.amp.grad_scaler import GradScaler
 
 from ..checkpoint import Checkpoint, DamagedCheckpointError, open_checkpoint, read_tensors, verify, write_tensors
 from ..config import differences, from_plain, to_plain
+from ..distributed import full, laid_out_like
 from ..run_directory import checkpoints, latest, set_aside
 from .ema import EMA
-from .sharding import full, laid_out_like
 
 _logger = logging.getLogger(__name__)
 

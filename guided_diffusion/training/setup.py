@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from ..checkpoint import load_weights, open_checkpoint
 from ..data.batches import Batch, EndlessBatches
 from ..diffusion.noise import SeededNoise
+from ..distributed import gathered, largest_fitting, make_accelerator, on_main_process, shard
+from ..models.unet import recompute
 from .config import LoopConfig
 from .ema import EMA
-from .memory import activation_bytes, cpu_limit, evenly_cut, largest_fitting
+from .memory import activation_bytes, cpu_limit, evenly_cut
 from .objective import Adaptive, Objective
-from .processes import distributed, gathered, make_accelerator, told_by_the_first
 from .resume import Identity, read_cut, read_resume, starting_checkpoint
 from .step import Training, backward
 
@@ -40,14 +42,14 @@ def begun(
     Raises:
         ValueError, FileNotFoundError: as `fit`.
     """
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config.precision)
     batches.share(accelerator.num_processes)
     find = partial(starting_checkpoint, run_dir, identity, resume=resume, leave_damaged=rehearsed)
-    found = told_by_the_first(lambda: None if (start := find()) is None else str(start.path), accelerator)
-    start = None if found is None else open_checkpoint(Path(found), identity.kind)
+    found = on_main_process(lambda: None if (start := find()) is None else start.path)
+    start = None if found is None else open_checkpoint(found, identity.kind)
     if start is not None:
         load_weights(network, start, "network")
-    model = distributed(network, config, accelerator)
+    model = prepared(network, config, accelerator)
     ema = EMA(network, config.ema_decays)
     moments = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -69,6 +71,26 @@ def begun(
         start_iteration=0 if start is None else start.iteration,
     )
     return replace(training, micro_size=_micro_size(training, {} if start is None else read_cut(start)))
+
+
+def prepared(network: nn.Module, config: LoopConfig, accelerator: Accelerator) -> nn.Module:
+    """The network on its device, as the loop calls it: in its precision, its gradients averaged over all processes.
+
+    Raises:
+        ValueError: sharding with one process; a size to recompute that the network does not have.
+    """
+    recompute(network, config.recompute_sizes)
+    network.to(accelerator.device)
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]  # undeclared form
+    if config.shard:
+        if accelerator.num_processes == 1:
+            raise ValueError("training.shard spreads a network over processes, but there is one; start several")
+        shard(network, device_type=accelerator.device.type)
+    if config.compile:
+        network.compile()
+    # In evaluation mode, accelerate adds the precision and no DistributedDataParallel.
+    return cast(nn.Module, accelerator.prepare_model(network, evaluation_mode=config.shard))
 
 
 def _micro_size(training: Training, before: Mapping[str, int]) -> int:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch, EndlessBatches
 from ..diffusion.noise import SeededNoise, sample_seed
+from ..distributed import clip_gradients, gathered, gradients_synced, reduced
 from .config import LoopConfig
 from .ema import EMA
 from .objective import Adaptive, Losses, Objective
-from .processes import clipped_gradient_norm, gathered, gradients_synced, reduced
 from .stop_request import InterruptedWork, StopRequest
 
 DROPOUT = 1 << 32
@@ -81,7 +81,7 @@ def update(training: Training, micro_batches: Sequence[Batch], *, iteration: int
         group["lr"] = _learning_rate(config, iteration)
     means, observed = _accumulated(training, micro_batches, stop=stop)
     accelerator.unscale_gradients(optimizer)
-    norm = clipped_gradient_norm(training.model, limit=config.max_grad_norm)
+    norm = clip_gradients(training.model, max_norm=config.max_grad_norm)
     broken_losses, broken_gradients, stops = _over_processes(
         training, ~means["loss"].isfinite(), ~norm.isfinite(), torch.tensor(stop.requested)
     )

@@ -2,27 +2,12 @@
 
 import os
 import zipfile
-from types import SimpleNamespace
 
 import pytest
 from evaluation.pixel_extractor import PixelExtractor
 
 from guided_diffusion.evaluation import run
 from guided_diffusion.evaluation.run import evaluate, report_path
-
-
-def test_where_the_main_process_fails_all_fail(monkeypatch) -> None:
-    def fails() -> None:
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        run.on_main_process(fails)
-    assert run.on_main_process(lambda: 5) == 5
-    # As another process sees it, which is told what the main one broadcasts.
-    monkeypatch.setattr(run, "processes", lambda: SimpleNamespace(is_main_process=False))
-    monkeypatch.setattr(run, "broadcast_object_list", lambda outcome: outcome.__setitem__(0, (None, "it failed: full")))
-    with pytest.raises(RuntimeError, match="it failed: full"):
-        run.on_main_process(fails)
 
 
 def test_a_report_of_pictures_goes_beside_them_and_one_of_samples_among_them(samples, real, tmp_path) -> None:

@@ -12,7 +12,6 @@ import torch
 from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
 from evaluation.reports import MANIFEST, protocol
 
-from guided_diffusion.checkpoint import file_sha256
 from guided_diffusion.commands.evaluate import EvaluateConfig
 from guided_diffusion.config import parse
 from guided_diffusion.data.formats.samples import read_manifest
@@ -21,6 +20,7 @@ from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.protocol import command_of, flat, flat_protocol, sampling_record, versions
 from guided_diffusion.evaluation.run import evaluate
+from guided_diffusion.files import file_sha256
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.run import generate
 from guided_diffusion.guidance.config import GuidanceConfig

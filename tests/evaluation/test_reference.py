@@ -9,7 +9,6 @@ import torch
 from evaluation.pixel_extractor import LABELS, PixelExtractor, noisy_images, save_class_folders
 from PIL import Image
 
-from guided_diffusion.checkpoint import file_sha256
 from guided_diffusion.commands.make_reference import MakeReferenceConfig
 from guided_diffusion.data.listing import files_sha256
 from guided_diffusion.data.sources import images_between, open_images
@@ -21,6 +20,7 @@ from guided_diffusion.evaluation.reference_builder import make_reference
 from guided_diffusion.evaluation.report import Report
 from guided_diffusion.evaluation.run import evaluate
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
+from guided_diffusion.files import file_sha256
 
 OF_IMAGES = {"precision", "recall", "density", "coverage", "kernel_distance"}
 RECORD = {"path": "photos", "num_images": 200}

@@ -16,13 +16,13 @@ from oracles.published import as_command_line
 from PIL import Image
 from torch import Tensor
 
-from guided_diffusion.checkpoint import file_sha256
 from guided_diffusion.config import to_plain
 from guided_diffusion.data.formats.samples import Shard, iterate_shards, open_manifest, write_shard
 from guided_diffusion.diffusion.denoiser import NetworkDenoiser
 from guided_diffusion.diffusion.images import from_uint8, to_uint8
 from guided_diffusion.diffusion.model import UpsamplerModelConfig, load_diffusion, load_upsampler
 from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.files import file_sha256
 from guided_diffusion.generation import cascade
 from guided_diffusion.generation.cascade import UpsampleConfig, generate_upsampled, stage_seed, upsample
 from guided_diffusion.generation.config import SampleConfig

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
-from guided_diffusion.generation import processes
+from guided_diffusion.distributed import Tally
 from guided_diffusion.generation import shard_writer as making
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.progress import Progress
@@ -97,17 +97,8 @@ def test_the_end_tells_images_and_evaluations_of_an_image(tmp_path, model, guide
     assert "images in " not in capsys.readouterr().err  # nothing was left to make
 
 
-def test_sums_of_one_process_are_its_own():
-    one, other = (processes.Tally(processes.accelerator()) for _ in range(2))
-    assert one.total("images") == 0
-    one.add("images", 3)
-    one.add("images", 4)
-    other.add("images", 1)
-    assert (one.total("images"), one.total("shards"), other.total("images")) == (7, 0, 1)
-
-
 def test_a_process_without_work_waits_and_shows_how_far_the_others_are(capsys):
-    tally = processes.Tally(processes.accelerator())
+    tally = Tally()
 
     def other() -> None:
         for _ in range(3):

@@ -9,6 +9,7 @@ from torch import nn
 
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.distributed import largest_fitting
 from guided_diffusion.run_directory import latest
 from guided_diffusion.training import memory
 from guided_diffusion.training import setup as beginning
@@ -17,39 +18,9 @@ from guided_diffusion.training.memory import (
     cpu_limit,
     evenly_cut,
     free_bytes,
-    largest_fitting,
     training_bytes,
 )
 from guided_diffusion.training.objective import Losses
-
-
-def out_of_memory_above(limit: int, tried: list[int]):
-    def attempt(size: int) -> None:
-        tried.append(size)
-        if size > limit:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    return attempt
-
-
-@pytest.mark.parametrize(("limit", "tries"), [(100, [100]), (25, [100, 50, 25]), (12, [100, 50, 25, 13, 7])])
-def test_the_batch_is_halved_until_it_fits(limit, tries):
-    tried: list[int] = []
-    assert largest_fitting(100, out_of_memory_above(limit, tried)) == tries[-1]
-    assert tried == tries
-
-
-def test_a_network_of_which_not_even_one_image_fits_is_an_error():
-    with pytest.raises(torch.OutOfMemoryError):
-        largest_fitting(8, out_of_memory_above(0, []))
-
-
-def test_another_failure_is_not_taken_for_a_lack_of_memory():
-    def broken(size: int) -> None:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        largest_fitting(8, broken)
 
 
 def test_activations_are_counted_once_and_without_the_weights():

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from classifiers.trained_model import Classifier, load_classifier
 
-from ...checkpoint import file_sha256
 from ...diffusion.images import from_uint8
+from ...files import file_sha256
 from .features import Features, exact_float32
 
 SPATIAL_CHANNELS = 7

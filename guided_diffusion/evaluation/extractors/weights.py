@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.hub import download_url_to_file, get_dir
 
-from ...checkpoint import file_sha256
+from ...files import file_sha256
 
 _logger = logging.getLogger(__name__)
 
