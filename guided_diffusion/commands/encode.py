@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import run_command
 from ..data.image_set import DataConfig
+from ..generation.config import check_at_least_one
 from ..samplers import SamplerConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ..generation.encoding import Codec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,31 +25,88 @@ class EncodeConfig:
     out: Path
     """Directory for latents.npz, encoding.json, reconstructions.png and interpolations.png; rewritten."""
     max_images: int = 64
-    """If there are more, this many are taken, evenly spaced."""
+    """Largest number of images; of more, evenly spaced ones are taken."""
     steps: int | str = 250
-    """Timesteps of DDIM, as --sampler.steps of scripts/sample.py; more bring images back more closely."""
+    """Timesteps of DDIM, as --sampler.steps of scripts/sample.py; with more, images come back more closely."""
     interpolations: int = 8
     """Pairs of images to interpolate between: image i and the one half of the images further on. 0: none."""
     frames: int = 9
     """Images from one end of an interpolation to the other, both ends included."""
     clip: float | None = 1.0
-    """Bound of estimates of x_0, clamped to [-clip, clip]; null: none, and images come back less well."""
+    """Bound that estimates of x_0 are clamped to; null: none, and images come back less closely."""
     weights: str | None = None
     """Weights of the checkpoint, such as ema_0.9999 or network; null: its slowest average."""
     batch_size: int = 64
     """Images at a time."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_images", 1), ("batch_size", 1), ("interpolations", 0), ("frames", 2)):
+        check_at_least_one(self, "max_images", "batch_size")
+        for name, least in (("interpolations", 0), ("frames", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        _sampler(self)
+        _ = self.sampler  # refuses a clip that is no bound
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """DDIM over these timesteps, in either direction."""
+        return SamplerConfig(steps=self.steps, clip=self.clip)
 
 
 def encode(config: EncodeConfig) -> None:
     """Write latents, their record and the pictures, and print how closely the images come back.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_diffusion` and `read_inputs`; timesteps that the chain lacks.
+        FileNotFoundError, ValueError: as `load_diffusion` and `open_inputs`; timesteps that the chain does not have.
     """
-    from torch import stack
+    import numpy as np  # with Pillow's help, which is slow to import
+    from einops import rearrange
+
+    from ..data.pictures import write_png
+    from ..diffusion.images import grid
+    from ..diffusion.model import load_diffusion, weights_record
+    from ..distributed import default_device
+    from ..files import atomic_write, write_json
+    from ..generation.encoding import Codec
+    from ..generation.input_images import open_inputs
+
+    model = load_diffusion(config.diffusion, weights=config.weights, device=default_device())
+    codec = Codec(model=model, sampler=config.sampler, batch_size=config.batch_size)
+    inputs = open_inputs(config.data, model, most=config.max_images, class_names=model.config.class_names or None)
+    images, labels = inputs.read()
+    latents = codec.encode(images, labels)
+    decoded = codec.decode(latents, labels)
+    with atomic_write(config.out / "latents.npz") as file:
+        np.savez(file, latents=latents.numpy(), labels=labels.numpy(), images=images.numpy())
+    record = _record(inputs.files, labels, images, decoded)
+    settings = {"steps": config.steps, "links": len(codec.chain), "clip": config.clip}
+    write_json(config.out / "encoding.json", {"diffusion": weights_record(model), "settings": settings} | record)
+    pairs = rearrange([images, decoded], "two n c h w -> (n two) c h w")
+    write_png(config.out / "reconstructions.png", grid(pairs[:128], columns=8))
+    count = min(config.interpolations, len(images) // 2)
+    if count:
+        between = codec.interpolations(latents, labels, count=count, frames=config.frames)
+        write_png(config.out / "interpolations.png", grid(between, columns=config.frames))
+    print(
+        f"{len(images)} images by {len(codec.chain)} links and back: off by {record['mean_grey_levels']:.3g} grey "
+        f"levels on average, PSNR {record['mean_psnr']:.4g} dB, the worst {record['worst_psnr']:.4g} dB; written to "
+        f"{config.out}"
+    )
+
+
+def _record(files: Sequence[str], labels: "Tensor", images: "Tensor", decoded: "Tensor") -> dict[str, Any]:
+    """How closely images come back, together and each; plain values."""
+    from ..generation.encoding import mean_grey_levels, psnr
+
+    ratios, levels = psnr(images, decoded), mean_grey_levels(images, decoded)
+    columns = zip(files, labels.tolist(), ratios.tolist(), levels.tolist(), strict=True)
+    return {
+        "mean_psnr": float(ratios.mean()),
+        "worst_psnr": float(ratios.min()),
+        "mean_grey_levels": float(levels.mean()),
+        "images": [dict(zip(("file", "label", "psnr", "grey_levels"), row, strict=True)) for row in columns],
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; argv: None takes the process's own arguments."""
+    run_command(EncodeConfig, encode, argv)

@@ -3,17 +3,19 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
 from ..diffusion.chain import DiffusionChain
-from ..diffusion.denoiser import Clip, Denoiser
+from ..diffusion.denoiser import Denoiser
 from ..diffusion.images import from_uint8, to_uint8
 from ..diffusion.model import DiffusionModel
 from ..diffusion.noise import SeededNoise
-from ..samplers import ddim, ddim_reverse
+from ..samplers import SamplerConfig, ddim, ddim_reverse
 
 LARGEST_PSNR = 100.0
 """dB; of images that come back exactly, whose logarithm would be infinite."""
@@ -27,10 +29,14 @@ class Codec:
     """
 
     model: DiffusionModel
-    chain: DiffusionChain
-    device: torch.device
-    clip: Clip = 1.0
+    sampler: SamplerConfig
+    """Timesteps and clipping."""
     batch_size: int = 64
+
+    @cached_property
+    def chain(self) -> DiffusionChain:
+        """The noise levels that are visited."""
+        return self.sampler.levels(self.model.config.chain)
 
     def encode(self, images: Tensor, labels: Tensor) -> Tensor:
         """Latents (N, C, S, S) float32 of images (N, C, S, S) uint8."""
@@ -48,16 +54,27 @@ class Codec:
 
         return self._mapped(images, latents, labels, desc="decoding")
 
+    def interpolations(self, latents: Tensor, labels: Tensor, *, count: int, frames: int) -> Tensor:
+        """Images (count * frames, C, S, S) uint8 between `count` pairs of latents, half of all latents apart.
+
+        A conditional model is conditioned on the class of the nearer end.
+        """
+        half = len(latents) // 2
+        ends = (slice(0, count), slice(half, half + count))
+        shares = torch.linspace(0, 1, frames).tolist()
+        path = [spherical(latents[ends[0]], latents[ends[1]], share) for share in shares]
+        nearer = torch.stack([labels[ends[share > 0.5]] for share in shares], dim=1).flatten()
+        return self.decode(rearrange(path, "frames n c h w -> (n frames) c h w"), nearer)
+
     def _mapped(
         self, mapping: Callable[[Denoiser, Tensor], Tensor], values: Tensor, labels: Tensor, *, desc: str
     ) -> Tensor:
-        batches = zip(tqdm(values.split(self.batch_size), desc=desc), labels.split(self.batch_size), strict=True)
-        return torch.cat(
-            [
-                mapping(self.model.denoiser(y.to(self.device), clip=self.clip), batch.to(self.device)).cpu()
-                for batch, y in batches
-            ]
-        )
+        device, mapped = self.model.device, list[Tensor]()
+        batches = zip(values.split(self.batch_size), labels.split(self.batch_size), strict=True)
+        for batch, y in tqdm(batches, desc=desc, total=-(-len(values) // self.batch_size)):
+            denoiser = self.model.denoiser(y.to(device), clip=self.sampler.clipping)
+            mapped.append(mapping(denoiser, batch.to(device)).cpu())
+        return torch.cat(mapped)
 
 
 def spherical(first: Tensor, second: Tensor, share: float) -> Tensor:

@@ -9,12 +9,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..checkpoint import file_sha256
 from ..data.formats.samples import MANIFEST_NAME, NO_LABEL
 from ..data.kinds import open_labelled_images
 from ..data.sources import open_images
-from ..diffusion.noise import sample_seed
+from ..diffusion.model import parse_label
+from ..diffusion.noise import SeededNoise, sample_seed
+from ..samplers import OnStep
 
 LABEL_STAGE = 1
 """Labels are drawn under a seed of their own, that of an upsampler to one pixel (`cascade.stage_seed`)."""
@@ -67,6 +70,19 @@ class Drawn:
         return {"policy": self.policy} if all_one else {"policy": self.policy, "weights": list(self.weights)}
 
 
+@dataclass(frozen=True)
+class SampleBatch:
+    """Consecutive samples that are made together."""
+
+    ids: range
+    y: Tensor
+    """Labels (B,) int64, -1 for none."""
+    noise: SeededNoise
+    """Noise of each sample's own generator."""
+    on_step: OnStep | None = None
+    """Called by the sampler after every step."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Samples 0 .. num_samples - 1 in shards; shard n holds ids [n * shard_size, (n + 1) * shard_size)."""
@@ -75,6 +91,8 @@ class Plan:
     shard_size: int
     labels: LabelRule | None
     """None: samples without a class."""
+    seed: int
+    """Seed of the noise."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "shard_size"):
@@ -89,6 +107,11 @@ class Plan:
     def label(self, sample_id: int) -> int:
         """The class asked of a sample, -1 for none."""
         return NO_LABEL if self.labels is None else self.labels.label(sample_id)
+
+    def batch(self, ids: range, *, device: torch.device, on_step: OnStep | None = None) -> SampleBatch:
+        """The samples of `ids` as a batch on `device`."""
+        y = torch.tensor([self.label(i) for i in ids], device=device)
+        return SampleBatch(ids, y, SeededNoise(self.seed, ids), on_step)
 
 
 def batches_of(ids: range, size: int) -> Iterator[range]:
@@ -115,23 +138,6 @@ def label_rule(spec: str, class_names: Sequence[str], *, seed: int) -> LabelRule
     if spec in ("all", "balanced"):
         return InTurn(tuple(range(len(class_names))))
     return InTurn(tuple(parse_label(part.strip(), class_names) for part in spec.split(",")))
-
-
-def parse_label(text: str, class_names: Sequence[str]) -> int:
-    """The label of "3" or "cat"; a number is a label, not a name.
-
-    Raises:
-        ValueError: an unknown class.
-    """
-    if text.isdecimal() and int(text) < len(class_names):
-        return int(text)
-    if text in class_names and not text.isdecimal():
-        return list(class_names).index(text)
-    shown = ", ".join(class_names[:10]) + (", .." if len(class_names) > 10 else "")
-    raise ValueError(
-        f'there is no label "{text}": the model has {len(class_names)} classes, labels 0 to {len(class_names) - 1} '
-        f"({shown})"
-    )
 
 
 def _from_file(path: Path, class_names: Sequence[str]) -> InTurn:

@@ -1,6 +1,5 @@
 """Pictures beside the shards: a grid of the first samples, and the denoising of a few as an animation."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,8 +12,8 @@ from ..data.pictures import picture
 from ..diffusion.denoiser import Estimate
 from ..diffusion.images import grid, to_uint8
 from ..files import atomic_write
-from ..samplers import OnStep
-from .plan import batches_of
+from .plan import Plan, batches_of
+from .run import SamplingRun
 
 MOST_FRAMES = 60
 FRAME_MILLISECONDS = 80
@@ -62,14 +61,12 @@ class Film:
         return torch.stack(states), torch.stack(estimates)
 
 
-def write_animation(
-    path: Path, make_images: Callable[[range, OnStep], Tensor], *, count: int, batch_size: int, num_links: int
-) -> None:
+def write_animation(path: Path, run: SamplingRun, plan: Plan, *, count: int) -> None:
     """Sample ids 0 .. count - 1 once more and write their denoising as an animated WebP, x_t beside E[x_0 | x_t]."""
     films: list[tuple[Tensor, Tensor]] = []
-    for ids in batches_of(range(count), batch_size):
-        film = Film(num_links)
-        make_images(ids, film)
+    for ids in batches_of(range(count), run.settings.batch_size):
+        film = Film(len(run.chain))
+        run.sample(plan.batch(ids, device=run.device, on_step=film))
         films.append(film.frames())
     states, estimates = (torch.cat(batches, dim=1) for batches in zip(*films, strict=True))
     columns = max(1, round(count**0.5))
