@@ -24,6 +24,7 @@ from functools import cached_property
 
 import torch
 from einops import rearrange
+from oracles.counting import Counted
 from oracles.mixture import GaussianMixture, batch_noise, draws
 from torch import Tensor
 
@@ -32,7 +33,7 @@ from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.metrics.neighbours import precision_recall
 from guided_diffusion.guidance import LogProb, ScoreTerm, classifier_score, entropy_scaled_score, within
-from guided_diffusion.samplers import Counted, SamplerConfig, SamplerName, make_sampler
+from guided_diffusion.samplers import SamplerConfig, SamplerName, make_sampler
 
 DIMENSIONS = 4
 

@@ -1,15 +1,18 @@
 """A trained classifier as a whole: its network, the chain whose noise it knows, and the names of its classes."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from guided_diffusion.checkpoint import Checkpoint, load_weights, open_checkpoint
 from guided_diffusion.config import from_plain
 from guided_diffusion.diffusion.schedules import ChainConfig
+from guided_diffusion.files import file_sha256
 
-from .model import ClassifierConfig, NoisyClassifier
+from .model import ClassifierConfig, NoisyClassifier, log_probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +33,40 @@ class Classifier:
 
     config: ClassifierModelConfig
     network: NoisyClassifier
+    """May be an `EvaluatedNetwork` around one, which gives logits alone."""
     checkpoint: Checkpoint
     weights: str
-    """Which of the checkpoint's weights these are."""
+    """Name of these weights in the checkpoint."""
+
+    @property
+    def chain(self) -> ChainConfig | None:
+        """The chain whose noise it was trained on; None: clean images only."""
+        return self.config.chain
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in label order."""
+        return self.config.class_names
+
+    @property
+    def name(self) -> str:
+        """Run and checkpoint, such as "classifier/checkpoint-0300000", for messages and manifests."""
+        return f"{self.checkpoint.path.parent.name}/{self.checkpoint.path.name}"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file of its weights."""
+        return file_sha256(self.checkpoint.weights_file(self.weights))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images it was trained on."""
         network = self.config.network
         return network.in_channels, network.image_size, network.image_size
+
+    def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """log p(y | x_t, t) of every class, (B, num_classes), nats."""
+        return log_probabilities(self.network(x_t, t))
 
 
 def load_classifier(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> Classifier:

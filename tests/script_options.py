@@ -82,6 +82,7 @@ SAMPLING = (
     "clip",
     "cpu_threads",
     "eta",
+    "gradient_at",
     "langevin_steps",
     "out",
     "precision",
@@ -97,19 +98,21 @@ SAMPLING = (
 
 GUIDANCE = (
     "guidance",
+    "guidance.autoguidance",
+    "guidance.autoguidance.model",
+    "guidance.autoguidance.weight",
     "guidance.class_scales",
-    "guidance.entropy_scaled",
-    "guidance.free_weight",
+    "guidance.classifier_free",
+    "guidance.classifier_free.weight",
+    "guidance.clean_classifier",
+    "guidance.clean_classifier.gradient",
+    "guidance.clean_classifier.name",
+    "guidance.clean_classifier.scale",
     "guidance.further",
-    "guidance.gradient_at",
-    "guidance.off_the_shelf",
-    "guidance.off_the_shelf_gradient",
-    "guidance.off_the_shelf_scale",
     "guidance.scale",
+    "guidance.score",
     "guidance.sigma_max",
     "guidance.sigma_min",
-    "guidance.weak",
-    "guidance.weak_weight",
 )
 """Of whoever guides."""
 

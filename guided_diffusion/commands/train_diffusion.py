@@ -1,13 +1,11 @@
 """Train a diffusion model: python scripts/train_diffusion.py --config configs/digits/diffusion.yaml"""
 
 from collections.abc import Sequence
-from functools import partial
 
 from ..config import run_command
-from ..guidance.guides import load_guide
 from ..training.diffusion_objective import TrainDiffusionConfig, train_diffusion
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; argv: None takes the process's own arguments."""
-    run_command(TrainDiffusionConfig, partial(train_diffusion, load_guide=load_guide), argv)
+    run_command(TrainDiffusionConfig, train_diffusion, argv)

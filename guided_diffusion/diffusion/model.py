@@ -3,6 +3,7 @@
 An upsampler is one whose network sees a low-resolution image as well.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint, load_weights, open_checkpoint
 from ..config import from_plain
+from ..files import file_sha256
+from ..models.precision import Precision, in_precision
 from ..models.unet import UNet, UNetConfig
 from ..models.upsampler import Upsampler, UpsamplerConfig
 from .denoiser import Clip, Network, NetworkDenoiser, Prediction, Variance, has_learned_variance
@@ -99,7 +102,8 @@ class DiffusionModel:
     """A diffusion model ready for use: in evaluation mode, its parameters frozen."""
 
     config: DiffusionConfig
-    network: UNet
+    network: nn.Module
+    """A `UNet`, or one in an `EvaluatedNetwork`."""
     checkpoint: Checkpoint
     weights: str
     """Which of the checkpoint's weights these are: "network", "ema_0.9999", .."""
@@ -119,6 +123,11 @@ class DiffusionModel:
         """The label that stands for no class; None where the network knows none."""
         return self.config.null_label
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the network's parameters."""
+        return next(self.network.parameters()).device
+
     def denoiser(self, y: Tensor | None, *, clip: Clip = 1.0) -> NetworkDenoiser:
         """The network as a Denoiser, with labels y (B,) bound where it is conditional; otherwise y is not used."""
         return self.config.denoiser(self.network, y, clip=clip)
@@ -129,7 +138,8 @@ class UpsamplerModel:
     """An upsampler ready for use: in evaluation mode, its parameters frozen."""
 
     config: UpsamplerModelConfig
-    network: Upsampler
+    network: nn.Module
+    """An `Upsampler`, or one in an `EvaluatedNetwork`."""
     checkpoint: Checkpoint
     weights: str
     """Which of the checkpoint's weights these are: "network", "ema_0.9999", .."""
@@ -179,24 +189,37 @@ def check_conditioning_noise(config: UpsamplerModelConfig, rate: float, *, calle
         raise ValueError(f"conditioning_noise {rate:g} was asked for, but {called} was trained {known}")
 
 
-def load_diffusion(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> DiffusionModel:
+def load_diffusion(
+    path: Path,
+    *,
+    weights: str | None = None,
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
+    counter: Counter[str] | None = None,
+) -> DiffusionModel:
     """The diffusion model of a checkpoint or run directory, with the named weights or the slowest average.
+
+    precision, counter: of the network's arithmetic and evaluations, as `in_precision` has them.
 
     Raises:
         FileNotFoundError: no checkpoint there.
         ValueError: a checkpoint of another kind, or weights that it has not or that do not fit.
     """
-    return DiffusionModel(*_loaded(path, "diffusion", DiffusionConfig, UNet, weights=weights, device=device))
+    model = DiffusionModel(*_loaded(path, "diffusion", DiffusionConfig, UNet, weights=weights, device=device))
+    return in_precision(model, precision, counter=counter)
 
 
-def load_upsampler(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> UpsamplerModel:
-    """The upsampler of a checkpoint or run directory, with the named weights or the slowest average.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_diffusion`.
-    """
+def load_upsampler(
+    path: Path,
+    *,
+    weights: str | None = None,
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
+    counter: Counter[str] | None = None,
+) -> UpsamplerModel:
+    """The upsampler of a checkpoint or run directory; arguments and errors are those of `load_diffusion`."""
     loaded = _loaded(path, "upsampler", UpsamplerModelConfig, Upsampler, weights=weights, device=device)
-    return UpsamplerModel(*loaded)
+    return in_precision(UpsamplerModel(*loaded), precision, counter=counter)
 
 
 def _loaded(
@@ -215,6 +238,33 @@ def _loaded(
     load_weights(network, checkpoint, weights)
     network.eval().requires_grad_(False).to(device)
     return config, network, checkpoint, weights or checkpoint.default_weights()
+
+
+def weights_record(model: DiffusionModel | UpsamplerModel) -> dict[str, Any]:
+    """The weights of a model, as manifests record them."""
+    path = model.checkpoint.path
+    return {
+        "name": f"{path.parent.name}/{path.name}",
+        "weights": model.weights,
+        "sha256": file_sha256(model.checkpoint.weights_file(model.weights)),
+    }
+
+
+def parse_label(text: str, class_names: Sequence[str]) -> int:
+    """The label of "3" or "cat"; a number is a label, not a name.
+
+    Raises:
+        ValueError: a class that is not there.
+    """
+    if text.isdecimal() and int(text) < len(class_names):
+        return int(text)
+    if text in class_names and not text.isdecimal():
+        return list(class_names).index(text)
+    shown = ", ".join(class_names[:10]) + (", .." if len(class_names) > 10 else "")
+    raise ValueError(
+        f'there is no label "{text}": the model has {len(class_names)} classes, labels 0 to {len(class_names) - 1} '
+        f"({shown})"
+    )
 
 
 def class_difference(

@@ -1,155 +1,175 @@
-"""Who guides a sampling run, put together: the denoiser and the score term of each batch, and what the manifest says.
+"""Guidance of a sampling run: load the networks, check that they fit the model, compose them, record them.
 
     tilted(between(guided_at_estimate(bounded(extrapolated(D, reference, w), clip), ..), bounded(D, clip), lo, hi),
            within(summed(score, ..), lo, hi))
 
-with whatever was not asked for left out; `ddpm` takes the score as its mean shift in place of the outer `tilted`, and
-gradients through the network, `guided_through`, come before the clip. Scores of x_t and EluCD's gradient come after it,
-as published, and their result is not clipped again.
+without the parts that a config does not ask for. A sampler with a mean shift takes the score there, in place of the
+outer `tilted`. Gradients through the network, `guided_through`, come before the clip. Scores of x_t and EluCD's
+gradient come after it, as published, and their result is not clipped again.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..diffusion.chain import DiffusionChain, Step
+from classifiers.off_the_shelf import CleanClassifier, load_clean_classifier
+from classifiers.trained_model import Classifier, load_classifier
+
+from ..diffusion.chain import Step
 from ..diffusion.denoiser import Clip, Denoiser, bounded
-from ..diffusion.model import DiffusionModel, UpsamplerModel
-from ..files import file_sha256
-from ..generation.label_rules import parse_label
-from . import (
-    Scale,
-    ScoreTerm,
-    between,
-    classifier_score,
-    entropy_scaled_score,
-    extrapolated,
-    guided_at_estimate,
-    guided_through,
-    joint_log_prob,
-    sine_schedule,
-    summed,
-    within,
+from ..diffusion.model import (
+    DiffusionConfig,
+    DiffusionModel,
+    class_difference,
+    load_diffusion,
+    parse_label,
+    weights_record,
 )
-from .config import CleanGuide, GuidanceConfig, Guide, OtherGuides, check_guide
+from ..models.precision import CLASSIFIER, Precision, in_precision
+from ..samplers import SamplerConfig
+from .classifier_free import extrapolated
+from .config import CLASSIFIER_SCORES, GuidanceConfig
+from .estimate import guided_at_estimate, guided_through, joint_log_prob, sine_schedule
+from .interval import between, is_inside, within
+from .score import Scale, ScoreTerm, summed
+
+CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "further")
+"""Fields of `GuidanceConfig` that say something of `--classifier`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """All that guides a model's samples.
+    """All that guides a model's samples, loaded and checked against the model.
 
     Raises:
-        ValueError: as `check_guide`, or scales for a class that is not there, or two for one class.
+        ValueError: other classes, images or noise than the model's, naming the difference; a model that cannot be
+            guided so; a strength without its network; scales for an unknown class, or two for one class.
     """
 
     model: DiffusionModel
-    guide: Guide | None
-    others: OtherGuides = OtherGuides()
     config: GuidanceConfig = GuidanceConfig()
-    schedule: Callable[[Step], float] | None = None
-    """What the scale of an off-the-shelf classifier is multiplied by at each step; None: 1."""
+    sampler: SamplerConfig = SamplerConfig()
+    classifier: Classifier | None = None
+    further: tuple[Classifier, ...] = ()
+    """In the order of `GuidanceConfig.further`."""
+    weaker: DiffusionModel | None = None
+    clean: CleanClassifier | None = None
 
     def __post_init__(self) -> None:
-        check_guide(self.model, self.guide, self.config, self.others)
+        _check_requested(self)
+        for classifier in (*([self.classifier] if self.classifier else []), *self.further):
+            check_classifier(self.model.config, classifier, run=self.model.checkpoint.path)
+        if self.classifier is not None:
+            _check_together(self.classifier, self.further)
+        if self.config.classifier_free.weight is not None:
+            _check_null_class(self.model)
+        if self.weaker is not None:
+            _check_weaker(self.model, self.weaker)
+        if self.clean is not None:
+            _check_clean(self.model, self.clean, self.class_names)
         self._scale_of(torch.zeros(0, dtype=torch.int64))  # refuses unknown classes, and one named twice
 
     @property
     def knows_classes(self) -> bool:
-        """Whether anyone is told the class, the model or who guides it."""
-        return self.model.is_conditional or self.guide is not None or self.others.clean is not None
+        """True where the model is conditional or a classifier guides it."""
+        return self.model.is_conditional or self.classifier is not None or self.clean is not None
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The diffusion model's, or where that has none those of who guides."""
-        return self.model.config.class_names or next(
-            (guide.class_names for guide in (self.guide, self.others.clean) if guide is not None), ()
-        )
+        """The diffusion model's, or where that has none those of its classifier."""
+        classifiers = (one for one in (self.classifier, self.clean) if one is not None)
+        return self.model.config.class_names or next((one.class_names for one in classifiers), ())
 
     def denoiser(self, y: Tensor, *, clip: Clip) -> Denoiser:
         """The model's, for labels y (B,), with all guidance that is not a score of x_t."""
-        extrapolating = self._extrapolating(y)
-        if self.others.clean is not None:
-            guided = self._asked(self.others.clean, extrapolating, y, clip=clip)
-        else:
-            guided = bounded(extrapolating, clip)
-        if not self._is_limited:
+        unclipped = self._extrapolated(y)
+        guided = bounded(unclipped, clip) if self.clean is None else self._by_clean(self.clean, unclipped, y, clip=clip)
+        if not self.config.is_limited:
             return guided
         return between(guided, self.model.denoiser(y, clip=clip), self.config.sigma_min, self.config.sigma_max)
 
     def term(self, y: Tensor) -> ScoreTerm | None:
         """The score of the classifiers of noisy images for labels y (B,); None without any."""
-        if self.guide is None:
+        if self.classifier is None:
             return None
-        score = entropy_scaled_score if self.config.entropy_scaled else classifier_score
-        own = score(self.guide.log_prob, y, self._scale_of(y))
-        strengths = zip(self.others.further, self.config.further.values(), strict=True)
-        more = [score(guide.log_prob, y, strength) for guide, strength in strengths]
-        term = summed(own, *more) if more else own
-        return within(term, self.config.sigma_min, self.config.sigma_max) if self._is_limited else term
+        score = CLASSIFIER_SCORES[self.config.score]
+        classifiers, scales = (self.classifier, *self.further), (self._scale_of(y), *self.config.further.values())
+        terms = [score(one.log_prob, y, scale) for one, scale in zip(classifiers, scales, strict=True)]
+        term = summed(*terms) if len(terms) > 1 else terms[0]
+        return within(term, self.config.sigma_min, self.config.sigma_max) if self.config.is_limited else term
+
+    def network_evaluations(self, step: Step) -> int:
+        """Evaluations of denoising networks, for each sample, in one call of `denoiser` at `step`."""
+        is_active = not self.config.is_limited or is_inside(step, self.config.sigma_min, self.config.sigma_max)
+        return 1 + (is_active and (self.weaker is not None or self.config.classifier_free.weight is not None))
 
     def record(self) -> dict[str, Any] | None:
-        """What a manifest says of the guidance; None where nobody guides."""
-        config, others = self.config, self.others
-        record: dict[str, Any] = {} if self.guide is None else {"scale": _scale(config)}
+        """The guidance as manifests record it; None without any."""
+        config, clean = self.config, self.config.clean_classifier
+        record: dict[str, Any] = {} if self.classifier is None else {"scale": _or_one(config.scale)}
         if config.sigma_min > 0:
             record["sigma_min"] = config.sigma_min
         if config.sigma_max < float("inf"):  # JSON knows no infinity
             record["sigma_max"] = config.sigma_max
         if config.class_scales:
             record["class_scales"] = {str(label): scale for label, scale in self._class_scales.items()}
-        if config.entropy_scaled:
-            record["entropy_scaled"] = True
-        if config.gradient_at != "x_t":
-            record["gradient_at"] = config.gradient_at
-        if others.further:
-            strengths = zip(others.further, config.further.values(), strict=True)
-            record["further"] = [guide_record(guide) | {"scale": strength} for guide, strength in strengths]
-        if config.free_weight is not None:
-            record["free_weight"] = config.free_weight
-        if others.weak is not None:
-            record["weak"] = weights_record(others.weak) | {"weight": config.weak_weight}
-        if others.clean is not None:
-            how = {"scale": _clean_scale(config), "gradient": config.off_the_shelf_gradient}
-            record["off_the_shelf"] = guide_record(others.clean) | how
+        if config.score != GuidanceConfig.score:
+            record[config.score] = True
+        record |= self.sampler.guidance_record()
+        if self.further:
+            scaled = zip(self.further, config.further.values(), strict=True)
+            record["further"] = [classifier_record(one) | {"scale": scale} for one, scale in scaled]
+        if config.classifier_free.weight is not None:
+            record["free_weight"] = config.classifier_free.weight
+        if self.weaker is not None:
+            record["weak"] = weights_record(self.weaker) | {"weight": config.autoguidance.weight}
+        if self.clean is not None:
+            settings = {"scale": _or_one(clean.scale), "gradient": clean.gradient}
+            record["off_the_shelf"] = classifier_record(self.clean) | settings
         return record or None
 
-    @property
-    def _is_limited(self) -> bool:
-        return self.config.sigma_min > 0 or self.config.sigma_max < float("inf")
-
-    def _extrapolating(self, y: Tensor) -> Denoiser:
+    def _extrapolated(self, y: Tensor) -> Denoiser:
         """The model's denoiser away from its reference, if any; not clipped."""
-        own = self.model.denoiser(y, clip=None)
-        if self.config.free_weight is not None:
+        main, free, auto = self.model.denoiser(y, clip=None), self.config.classifier_free, self.config.autoguidance
+        if free.weight is not None:
             null = torch.full_like(y, self.model.null_label or 0)
-            return extrapolated(own, self.model.denoiser(null, clip=None), self.config.free_weight)
-        if self.others.weak is not None and self.config.weak_weight is not None:
-            return extrapolated(own, self.others.weak.denoiser(y, clip=None), self.config.weak_weight)
-        return own
+            return extrapolated(main, self.model.denoiser(null, clip=None), free.weight)
+        if self.weaker is not None and auto.weight is not None:
+            return extrapolated(main, self.weaker.denoiser(y, clip=None), auto.weight)
+        return main
 
-    def _asked(self, clean: CleanGuide, denoiser: Denoiser, y: Tensor, *, clip: Clip) -> Denoiser:
+    def _by_clean(self, clean: CleanClassifier, denoiser: Denoiser, y: Tensor, *, clip: Clip) -> Denoiser:
         """An unclipped `denoiser`, guided by a classifier of clean images and clipped."""
         labels = torch.tensor(clean.labels_of(self.class_names), device=y.device)[y]
-        scale = _clean_scale(self.config)
+        scale = _or_one(self.config.clean_classifier.scale)
 
         def log_prob(x_0: Tensor) -> Tensor:
-            return clean.logits(x_0).log_softmax(dim=1)
+            return clean.network(x_0).log_softmax(dim=1)
 
         def joint(x_0: Tensor) -> Tensor:
-            return joint_log_prob(clean.logits(x_0))
+            return joint_log_prob(clean.network(x_0))
 
-        if self.config.off_the_shelf_gradient == "x_t":
+        if self.config.clean_classifier.gradient == "x_t":
             return bounded(guided_through(denoiser, log_prob, labels, scale), clip)
-        return guided_at_estimate(bounded(denoiser, clip), joint, labels, scale, schedule=self.schedule)
+        return guided_at_estimate(bounded(denoiser, clip), joint, labels, scale, schedule=self._schedule)
+
+    @cached_property
+    def _schedule(self) -> Callable[[Step], float] | None:
+        """EluCD's schedule of a clean classifier's scale, where it was published: ancestral sampling."""
+        is_ancestral = self.sampler.entry.guidance == "mean_shift"
+        return sine_schedule(self.sampler.levels(self.model.config.chain)) if is_ancestral else None
 
     def _scale_of(self, y: Tensor) -> Scale:
-        scales = self._class_scales
+        scales, default = self._class_scales, _or_one(self.config.scale)
         if not scales:
-            return _scale(self.config)
-        every = [scales.get(label, _scale(self.config)) for label in range(len(self.class_names))]
+            return default
+        every = [scales.get(label, default) for label in range(len(self.class_names))]
         return torch.tensor(every, dtype=torch.float64, device=y.device)[y]
 
     @property
@@ -167,30 +187,149 @@ class Guidance:
         return {label: self.config.class_scales[key] for label, key in sorted(named.items())}
 
 
-def clean_schedule(config: GuidanceConfig, chain: DiffusionChain, *, sampler: str) -> Callable[[Step], float] | None:
-    """EluCD's schedule of an off-the-shelf classifier's scale, where it was published: ancestral sampling."""
-    is_asked = config.off_the_shelf is not None and config.off_the_shelf_gradient == "x_0"
-    return sine_schedule(chain) if is_asked and sampler == "ddpm" else None
+def load_guidance(
+    config: GuidanceConfig,
+    *,
+    model: DiffusionModel,
+    classifier: Path | Classifier | None = None,
+    sampler: SamplerConfig | None = None,
+    precision: Precision = "float32",
+    counter: Counter[str] | None = None,
+) -> Guidance:
+    """The guidance of `model`, its networks loaded on the model's device.
+
+    classifier: of noisy images; a loaded one is not changed. precision, counter: of all networks loaded here, as
+    `load_diffusion` has them for the model itself.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as `load_classifier`, `load_diffusion`, `load_clean_classifier` and
+            `Guidance`.
+    """
+    device, clean = model.device, config.clean_classifier
+
+    def noisy(one: Path | Classifier) -> Classifier:
+        loaded = load_classifier(one, device=device) if isinstance(one, Path) else one
+        return in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
+
+    weaker = None
+    if config.autoguidance.model is not None:
+        path, weights = _path_and_weights(config.autoguidance.model)
+        weaker = load_diffusion(path, weights=weights, device=device, precision=precision, counter=counter)
+    judge = None
+    if clean.name is not None:
+        loaded = load_clean_classifier(clean.name, smooth=clean.gradient == "x_0", device=device)
+        judge = in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
+    return Guidance(
+        model=model,
+        config=config,
+        sampler=sampler or SamplerConfig(),
+        classifier=None if classifier is None else noisy(classifier),
+        further=tuple(noisy(Path(run)) for run in config.further),
+        weaker=weaker,
+        clean=judge,
+    )
 
 
-def guide_record(guide: Guide | CleanGuide) -> dict[str, Any]:
-    """What a manifest says of a classifier."""
-    return {"name": guide.name, "sha256": guide.sha256}
+def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
+    """Refuse a classifier of other noise, images or classes than the model's; run: the model's path, for messages.
+
+    Raises:
+        ValueError: naming the difference.
+    """
+    name = classifier.name
+    if classifier.chain is None:
+        raise ValueError(
+            f"{name} was trained on clean images only and cannot guide; train one with --diffusion {run}, or "
+            f"evaluate it at the estimate of x_0: --guidance.clean_classifier.name classifier:RUN"
+        )
+    if classifier.chain != model.chain:
+        raise ValueError(f"{name} was trained on the noise of {classifier.chain}, but {run} has {model.chain}")
+    if classifier.image_shape != model.image_shape:
+        raise ValueError(
+            f"{name} takes images (channels, height, width) {classifier.image_shape}, but {run} makes "
+            f"{model.image_shape}"
+        )
+    difference = class_difference(model.class_names, classifier.class_names)
+    if difference is not None:
+        raise ValueError(f"{name} cannot guide {run}: {difference}")
 
 
-def weights_record(model: DiffusionModel | UpsamplerModel) -> dict[str, Any]:
-    """What a manifest says of the weights that were sampled from."""
-    path = model.checkpoint.path
-    return {
-        "name": f"{path.parent.name}/{path.name}",
-        "weights": model.weights,
-        "sha256": file_sha256(model.checkpoint.weights_file(model.weights)),
-    }
+def classifier_record(classifier: Classifier | CleanClassifier) -> dict[str, Any]:
+    """A classifier as manifests record it."""
+    return {"name": classifier.name, "sha256": classifier.sha256}
 
 
-def _scale(config: GuidanceConfig) -> float:
-    return 1.0 if config.scale is None else config.scale
+def _check_requested(guidance: Guidance) -> None:
+    config, plain = guidance.config, GuidanceConfig()
+    given = {f"guidance.{name}": getattr(config, name) for name in CLASSIFIER_OPTIONS
+             if getattr(config, name) != getattr(plain, name)}  # fmt: skip
+    given |= {f"sampler.{name}": value for name, value in guidance.sampler.guidance_record().items()}
+    is_guided = guidance.weaker is not None or guidance.clean is not None or config.classifier_free.weight is not None
+    if not given and config.is_limited and not is_guided:
+        given = {"guidance.sigma_min": config.sigma_min, "guidance.sigma_max": config.sigma_max}
+    if guidance.classifier is None and given:
+        shown = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+                          for name, value in given.items())  # fmt: skip
+        raise ValueError(f"guidance was asked for without a classifier ({shown}); add --classifier RUN")
 
 
-def _clean_scale(config: GuidanceConfig) -> float:
-    return 1.0 if config.off_the_shelf_scale is None else config.off_the_shelf_scale
+def _check_together(classifier: Classifier, further: Sequence[Classifier]) -> None:
+    for other in further:
+        difference = class_difference(classifier.class_names, other.class_names, model_called=classifier.name)
+        if difference is not None:
+            raise ValueError(f"{other.name} cannot guide beside {classifier.name}: {difference}")
+
+
+def _check_null_class(model: DiffusionModel) -> None:
+    if model.null_label is None:
+        reason = "was trained without label_dropout and has no null class"
+        if not model.is_conditional:
+            reason = "is not conditioned on the class at all"
+        raise ValueError(
+            f"guidance.classifier_free.weight extrapolates from a model without the class to the same with it, but "
+            f"{model.checkpoint.path} {reason}; train one with --class_conditional true --label_dropout 0.1, or guide "
+            f"by a classifier"
+        )
+
+
+def _check_weaker(model: DiffusionModel, weaker: DiffusionModel) -> None:
+    name, ours = weaker.checkpoint.path, model.checkpoint.path
+    if (name, weaker.weights) == (ours, model.weights):
+        raise ValueError(
+            f"guidance.autoguidance.model is {ours} with its weights {weaker.weights}, the very model that is guided"
+        )
+    if weaker.config.chain != model.config.chain:
+        raise ValueError(f"{name} has the chain {weaker.config.chain}, but {ours} has {model.config.chain}")
+    if weaker.image_shape != model.image_shape:
+        raise ValueError(
+            f"{name} makes images (channels, height, width) {weaker.image_shape}, but {ours} makes {model.image_shape}"
+        )
+    if weaker.is_conditional and not model.is_conditional:
+        raise ValueError(
+            f"{name} is conditioned on the class, but {ours} is not: extrapolating would lead away from the class"
+        )
+    names = {"model_called": "the diffusion model", "other_called": "the weaker model"}
+    difference = class_difference(model.config.class_names, weaker.config.class_names, **names)
+    if weaker.is_conditional and difference is not None:
+        raise ValueError(f"{name} cannot guide {ours}: {difference}")
+
+
+def _check_clean(model: DiffusionModel, clean: CleanClassifier, class_names: Sequence[str]) -> None:
+    if clean.image_shape is not None and clean.image_shape != model.image_shape:
+        raise ValueError(
+            f"{clean.name} takes images (channels, height, width) {clean.image_shape}, but {model.checkpoint.path} "
+            f"makes {model.image_shape}"
+        )
+    clean.labels_of(class_names)
+
+
+def _path_and_weights(name: str) -> tuple[Path, str | None]:
+    """A run or checkpoint and its weights, of "RUN" or "RUN:WEIGHTS"."""
+    path, colon, weights = name.rpartition(":")
+    if not colon or Path(name).exists():  # a directory's own name may hold a colon
+        return Path(name), None
+    return Path(path), weights
+
+
+def _or_one(scale: float | None) -> float:
+    return 1.0 if scale is None else scale

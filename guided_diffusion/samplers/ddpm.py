@@ -1,13 +1,18 @@
 """Ancestral sampling (DDPM Algorithm 2), with the paper's own classifier guidance (ADM Algorithm 1)."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.denoiser import Denoiser, transition
 from ..diffusion.noise import Noise
-from ..guidance import GradientAt, ScoreTerm
-from .callback import OnStep
+from ..guidance import ScoreTerm
+from .sampler import OnStep
+
+GradientAt = Literal["x_t", "mean"]
+"""Where the mean shift's gradient is taken: at the state before the link, or at the mean of the one after it."""
 
 
 @torch.no_grad()

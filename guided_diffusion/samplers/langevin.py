@@ -10,7 +10,7 @@ from torch import Tensor
 from ..diffusion.chain import Coefficient, DiffusionChain, Step, eps_from_x0, scaled
 from ..diffusion.denoiser import Denoiser, Estimate, transition
 from ..diffusion.noise import Noise
-from .callback import OnStep
+from .sampler import OnStep
 from .spacing import check_signal
 
 
@@ -101,15 +101,15 @@ def score(x_t: Tensor, x0: Tensor, step: Step) -> Tensor:
     return scaled(-((1 - step.alpha_bar) ** -0.5), eps_from_x0(x_t, x0, step))
 
 
-def check_langevin(snr: float | None, langevin_steps: int | None) -> None:
-    """Refuse steps that do not move; None is left as published.
+def check_langevin(snr: float, langevin_steps: int) -> None:
+    """Refuse steps that do not move.
 
     Raises:
         ValueError: snr or langevin_steps not above 0.
     """
-    if snr is not None and not snr > 0:
+    if not snr > 0:
         raise ValueError(f"snr sets the length of Langevin's steps and must be above 0; got {snr}")
-    if langevin_steps is not None and langevin_steps < 1:
+    if langevin_steps < 1:
         raise ValueError(f"langevin_steps is a number of steps at each level, at least 1; got {langevin_steps}")
 
 

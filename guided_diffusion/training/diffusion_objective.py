@@ -18,13 +18,12 @@ from ..diffusion.model import DiffusionConfig, check_continuous_time
 from ..diffusion.noise import SeededNoise
 from ..diffusion.schedules import ChainConfig, make_chain, training_chain
 from ..diffusion.timesteps import LossSecondMoment, TimestepSampler, UniformTimesteps
-from ..guidance.config import LoadGuide
 from ..models.unet import EncoderConfig, UNet, UNetConfig
 from .config import LoopConfig
 from .dry_run import rehearse
 from .loop import fit
 from .objective import Losses, Objective, Observe
-from .previews import PreviewConfig, diffusion_previews, preview_guide
+from .previews import PreviewConfig, diffusion_previews, preview_classifier
 from .resume import Identity, check_run_directory
 
 
@@ -205,10 +204,8 @@ def with_memory(objective: Objective, timesteps: TimestepSampler) -> Objective:
     return AdaptiveObjective(objective, timesteps) if isinstance(timesteps, LossSecondMoment) else objective
 
 
-def train_diffusion(config: TrainDiffusionConfig, *, load_guide: LoadGuide | None = None) -> None:
+def train_diffusion(config: TrainDiffusionConfig) -> None:
     """Train as configured; see `fit` for how it ends.
-
-    load_guide: reads the classifier of guided previews.
 
     Raises:
         ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
@@ -227,7 +224,7 @@ def train_diffusion(config: TrainDiffusionConfig, *, load_guide: LoadGuide | Non
             config.preview,
             model,
             folder,
-            guide_on=preview_guide(config.preview, model, load=load_guide, run=config.out),
+            classifier_on=preview_classifier(config.preview, model, run=config.out),
             decay=max(config.training.ema_decays, default=None),
             out=config.out / "previews",
         ),

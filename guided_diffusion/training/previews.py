@@ -15,6 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from classifiers.trained_model import Classifier, load_classifier
+
 from ..data.image_set import ImageDataset
 from ..data.listing import evenly_spaced
 from ..data.pictures import write_png
@@ -26,7 +28,7 @@ from ..diffusion.noise import SeededNoise
 from ..diffusion.schedules import ChainConfig, sampling_chain
 from ..distributed import this_process
 from ..guidance import classifier_score, tilted
-from ..guidance.config import Guide, LoadGuide, check_fits
+from ..guidance.run import check_classifier
 from ..samplers import ddim
 from .colour import Colours, cast_in_words, colour_metrics, colours
 from .objective import Observe
@@ -64,27 +66,25 @@ class PreviewConfig:
             raise ValueError(f"preview.scale {self.scale:g} guides nobody; add --preview.classifier RUN")
 
 
-GuideOn = Callable[[torch.device], Guide | None]
+ClassifierOn = Callable[[torch.device], Classifier | None]
 """The classifier that guides previews, on a device; None for none."""
 
 
-def preview_guide(config: PreviewConfig, model: DiffusionConfig, *, load: LoadGuide | None, run: Path) -> GuideOn:
+def preview_classifier(config: PreviewConfig, model: DiffusionConfig, *, run: Path) -> ClassifierOn:
     """How previews get their classifier, which is loaded on the CPU at once, so that one that misfits ends no training.
 
     Raises:
-        ValueError, FileNotFoundError: a classifier that cannot be read or cannot guide this model, or no `load`.
+        ValueError, FileNotFoundError: a classifier that cannot be read or cannot guide this model.
     """
-    if config.classifier is None:
+    path = config.classifier
+    if path is None:
         return lambda device: None
-    if load is None:
-        raise ValueError("preview.classifier needs a function that loads it: pass guides.load_guide")
 
     @cache
-    def on(device: torch.device) -> Guide | None:
-        guide = load(config.classifier, device=device)
-        if guide is not None:
-            check_fits(model, guide, called=run, run=run)
-        return guide
+    def on(device: torch.device) -> Classifier | None:
+        classifier = load_classifier(path, device=device)
+        check_classifier(model, classifier, run=run)
+        return classifier
 
     on(torch.device("cpu"))
     return on
@@ -95,7 +95,7 @@ def diffusion_previews(
     model: DiffusionConfig,
     data: ImageDataset,
     *,
-    guide_on: GuideOn,
+    classifier_on: ClassifierOn,
     decay: float | None,
     out: Path,
 ) -> Observe | None:
@@ -110,13 +110,15 @@ def diffusion_previews(
 
     def observe(network: nn.Module, iteration: int) -> Mapping[str, float]:
         device = next(network.parameters()).device
-        guide = guide_on(device)
-        num_classes = model.network.num_classes or (1 if guide is None else len(guide.class_names))
+        classifier = classifier_on(device)
+        num_classes = model.network.num_classes or (1 if classifier is None else len(classifier.class_names))
         y = preview_labels(config.images, num_classes).to(device)
 
         def denoiser(ids: slice) -> Denoiser:
             plain = model.denoiser(network, y[ids], clip=1.0)
-            return plain if guide is None else tilted(plain, classifier_score(guide.log_prob, y[ids], config.scale))
+            if classifier is None:
+                return plain
+            return tilted(plain, classifier_score(classifier.log_prob, y[ids], config.scale))
 
         x0 = preview_samples(denoiser, model, chain, count=config.images, device=device)
         columns = num_classes if 1 < num_classes <= MOST_CLASS_COLUMNS else COLUMNS

@@ -21,9 +21,13 @@ from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.generation import run as generation
 from guided_diffusion.generation.config import SampleConfig
-from guided_diffusion.guidance.config import GuidanceConfig
-from guided_diffusion.guidance.guides import load_guide, load_other_guides
-from guided_diffusion.guidance.run import Guidance
+from guided_diffusion.guidance.config import (
+    AutoguidanceConfig,
+    ClassifierFreeConfig,
+    CleanClassifierConfig,
+    GuidanceConfig,
+)
+from guided_diffusion.guidance.run import Guidance, load_guidance
 from guided_diffusion.samplers import SamplerConfig, make_sampler
 
 
@@ -215,30 +219,29 @@ def cost(guidance: Guidance, **sampler) -> int:
     ],
 )
 def test_the_cost_of_a_sampler_is_counted(sampler, asked, diffusion_run, classifier_run):
-    guide = load_guide(classifier_run, device="cpu")
-    assert cost(Guidance(model=load_diffusion(diffusion_run), guide=guide), **sampler) == asked
+    guidance = load_guidance(GuidanceConfig(), model=load_diffusion(diffusion_run), classifier=classifier_run)
+    assert cost(guidance, **sampler) == asked
 
 
 def test_the_cost_of_guidance_by_denoising_networks_is_counted(diffusion_run, free_run, judge_run):
     # The sampler's calls alone, as once counted here, are 10 in each case.
     free, plain = load_diffusion(free_run), load_diffusion(diffusion_run)
-    twice = GuidanceConfig(free_weight=2.0)
-    assert cost(Guidance(model=free, guide=None, config=twice)) == 20
+    twice = GuidanceConfig(classifier_free=ClassifierFreeConfig(weight=2.0))
+    assert cost(load_guidance(twice, model=free)) == 20
     within = replace(twice, sigma_max=1.0)
     links = SamplerConfig(steps=10).levels(tiny.CHAIN)
     quiet = sum(sigma(float(links.alpha_bar[k])) <= 1.0 for k in range(10))
     assert 0 < quiet < 10
-    assert cost(Guidance(model=free, guide=None, config=within)) == 10 + quiet
-    weak = GuidanceConfig(weak=f"{diffusion_run}:network", weak_weight=2.0)
-    others = load_other_guides(weak, device="cpu")
-    assert cost(Guidance(model=plain, guide=None, config=weak, others=others)) == 20
-    judge = GuidanceConfig(off_the_shelf=f"classifier:{judge_run}")
-    others = load_other_guides(judge, device="cpu")
-    assert cost(Guidance(model=plain, guide=None, config=judge, others=others)) == 10
+    assert cost(load_guidance(within, model=free)) == 10 + quiet
+    weaker = GuidanceConfig(autoguidance=AutoguidanceConfig(model=f"{diffusion_run}:network", weight=2.0))
+    assert cost(load_guidance(weaker, model=plain)) == 20
+    judge = GuidanceConfig(clean_classifier=CleanClassifierConfig(name=f"classifier:{judge_run}"))
+    assert cost(load_guidance(judge, model=plain)) == 10
 
 
 def test_the_count_without_networks_is_the_runs_own(tmp_path, free_run, monkeypatch):
-    model, config = load_diffusion(free_run), GuidanceConfig(free_weight=2.0, sigma_max=1.0)
+    model = load_diffusion(free_run)
+    config = GuidanceConfig(classifier_free=ClassifierFreeConfig(weight=2.0), sigma_max=1.0)
     run = SampleConfig(out=tmp_path, diffusion=free_run, num_samples=4, steps=10, guidance=config)
     seen = {}
     make_shards = generation.make_shards
@@ -249,7 +252,7 @@ def test_the_count_without_networks_is_the_runs_own(tmp_path, free_run, monkeypa
 
     monkeypatch.setattr(generation, "make_shards", kept)
     generation.generate(run, model, None)
-    assert seen == {"network": 4 * cost(Guidance(model=model, guide=None, config=config))}
+    assert seen == {"network": 4 * cost(load_guidance(config, model=model))}
 
 
 def outcome(scale: float, distance: float, grid: Path, **changes) -> Outcome:

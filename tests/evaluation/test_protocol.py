@@ -12,6 +12,7 @@ import torch
 from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
 from evaluation.reports import MANIFEST, protocol
 
+from classifiers.trained_model import load_classifier
 from guided_diffusion.commands.evaluate import EvaluateConfig
 from guided_diffusion.config import parse
 from guided_diffusion.data.formats.samples import read_manifest
@@ -24,7 +25,6 @@ from guided_diffusion.files import file_sha256
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.run import generate
 from guided_diffusion.guidance.config import GuidanceConfig
-from guided_diffusion.guidance.guides import load_guide
 
 LABELS = torch.arange(3).repeat_interleave(10)
 
@@ -57,7 +57,7 @@ def test_what_our_own_samples_say_is_all_known(tmp_path, diffusion_run, classifi
         seed=11,
         guidance=GuidanceConfig(scale=3.0, sigma_max=20.0),
     )
-    model, guide = load_diffusion(diffusion_run), load_guide(classifier_run, device=torch.device("cpu"))
+    model, guide = load_diffusion(diffusion_run), load_classifier(classifier_run)
     generate(config, model, guide)
     record = sampling_record(read_manifest(config.out))
     assert "unknown" not in record.values()

@@ -16,6 +16,7 @@ from oracles.published import as_command_line
 from PIL import Image
 from torch import Tensor
 
+from classifiers.trained_model import load_classifier
 from guided_diffusion.config import to_plain
 from guided_diffusion.data.formats.samples import Shard, iterate_shards, open_manifest, write_shard
 from guided_diffusion.diffusion.denoiser import NetworkDenoiser
@@ -27,7 +28,6 @@ from guided_diffusion.generation import cascade
 from guided_diffusion.generation.cascade import UpsampleConfig, generate_upsampled, stage_seed, upsample
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.run import generate
-from guided_diffusion.guidance.guides import load_guide
 from guided_diffusion.models.upsampler import Upsampler, UpsamplerConfig
 from guided_diffusion.openai import Converted, revert
 from guided_diffusion.openai.files import ImportConfig, import_openai
@@ -356,7 +356,7 @@ def test_an_upsampler_that_does_not_fit_is_refused_before_anything_is_sampled(
     tmp_path, class_folder, small_diffusion, diffusion_run, classifier_run, told
 ):
     out, model = tmp_path / "out", load_diffusion(small_diffusion)
-    guided = load_diffusion(diffusion_run), load_guide(classifier_run, device="cpu")
+    guided = load_diffusion(diffusion_run), load_classifier(classifier_run)
     with pytest.raises(ValueError, match=r"\(1, 8, 8\), but .* enlarges \(1, 4, 4\)"):
         generate_upsampled(sample_config(diffusion_run, told, out, labels="all"), *guided)
     with pytest.raises(ValueError, match="asked for 99 sampling steps of a chain of 50"):

@@ -7,6 +7,7 @@ import pytest
 import tiny
 from PIL import Image
 
+from classifiers.trained_model import load_classifier
 from guided_diffusion.data.formats.samples import iterate_shards, read_manifest, without_environments
 from guided_diffusion.data.image_set import open_dataset
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
@@ -14,7 +15,6 @@ from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.inpainting import COMPARISON_NAME, InpaintConfig, inpaint, read_fill
 from guided_diffusion.generation.run import generate
 from guided_diffusion.guidance.config import GuidanceConfig
-from guided_diffusion.guidance.guides import load_guide
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_an_image_does_not_depend_on_batches_and_shards(tmp_path, model, class_f
 def test_guidance_asks_for_each_images_own_class_or_for_the_labels_given(
     tmp_path, model, class_folder, mask, classifier_run
 ):
-    guide = load_guide(classifier_run, device="cpu")
+    guide = load_classifier(classifier_run)
     strong = {"guidance": GuidanceConfig(scale=20.0)}
     inpaint(config(tmp_path / "own", class_folder, mask, **strong), model, guide)
     inpaint(config(tmp_path / "light", class_folder, mask, labels="light", **strong), model, guide)

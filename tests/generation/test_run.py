@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from classifiers.trained_model import Classifier, load_classifier
 from classifiers.training import train_classifier
 from guided_diffusion.data.formats.samples import iterate_shards, read_shard
 from guided_diffusion.diffusion.images import from_uint8
@@ -24,8 +25,8 @@ from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.generation import run as generation
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.run import generate
-from guided_diffusion.guidance.config import GuidanceConfig, Guide, check_guide
-from guided_diffusion.guidance.guides import load_guide
+from guided_diffusion.guidance.config import GuidanceConfig
+from guided_diffusion.guidance.run import Guidance
 from guided_diffusion.training.diffusion_objective import train_diffusion
 
 
@@ -35,8 +36,8 @@ def model(diffusion_run) -> DiffusionModel:
 
 
 @pytest.fixture(scope="module")
-def guide(classifier_run) -> Guide:
-    return load_guide(classifier_run, device="cpu")
+def guide(classifier_run) -> Classifier:
+    return load_classifier(classifier_run)
 
 
 def config(out: Path, **changes) -> SampleConfig:
@@ -53,7 +54,7 @@ def shard_bytes(directory: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(directory.glob("shard-*.npz"))}
 
 
-def generated(out: Path, model: DiffusionModel, guide: Guide | None, **changes) -> np.ndarray:
+def generated(out: Path, model: DiffusionModel, guide: Classifier | None, **changes) -> np.ndarray:
     generate(config(out, **changes), model, guide)
     return made(out)[0]
 
@@ -125,7 +126,7 @@ def test_two_processes_make_the_bytes_that_one_makes_after_any_interruption(tmp_
         )  # fmt: skip
 
     def run_here(out: Path) -> None:
-        generate(settings(out), load_diffusion(diffusion_run), load_guide(classifier_run, device="cpu"))
+        generate(settings(out), load_diffusion(diffusion_run), load_classifier(classifier_run))
 
     process = tiny.start(
         "sample.py", f"--diffusion={diffusion_run}", f"--classifier={classifier_run}", f"--out={tmp_path / 'two'}",
@@ -237,12 +238,12 @@ def test_scale_zero_equals_unguided(tmp_path, model, guide, sampler):
 def test_outside_its_interval_of_noise_guidance_does_nothing(tmp_path, model, guide):
     called = []
 
-    def log_prob(x_t: Tensor, t: Tensor) -> Tensor:
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
         called.append(float(t[0]))
-        return guide.log_prob(x_t, t)
+        return guide.network(x_t, t)
 
     unguided = generated(tmp_path / "unguided", model, None)
-    watched = replace(guide, log_prob=log_prob)
+    watched = replace(guide, network=network)
     nowhere = GuidanceConfig(scale=9.0, sigma_min=1e9)
     assert np.array_equal(generated(tmp_path / "nowhere", model, watched, guidance=nowhere), unguided)
     assert called == []
@@ -296,8 +297,8 @@ MISMATCHES = {
     "was trained on the noise of .*num_steps=99.*, but .*num_steps=50": {
         "chain": ChainConfig(schedule="cosine", num_steps=99)
     },
-    r"takes images \(channels, height, width\) \(3, 8, 8\), but .* makes \(1, 8, 8\)": {"image_shape": (3, 8, 8)},
-    r"\(1, 16, 16\), but .* makes \(1, 8, 8\)": {"image_shape": (1, 16, 16)},
+    r"takes images \(channels, height, width\) \(3, 8, 8\), but .* makes \(1, 8, 8\)": {"in_channels": 3},
+    r"\(1, 16, 16\), but .* makes \(1, 8, 8\)": {"image_size": 16},
     'label 1 is "bright" to .*, but "light" to': {"class_names": ("dark", "bright")},
     "knows 3 classes, the diffusion model's data had 2": {"class_names": ("dark", "light", "lighter")},
     "knows 1 classes, the diffusion model's data had 2": {"class_names": ("dark",)},
@@ -306,18 +307,21 @@ MISMATCHES = {
 
 @pytest.mark.parametrize("message", MISMATCHES)
 def test_a_classifier_that_does_not_fit_is_refused_naming_the_difference(tmp_path, model, guide, message):
+    changes = MISMATCHES[message]
+    if not changes.keys() & {"chain", "class_names"}:
+        changes = {"network": replace(guide.config.network, **changes)}
     with pytest.raises(ValueError, match=message):
-        generate(config(tmp_path / "out"), model, replace(guide, **MISMATCHES[message]))
+        generate(config(tmp_path / "out"), model, replace(guide, config=replace(guide.config, **changes)))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_classifier_that_fits_is_accepted(model, guide):
-    check_guide(model, guide, GuidanceConfig(scale=2.0))
+    Guidance(model=model, classifier=guide, config=GuidanceConfig(scale=2.0))
 
 
 def test_a_judge_of_clean_images_is_refused_as_a_guide(tmp_path, model, judge_run):
     with pytest.raises(ValueError, match="clean images only and cannot guide; train one with --diffusion"):
-        generate(config(tmp_path), model, load_guide(judge_run, device="cpu"))
+        generate(config(tmp_path), model, load_classifier(judge_run))
 
 
 def test_a_classifier_of_another_chain_on_disk_is_refused(tmp_path, class_folder, diffusion_run):
@@ -327,11 +331,11 @@ def test_a_classifier_of_another_chain_on_disk_is_refused(tmp_path, class_folder
         tiny.classifier_config(tmp_path / "guide", class_folder, diffusion=tmp_path / "longer", iterations=1)
     )
     with pytest.raises(ValueError, match="num_steps=60.*, but .*num_steps=50"):
-        check_guide(load_diffusion(diffusion_run), load_guide(tmp_path / "guide", device="cpu"), GuidanceConfig())
+        Guidance(model=load_diffusion(diffusion_run), classifier=load_classifier(tmp_path / "guide"))
 
 
 def test_a_scale_without_a_classifier_is_refused(tmp_path, model):
-    with pytest.raises(ValueError, match=r"guidance \(scale 4\) was asked for without a classifier; add"):
+    with pytest.raises(ValueError, match=r"without a classifier \(guidance.scale 4\); add"):
         generate(config(tmp_path, guidance=GuidanceConfig(scale=4.0)), model, None)
 
 

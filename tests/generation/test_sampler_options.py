@@ -6,7 +6,6 @@ import pytest
 
 from guided_diffusion.diffusion.denoiser import Threshold
 from guided_diffusion.generation.config import RunConfig, clipping, sampler_config
-from guided_diffusion.generation.manifest import sampler_record
 from guided_diffusion.samplers import SamplerConfig
 
 
@@ -27,7 +26,7 @@ def test_a_runs_options_reach_its_sampler():
     ],
 )
 def test_a_manifest_has_the_samplers_own_numbers_and_no_options_of_others(options, own):
-    record = sampler_record(RunConfig(out=Path("o"), **options))
+    record = sampler_config(RunConfig(out=Path("o"), **options)).record()
     assert record == {"name": options["sampler"], "steps": 25, "eta": 0.0} | own
 
 
@@ -40,7 +39,7 @@ def test_estimates_are_clipped_by_a_bound_by_a_threshold_or_not_at_all():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": 0.995, "clip": 2.0}, "threshold 0.995 takes the place of clip 2.0: leave one of them out"),
+        ({"threshold": 0.995, "clip": 2.0}, "threshold 0.995 takes the place of clip 2.0: leave one out"),
         ({"threshold": 0.995, "clip": None}, "threshold 0.995 takes the place of clip None"),
         ({"threshold": 99.5}, "a share of a sample's values, above 0 and at most 1; got 99.5"),
     ],

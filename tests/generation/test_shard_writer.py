@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from classifiers.trained_model import Classifier, load_classifier
 from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.distributed import Tally
@@ -22,9 +23,7 @@ from guided_diffusion.generation import shard_writer as making
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.progress import Progress
 from guided_diffusion.generation.run import generate
-from guided_diffusion.guidance.config import Guide
-from guided_diffusion.guidance.guides import load_guide
-from guided_diffusion.guidance.network_counter import Evaluated, check_precision
+from guided_diffusion.models.precision import EvaluatedNetwork, check_precision
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +32,8 @@ def model(diffusion_run) -> DiffusionModel:
 
 
 @pytest.fixture(scope="module")
-def guide(classifier_run) -> Guide:
-    return load_guide(classifier_run, device="cpu")
+def guide(classifier_run) -> Classifier:
+    return load_classifier(classifier_run)
 
 
 def config(out: Path, **changes) -> SampleConfig:
@@ -144,8 +143,9 @@ def test_networks_compute_in_the_precision_asked_for_and_answer_in_their_inputs(
 
     evaluations: Counter[str] = Counter()
     x_t = torch.ones(2, 4)
-    exact = Evaluated(network, evaluations, "network", precision="float32")(x_t)
-    rounded = Evaluated(network, evaluations, "network", precision="bfloat16")(x_t)
+    counted = {"counter": evaluations, "counted_as": "network"}
+    exact = EvaluatedNetwork(network, precision="float32", **counted)(x_t)
+    rounded = EvaluatedNetwork(network, precision="bfloat16", **counted)(x_t)
     assert seen == [torch.float32, torch.bfloat16]
     assert exact.dtype == rounded.dtype == torch.float32
     assert torch.equal(exact, layer(x_t))

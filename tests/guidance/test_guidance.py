@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from oracles.counting import Counted
 from oracles.mixture import batch_noise, draws, three_blobs
 from torch.testing import assert_close
 
@@ -21,17 +22,6 @@ LEVELS = [0, 1, 100, 500, 900, 999]
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 y = torch.tensor([0, 1, 2, 1, 0, 2])
 x_t = draws(6, 2, 1, 2, seed=3)
-
-
-class Counted:
-    """A function that counts its calls."""
-
-    def __init__(self, function) -> None:
-        self.function, self.calls = function, 0
-
-    def __call__(self, *arguments):
-        self.calls += 1
-        return self.function(*arguments)
 
 
 @pytest.mark.parametrize("k", LEVELS)

@@ -275,7 +275,7 @@ def test_at_the_mean_the_shift_is_the_variance_times_the_term_there():
 def test_the_sampler_made_for_gradients_at_the_mean_takes_them_there():
     score, x_T, made = classifier_score(MIXTURE.log_prob, y, 2.0), draws(6, 2, 1, 2), {}
     for at in ("x_t", "mean"):
-        sampler = make_sampler(SamplerConfig(name="ddpm"), gradient_at=at)
+        sampler = make_sampler(SamplerConfig(name="ddpm", gradient_at=at))
         made[at] = sampler(MIXTURE.denoiser, SHORT, x_T, batch_noise(1), guidance=score)
         expected = ddpm(MIXTURE.denoiser, SHORT, x_T, batch_noise(1), mean_shift=score, gradient_at=at)
         assert torch.equal(made[at], expected)
@@ -287,5 +287,5 @@ def test_the_sampler_made_for_gradients_at_the_mean_takes_them_there():
 
 @pytest.mark.parametrize("name", ["ddim", "heun"])
 def test_gradients_at_the_mean_are_refused_where_no_mean_is_shifted(name):
-    with pytest.raises(ValueError, match=f"only ddpm shifts a mean to take the gradient at; {name} knows x_t alone"):
-        make_sampler(SamplerConfig(name=name), gradient_at="mean")
+    with pytest.raises(ValueError, match=f"gradient_at mean was given to {name}; only ddpm has it: leave it out"):
+        SamplerConfig(name=name, gradient_at="mean")

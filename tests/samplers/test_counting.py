@@ -1,9 +1,10 @@
 import torch
+from oracles.counting import Counted
 from oracles.mixture import batch_noise, draws, three_blobs
 
 from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas, timestep_subset
 from guided_diffusion.guidance import classifier_score, tilted, within
-from guided_diffusion.samplers import Counted, ddim
+from guided_diffusion.samplers import ddim
 
 CHAIN = chain_from_betas(linear_betas(1000))
 SHORT = CHAIN.shortened(timestep_subset(1000, "25"))

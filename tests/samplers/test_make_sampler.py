@@ -14,7 +14,6 @@ from guided_diffusion.diffusion.schedules import (
 )
 from guided_diffusion.guidance import classifier_score, tilted
 from guided_diffusion.samplers import (
-    SPACINGS,
     SamplerConfig,
     SamplerName,
     ddim,
@@ -28,6 +27,7 @@ from guided_diffusion.samplers import (
     predictor_corrector,
     unipc,
 )
+from guided_diffusion.samplers.config import SAMPLERS
 from guided_diffusion.samplers.spacing import by_rho, uniformly_in_log_sigma, uniformly_in_t
 
 CHAIN = chain_from_betas(linear_betas(1000)).shortened(timestep_subset(1000, "10"))
@@ -77,7 +77,7 @@ def test_every_other_sampler_is_guided_by_the_tilted_estimate(name, sampler):
 
 
 def test_every_name_has_a_sampler_and_a_spacing():
-    assert set(PLAIN) == set(get_args(SamplerName)) == set(SPACINGS)
+    assert set(PLAIN) == set(get_args(SamplerName)) == set(SAMPLERS)
 
 
 @pytest.mark.parametrize(("name", "sampler"), [("langevin", langevin), ("predictor_corrector", predictor_corrector)])

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from classifiers.trained_model import load_classifier
 from classifiers.training import train_classifier
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.data.formats.samples import iterate_shards
@@ -23,7 +24,6 @@ from guided_diffusion.diffusion.timesteps import LossSecondMoment
 from guided_diffusion.generation.run import SampleConfig, generate
 from guided_diffusion.guidance import extrapolated
 from guided_diffusion.guidance.config import GuidanceConfig
-from guided_diffusion.guidance.guides import load_guide
 from guided_diffusion.models.unet import UNetConfig
 from guided_diffusion.run_directory import latest
 from guided_diffusion.samplers import ddim
@@ -276,8 +276,7 @@ def test_a_classifier_of_continuous_time_guides_the_model_whose_noise_it_knows(t
     run = train(tmp_path / "run", class_folder, **OF_CONTINUOUS_TIME)
     out = tmp_path / "classifier"
     train_classifier(tiny.classifier_config(out, class_folder, diffusion=run, iterations=2, heldout=class_folder))
-    guide = load_guide(out, device="cpu")
-    assert guide is not None
+    guide = load_classifier(out)
     assert guide.chain == CONTINUOUS
     sampling = SampleConfig(
         diffusion=run, out=tmp_path / "out", num_samples=4, steps=5, guidance=GuidanceConfig(scale=2.0)

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from classifiers.trained_model import load_classifier
 from guided_diffusion.data.image_set import ImageDataset, open_dataset
 from guided_diffusion.data.listing import evenly_spaced
 from guided_diffusion.diffusion.chain import Step
@@ -21,7 +22,6 @@ from guided_diffusion.diffusion.model import DiffusionConfig, load_diffusion
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.guidance import classifier_score, tilted
-from guided_diffusion.guidance.guides import load_guide
 from guided_diffusion.models.unet import UNetConfig
 from guided_diffusion.run_directory import latest
 from guided_diffusion.samplers import ddim
@@ -182,10 +182,9 @@ def test_previews_are_pictures_and_leave_the_training_as_it_was(tmp_path, class_
 def test_guided_previews_are_tilted_ddim_of_the_average_in_a_column_a_class(tmp_path, class_folder, classifier_run):
     preview = PreviewConfig(images=6, classifier=classifier_run, scale=3.0)
     config = tiny.diffusion_config(tmp_path, class_folder, iterations=2, preview=preview)
-    train_diffusion(config, load_guide=load_guide)
+    train_diffusion(config)
 
-    guide, trained = load_guide(classifier_run, device=CPU), load_diffusion(tmp_path)
-    assert guide is not None
+    guide, trained = load_classifier(classifier_run), load_diffusion(tmp_path)
     assert trained.weights == "ema_0.9"
     y = torch.tensor([0, 1, 0, 1, 0, 1])
     chain = make_chain(tiny.CHAIN).shortened(torch.arange(0, 50, 2))
@@ -203,11 +202,9 @@ def test_a_classifier_that_cannot_guide_is_refused_before_anything_is_written(tm
         tmp_path / "run", class_folder, iterations=1, preview=PreviewConfig(classifier=judge_run)
     )
     with pytest.raises(ValueError, match="trained on clean images only and cannot guide; train one with --diffusion"):
-        train_diffusion(config, load_guide=load_guide)
-    with pytest.raises(ValueError, match="pass guided_diffusion.guidance.guides.load_guide"):
         train_diffusion(config)
     with pytest.raises(FileNotFoundError):
-        train_diffusion(replace(config, preview=PreviewConfig(classifier=tmp_path / "nowhere")), load_guide=load_guide)
+        train_diffusion(replace(config, preview=PreviewConfig(classifier=tmp_path / "nowhere")))
     assert not (tmp_path / "run").exists()
 
 
