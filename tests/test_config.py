@@ -13,8 +13,8 @@ from script_options import OPTIONS
 
 from classifiers.training import TrainClassifierConfig
 from guided_diffusion.commands.evaluate import EvaluateConfig
+from guided_diffusion.commands.sample import SampleConfig
 from guided_diffusion.config import differences, from_plain, parse, run_command, to_plain
-from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.guidance.config import GuidanceConfig
 from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig
 from guided_diffusion.training.upsampler_objective import TrainUpsamplerConfig
