@@ -47,14 +47,24 @@ An old name is refused with its new one by commands that have the new one; elsew
 """
 
 
-def run_command(config_class: type[C], run: Callable[[C], object], argv: Sequence[str] | None = None) -> None:
-    """What every command does: `--config FILE` and options become one config, which is run.
+def run_command(
+    config_class: type[C],
+    run: Callable[[C], object],
+    argv: Sequence[str] | None = None,
+    *,
+    positional: str | None = None,
+) -> None:
+    """Run a command on its config, as `parse` makes it of `--config FILE` and options.
+
+    positional: the option whose value may come first on the command line, without its name.
 
     Bad input (ValueError, OSError) or a missing optional package ends the process with its message on standard error
     and status 2; with GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback.
     """
     try:
-        run(parse(config_class, argv))
+        words = sys.argv[1:] if argv is None else argv
+        is_positional = positional is not None and words and not words[0].startswith("-")
+        run(parse(config_class, [f"--{positional}", *words] if is_positional else words))
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
@@ -135,7 +145,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str]) -> str:
-    """What jsonargparse complains of, in one line, in the words of the command line rather than of Python's types."""
+    """An error of jsonargparse in one line, in terms of the command line instead of Python's types."""
     key = re.match(r'Parser key "([\w.]+)"', message)
     if renamed := _renamed(key[1] if key else "", message, options, arguments):
         return renamed
@@ -178,7 +188,7 @@ def _renamed(refused: str, message: str, options: Mapping[str, Any], arguments: 
 
 
 def _expected(kind: Any) -> str:  # any field's type
-    """What values a field of that type takes."""
+    """The values that a field of this type takes."""
     if kind in _KINDS:
         return _KINDS[kind]
     if get_origin(kind) is Literal:
@@ -250,7 +260,7 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plain values of any kind
-    """Where two plain values differ, a line each: "sampler.eta: absent there, 0.5 now"."""
+    """Differences of two plain values, a line each: "sampler.eta: absent there, 0.5 now"."""
     if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
         old, new = cast(Mapping[str, Any], stored), cast(Mapping[str, Any], wanted)
         return [

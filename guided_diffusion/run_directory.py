@@ -19,7 +19,7 @@ _BEST = "best.json"
 
 
 def checkpoint_name(iteration: int) -> str:
-    """What the checkpoint of an iteration is called in its run directory."""
+    """Name of an iteration's checkpoint in its run directory."""
     return f"checkpoint-{iteration:07d}"
 
 
@@ -44,7 +44,7 @@ def claimed(run_dir: Path) -> Iterator[None]:
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Whether a directory of that name is a checkpoint."""
+    """True for the name of a checkpoint directory."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -280,6 +280,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "cpu_threads",
         "diffusion",
         "eta",
+        "gradient_at",
         "labels",
         "langevin_steps",
         "num_samples",

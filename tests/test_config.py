@@ -345,6 +345,13 @@ def test_a_script_runs_its_config():
     assert seen == [OuterConfig(inner=InnerConfig(width=2))]
 
 
+@pytest.mark.parametrize("words", [["2", "--kind=b"], ["--inner.width=2", "--kind=b"], ["--kind=b", "--inner.width=2"]])
+def test_one_option_of_a_script_may_come_first_without_its_name(words):
+    seen = []
+    run_command(OuterConfig, seen.append, words, positional="inner.width")
+    assert seen == [OuterConfig(inner=InnerConfig(width=2), kind="b")]
+
+
 @pytest.mark.parametrize("error", [ValueError("too wide; narrow it"), FileNotFoundError("there is no run")])
 def test_a_script_states_bad_input_in_one_line_and_ends_with_status_2(error, capsys, monkeypatch):
     monkeypatch.delenv("GUIDED_DIFFUSION_DEBUG", raising=False)

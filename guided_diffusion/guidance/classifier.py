@@ -35,8 +35,8 @@ def entropy_scaled_score(log_prob: LogProb, y: Tensor, scale: Scale) -> ScoreTer
     prediction is certain of y its gradient vanishes faster than H does, but certain of another class it does not:
     H / log C is kept above `ENTROPY_FLOOR`, a bound of ours.
 
-    Raises (when called):
-        ValueError: a classifier of one class, whose entropy is always 0.
+    Raises:
+        ValueError: when called, for a classifier of one class, whose entropy is always 0.
     """
 
     def term(x_t: Tensor, step: Step) -> Tensor:

@@ -73,8 +73,8 @@ def sine_schedule(chain: DiffusionChain, *, share: float = 0.3) -> Callable[[Ste
     There the mean moves by (Sigma + share sin(pi t / T) Sigma_max) * gradient; tilting moves it by beta / sqrt(alpha),
     so the rest is a factor, with Sigma = beta. Meant for ancestral sampling, as published, along this very chain.
 
-    Raises (when called):
-        ValueError: a step that differs from sample to sample.
+    Raises:
+        ValueError: when called, for a step that differs from sample to sample.
     """
     beta_max = float((1 - chain.alpha_bar / torch.cat([torch.ones(1).double(), chain.alpha_bar[:-1]])).max())
 

@@ -13,8 +13,8 @@ def within(term: ScoreTerm, sigma_min: float, sigma_max: float) -> ScoreTerm:
 
     sigma = sqrt(1 / alpha_bar - 1), the noise level of the variance-exploding view.
 
-    Raises (when called):
-        ValueError: a step that differs from sample to sample.
+    Raises:
+        ValueError: when called, for a step that differs from sample to sample.
     """
 
     def limited(x_t: Tensor, step: Step) -> Tensor:
@@ -26,8 +26,8 @@ def within(term: ScoreTerm, sigma_min: float, sigma_max: float) -> ScoreTerm:
 def between(guided: Denoiser, plain: Denoiser, sigma_min: float, sigma_max: float) -> Denoiser:
     """`guided` where sigma_min < sigma <= sigma_max, `plain` elsewhere; only one of the two is called.
 
-    Raises (when called):
-        ValueError: a step that differs from sample to sample.
+    Raises:
+        ValueError: when called, for a step that differs from sample to sample.
     """
 
     def chosen(x_t: Tensor, step: Step) -> Estimate:

@@ -5,7 +5,8 @@
 
 without the parts that a config does not ask for. A sampler with a mean shift takes the score there, in place of the
 outer `tilted`. Gradients through the network, `guided_through`, come before the clip. Scores of x_t and EluCD's
-gradient come after it, as published, and their result is not clipped again.
+gradient come after it, as published, and their result is not clipped again. Over 300 lines: checks and composition
+read the same fields.
 """
 
 from collections import Counter
@@ -198,26 +199,25 @@ def load_guidance(
 ) -> Guidance:
     """The guidance of `model`, its networks loaded on the model's device.
 
-    classifier: of noisy images; a loaded one is not changed. precision, counter: of all networks loaded here, as
-    `load_diffusion` has them for the model itself.
+    classifier: of noisy images. precision, counter: of all networks but the model's, as `load_diffusion` has them.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `load_classifier`, `load_diffusion`, `load_clean_classifier` and
             `Guidance`.
     """
-    device, clean = model.device, config.clean_classifier
+    clean = config.clean_classifier
 
     def noisy(one: Path | Classifier) -> Classifier:
-        loaded = load_classifier(one, device=device) if isinstance(one, Path) else one
+        loaded = load_classifier(one, device=model.device) if isinstance(one, Path) else one
         return in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
 
     weaker = None
     if config.autoguidance.model is not None:
         path, weights = _path_and_weights(config.autoguidance.model)
-        weaker = load_diffusion(path, weights=weights, device=device, precision=precision, counter=counter)
+        weaker = load_diffusion(path, weights=weights, device=model.device, precision=precision, counter=counter)
     judge = None
     if clean.name is not None:
-        loaded = load_clean_classifier(clean.name, smooth=clean.gradient == "x_0", device=device)
+        loaded = load_clean_classifier(clean.name, smooth=clean.gradient == "x_0", device=model.device)
         judge = in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
     return Guidance(
         model=model,

@@ -81,9 +81,8 @@ class SamplerConfig:
     langevin_steps: int | None = None
     """Steps of langevin and predictor_corrector at each noise level; null: as published, 100 and 1."""
     gradient_at: GradientAt | None = None
-    """Where the mean shift of ddpm takes the classifiers' gradients: at the state x_t before the link, as in the
-    published code, or at the mean after it, at that one's timestep and noise level, as in ADM's Algorithm 1. null:
-    x_t."""
+    """Place of the classifiers' gradients in ddpm's mean shift: the state x_t before the link, as in the published
+    code, or the mean after it, with that one's timestep and noise level, as in ADM's Algorithm 1. null: x_t."""
     clip: float | None = 1.0
     """Estimates of x_0 are clamped to [-clip, clip]; null: they are not."""
     threshold: float | None = None

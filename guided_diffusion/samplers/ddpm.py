@@ -12,7 +12,7 @@ from ..guidance import ScoreTerm
 from .sampler import OnStep
 
 GradientAt = Literal["x_t", "mean"]
-"""Where the mean shift's gradient is taken: at the state before the link, or at the mean of the one after it."""
+"""Place of the mean shift's gradient: the state before the link, or the mean of the one after it."""
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ OnStep = Callable[[int, Tensor, Estimate], None]
 """(k, x, estimate) after the link at index k: the new state and the estimate it was made from."""
 
 GuidancePlace = Literal["mean_shift", "tilted"]
-"""Where a score term acts: on the mean of each link (ADM Algorithm 1) or on the estimate of x_0 (Algorithm 2)."""
+"""Place of a score term: the mean of each link (ADM Algorithm 1) or the estimate of x_0 (Algorithm 2)."""
 
 
 class Sampler(Protocol):

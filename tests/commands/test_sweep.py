@@ -177,7 +177,11 @@ def test_a_real_side_that_cannot_be_is_refused_before_any_samples_are_made(confi
 def test_a_samplers_own_options_reach_it_alone(config):
     own = {"eta": 0.5, "snr": 0.1, "langevin_steps": 2, "threshold": 0.995}
     runs = sampling_runs(changed(config, samplers=("ddim", "heun", "langevin"), **own))
-    assert [(run.eta, run.snr, run.langevin_steps) for run in runs] == [(0.5, None, None), (0, None, None), (0, 0.1, 2)]
+    assert [(run.eta, run.snr, run.langevin_steps) for run in runs] == [
+        (0.5, None, None),
+        (None, None, None),
+        (None, 0.1, 2),
+    ]
     assert {run.threshold for run in runs} == {0.995}
 
 

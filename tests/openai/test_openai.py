@@ -18,7 +18,7 @@ from guided_diffusion.config import from_plain, parse, to_plain
 from guided_diffusion.diffusion.model import DiffusionConfig
 from guided_diffusion.openai import Converted, convert, fingerprint, revert
 from guided_diffusion.openai.flags import WITHOUT_EFFECT, Flags, parse_command_line, read_flags
-from guided_diffusion.openai.presets import PRESETS
+from guided_diffusion.openai.releases import PRESETS
 from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig
 from guided_diffusion.training.upsampler_objective import TrainUpsamplerConfig
 

@@ -93,7 +93,12 @@ def test_a_red_network_is_said_to_be_redder_than_grey_data(tmp_path, caplog, cap
     folder = tiny.write_class_folder(tmp_path / "data", mode="RGB")
     data = open_dataset(tiny.data(folder), image_size=8)
     observe = diffusion_previews(
-        PreviewConfig(images=20), model(), data, guide_on=lambda device: None, decay=0.99, out=tmp_path / "previews"
+        PreviewConfig(images=20),
+        model(),
+        data,
+        classifier_on=lambda device: None,
+        decay=0.99,
+        out=tmp_path / "previews",
     )
     assert observe is not None
     metrics = observe(Constant(red(0.75)), 100)
@@ -127,7 +132,7 @@ def test_the_data_are_measured_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ImageDataset, "__getitem__", item)
     observe = diffusion_previews(
-        PreviewConfig(images=2), model(), data, guide_on=lambda device: None, decay=None, out=tmp_path / "previews"
+        PreviewConfig(images=2), model(), data, classifier_on=lambda device: None, decay=None, out=tmp_path / "previews"
     )
     assert observe is not None
     for iteration in (1, 2):

@@ -1,15 +1,18 @@
-"""The released files: what the published code is told of each, and the print of its keys and shapes.
+"""The released files: their published flags, and a fingerprint of their keys and shapes.
 
-Flags are those of the published sampling commands; what a command leaves at its default is left out here too. Dropout
-and the classifiers' schedules, which sampling does not read, are those of training (ADM tables 11 to 13).
+Flags are those of the published sampling commands, without those at their defaults. Dropout and the classifiers' noise
+schedules, which sampling does not read, are those of training (ADM tables 11 to 13).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from .description import Kind
+from .flags import Kind
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +21,11 @@ class Preset:
 
     kind: Kind
     fingerprint: str
-    """`openai.fingerprint` of its keys and shapes."""
+    """`fingerprint` of its keys and shapes."""
     flags: Mapping[str, object]
     """Published flags by name."""
     classes: Literal["imagenet"] | None = "imagenet"
-    """The classes of the data it was trained on, whether it is told them or not."""
+    """Classes of its training data, of unconditional models too."""
 
 
 _ADM: Mapping[str, object] = {
@@ -89,7 +92,14 @@ PRESETS: Mapping[str, Preset] = {
 """The released files by name, without ".pt"."""
 
 
-def presets_of(fingerprint: str, file: Path) -> tuple[str, ...]:
-    """Names of the released files with this print, the one that `file` is named after first, if it is among them."""
-    names = [name for name, preset in PRESETS.items() if preset.fingerprint == fingerprint]
-    return tuple(sorted(names, key=lambda name: name != file.stem))
+def fingerprint(shapes: Mapping[str, Shape]) -> str:
+    """16 hexadecimal digits of a hash of a state dict's keys and shapes, in any order."""
+    lines = sorted(f"{key} {'x'.join(str(side) for side in shape)}" for key, shape in shapes.items())
+    return sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def presets_of(shapes: Mapping[str, Shape], file: Path = Path()) -> list[str]:
+    """Names of the released files with these keys and shapes; first the one that `file` is named after, if any."""
+    found = fingerprint(shapes)
+    names = [name for name, preset in PRESETS.items() if preset.fingerprint == found]
+    return sorted(names, key=lambda name: name != file.stem)
