@@ -111,7 +111,7 @@ def _sampling_job(config: DemoConfig, sampler: str, scale: float, extractor: Seq
     steps = config.ddim_steps if sampler == "ddim" else config.ddpm_steps
     sample: Command = (
         "scripts/sample.py", "--diffusion", str(out / "diffusion"), "--classifier", str(out / "classifier"),
-        "--guidance.scale", f"{scale:g}", "--sampler", sampler, "--steps", str(steps),
+        "--guidance.scale", f"{scale:g}", "--sampler.name", sampler, "--sampler.steps", str(steps),
         "--num_samples", str(config.num_samples), "--batch_size", "120", "--out", str(directory),
     )  # fmt: skip
     evaluate: Command = (

@@ -94,7 +94,7 @@ def encode(config: EncodeConfig) -> None:
 
 
 def _record(files: Sequence[str], labels: "Tensor", images: "Tensor", decoded: "Tensor") -> dict[str, Any]:
-    """How closely images come back, together and each; plain values."""
+    """Distances of decoded images from the originals, together and each; plain values."""
     from ..generation.encoding import mean_grey_levels, psnr
 
     ratios, levels = psnr(images, decoded), mean_grey_levels(images, decoded)

@@ -57,7 +57,9 @@ def write_pictures(samples: Path, out: Path) -> None:
     Raises:
         FileNotFoundError, FileExistsError, ValueError: as `export_samples`.
     """
-    from PIL import Image
+    import torch
+
+    from ..data.pictures import picture
 
     labels = read_labels(samples)
     names = () if (labels == NO_LABEL).all() else _directory_names(samples)
@@ -70,7 +72,8 @@ def write_pictures(samples: Path, out: Path) -> None:
         for shard in iterate_shards(samples):
             for image, label, sample_id in zip(shard.images, shard.labels.tolist(), shard.ids.tolist(), strict=True):
                 directory = directories[label] if directories else folder
-                Image.fromarray(image.squeeze()).save(directory / f"{sample_id:0{digits}d}.png")
+                pixels = torch.from_numpy(image.copy()).movedim(2, 0)
+                picture(pixels, enlarge=False).save(directory / f"{sample_id:0{digits}d}.png")
 
 
 def _directory_names(samples: Path) -> Sequence[str]:

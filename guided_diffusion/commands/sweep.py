@@ -3,8 +3,8 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,56 +101,73 @@ def sweep(config: SweepConfig) -> None:
             are found before any samples are made.
     """
     from ..distributed import this_process
-    from ..evaluation.extractors.config import open_extractor
-    from ..evaluation.run import evaluate, measure_real, parts_directory
+    from ..evaluation.run import parts_directory
     from ..generation.run import SamplingRun
 
-    process = this_process()
     settings = sample_configs(config)
-    extractor = open_extractor(config, device=process.device)
     opened = SamplingRun.open(settings[0])
-    real = _opened_real(config, opened, extractor)
+    evaluator = Evaluator.open(config, opened)
     runs = [opened.reconfigured(setting, setting.guidance) for setting in settings]
     for run, setting in zip(runs, settings, strict=True):
         run.plan(setting)  # refuses labels before anything is made
-
-    @cache
-    def measured() -> "MeasuredReal":  # once, and only if a setting is not evaluated yet
-        return measure_real(
-            config.real, shape=_image_shape(opened), extractor=extractor, config=config.protocol,
-            parts=parts_directory(config.out / EVALUATION_NAME),
-        )  # fmt: skip
-
     outcomes: list[Outcome] = []
     for setting, run in zip(settings, runs, strict=True):
         write_samples(run, setting)
-        record = stored_evaluation(setting.out, extractor, real=real, protocol=config.protocol)
-        if record is None:
-            path = setting.out / EVALUATION_NAME
-            record = asdict(
-                evaluate(generated=setting.out, real=measured(), extractor=extractor, config=config.protocol, out=path)
-            )
+        record = evaluator.evaluation(setting.out)
         outcomes.append(_outcome(setting, record, network_evaluations=network_evaluations(run)))
-    if process.is_main:
+    if this_process().is_main:
         _conclude(config, settings, outcomes)
         shutil.rmtree(parts_directory(config.out / EVALUATION_NAME), ignore_errors=True)
 
 
-def _opened_real(config: SweepConfig, run: "SamplingRun", extractor: "FeatureExtractor") -> "RealSide":
-    from ..evaluation.inputs import open_real
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluation of every setting's samples against the same real images."""
 
-    shape = _image_shape(run)
-    if config.protocol.image_size not in (None, shape[0]):
-        raise ValueError(
-            f"protocol.image_size {config.protocol.image_size} was asked for, but {run.model.checkpoint.path} makes "
-            f"images of {shape[0]} pixels, which are not resized; leave it out"
-        )
-    return open_real(config.real, shape=shape, extractor=extractor, config=config.protocol)
+    config: SweepConfig
+    shape: tuple[int, int, int]
+    """(H, W, C) of the samples."""
+    extractor: "FeatureExtractor"
+    real: "RealSide"
 
+    @classmethod
+    def open(cls, config: SweepConfig, run: "SamplingRun") -> "Evaluator":
+        """Open the extractor and the real images for the samples of a run.
 
-def _image_shape(run: "SamplingRun") -> tuple[int, int, int]:
-    channels, height, width = run.model.image_shape
-    return height, width, channels
+        Raises:
+            FileNotFoundError, ValueError: real images that the samples cannot be compared with.
+        """
+        from ..evaluation.extractors.config import open_extractor
+        from ..evaluation.inputs import open_real
+
+        channels, height, width = run.model.image_shape
+        if config.protocol.image_size not in (None, height):
+            raise ValueError(
+                f"protocol.image_size {config.protocol.image_size} was asked for, but {run.model.checkpoint.path} "
+                f"makes images of {height} pixels, which are not resized; leave it out"
+            )
+        extractor, shape = open_extractor(config, device=run.device), (height, width, channels)
+        real = open_real(config.real, shape=shape, extractor=extractor, config=config.protocol)
+        return cls(config, shape, extractor, real)
+
+    @cached_property
+    def measured(self) -> "MeasuredReal":
+        """Statistics of the real images, computed if a setting is not evaluated yet."""
+        from ..evaluation.run import measure_real, parts_directory
+
+        parts = parts_directory(self.config.out / EVALUATION_NAME)
+        protocol = self.config.protocol
+        return measure_real(self.config.real, shape=self.shape, extractor=self.extractor, config=protocol, parts=parts)
+
+    def evaluation(self, samples: Path) -> Mapping[str, Any]:
+        """The stored evaluation of a directory of samples if it is still valid, else a new one."""
+        from ..evaluation.run import evaluate
+
+        stored = stored_evaluation(samples, self.extractor, real=self.real, protocol=self.config.protocol)
+        if stored is not None:
+            return stored
+        how = {"extractor": self.extractor, "config": self.config.protocol, "out": samples / EVALUATION_NAME}
+        return asdict(evaluate(generated=samples, real=self.measured, **how))
 
 
 def _conclude(config: SweepConfig, settings: Sequence[SampleConfig], outcomes: Sequence[Outcome]) -> None:
@@ -232,28 +249,22 @@ def write_sample_config(path: Path, setting: SampleConfig, best: Outcome) -> Non
         f"# The best of a sweep: {best.distance_name} {best.metrics[DISTANCE]:.4g}",
         f"#   python scripts/sample.py --config {path} --out runs/samples",
     ]
-    values = {"diffusion": str(setting.diffusion), "classifier": str(setting.classifier)}
-    values |= _unlike_defaults(setting) | {"seed": setting.seed}
+    defaults = to_plain(SampleConfig(out=setting.out, diffusion=setting.diffusion))
+    values = {"diffusion": str(setting.diffusion), "seed": setting.seed} | _unlike(to_plain(setting), defaults)
     values["sampler"] = {"name": setting.sampler.name, "steps": setting.sampler.steps} | values.get("sampler", {})
     # A JSON value is a YAML value too.
-    lines += [f"{name}: {json.dumps(value)}" for name, value in values.items() if name != "out"]
+    lines += [f"{name}: {json.dumps(value)}" for name, value in values.items()]
     with atomic_write(path) as file:
         file.write("\n".join([*lines, ""]).encode())
 
 
-def _unlike_defaults(config: Any) -> dict[str, Any]:  # any config, and those within it
-    """Plain values of the fields that are not at their defaults."""
-    values = {field.name: getattr(config, field.name) for field in fields(config)}
-    changed = {field.name for field in fields(config) if values[field.name] != _default(field)}
+def _unlike(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that differ from the defaults, in nested mappings too."""
     return {
-        name: _unlike_defaults(value) if is_dataclass(value) else to_plain(value)
+        name: _unlike(value, defaults[name]) if isinstance(value, dict) and name in defaults else value
         for name, value in values.items()
-        if name in changed
+        if name not in defaults or value != defaults[name]
     }
-
-
-def _default(field: Field[Any]) -> Any:  # of any type
-    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _outcome(setting: SampleConfig, record: Mapping[str, Any], *, network_evaluations: int) -> Outcome:

@@ -1,4 +1,4 @@
-"""What a sweep found: a table, curves against the scale and against the cost, and report.html with all of it."""
+"""Report of a sweep: a table, curves against the scale and against the cost, and report.html with all of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,27 +26,27 @@ class Outcome:
     steps: int | str
     scale: float
     network_evaluations: int
-    """Of denoising networks for each sample: the model's, those without the class under classifier-free guidance, and a
-    weaker model's. Classifiers' are not counted."""
+    """Evaluations of denoising networks for each sample, those of classifier-free guidance and autoguidance included,
+    those of classifiers not."""
     metrics: Mapping[str, float]
     display_names: Mapping[str, str]
-    """What metrics are called in print, with the number of samples."""
+    """Printed names of the metrics, with the number of samples."""
     grid: Path
     """PNG of the first samples."""
 
     @property
     def line(self) -> str:
-        """The curve against the scale that it lies on."""
+        """Sampler and steps: a curve against the scale."""
         return f"{self.sampler}, {self.steps} steps"
 
     @property
     def name(self) -> str:
-        """All that it is."""
+        """Sampler, steps and scale."""
         return f"{self.line}, s = {self.scale:g}"
 
     @property
     def distance_name(self) -> str:
-        """What the metric that settings are compared by is called."""
+        """Printed name of the metric that settings are compared by."""
         return self.display_names[DISTANCE]
 
 

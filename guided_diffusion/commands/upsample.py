@@ -59,9 +59,8 @@ def upsample(config: UpsampleConfig) -> None:
         config.upsampler, weights=config.weights, device=device, precision=config.precision, counter=evaluations
     )
     source = open_images(config.base)
-    run = UpsamplingRun(
-        settings=config, upsampler=upsampler, base=stored_base(source), conditioning_noise=config.conditioning_noise
-    )
+    rate = config.conditioning_noise
+    run = UpsamplingRun(settings=config, upsampler=upsampler, base=stored_base(source), conditioning_noise=rate)
     plan = run.plan(shard_size=config.shard_size)
 
     @lru_cache(maxsize=1)  # batches of one shard follow one another

@@ -73,7 +73,7 @@ class InpaintingRun:
 
 
 def read_mask(path: Path, *, size: int) -> Tensor:
-    """Where a mask is white, (1, 1, S, S) bool.
+    """White pixels of a mask, (1, 1, S, S) bool.
 
     Raises:
         FileNotFoundError: no such file.

@@ -89,27 +89,32 @@ def measured_likelihood(
             images, y = inputs.read(start, start + batch_size)
             noise = SeededNoise(seed, inputs.indices[start : start + batch_size])
             x0, denoiser = from_uint8(images.to(model.device)), model.denoiser(y.to(model.device), clip=clip)
-            terms_of_batch: list[Tensor] = []
+            shares: list[Tensor] = []
             for share in bound_terms(denoiser, chain, x0, noise, cut):
-                terms_of_batch.append(share.double().cpu())
+                shares.append(share.double().cpu())
                 bar.update(len(x0))
-            columns = _columns(terms_of_batch, prior_bound(x0, float(chain.alpha_bar[-1])).double().cpu())
+            columns = _columns(shares, prior=prior_bound(x0, float(chain.alpha_bar[-1])).double().cpu())
             sums, squares = sums + columns.sum(dim=0), squares + (columns**2).sum(dim=0)
-    total, prior, transitions, *shares = _shares(sums, squares, count=count)
-    links = zip(cut, shares, strict=True)
+    return _likelihood(_shares(sums, squares, count=count), chain, cut, num_images=count)
+
+
+def _likelihood(shares: Sequence[Share], chain: DiffusionChain, cut: Sequence[range], *, num_images: int) -> Likelihood:
+    total, prior, transitions, *each = shares
     return Likelihood(
-        num_images=count,
+        num_images=num_images,
         num_steps=len(chain),
         terms=len(cut),
         total=total,
         prior=prior,
-        reconstruction=shares[0],
+        reconstruction=each[0],
         transitions=transitions,
-        stretches=tuple(Stretch(run[0], run[-1], float(chain.t[run[-1]]), share) for run, share in links),
+        stretches=tuple(
+            Stretch(run[0], run[-1], float(chain.t[run[-1]]), share) for run, share in zip(cut, each, strict=True)
+        ),
     )
 
 
-def _columns(shares: Sequence[Tensor], prior: Tensor) -> Tensor:
+def _columns(shares: Sequence[Tensor], *, prior: Tensor) -> Tensor:
     """Total, prior, transitions and the share of each stretch, for each image: (B, 3 + stretches) float64."""
     transitions = torch.stack(list(shares[1:])).sum(dim=0)
     return torch.stack([shares[0] + transitions + prior, prior, transitions, *shares], dim=1)

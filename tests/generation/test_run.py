@@ -318,9 +318,7 @@ def test_a_scale_without_a_classifier_is_refused(tmp_path, model):
 
 
 def test_labels_without_anyone_to_be_told_are_refused(tmp_path, model):
-    with pytest.raises(
-        ValueError, match="labels 1 were asked for, but .* is not conditioned on the class and"
-    ):
+    with pytest.raises(ValueError, match="labels 1 were asked for, but .* is not conditioned on the class and"):
         generate(config(tmp_path, labels=1), model)
 
 

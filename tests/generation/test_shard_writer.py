@@ -1,5 +1,4 @@
-"""How shards come about: in the memory there is, in the precision asked for, counted, and with a manifest that says by
-what they were made."""
+"""Shards: written in the memory there is and in the precision asked for, counted, with a manifest."""
 
 import json
 import logging
