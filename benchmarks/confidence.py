@@ -1,4 +1,4 @@
-"""How right the extrapolated Fréchet distance and the bootstrap interval are, on Gaussians whose distance is known.
+"""Accuracy of the extrapolated Fréchet distance and the bootstrap interval, on Gaussians of known distance.
 
 python benchmarks/confidence.py [--dimensions 64]
 
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.config import run_command
-from guided_diffusion.evaluation.metrics.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
+from guided_diffusion.evaluation.metrics.bootstrap import bootstrap_frechet_distance
+from guided_diffusion.evaluation.metrics.extrapolation import extrapolated_frechet_distance
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 
@@ -33,7 +34,7 @@ class ConfidenceBenchmark:
     dimensions: int = 64
     """Of the features."""
     samples_per_dimension: tuple[int, ...] = (2, 5, 10, 25, 50)
-    """How many samples there are for each."""
+    """Numbers of samples for each."""
     sets: int = 100
     """Of samples, of each number."""
     resampled_sets: int = 25

@@ -1,6 +1,6 @@
 """Images a second of our Inception extractor beside torch-fidelity's, by turns in this process.
 
-python benchmarks/features.py [--sizes "[64, 256]"] [--inception.weights FILE]
+python benchmarks/features.py [--sizes "[64, 256]"] [--weights FILE]
 """
 
 import time
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from guided_diffusion.config import run_command
 from guided_diffusion.evaluation.extractors.inception import (
-    InceptionConfig,
     InceptionExtractor,
     InceptionNetwork,
     load_inception,
@@ -25,8 +24,8 @@ from guided_diffusion.evaluation.extractors.inception import (
 class FeatureBenchmark:
     """Extracts features of the same random images with both, on the CPU."""
 
-    inception: InceptionConfig = InceptionConfig()
-    """Where the weights are; null takes random ones, which are as fast."""
+    weights: Path | None = None
+    """Inception's, torch-fidelity's file; null: random ones, which are as fast."""
     sizes: tuple[int, ...] = (64, 256)
     """Sides of the images, in pixels."""
     batch_size: int = 32
@@ -46,8 +45,8 @@ def compare(config: FeatureBenchmark) -> None:
     """
     torch.set_num_threads(config.threads)
     with TemporaryDirectory() as directory:
-        path = config.inception.weights or _random_weights(Path(directory) / "weights.pth")
-        ours, theirs = load_inception(InceptionConfig(weights=path)), _torch_fidelity(path)
+        path = config.weights or _random_weights(Path(directory) / "weights.pth")
+        ours, theirs = load_inception(path), _torch_fidelity(path)
         exact = InceptionNetwork().eval()
         exact.load_state_dict(torch.load(path, weights_only=True))
     print(f"{'size':>5} {'ours':>9} {'theirs':>9} {'speed':>6} {'ours from':>10} {'ours from':>10} {'theirs from':>11}")

@@ -20,7 +20,8 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 from guided_diffusion.config import run_command
-from guided_diffusion.evaluation.metrics.frechet import frechet_distance, kernel_distance
+from guided_diffusion.evaluation.metrics.frechet import frechet_distance
+from guided_diffusion.evaluation.metrics.kernel import kernel_distance
 from guided_diffusion.evaluation.metrics.neighbours import density_coverage, precision_recall
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 

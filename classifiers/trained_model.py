@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from guided_diffusion.checkpoint import Checkpoint, load_weights, open_checkpoint
-from guided_diffusion.config import from_plain
+from guided_diffusion.checkpoint import Checkpoint
+from guided_diffusion.diffusion.model import load_network
 from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.files import file_sha256
 
@@ -17,12 +17,12 @@ from .model import ClassifierConfig, NoisyClassifier, log_probabilities
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierModelConfig:
-    """What a classifier is, apart from its weights: the "model" of its checkpoint's config.json."""
+    """A classifier apart from its weights: the "model" of its checkpoint's config.json."""
 
     network: ClassifierConfig
     """The encoder and its pooling."""
     chain: ChainConfig | None
-    """The chain of the diffusion model whose noise it was trained on; null: it knows clean images only."""
+    """The chain of the diffusion model whose noise it was trained on; null: clean images only."""
     class_names: tuple[str, ...]
     """Names of the classes, in label order."""
 
@@ -50,8 +50,8 @@ class Classifier:
 
     @property
     def name(self) -> str:
-        """Run and checkpoint, such as "classifier/checkpoint-0300000", for messages and manifests."""
-        return f"{self.checkpoint.path.parent.name}/{self.checkpoint.path.name}"
+        """Run and checkpoint, for messages and manifests."""
+        return self.checkpoint.name
 
     @cached_property
     def sha256(self) -> str:
@@ -76,10 +76,6 @@ def load_classifier(path: Path, *, weights: str | None = None, device: torch.dev
         FileNotFoundError: no checkpoint there.
         ValueError: a checkpoint of another kind, or weights that it has not or that do not fit.
     """
-    checkpoint = open_checkpoint(path, "classifier")
-    config = from_plain(ClassifierModelConfig, checkpoint.model, source=str(checkpoint.path / "config.json"))
-    with torch.device("meta"):
-        network = NoisyClassifier(config.network)
-    load_weights(network, checkpoint, weights)
-    network.eval().requires_grad_(False).to(device)
-    return Classifier(config, network, checkpoint, weights or checkpoint.default_weights())
+    return Classifier(
+        *load_network(path, "classifier", ClassifierModelConfig, NoisyClassifier, weights=weights, device=device)
+    )

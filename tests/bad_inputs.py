@@ -26,7 +26,6 @@ import tiny
 from PIL import Image
 
 from classifiers.training import train_classifier
-from guided_diffusion.config import DEBUG_VARIABLE
 from guided_diffusion.data.preparation import PrepareConfig, prepare_data
 from guided_diffusion.training.diffusion_objective import train_diffusion
 
@@ -47,10 +46,10 @@ USUAL: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "--generated=pictures",
         "--real=pictures",
-        "--extractor=classifier:runs/judge",
+        "--extractor.name=classifier:runs/judge",
         "--out=report.json",
     ),
-    "make_reference": ("--images=pictures", "--extractor=classifier:runs/judge", "--out=reference.npz"),
+    "make_reference": ("--images=pictures", "--extractor.name=classifier:runs/judge", "--out=reference.npz"),
 }
 """A good command line of each script, whose options those of a case replace."""
 
@@ -125,7 +124,7 @@ def _run(script: str, options: tuple[str, ...]) -> tuple[int, str]:
     errors, warnings = io.StringIO(), io.StringIO()
     handler, root = logging.StreamHandler(warnings), logging.getLogger()
     arguments, sys.argv = sys.argv, [f"scripts/{script}.py", *options]
-    debug = os.environ.pop(DEBUG_VARIABLE, None)
+    debug = os.environ.pop("GUIDED_DIFFUSION_DEBUG", None)
     root.addHandler(handler)
     try:
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
@@ -137,7 +136,7 @@ def _run(script: str, options: tuple[str, ...]) -> tuple[int, str]:
         sys.argv = arguments
         root.removeHandler(handler)
         if debug is not None:
-            os.environ[DEBUG_VARIABLE] = debug
+            os.environ["GUIDED_DIFFUSION_DEBUG"] = debug
     _, _, stated = f"\n{errors.getvalue()}".rpartition("\nerror: ")
     return status, (stated if status else warnings.getvalue()).removesuffix("\n")
 
@@ -563,13 +562,13 @@ EVALUATION_CASES = (
              says=("the generated side has 20 images for features of 32 dimensions: its covariance is singular",
                    "give more than 32 images")),
     BadInput(name="No Inception weights", script="evaluate",
-             options=("--extractor=inception", "--inception.weights=weights.pth"),
+             options=("--extractor.name=inception", "--extractor.weights=weights.pth"),
              says=("there are no Inception weights at weights.pth, which was given; get https://",
-                   "--inception.weights PATH", "GUIDED_DIFFUSION_INCEPTION_WEIGHTS", "copy the file to")),
-    BadInput(name="An unknown extractor", script="evaluate", options=("--extractor=judge",),
+                   "--extractor.weights PATH", "GUIDED_DIFFUSION_INCEPTION_WEIGHTS", "copy the file to")),
+    BadInput(name="An unknown extractor", script="evaluate", options=("--extractor.name=judge",),
              says=('there is no extractor "judge"; give inception', "classifier:RUN")),
     BadInput(name="A judge that was trained on noisy images", script="evaluate",
-             options=("--extractor=classifier:runs/classifier",),
+             options=("--extractor.name=classifier:runs/classifier",),
              says=("runs/classifier/checkpoint-0000002 was trained on noisy images and would judge its own guidance",)),
     BadInput(name="A report that is a directory", script="evaluate", options=("--out=runs",),
              says=("the report goes into a file NAME.json, a page NAME.html beside it; got --out runs",)),

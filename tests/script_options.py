@@ -131,11 +131,9 @@ IMAGES = (
 """Of commands that read images."""
 
 EVALUATING = (
-    "dinov2",
-    "dinov2.weights",
     "extractor",
-    "inception",
-    "inception.weights",
+    "extractor.name",
+    "extractor.weights",
     "protocol",
     "protocol.batch_size",
     "protocol.bootstrap",
@@ -241,13 +239,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "make_reference": (
         "batch_size",
-        "dinov2",
-        "dinov2.weights",
         "extractor",
+        "extractor.name",
+        "extractor.weights",
         "image_size",
         "images",
-        "inception",
-        "inception.weights",
         "manifold_images",
         "out",
     ),

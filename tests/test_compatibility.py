@@ -51,7 +51,7 @@ def test_training_resumes_on_prepared_data():
 
 @pytest.mark.parametrize("real", ["prepared", "reference.npz"])
 def test_a_report_compares_with_a_fresh_one(real, capsys):
-    evaluate.main(["--generated=samples", f"--real={real}", "--extractor=classifier:judge", "--out=fresh.json"])
+    evaluate.main(["--generated=samples", f"--real={real}", "--extractor.name=classifier:judge", "--out=fresh.json"])
     stored, fresh = (json.loads(Path(name).read_text()) for name in ("report.json", "fresh.json"))
     assert fresh["metrics"] == pytest.approx(stored["metrics"], rel=1e-4, abs=1e-7)
     assert fresh["per_class_accuracy"] == stored["per_class_accuracy"]

@@ -153,7 +153,7 @@ class GroupedConfig:
         ("--steps 25", "--steps is called --sampler.steps"),
         ("--steps=25", "--steps is called --sampler.steps"),
         ("--sampler ddim", "--sampler is called --sampler.name"),
-        ("--sampler=ddim --steps=25", "--sampler is called --sampler.name; --steps is called --sampler.steps"),
+        ("--steps=25 --staps 3", "--steps is called --sampler.steps; there is no option staps; "),
         ("--data.decode fast", "--data.decode has been removed: "),
         ("--eta 0.5", "there is no option eta; "),  # this command has no sampler.eta either
     ],

@@ -72,7 +72,7 @@ def _stages(config: DemoConfig) -> list[tuple[str, list[Job]]]:
     out = config.out
     diffusion, classifier, judge, digits = (str(out / name) for name in ("diffusion", "classifier", "judge", "digits"))
     train = ("--data.path", f"{digits}/train", "--resume", "auto")
-    extractor = ("--extractor", f"classifier:{judge}")
+    extractor = ("--extractor.name", f"classifier:{judge}")
     train_diffusion: Command = (
         "scripts/train_diffusion.py", "--config", "configs/digits/diffusion.yaml", "--out", diffusion, *train,
     )  # fmt: skip

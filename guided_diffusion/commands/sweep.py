@@ -22,7 +22,7 @@ from .sweep_report import DISTANCE, Outcome, best_of, format_outcomes, write_swe
 if TYPE_CHECKING:
     from ..diffusion.chain import Step
     from ..evaluation.extractors.features import FeatureExtractor
-    from ..evaluation.inputs import RealSide
+    from ..evaluation.inputs import RealInput
     from ..evaluation.run import MeasuredReal
     from ..generation.run import SamplingRun
 
@@ -30,7 +30,7 @@ EVALUATION_NAME = "evaluation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepConfig(SampleSetConfig, ExtractorConfig):
+class SweepConfig(SampleSetConfig):
     """Sample at every combination of scales, samplers and steps from the same seeds, evaluate, and name the best."""
 
     real: Path
@@ -44,6 +44,8 @@ class SweepConfig(SampleSetConfig, ExtractorConfig):
     """Numbers of timesteps, or timesteps, in place of sampler.steps."""
     num_samples: int = 1000
     """Samples of each setting. Few make Fréchet distances larger, of all settings alike."""
+    extractor: ExtractorConfig = ExtractorConfig()
+    """Network whose features are compared."""
     protocol: EvaluationConfig = EvaluationConfig()
     """Settings of the metrics."""
     write_config: Path | None = None
@@ -62,11 +64,7 @@ class SweepConfig(SampleSetConfig, ExtractorConfig):
                 f"a sweep takes its scales from --scales, not from guidance.scale; got {self.guidance.scale:g}"
             )
         self._check_sampler()
-        if self.num_samples <= self.protocol.neighbours:
-            raise ValueError(
-                f"precision and recall look at {self.protocol.neighbours} neighbours of each sample, so num_samples "
-                f"must be more; got {self.num_samples}"
-            )
+        self.protocol.check_num_images(self.num_samples, "--num_samples asks for")
 
     def _check_sampler(self) -> None:
         plain = SamplerConfig()
@@ -101,7 +99,7 @@ def sweep(config: SweepConfig) -> None:
             are found before any samples are made.
     """
     from ..distributed import this_process
-    from ..evaluation.run import parts_directory
+    from ..evaluation.run import cache_directory
     from ..generation.run import SamplingRun
 
     settings = sample_configs(config)
@@ -117,7 +115,7 @@ def sweep(config: SweepConfig) -> None:
         outcomes.append(_outcome(setting, record, network_evaluations=network_evaluations(run)))
     if this_process().is_main:
         _conclude(config, settings, outcomes)
-        shutil.rmtree(parts_directory(config.out / EVALUATION_NAME), ignore_errors=True)
+        shutil.rmtree(cache_directory(config.out / EVALUATION_NAME), ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class Evaluator:
     shape: tuple[int, int, int]
     """(H, W, C) of the samples."""
     extractor: "FeatureExtractor"
-    real: "RealSide"
+    real: "RealInput"
 
     @classmethod
     def open(cls, config: SweepConfig, run: "SamplingRun") -> "Evaluator":
@@ -146,18 +144,17 @@ class Evaluator:
                 f"protocol.image_size {config.protocol.image_size} was asked for, but {run.model.checkpoint.path} "
                 f"makes images of {height} pixels, which are not resized; leave it out"
             )
-        extractor, shape = open_extractor(config, device=run.device), (height, width, channels)
+        extractor, shape = open_extractor(config.extractor, device=run.device), (height, width, channels)
         real = open_real(config.real, shape=shape, extractor=extractor, config=config.protocol)
         return cls(config, shape, extractor, real)
 
     @cached_property
     def measured(self) -> "MeasuredReal":
         """Statistics of the real images, computed if a setting is not evaluated yet."""
-        from ..evaluation.run import measure_real, parts_directory
+        from ..evaluation.run import measure_real
 
-        parts = parts_directory(self.config.out / EVALUATION_NAME)
-        protocol = self.config.protocol
-        return measure_real(self.config.real, shape=self.shape, extractor=self.extractor, config=protocol, parts=parts)
+        out, protocol = self.config.out / EVALUATION_NAME, self.config.protocol
+        return measure_real(self.config.real, shape=self.shape, extractor=self.extractor, config=protocol, out=out)
 
     def evaluation(self, samples: Path) -> Mapping[str, Any]:
         """The stored evaluation of a directory of samples if it is still valid, else a new one."""
@@ -173,7 +170,8 @@ class Evaluator:
 def _conclude(config: SweepConfig, settings: Sequence[SampleConfig], outcomes: Sequence[Outcome]) -> None:
     best = best_of(outcomes)
     rows = [to_plain(outcome) | {"is_best": outcome is best} for outcome in outcomes]
-    write_json(config.out / "sweep.json", {"real": str(config.real), "extractor": config.extractor, "settings": rows})
+    record = {"real": str(config.real), "extractor": config.extractor.name, "settings": rows}
+    write_json(config.out / "sweep.json", record)
     report = write_sweep_report(config.out, outcomes)
     print(f"{format_outcomes(outcomes)}\n\nbest by {best.distance_name}: {best.name}\ncurves and pictures: {report}")
     if config.write_config is not None:
@@ -215,7 +213,7 @@ def network_evaluations(run: "SamplingRun") -> int:
 
 
 def stored_evaluation(
-    samples: Path, extractor: "FeatureExtractor", *, real: "RealSide", protocol: EvaluationConfig
+    samples: Path, extractor: "FeatureExtractor", *, real: "RealInput", protocol: EvaluationConfig
 ) -> Mapping[str, Any] | None:
     """The evaluation in a directory of samples, if it is of these samples, by this protocol, against the same files.
 

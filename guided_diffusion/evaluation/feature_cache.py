@@ -1,7 +1,7 @@
-"""What was measured of a set so far, on disk, so that a killed evaluation goes on where it was.
+"""Cache of extracted features on disk; an interrupted evaluation resumes from it.
 
-A part is a safetensors file of the features of consecutive batches, named after the first of them. Processes need not
-speak of parts: each takes those that fit its share, so that another number of processes can go on as well.
+A part is a safetensors file of the features of consecutive batches, named after the first of them. Each process takes
+the parts that fit its share of the batches, so another number of processes can resume as well.
 """
 
 import logging
@@ -25,14 +25,14 @@ _BATCH_SIZES = "batch_sizes"
 _logger = logging.getLogger(__name__)
 
 
-class Parts:
-    """Reads parts, and writes one whenever enough waits to be worth a file; a set that is soon measured leaves none.
+class FeatureCache:
+    """Reads parts, and writes one whenever enough batches wait; a set that is measured quickly leaves none.
 
-    They are insurance: where they cannot be written, a warning says so and the work goes on.
+    Where parts cannot be written, a warning is logged and the work goes on.
     """
 
     def __init__(self, directory: Path, *, every_seconds: float = 20.0, most_images: int = 8192) -> None:
-        """directory: appears with the first part. most_images: how many wait in memory at most, whatever the time."""
+        """directory: created with the first part. most_images: limit of those that wait in memory."""
         self.directory = directory
         self.every_seconds = every_seconds
         self.most_images = most_images
@@ -43,19 +43,19 @@ class Parts:
         self._can_write = True
 
     def stored(self, first: int, last: int) -> list[Row]:
-        """The batches of the part that begins with number `first`; none if there is no whole one, or if it reaches
-        beyond batch `last`."""
+        """The batches of the part that begins with number `first`; empty if there is no undamaged one that ends before
+        batch `last`."""
         path = self._path(first)
         if not path.is_file():
             return []
         try:
             rows = list(_rows(read_tensors(path)))
         except (DamagedCheckpointError, KeyError):
-            return []  # it is computed anew
+            return []  # these batches are extracted again
         return rows if first + len(rows) <= last else []
 
     def add(self, batch: int, row: Row) -> None:
-        """Note a batch that was computed. Those noted between two calls of `flush` follow one another."""
+        """Add a batch; those added between two calls of `flush` are consecutive."""
         if not self._can_write:
             return
         values = _named(row)
@@ -72,7 +72,7 @@ class Parts:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the batches that wait."""
         if self._sizes:
             waiting = {kind: room[: sum(self._sizes)] for kind, room in self._waiting.items()}
             try:
@@ -80,13 +80,15 @@ class Parts:
                     file.write(save(waiting | {_BATCH_SIZES: torch.tensor(self._sizes)}))
             except OSError as error:
                 self._can_write = False
-                _logger.warning("if killed, this begins anew: %s cannot be written (%s)", self.directory, error)
+                _logger.warning(
+                    "an interrupted evaluation will start over: %s cannot be written (%s)", self.directory, error
+                )
         self._sizes = []
         self._written_at = time.monotonic()
 
     def _room(self, kind: str, rows: Tensor) -> Tensor:
-        """Where rows of that kind wait: one array, since many small ones would keep batches of images between them from
-        being given back to the system."""
+        """Buffer for rows of that kind: one array, since many small ones would keep the memory of image batches between
+        them from being returned to the system."""
         room = self._waiting.get(kind)
         if room is None or len(room) < len(rows):
             room = self._waiting[kind] = torch.empty(

@@ -1,4 +1,4 @@
-"""From a set of images to its reference file: what an evaluation measures of the real side, kept."""
+"""Construction of reference files: one pass over real images, stored for all evaluations against them."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -11,12 +11,14 @@ from torch import Tensor
 from ..data.formats.npy import npz_members
 from ..data.sources import ImageSource, files_fingerprint, open_images
 from ..distributed import on_main_process
-from .extractors.features import FeatureExtractor, Features, PublishedNetwork
-from .measure import spread_over
+from .config import EvaluationConfig
+from .extractors.features import FeatureExtractor, Features
+from .extractors.weights import PublishedWeights
+from .measure import MeasuredSet, spread_over
+from .metrics.frechet import low_rank
 from .protocol import source_record, versions
 from .reference import write_reference
-from .run import measure_source, parts_directory, refuse_unwritable
-from .warnings import low_rank
+from .run import cache_directory, measure_source, refuse_unwritable
 
 _logger = logging.getLogger(__name__)
 
@@ -32,14 +34,15 @@ def make_reference(
 ) -> None:
     """Measure the images at `images` and write `out`, whole or not at all.
 
-    image_size: as `open_images`' size. manifold_images: how many images, spread over the set, go into the file for
-    what needs more than statistics; 0: none. Evaluating against the file, with as many real_manifold, gives the numbers
-    that the images would. Several processes share the work; a killed run goes on as `evaluate` does.
+    image_size: as `open_images`' size. manifold_images: images, spread over the set, that go into the file for metrics
+    that need more than statistics; 0: none. Evaluating against the file, with as many real_manifold, gives the numbers
+    that the images would. Several processes share the work; an interrupted run resumes as `evaluate` does.
 
     Raises:
-        FileNotFoundError, ValueError: images that are missing, damaged, too few or of mixed sizes, or a reference in
-            their place; an `out` that is no name of an npz, or lies among the images.
-        FileExistsError: `out` is there already.
+        FileNotFoundError: missing images.
+        ValueError: images that are damaged, too few or of mixed sizes, or a reference in their place; an `out` that is
+            no name of an npz, or lies among the images.
+        FileExistsError: `out` exists.
         PermissionError: the directory of `out` cannot be written to.
     """
     _check_out(out, images)
@@ -47,38 +50,47 @@ def make_reference(
     source = open_images(images, size=image_size)
     if source.num_images < 2:
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
-    parts = parts_directory(out)
+    config = EvaluationConfig(batch_size=batch_size)
     measured = measure_source(
-        source, _statistics_of(extractor), keep=0, batch_size=batch_size, name="images", parts=parts
+        source, _statistics_of(extractor), name="images", config=config, manifold_size=0, cache=cache_directory(out)
     )
+    kept = spread_over(source.num_images, keep=manifold_images).tolist()
+    on_main_process(lambda: _write(out, measured, source, kept, extractor=extractor, batch_size=batch_size))
 
-    def conclude() -> None:
-        if doubt := low_rank(measured.pooled, "real"):
-            _logger.warning("%s", doubt)
-        write_reference(
-            out,
-            pooled=measured.pooled,
-            spatial=measured.spatial,
-            extractor=extractor.name,
-            extractor_sha256=extractor.sha256,
-            record=_record(source, batch_size=batch_size),
-            images=source,
-            kept=spread_over(source.num_images, keep=manifold_images).tolist(),
-        )
-        rmtree(parts, ignore_errors=True)
 
-    on_main_process(conclude)
+def _write(
+    out: Path,
+    measured: MeasuredSet,
+    source: ImageSource,
+    kept: list[int],
+    *,
+    extractor: FeatureExtractor,
+    batch_size: int,
+) -> None:
+    if warning := low_rank(measured.pooled, "real"):
+        _logger.warning("%s", warning)
+    write_reference(
+        out,
+        pooled=measured.pooled,
+        spatial=measured.spatial,
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        record=_record(source, batch_size=batch_size),
+        images=source,
+        kept=kept,
+    )
+    rmtree(cache_directory(out), ignore_errors=True)
 
 
 @dataclass(frozen=True)
 class _StatisticsOnly:
-    """An extractor without class probabilities: a reference has no use for them, and of a million images they take 4 GB
-    of every process."""
+    """An extractor without class probabilities: a reference does not use them, and those of a million images take 4 GB
+    in every process."""
 
     network: FeatureExtractor
     name: str
     sha256: str
-    published: PublishedNetwork | None
+    published: PublishedWeights | None
     resize: str
     class_names: None = None
 
@@ -91,7 +103,7 @@ def _statistics_of(extractor: FeatureExtractor) -> FeatureExtractor:
 
 
 def _record(source: ImageSource, *, batch_size: int) -> dict[str, Any]:
-    """What the statistics are of, and what computed them."""
+    """Description of the images, and the versions that measured them."""
     return source_record(source) | {
         "files_sha256": files_fingerprint(source),
         "class_names": None if source.class_names is None else list(source.class_names),

@@ -1,12 +1,13 @@
 """Settings of guidance, and the table of scores of classifiers of noisy images."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from torch import Tensor
 
+from ..diffusion.model import parse_label
 from .classifier import classifier_score, entropy_scaled_score
 from .score import LogProb, Scale, ScoreTerm
 
@@ -122,3 +123,20 @@ class GuidanceConfig:
     def is_limited(self) -> bool:
         """True where guidance acts in an interval of noise levels only."""
         return self.sigma_min > 0 or self.sigma_max < float("inf")
+
+    def scales_by_label(self, class_names: Sequence[str]) -> dict[int, float]:
+        """`class_scales` by label, in the order of labels.
+
+        Raises:
+            ValueError: an unknown class, or one named twice.
+        """
+        named: dict[int, int | str] = {}
+        for key in self.class_scales:
+            label = parse_label(str(key), class_names)
+            if label in named:
+                raise ValueError(
+                    f'guidance.class_scales has two scales for class {label}, "{class_names[label]}": under '
+                    f'"{named[label]}" and "{key}"; give one'
+                )
+            named[label] = key
+        return {label: self.class_scales[key] for label, key in sorted(named.items())}

@@ -5,12 +5,11 @@
 
 without the parts that a config does not ask for. A sampler with a mean shift takes the score there, in place of the
 outer `tilted`. Gradients through the network, `guided_through`, come before the clip. Scores of x_t and EluCD's
-gradient come after it, as published, and their result is not clipped again. Over 300 lines: checks and composition
-read the same fields.
+gradient come after it, as published, and their result is not clipped again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +28,6 @@ from ..diffusion.model import (
     DiffusionModel,
     class_difference,
     load_diffusion,
-    parse_label,
     weights_record,
 )
 from ..models.precision import CLASSIFIER, Precision, in_precision
@@ -49,8 +47,7 @@ class Guidance:
     """All that guides a model's samples, loaded and checked against the model.
 
     Raises:
-        ValueError: other classes, images or noise than the model's, naming the difference; a model that cannot be
-            guided so; a strength without its network; scales for an unknown class, or two for one class.
+        ValueError: networks that do not fit the model, naming the difference; a strength without its network.
     """
 
     model: DiffusionModel
@@ -63,23 +60,26 @@ class Guidance:
     clean: CleanClassifier | None = None
 
     def __post_init__(self) -> None:
+        model, run = self.model.config, self.model.checkpoint.path
         _check_requested(self)
-        for classifier in (*([self.classifier] if self.classifier else []), *self.further):
-            check_classifier(self.model.config, classifier, run=self.model.checkpoint.path)
-        if self.classifier is not None:
-            _check_together(self.classifier, self.further)
         if self.config.classifier_free.weight is not None:
-            _check_null_class(self.model)
+            _check_null_class(model, run)
         if self.weaker is not None:
             _check_weaker(self.model, self.weaker)
+        if self.classifier is not None:
+            known, called = self.classifier.class_names, self.classifier.name
+            for one in (self.classifier, *self.further):
+                check_classifier(model, one, run=run)
+                _refuse(class_difference(known, one.class_names, model_called=called), one.name, called)
         if self.clean is not None:
-            _check_clean(self.model, self.clean, self.class_names)
-        self._scale_of(torch.zeros(0, dtype=torch.int64))  # refuses unknown classes, and one named twice
+            _check_images(self.clean.name, self.clean.image_shape, model, run)
+            self.clean.labels_of(self.class_names)  # refuses classes that it does not know
+        self.config.scales_by_label(self.class_names)  # refuses unknown classes, and one named twice
 
     @property
     def knows_classes(self) -> bool:
         """True where the model is conditional or a classifier guides it."""
-        return self.model.is_conditional or self.classifier is not None or self.clean is not None
+        return self.model.config.is_conditional or self.classifier is not None or self.clean is not None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -119,7 +119,9 @@ class Guidance:
         if config.sigma_max < float("inf"):  # JSON knows no infinity
             record["sigma_max"] = config.sigma_max
         if config.class_scales:
-            record["class_scales"] = {str(label): scale for label, scale in self._class_scales.items()}
+            record["class_scales"] = {
+                str(label): scale for label, scale in self.config.scales_by_label(self.class_names).items()
+            }
         if config.score != GuidanceConfig.score:
             record[config.score] = True
         record |= self.sampler.guidance_record()
@@ -139,7 +141,7 @@ class Guidance:
         """The model's denoiser away from its reference, if any; not clipped."""
         main, free, auto = self.model.denoiser(y, clip=None), self.config.classifier_free, self.config.autoguidance
         if free.weight is not None:
-            null = torch.full_like(y, self.model.null_label or 0)
+            null = torch.full_like(y, self.model.config.null_label or 0)
             return extrapolated(main, self.model.denoiser(null, clip=None), free.weight)
         if self.weaker is not None and auto.weight is not None:
             return extrapolated(main, self.weaker.denoiser(y, clip=None), auto.weight)
@@ -167,25 +169,11 @@ class Guidance:
         return sine_schedule(self.sampler.levels(self.model.config.chain)) if is_ancestral else None
 
     def _scale_of(self, y: Tensor) -> Scale:
-        scales, default = self._class_scales, _or_one(self.config.scale)
-        if not scales:
+        own, default = self.config.scales_by_label(self.class_names), _or_one(self.config.scale)
+        if not own:
             return default
-        every = [scales.get(label, default) for label in range(len(self.class_names))]
-        return torch.tensor(every, dtype=torch.float64, device=y.device)[y]
-
-    @property
-    def _class_scales(self) -> dict[int, float]:
-        """Scales by label, in the order of labels, of classes that have one of their own."""
-        named: dict[int, int | str] = {}
-        for key in self.config.class_scales:
-            label = parse_label(str(key), self.class_names)
-            if label in named:
-                raise ValueError(
-                    f'guidance.class_scales has two scales for class {label}, "{self.class_names[label]}": under '
-                    f'"{named[label]}" and "{key}"; give one'
-                )
-            named[label] = key
-        return {label: self.config.class_scales[key] for label, key in sorted(named.items())}
+        scales = [own.get(label, default) for label in range(len(self.class_names))]
+        return torch.tensor(scales, dtype=torch.float64, device=y.device)[y]
 
 
 def load_guidance(
@@ -202,8 +190,7 @@ def load_guidance(
     classifier: of noisy images. precision, counter: of all networks but the model's, as `load_diffusion` has them.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: as `load_classifier`, `load_diffusion`, `load_clean_classifier` and
-            `Guidance`.
+        FileNotFoundError, ValueError, OSError: as `Guidance`, and networks that cannot be loaded.
     """
     clean = config.clean_classifier
 
@@ -211,11 +198,12 @@ def load_guidance(
         loaded = load_classifier(one, device=model.device) if isinstance(one, Path) else one
         return in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
 
-    weaker = None
+    weaker = judge = None
     if config.autoguidance.model is not None:
-        path, weights = _path_and_weights(config.autoguidance.model)
-        weaker = load_diffusion(path, weights=weights, device=model.device, precision=precision, counter=counter)
-    judge = None
+        path, _, weights = config.autoguidance.model.rpartition(":")
+        if not path or Path(config.autoguidance.model).exists():  # a directory's own name may hold a colon
+            path, weights = config.autoguidance.model, None
+        weaker = load_diffusion(Path(path), weights=weights, device=model.device, precision=precision, counter=counter)
     if clean.name is not None:
         loaded = load_clean_classifier(clean.name, smooth=clean.gradient == "x_0", device=model.device)
         judge = in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
@@ -244,14 +232,8 @@ def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Pat
         )
     if classifier.chain != model.chain:
         raise ValueError(f"{name} was trained on the noise of {classifier.chain}, but {run} has {model.chain}")
-    if classifier.image_shape != model.image_shape:
-        raise ValueError(
-            f"{name} takes images (channels, height, width) {classifier.image_shape}, but {run} makes "
-            f"{model.image_shape}"
-        )
-    difference = class_difference(model.class_names, classifier.class_names)
-    if difference is not None:
-        raise ValueError(f"{name} cannot guide {run}: {difference}")
+    _check_images(name, classifier.image_shape, model, run)
+    _refuse(class_difference(model.class_names, classifier.class_names), name, run)
 
 
 def classifier_record(classifier: Classifier | CleanClassifier) -> dict[str, Any]:
@@ -260,75 +242,58 @@ def classifier_record(classifier: Classifier | CleanClassifier) -> dict[str, Any
 
 
 def _check_requested(guidance: Guidance) -> None:
+    if guidance.classifier is not None:
+        return
     config, plain = guidance.config, GuidanceConfig()
     given = {f"guidance.{name}": getattr(config, name) for name in CLASSIFIER_OPTIONS
              if getattr(config, name) != getattr(plain, name)}  # fmt: skip
     given |= {f"sampler.{name}": value for name, value in guidance.sampler.guidance_record().items()}
     is_guided = guidance.weaker is not None or guidance.clean is not None or config.classifier_free.weight is not None
-    if not given and config.is_limited and not is_guided:
-        given = {"guidance.sigma_min": config.sigma_min, "guidance.sigma_max": config.sigma_max}
-    if guidance.classifier is None and given:
+    if config.is_limited and not is_guided:
+        given |= {"guidance.sigma_min": config.sigma_min, "guidance.sigma_max": config.sigma_max}
+    if given:
         shown = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
                           for name, value in given.items())  # fmt: skip
         raise ValueError(f"guidance was asked for without a classifier ({shown}); add --classifier RUN")
 
 
-def _check_together(classifier: Classifier, further: Sequence[Classifier]) -> None:
-    for other in further:
-        difference = class_difference(classifier.class_names, other.class_names, model_called=classifier.name)
-        if difference is not None:
-            raise ValueError(f"{other.name} cannot guide beside {classifier.name}: {difference}")
-
-
-def _check_null_class(model: DiffusionModel) -> None:
+def _check_null_class(model: DiffusionConfig, run: Path) -> None:
     if model.null_label is None:
         reason = "was trained without label_dropout and has no null class"
         if not model.is_conditional:
             reason = "is not conditioned on the class at all"
         raise ValueError(
             f"guidance.classifier_free.weight extrapolates from a model without the class to the same with it, but "
-            f"{model.checkpoint.path} {reason}; train one with --class_conditional true --label_dropout 0.1, or guide "
-            f"by a classifier"
+            f"{run} {reason}; train one with --class_conditional true --label_dropout 0.1, or guide by a classifier"
         )
 
 
 def _check_weaker(model: DiffusionModel, weaker: DiffusionModel) -> None:
-    name, ours = weaker.checkpoint.path, model.checkpoint.path
-    if (name, weaker.weights) == (ours, model.weights):
+    ours, theirs, run, name = model.config, weaker.config, model.checkpoint.path, weaker.checkpoint.path
+    if (name, weaker.weights) == (run, model.weights):
         raise ValueError(
-            f"guidance.autoguidance.model is {ours} with its weights {weaker.weights}, the very model that is guided"
+            f"guidance.autoguidance.model is {run} with its weights {weaker.weights}, the very model that is guided"
         )
-    if weaker.config.chain != model.config.chain:
-        raise ValueError(f"{name} has the chain {weaker.config.chain}, but {ours} has {model.config.chain}")
-    if weaker.image_shape != model.image_shape:
+    if theirs.chain != ours.chain:
+        raise ValueError(f"{name} has the chain {theirs.chain}, but {run} has {ours.chain}")
+    _check_images(name, theirs.image_shape, ours, run)
+    if theirs.is_conditional and not ours.is_conditional:
         raise ValueError(
-            f"{name} makes images (channels, height, width) {weaker.image_shape}, but {ours} makes {model.image_shape}"
+            f"{name} is conditioned on the class, but {run} is not: extrapolating would lead away from the class"
         )
-    if weaker.is_conditional and not model.is_conditional:
-        raise ValueError(
-            f"{name} is conditioned on the class, but {ours} is not: extrapolating would lead away from the class"
-        )
-    names = {"model_called": "the diffusion model", "other_called": "the weaker model"}
-    difference = class_difference(model.config.class_names, weaker.config.class_names, **names)
-    if weaker.is_conditional and difference is not None:
-        raise ValueError(f"{name} cannot guide {ours}: {difference}")
+    if theirs.is_conditional:
+        names = {"model_called": "the diffusion model", "other_called": "the weaker model"}
+        _refuse(class_difference(ours.class_names, theirs.class_names, **names), name, run)
 
 
-def _check_clean(model: DiffusionModel, clean: CleanClassifier, class_names: Sequence[str]) -> None:
-    if clean.image_shape is not None and clean.image_shape != model.image_shape:
-        raise ValueError(
-            f"{clean.name} takes images (channels, height, width) {clean.image_shape}, but {model.checkpoint.path} "
-            f"makes {model.image_shape}"
-        )
-    clean.labels_of(class_names)
+def _check_images(name: str | Path, shape: tuple[int, int, int] | None, model: DiffusionConfig, run: Path) -> None:
+    if shape is not None and shape != model.image_shape:
+        raise ValueError(f"{name} takes images (channels, height, width) {shape}, but {run} makes {model.image_shape}")
 
 
-def _path_and_weights(name: str) -> tuple[Path, str | None]:
-    """A run or checkpoint and its weights, of "RUN" or "RUN:WEIGHTS"."""
-    path, colon, weights = name.rpartition(":")
-    if not colon or Path(name).exists():  # a directory's own name may hold a colon
-        return Path(name), None
-    return Path(path), weights
+def _refuse(difference: str | None, name: str | Path, guided: str | Path) -> None:
+    if difference is not None:
+        raise ValueError(f"{name} cannot guide {guided}: {difference}")
 
 
 def _or_one(scale: float | None) -> float:

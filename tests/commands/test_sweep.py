@@ -20,6 +20,7 @@ from guided_diffusion.diffusion.chain import sigma
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.evaluation import run as evaluation
 from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.extractors.config import ExtractorConfig
 from guided_diffusion.generation.config import SamplingConfig
 from guided_diffusion.generation.run import SamplingRun
 from guided_diffusion.guidance.config import (
@@ -35,7 +36,8 @@ from guided_diffusion.samplers import SamplerConfig
 def config(tmp_path, diffusion_run, classifier_run, judge_run, class_folder) -> SweepConfig:
     return SweepConfig(
         out=tmp_path / "sweep", diffusion=diffusion_run, classifier=classifier_run, real=class_folder,
-        extractor=f"classifier:{judge_run}", scales=(4.0,), samplers=("ddim", "heun"), steps=(4,), num_samples=8,
+        extractor=ExtractorConfig(name=f"classifier:{judge_run}"), scales=(4.0,), samplers=("ddim", "heun"),
+        steps=(4,), num_samples=8,
         write_config=tmp_path / "best.yaml",
     )  # fmt: skip
 
@@ -201,7 +203,7 @@ def test_a_setting_that_cannot_be_is_refused_before_any_is_made(config):
         ({"sampler": SamplerConfig(name="langevin", snr=0.1)}, "from --samplers, and langevin is not among them"),
         ({"sampler": SamplerConfig(steps=4)}, "takes its steps from --steps, not from sampler.steps; got 4"),
         ({"classifier": None}, "a sweep over guidance scales needs a classifier; add --classifier RUN"),
-        ({"num_samples": 3}, "look at 3 neighbours of each sample, so num_samples must be more; got 3"),
+        ({"num_samples": 3}, "--num_samples asks for 3 images, but precision and recall look at 3 neighbours of each"),
         ({"guidance": GuidanceConfig(scale=2.0)}, "takes its scales from --scales, not from guidance.scale; got 2"),
     ],
 )

@@ -10,7 +10,7 @@ from evaluation.pixel_extractor import noisy_images, save_class_folders
 from evaluation.reports import METRICS, protocol, report
 
 from guided_diffusion.data.sources import open_images
-from guided_diffusion.evaluation.compare import Comparison, compared, format_comparison, metric_table
+from guided_diffusion.evaluation.compare import Comparison, compare_reports, format_comparison, metric_table
 from guided_diffusion.evaluation.report import Report, write_report
 
 
@@ -22,7 +22,7 @@ def comparison(tmp_path: Path):
         paths = [tmp_path / f"{n}.json" for n in range(len(reports))]
         for path, one in zip(paths, reports, strict=True):
             write_report(path, one)
-        return compared(paths)
+        return compare_reports(paths)
 
     return of
 
@@ -149,7 +149,7 @@ def test_what_is_not_recorded_is_said_and_nothing_else_claimed(comparison) -> No
         "comparable as far as is known; not known of all: real files (names, sizes, times of change), "
         "arithmetic of features"
     )
-    assert found.untold[1].values == ("float32, TensorFloat-32 off", "not recorded")
+    assert found.unknown[1].values == ("float32, TensorFloat-32 off", "not recorded")
     assert "weights" in {item.name for item in found.compared}  # taken from the manifest, which old records have
 
 
@@ -260,10 +260,10 @@ def test_the_printed_columns_line_up(comparison) -> None:
     assert len(points) == 6
     assert all(places == points[0] for places in points)
     assert verdict == "comparable"
-    assert differing.splitlines() == ["What is being compared", "         A    B", "  scale  2.0  4.0"]
+    assert differing.splitlines() == ["Subject of the comparison", "         A    B", "  scale  2.0  4.0"]
 
 
 def test_one_record_is_no_comparison(tmp_path) -> None:
     write_report(tmp_path / "one.json", report())
     with pytest.raises(ValueError, match="a comparison takes two evaluation records or more, got 1"):
-        compared([tmp_path / "one.json"])
+        compare_reports([tmp_path / "one.json"])

@@ -13,7 +13,6 @@ from torchvision import transforms
 
 from guided_diffusion.evaluation.extractors.dinov2 import (
     WEIGHTS,
-    DinoV2Config,
     DinoV2Extractor,
     for_224_pixels,
     load_dinov2,
@@ -63,7 +62,7 @@ def published() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def extractor(published: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> DinoV2Extractor:
-    """What `load_dinov2` makes of a file, but that the network is small."""
+    """As `load_dinov2` loads it, but with a small network."""
     path = tmp_path_factory.mktemp("weights") / "small.pth"
     torch.save(published, path)
     network = vision_transformer(width=WIDTH, depth=DEPTH, heads=HEADS)
@@ -196,16 +195,17 @@ def test_other_weights_are_not_called_dinov2(extractor: DinoV2Extractor) -> None
     assert extractor.published is None
     assert extractor.name == f"dinov2-vitl14-weights-{extractor.sha256[:8]}"
     published = DinoV2Extractor(extractor.network, WEIGHTS.sha256)
-    assert published.published == published.name == "dinov2-vitl14"
+    assert published.published is WEIGHTS
+    assert published.name == "dinov2-vitl14"
 
 
 def test_a_file_of_something_else_is_refused(published: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(published, tmp_path / "small.pth")  # of another width and depth
     with pytest.raises(ValueError, match=r"small\.pth does not hold the published DINOv2 ViT-L/14 weights .*Missing"):
-        load_dinov2(DinoV2Config(weights=tmp_path / "small.pth"))
+        load_dinov2(tmp_path / "small.pth")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth does not hold .*pos_embed"):
-        load_dinov2(DinoV2Config(weights=tmp_path / "other.pth"))
+        load_dinov2(tmp_path / "other.pth")
 
 
 def test_arithmetic_keeps_all_bits_of_float32(extractor: DinoV2Extractor, images: Tensor) -> None:

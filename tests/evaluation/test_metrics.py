@@ -7,7 +7,8 @@ from oracles.golden import arrays, sidecar
 from torch import Tensor
 from torch.testing import assert_close
 
-from guided_diffusion.evaluation.metrics.frechet import _regular_factor, frechet_distance, inception_score
+from guided_diffusion.evaluation.metrics.frechet import frechet_distance, regular_factor
+from guided_diffusion.evaluation.metrics.inception_score import inception_score
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 
 FLOAT64 = torch.float64
@@ -80,7 +81,7 @@ def test_variances_of_any_spread_keep_the_closed_form(least: float) -> None:
 
 def test_as_many_images_as_dimensions_and_a_few_more_make_a_regular_covariance() -> None:
     features = gaussian(moments(randn(2060, 2048)))
-    assert _regular_factor(features.cov) is not None
+    assert regular_factor(features.cov) is not None
 
 
 def test_gaussians_in_orthogonal_subspaces_are_apart_by_their_variances() -> None:

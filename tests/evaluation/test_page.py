@@ -13,17 +13,14 @@ from evaluation.reports import DETAILS, METRICS, protocol, report
 from PIL import Image
 
 from guided_diffusion.data.sources import open_images
-from guided_diffusion.evaluation.compare import compared
+from guided_diffusion.evaluation.compare import compare_reports
 from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.figures import scatter_figure
 from guided_diffusion.evaluation.measure import spread_over
-from guided_diffusion.evaluation.page import (
-    bootstrap_figure,
-    class_accuracy_figure,
-    extrapolation_figure,
-    precision_recall_figure,
-    write_comparison_page,
-    write_evaluation_page,
-)
+from guided_diffusion.evaluation.metrics.accuracy import class_accuracy_figure
+from guided_diffusion.evaluation.metrics.bootstrap import bootstrap_figure
+from guided_diffusion.evaluation.metrics.extrapolation import extrapolation_figure
+from guided_diffusion.evaluation.page import write_comparison_page, write_evaluation_page
 from guided_diffusion.evaluation.report import Report, write_report
 from guided_diffusion.evaluation.run import evaluate
 from guided_diffusion.html import png
@@ -105,10 +102,10 @@ def test_names_from_outside_are_text_and_not_html(tmp_path, sides) -> None:
 def test_spreads_and_plots_are_there_where_their_data_are(tmp_path, sides) -> None:
     found = report(metrics=METRICS | {"frechet_distance_extrapolated": 3.5}, details=DETAILS)
     page = written(tmp_path / "page.html", found, sides[0], None)
-    assert "How sure the Fréchet distance is" in page
+    assert "Uncertainty of the Fréchet distance" in page
     assert "3.841 .. 4.051 (95% of 200 resamplings)" in page
     assert len(pictures(page)) == 3
-    assert "How sure" not in written(tmp_path / "page.html", report(), sides[0], None)
+    assert "Uncertainty of" not in written(tmp_path / "page.html", report(), sides[0], None)
 
 
 def test_classes_are_ranked_by_their_accuracy() -> None:
@@ -200,14 +197,14 @@ def comparison_of(directory: Path, *reports: Report):
     paths = [directory / f"{n}.json" for n in range(len(reports))]
     for path, one in zip(paths, reports, strict=True):
         write_report(path, one)
-    return compared(paths)
+    return compare_reports(paths)
 
 
 def test_a_page_of_a_comparison_says_what_differs(tmp_path) -> None:
     found = comparison_of(tmp_path, report(), report(num_generated=50_000, protocol=protocol(scale=4.0)))
     write_comparison_page(tmp_path / "page.html", found)
     page = (tmp_path / "page.html").read_text()
-    for text in (found.verdict, "Precision against recall", "What is being compared", "<td>scale</td><td>2.0</td>"):
+    for text in (found.verdict, "Precision against recall", "Subject of the comparison", "<td>scale</td><td>2.0</td>"):
         assert text in page
     assert len(pictures(page)) == 1
 
@@ -215,7 +212,7 @@ def test_a_page_of_a_comparison_says_what_differs(tmp_path) -> None:
 def test_points_of_precision_and_recall_carry_the_letters_of_the_table(tmp_path) -> None:
     without = report(metrics={"frechet_distance": 1.0})
     other = report(metrics=METRICS | {"precision": 0.7, "recall": 0.6})
-    (axis,) = precision_recall_figure(comparison_of(tmp_path, report(), without, other)).axes
+    (axis,) = scatter_figure(comparison_of(tmp_path, report(), without, other), x="recall", y="precision").axes
     drawn = {text.get_text(): text.xy for text in axis.texts}
     assert drawn == {"A": (METRICS["recall"], METRICS["precision"]), "C": (0.6, 0.7)}
 

@@ -1,4 +1,4 @@
-"""What a protocol says of samples, of pictures that say nothing, and of the real side."""
+"""The protocol: records of samples, of pictures without a manifest, and of the real images."""
 
 import json
 import shlex
@@ -20,6 +20,7 @@ from guided_diffusion.data.formats.samples import read_manifest
 from guided_diffusion.data.listing import files_sha256
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.extractors.inception import WEIGHTS as INCEPTION
 from guided_diffusion.evaluation.protocol import command_of, flat, flat_protocol, sampling_record, versions
 from guided_diffusion.evaluation.run import evaluate
 from guided_diffusion.files import file_sha256
@@ -165,7 +166,7 @@ def test_samples_are_told_from_pictures_that_say_nothing_of_their_making(tmp_pat
 
 def test_published_statistics_say_no_more_than_their_hash(tmp_path, real) -> None:
     np.savez(tmp_path / "published.npz", mu=np.zeros(5), sigma=np.eye(5))
-    network = PixelExtractor(published="inception-2015")
+    network = PixelExtractor(published=INCEPTION)
     found = evaluate(
         generated=real, real=tmp_path / "published.npz", extractor=network, out=tmp_path / "report.json"
     ).protocol["real"]
@@ -224,7 +225,7 @@ def test_the_command_repeats_the_evaluation(extractor: str, option: str | None) 
     words = shlex.split(command)
     assert words[:2] == ["python", "scripts/evaluate.py"]
     repeated = parse(EvaluateConfig, words[2:])
-    assert repeated.extractor == (option or extractor)
+    assert repeated.extractor.name == (option or extractor)
     assert (repeated.generated, repeated.real) == (Path("runs/samples"), Path("photos/train"))
     assert repeated.protocol == EvaluationConfig(neighbours=5, image_size=64, extrapolate=True)
     assert "split_size" not in command

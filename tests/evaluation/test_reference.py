@@ -14,6 +14,7 @@ from guided_diffusion.data.listing import files_sha256
 from guided_diffusion.data.sources import images_between, open_images
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.extractors.features import Features
+from guided_diffusion.evaluation.extractors.inception import WEIGHTS as INCEPTION
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.reference import Reference, read_reference, write_reference
 from guided_diffusion.evaluation.reference_builder import make_reference
@@ -180,7 +181,7 @@ def test_published_statistics_serve_inception_only(samples: Path, tmp_path: Path
     with pytest.raises(ValueError, match="count as the published 2015 Inception's, which classifier:runs/judge is not"):
         evaluate(generated=samples, real=tmp_path / "r.npz", extractor=PixelExtractor())
     report = evaluate(
-        generated=samples, real=tmp_path / "r.npz", extractor=replace(PixelExtractor(), published="inception-2015")
+        generated=samples, real=tmp_path / "r.npz", extractor=replace(PixelExtractor(), published=INCEPTION)
     )
     assert report.display_names["frechet_distance"] == "FID-120"
     assert set(report.absent) == {"spatial_frechet_distance", *OF_IMAGES}
@@ -188,14 +189,14 @@ def test_published_statistics_serve_inception_only(samples: Path, tmp_path: Path
 
 def test_statistics_of_images_of_another_size_are_refused(samples: Path, real: Path, tmp_path: Path) -> None:
     make_reference(real, extractor=PixelExtractor(), out=tmp_path / "r.npz", image_size=4, manifold_images=0)
-    with pytest.raises(ValueError, match=r"generated images have 6x6 pixels, .* statistics in .*r\.npz are of 4x4"):
+    with pytest.raises(ValueError, match=r"generated images have 6x6 pixels, .* statistics in .*r\.npz 4x4; make"):
         compared(samples, tmp_path / "r.npz")
 
 
 def test_statistics_of_grey_images_are_refused_for_samples_in_colour(samples: Path, tmp_path: Path) -> None:
     grey = save_class_folders(tmp_path / "grey", noisy_images(LABELS, seed=1, channels=1), LABELS)
     make_reference(grey, extractor=PixelExtractor(), out=tmp_path / "r.npz", manifold_images=0)
-    with pytest.raises(ValueError, match=r"generated images have 3 channels, .* statistics in .*r\.npz are of 1; make"):
+    with pytest.raises(ValueError, match=r"generated images have 3 channels, .* statistics in .*r\.npz 1; make"):
         compared(samples, tmp_path / "r.npz")
 
 

@@ -1,4 +1,4 @@
-"""What numbers are called, how a report is printed, and how it comes back from its file."""
+"""Reports: names of their numbers, their print and their file."""
 
 import json
 import re
@@ -7,48 +7,50 @@ from dataclasses import replace
 import pytest
 from evaluation.reports import DETAILS, METRICS, protocol, report
 
-from guided_diffusion.evaluation.report import (
-    Report,
+from guided_diffusion.evaluation.extractors.dinov2 import WEIGHTS as DINOV2
+from guided_diffusion.evaluation.extractors.inception import WEIGHTS as INCEPTION
+from guided_diffusion.evaluation.report import Report, number, read_report, write_report
+from guided_diffusion.evaluation.report_text import (
     aligned,
     display_name,
     display_names,
-    entries,
     format_report,
-    number,
-    read_report,
+    rows_of,
     word,
-    write_report,
 )
 
 
 def test_only_inception_has_a_fid() -> None:
-    assert display_name("frechet_distance", published="inception-2015", num_generated=50_000) == "FID"
-    assert display_name("frechet_distance", published="inception-2015", num_generated=10_000) == "FID-10k"
-    assert display_name("spatial_frechet_distance", published="inception-2015", num_generated=49_999) == "sFID-49999"
-    assert display_name("frechet_distance", published=None, num_generated=200) == "FD-200"
-    assert display_name("inception_score_std", published="inception-2015", num_generated=1000) == "IS-1k std"
+    assert display_name("frechet_distance", published=INCEPTION, num_images=50_000) == "FID"
+    assert display_name("frechet_distance", published=INCEPTION, num_images=10_000) == "FID-10k"
+    assert display_name("spatial_frechet_distance", published=INCEPTION, num_images=49_999) == "sFID-49999"
+    assert display_name("frechet_distance", published=None, num_images=200) == "FD-200"
+    assert display_name("inception_score_std", published=INCEPTION, num_images=1000) == "IS-1k std"
     for metric in ("frechet_distance", "spatial_frechet_distance", "inception_score", "frechet_distance_extrapolated"):
-        assert "FID" not in display_name(metric, published=None, num_generated=50_000)
-    assert display_name("recall", published="inception-2015", num_generated=10) == "recall-10"
+        assert "FID" not in display_name(metric, published=None, num_images=50_000)
+    assert display_name("recall", published=INCEPTION, num_images=10) == "recall-10"
+    assert display_name("accuracy", published=INCEPTION, num_images=None) == "accuracy"
+    assert display_name("frechet_distance", published=DINOV2, num_images=50_000) == "FD-DINOv2"
+    assert display_name("kernel_distance_std", published=DINOV2, num_images=1000) == "KD-DINOv2-1k std"
     with pytest.raises(ValueError, match="unknown metric 'fid'"):
-        display_name("fid", published="inception-2015", num_generated=10)
+        display_name("fid", published=INCEPTION, num_images=10)
 
 
 def test_an_extrapolated_distance_says_of_how_many_samples() -> None:
     name = "frechet_distance_extrapolated"
-    assert display_name(name, published="inception-2015", num_generated=50_000) == "FID∞"
-    assert display_name(name, published="inception-2015", num_generated=5000) == "FID∞-5k"
-    assert display_name(name, published=None, num_generated=50_000) == "FD∞"
+    assert display_name(name, published=INCEPTION, num_images=50_000) == "FID∞"
+    assert display_name(name, published=INCEPTION, num_images=5000) == "FID∞-5k"
+    assert display_name(name, published=None, num_images=50_000) == "FD∞"
 
 
 def test_metrics_that_look_at_fewer_samples_say_at_how_many() -> None:
-    names = display_names(published="inception-2015", num_generated=50_000, num_nearest=10_000)
+    names = display_names(published=INCEPTION, num_generated=50_000, num_manifold=10_000)
     nearest = {metric for metric, name in names.items() if "-10k" in name}
     assert nearest == {"kernel_distance", "kernel_distance_std", "precision", "recall", "density", "coverage"}
     assert (names["frechet_distance"], names["precision"]) == ("FID", "precision-10k")
     assert names["kernel_distance_std"] == "KID-10k std"
-    of_all = display_names(published="inception-2015", num_generated=10_000)
-    assert of_all == display_names(published="inception-2015", num_generated=10_000, num_nearest=10_000)
+    of_all = display_names(published=INCEPTION, num_generated=10_000)
+    assert of_all == display_names(published=INCEPTION, num_generated=10_000, num_manifold=10_000)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_points_stand_below_one_another() -> None:
 
 def test_spreads_stand_beside_what_they_are_of() -> None:
     metrics = METRICS | {"frechet_distance_extrapolated": 3.5}
-    spreads = {entry.name: entry.spread for entry in entries(report(metrics=metrics, details=DETAILS))}
+    spreads = {row.name: row.spread for row in rows_of(report(metrics=metrics, details=DETAILS))}
     assert spreads == {
         "FID-10k": "3.841 .. 4.051 (95% of 200 resamplings)",
         "FID∞-10k": "± 0.021 (standard error of the line)",
@@ -84,7 +86,7 @@ def test_spreads_stand_beside_what_they_are_of() -> None:
 
 
 def test_one_split_has_no_deviation() -> None:
-    shown = {entry.metric: entry.spread for entry in entries(report(num_generated=5000))}
+    shown = {row.key: row.spread for row in rows_of(report(num_generated=5000))}
     assert shown["inception_score"] == "one split"
 
 

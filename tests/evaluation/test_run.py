@@ -21,10 +21,13 @@ from guided_diffusion.data.formats.samples import merged_npz
 from guided_diffusion.data.sources import read_images
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.measure import spread_over
-from guided_diffusion.evaluation.metrics.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
-from guided_diffusion.evaluation.metrics.frechet import frechet_distance, inception_score, kernel_distance
+from guided_diffusion.evaluation.metrics.bootstrap import bootstrap_frechet_distance
+from guided_diffusion.evaluation.metrics.extrapolation import extrapolated_frechet_distance
+from guided_diffusion.evaluation.metrics.frechet import frechet_distance
+from guided_diffusion.evaluation.metrics.inception_score import inception_score
+from guided_diffusion.evaluation.metrics.kernel import kernel_distance
 from guided_diffusion.evaluation.metrics.neighbours import density_coverage, precision_recall
-from guided_diffusion.evaluation.report import format_report
+from guided_diffusion.evaluation.report_text import format_report
 from guided_diffusion.evaluation.run import evaluate, measure_real
 from guided_diffusion.evaluation.statistics import gaussian, moments
 
@@ -182,7 +185,7 @@ def test_a_kernel_distance_of_too_few_images_is_absent_with_the_reason(samples: 
 
 def test_a_real_side_is_measured_once_for_many_evaluations(samples: Path, real: Path, tmp_path: Path) -> None:
     config, extractor = EvaluationConfig(batch_size=50), PixelExtractor()
-    measured = measure_real(real, shape=(6, 6, 3), extractor=extractor, config=config)
+    measured = measure_real(real, shape=(6, 6, 3), extractor=extractor, config=config, out=None)
     found, expected = (
         evaluate(generated=samples, real=side, extractor=extractor, config=config) for side in (measured, real)
     )

@@ -172,7 +172,7 @@ def test_timesteps_and_noise_are_those_of_a_run_without_dropout():
 def test_a_network_with_a_null_class_guides_itself(tmp_path, class_folder):
     run = train(tmp_path, class_folder, class_conditional=True, label_dropout=0.5, iterations=3)
     model = load_diffusion(run)
-    assert model.null_label == 2
+    assert model.config.null_label == 2
     y = torch.tensor([0, 1, 1])
     x_t = noise(3)(torch.empty(3, 1, 8, 8))
     chain = sampling_chain(model.config.chain, "ddim5")
@@ -186,7 +186,7 @@ def test_a_network_with_a_null_class_guides_itself(tmp_path, class_folder):
 
 def test_models_without_dropout_have_no_null_class(diffusion_run, conditional_run):
     for run in (diffusion_run, conditional_run):
-        assert load_diffusion(run).null_label is None
+        assert load_diffusion(run).config.null_label is None
 
 
 def test_only_an_objective_whose_timesteps_learn_has_a_memory():

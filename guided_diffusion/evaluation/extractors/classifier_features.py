@@ -1,4 +1,4 @@
-"""A classifier of clean images as the feature extractor of an evaluation, where Inception has nothing to say."""
+"""A classifier of clean images as a feature extractor, for images unlike the photographs Inception was trained on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ SPATIAL_CHANNELS = 7
 
 @dataclass(frozen=True)
 class ClassifierFeatures:
-    """Features of a classifier of ours; numbers on them are called FD, never FID. A FeatureExtractor."""
+    """A trained classifier as a FeatureExtractor; numbers on its features are called FD, never FID."""
 
     classifier: Classifier
     name: str

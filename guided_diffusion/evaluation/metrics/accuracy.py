@@ -1,0 +1,68 @@
+"""Accuracy: the share of samples in which the extractor recognises the class that was asked for."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..config import EvaluationConfig
+from ..measure import MeasuredSet
+from ..report import Report
+from .metric import Metric, Number, Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_BARS = 40
+"""Classes that a bar each fits; of more, a curve is drawn."""
+
+
+def class_accuracy_figure(report: Report) -> "Figure | None":
+    """Accuracy of each class, in ascending order: bars by name, or a curve where there are too many to name."""
+    from ..figures import new_figure  # here, since matplotlib takes a second to import
+
+    if not report.per_class_accuracy:
+        return None
+    ranked = sorted(report.per_class_accuracy.items(), key=lambda item: item[1])
+    values = [accuracy for _, accuracy in ranked]
+    figure, axis = new_figure(width=9)
+    if len(ranked) <= MOST_BARS:
+        axis.bar(range(len(ranked)), values)
+        # A class may be called anything, and two dollars are no formula.
+        axis.set_xticks(range(len(ranked)), [name for name, _ in ranked], rotation=45, ha="right", parse_math=False)
+    else:
+        axis.fill_between(range(1, len(ranked) + 1), values, alpha=0.3)
+        axis.plot(range(1, len(ranked) + 1), values)
+        axis.set_xlabel("classes, the least accurate first")
+        axis.set_xlim(1, len(ranked))
+    if "accuracy" in report.metrics:
+        axis.axhline(report.metrics["accuracy"], color="grey", linestyle=":", label="all samples")
+        figure.legend(loc="outside upper right")
+    axis.set(ylabel="accuracy", ylim=(0, 1.02))
+    return figure
+
+
+def _compute(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
+    """Overall and for each class; labels and columns of the probabilities are matched by the names of classes."""
+    labels, names, columns = generated.labels, generated.label_names, generated.class_names
+    if labels is None or not (labels >= 0).any():
+        return Result(missing="the samples carry no labels")
+    if names is None:
+        return Result(missing="nothing says which classes the samples' labels mean")
+    if columns is None or generated.probabilities is None:
+        return Result(missing="the extractor does not know the names of its classes")
+    if unknown := [name for name in names if name not in columns]:
+        return Result(missing=f"the extractor does not know the class {unknown[0]!r}")
+    labelled = labels >= 0
+    labels = labels[labelled]
+    column = torch.tensor([columns.index(name) for name in names], device=labels.device)
+    right = (generated.probabilities[labelled].argmax(dim=1) == column[labels]).double()
+    per_class = {names[label]: float(right[labels == label].mean()) for label in labels.unique().tolist()}
+    return Result(values={"accuracy": float(right.mean())}, per_class_accuracy=per_class)
+
+
+ACCURACY = Metric(
+    numbers=(Number(key="accuracy", name="accuracy", is_headline=True),),
+    looks_at="labels",
+    compute=_compute,
+    figures={"Accuracy of each class": class_accuracy_figure},
+)

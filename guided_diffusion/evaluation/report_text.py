@@ -1,0 +1,187 @@
+"""A report in print: names of its numbers, rows of a table, and the whole as plain text."""
+
+import re
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .extractors.weights import PublishedWeights
+from .metrics import METRICS, NUMBERS, UNCERTAINTY
+from .protocol import UNKNOWN, flat
+from .report import Report, number, shown_name
+
+FULL_PROTOCOL_SAMPLES = 50_000
+"""From this many generated samples on, a metric goes by its plain name."""
+PRINT_WIDTH = 110
+"""Characters in a line of the printed protocol."""
+HASH_DIGITS = 12
+"""Of a SHA-256 that is printed beside others."""
+_WORST_CLASSES = 5
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+def display_name(key: str, *, published: PublishedWeights | None, num_images: int | None) -> str:
+    """Name of a number in print: FID-10k for 10,000 samples on Inception, FD-200 for 200 on another network.
+
+    published: of the extractor. num_images: generated images that it was computed from; None for a number that does
+    not depend on that.
+
+    Raises:
+        ValueError: an unknown number.
+    """
+    if key not in NUMBERS:
+        raise ValueError(f"unknown metric {key!r}; known are {', '.join(NUMBERS)}")
+    found = NUMBERS[key]
+    name, *others = found.name.split(" ")
+    if published and found.inception_name:
+        name = f"{name}-{published.suffix}" if published.suffix else found.inception_name.split(" ")[0]
+    if num_images is not None and num_images < FULL_PROTOCOL_SAMPLES:
+        thousands, rest = divmod(num_images, 1000)
+        name = f"{name}-{thousands}k" if thousands and not rest else f"{name}-{num_images}"
+    return " ".join([name, *others])
+
+
+def display_names(
+    *, published: PublishedWeights | None, num_generated: int, num_manifold: int | None = None
+) -> dict[str, str]:
+    """Name in print of every number; num_manifold: generated images whose features are kept, None for all."""
+    num_manifold = num_generated if num_manifold is None else num_manifold
+    # An accuracy is a mean over images; the expectations of all other numbers depend on the count of images.
+    counts = {"features": num_manifold, "labels": None}
+    return {
+        item.key: display_name(item.key, published=published, num_images=counts.get(metric.looks_at, num_generated))
+        for metric in METRICS
+        for item in metric.numbers
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One number as a table shows it."""
+
+    key: str
+    name: str
+    value: str
+    spread: str
+    """Its uncertainty in words; empty where nothing is known."""
+
+
+def rows_of(report: Report) -> list[Row]:
+    """The numbers of a report in the order of a table."""
+    return [
+        Row(
+            key=key,
+            name=shown_name(report, key),
+            value=number(report.metrics[key]),
+            spread=UNCERTAINTY[key](report) if key in UNCERTAINTY else "",
+        )
+        for key in in_order(report.metrics)
+    ]
+
+
+def in_order(keys: Collection[str]) -> list[str]:
+    """Keys of numbers in the order of a table, without deviations."""
+    return [key for key, item in NUMBERS.items() if key in keys and not item.is_deviation]
+
+
+def worst_classes(report: Report) -> list[tuple[str, str]]:
+    """The classes of the lowest accuracy, and these accuracies."""
+    ranked = sorted(report.per_class_accuracy.items(), key=lambda item: item[1])
+    return [(name, f"{accuracy:.4f}") for name, accuracy in ranked[:_WORST_CLASSES]]
+
+
+def format_report(report: Report) -> str:
+    """A report as plain text: numbers, reasons for those that are missing, the worst classes, and the protocol."""
+    worst = columns(worst_classes(report))
+    blocks = (
+        _number_lines(report),
+        ["lowest accuracy of a class", *(f"  {line}" for line in worst)] if worst else [],
+        _protocol_lines(report.protocol),
+    )
+    return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+
+def columns(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
+    """Rows of cells as lines; right: columns but the first are flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    pad = str.rjust if right else str.ljust
+    return ["  ".join([row[0].ljust(widths[0]), *map(pad, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
+def word(value: Any) -> str:  # a plain value
+    """A value of a protocol as a table shows it; of a SHA-256, the beginning."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    text = "none" if value is None else str(value)
+    return text[:HASH_DIGITS] if re.fullmatch("[0-9a-f]{64}", text) else text
+
+
+def aligned(numbers: Sequence[str]) -> list[str]:
+    """Numbers as texts of one width, their points below one another."""
+    parts = [text.partition(".") for text in numbers]
+    before = max((len(whole) for whole, _, _ in parts), default=0)
+    after = max((len(point + decimals) for _, point, decimals in parts), default=0)
+    return [f"{whole:>{before}}{point + decimals:<{after}}" for whole, point, decimals in parts]
+
+
+def _number_lines(report: Report) -> list[str]:
+    rows = rows_of(report)
+    missing = [(shown_name(report, key), reason) for key, reason in report.absent.items()]
+    name_width = max(len(name) for name in [*(row.name for row in rows), *(name for name, _ in missing)])
+    spread_width = max((len(row.spread) for row in rows), default=0)
+    values = aligned([row.value for row in rows])
+    value_width = max([len("absent"), *map(len, values)])
+    extractor = report.protocol["extractor"]["name"]
+    lines = [
+        f"{row.name:<{name_width}}  {value:>{value_width}}  {row.spread:<{spread_width}}  {extractor}"
+        for row, value in zip(rows, values, strict=True)
+    ]
+    return lines + [f"{name:<{name_width}}  {'absent':>{value_width}}  {reason}" for name, reason in missing]
+
+
+def _protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
+    generated, real, extractor = protocol["generated"], protocol["real"], protocol["extractor"]
+    order, resize = generated.get("order", UNKNOWN), extractor.get("resize", UNKNOWN)
+    parts = {
+        "generated": [*_set_words(generated), f"order {order}", *_hash_words(generated)],
+        "sampling": [*_words(generated["sampling"]), f"made on {generated['made_on']}"],
+        "real": [*_set_words(real), *_hash_words(real)],
+        "extractor": [extractor["name"], f"resize {resize}", f"SHA-256 {extractor['sha256']}"],
+        **{part: _words(protocol[part]) for part in ("settings", "arithmetic", "versions")},
+    }
+    return [_wrapped(f"{name:<12}", words) for name, words in parts.items()]
+
+
+def _wrapped(title: str, words: Sequence[str]) -> str:
+    """Title and words, broken into lines between words only."""
+    whole = ", ".join(word.replace(" ", _NO_BREAK) for word in words)
+    filled = textwrap.fill(
+        whole, PRINT_WIDTH, initial_indent=title, subsequent_indent=" " * len(title),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return filled.replace(_NO_BREAK, " ")
+
+
+def _set_words(side: Mapping[str, Any]) -> list[str]:
+    size = side["image_size"]
+    shape = size if size == UNKNOWN else f"{size[0]}x{size[1]}x{side['channels']}"
+    return [
+        f"{side['num_images']} images of {side['path']} ({side['kind']})",
+        f"size {shape}",
+        f"resize {side['resize']}",
+        f"{side['num_manifold_images']} looked at for precision and recall",
+    ]
+
+
+def _hash_words(side: Mapping[str, Any]) -> list[str]:
+    if "sha256" in side:
+        return [f"SHA-256 {word(side['sha256'])}"]
+    return [f"files' names, sizes and times SHA-256 {word(side['files_sha256'])}"] if "files_sha256" in side else []
+
+
+def _words(record: Mapping[str, Any]) -> list[str]:
+    if record and all(value == UNKNOWN for value in record.values()):
+        return [UNKNOWN]
+    values = {name: value for name, value in flat(record).items() if value is not None}
+    return [f"{name.replace('_', ' ')} {word(value)}" for name, value in values.items()]
