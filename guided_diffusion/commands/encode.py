@@ -9,6 +9,7 @@ from ..config import run_command
 from ..data.image_set import DataConfig
 from ..generation.config import check_at_least_one
 from ..samplers import SamplerConfig
+from ..samplers.config import check_clip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,12 +45,7 @@ class EncodeConfig:
         for name, least in (("interpolations", 0), ("frames", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        _ = self.sampler  # refuses a clip that is no bound
-
-    @property
-    def sampler(self) -> SamplerConfig:
-        """DDIM over these timesteps, in either direction."""
-        return SamplerConfig(steps=self.steps, clip=self.clip)
+        check_clip(self.clip)
 
 
 def encode(config: EncodeConfig) -> None:
@@ -70,7 +66,9 @@ def encode(config: EncodeConfig) -> None:
     from ..generation.input_images import open_inputs
 
     model = load_diffusion(config.diffusion, weights=config.weights, device=default_device())
-    codec = Codec(model=model, sampler=config.sampler, batch_size=config.batch_size)
+    codec = Codec(
+        model=model, sampler=SamplerConfig(steps=config.steps, clip=config.clip), batch_size=config.batch_size
+    )
     inputs = open_inputs(config.data, model, most=config.max_images, class_names=model.config.class_names or None)
     images, labels = inputs.read()
     latents = codec.encode(images, labels)

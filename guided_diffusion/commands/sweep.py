@@ -17,7 +17,7 @@ from ..generation.config import SampleSetConfig
 from ..samplers import SamplerConfig, SamplerName
 from ..samplers.config import OPTIONS, SAMPLERS, owners
 from .sample import SampleConfig, write_samples
-from .sweep_report import DISTANCE, Outcome, best_of, format_outcomes, write_sweep_report
+from .sweep_report import Outcome, best_of, format_outcomes, write_sweep_report
 
 if TYPE_CHECKING:
     from ..diffusion.chain import Step
@@ -82,11 +82,6 @@ class SweepConfig(SampleSetConfig):
                     f"{option} {given} is for {' and '.join(owners(option))}, but the samplers are "
                     f"{', '.join(self.samplers)}; leave it out"
                 )
-
-    def sampler_config(self, name: SamplerName, steps: int | str) -> SamplerConfig:
-        """One of the samplers, with the options that it has."""
-        others = [option for option in OPTIONS if option not in SAMPLERS[name].options]
-        return replace(self.sampler, name=name, steps=steps, **dict.fromkeys(others))
 
 
 def sweep(config: SweepConfig) -> None:
@@ -173,10 +168,16 @@ def _conclude(config: SweepConfig, settings: Sequence[SampleConfig], outcomes: S
     record = {"real": str(config.real), "extractor": config.extractor.name, "settings": rows}
     write_json(config.out / "sweep.json", record)
     report = write_sweep_report(config.out, outcomes)
-    print(f"{format_outcomes(outcomes)}\n\nbest by {best.distance_name}: {best.name}\ncurves and pictures: {report}")
+    print(f"{format_outcomes(outcomes)}\n\nbest by {best.rank_name}: {best.name}\ncurves and pictures: {report}")
     if config.write_config is not None:
         write_sample_config(config.write_config, settings[outcomes.index(best)], best)
         print(f"for scripts/sample.py --config: {config.write_config}")
+
+
+def sampler_config(config: SweepConfig, name: SamplerName, steps: int | str) -> SamplerConfig:
+    """One of the samplers of a sweep, with the options that it has."""
+    others = [option for option in OPTIONS if option not in SAMPLERS[name].options]
+    return replace(config.sampler, name=name, steps=steps, **dict.fromkeys(others))
 
 
 def sample_configs(config: SweepConfig) -> list[SampleConfig]:
@@ -186,7 +187,7 @@ def sample_configs(config: SweepConfig) -> list[SampleConfig]:
         SampleConfig(
             **shared | {
                 "out": config.out / "samples" / f"{name}-{str(steps).replace(',', '_')}-scale{scale:g}",
-                "sampler": config.sampler_config(name, steps),
+                "sampler": sampler_config(config, name, steps),
                 "guidance": replace(config.guidance, scale=scale),
             }
         )
@@ -244,7 +245,7 @@ def stored_evaluation(
 def write_sample_config(path: Path, setting: SampleConfig, best: Outcome) -> None:
     """Write a setting for scripts/sample.py --config, without `out` and, but for sampler and seed, without defaults."""
     lines = [
-        f"# The best of a sweep: {best.distance_name} {best.metrics[DISTANCE]:.4g}",
+        f"# The best of a sweep: {best.rank_name} {best.rank:.4g}",
         f"#   python scripts/sample.py --config {path} --out runs/samples",
     ]
     defaults = to_plain(SampleConfig(out=setting.out, diffusion=setting.diffusion))
