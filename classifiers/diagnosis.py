@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from guided_diffusion.data.image_set import DataConfig, ImageDataset
-from guided_diffusion.data.listing import evenly_spaced
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.image_set import ImageSet
+from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import DiffusionChain, Step, q_sample
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain
@@ -128,7 +129,7 @@ def measured(classifier: Classifier, config: DiagnoseConfig) -> Diagnosis:
 def measure_levels(
     network: NoisyClassifier,
     chain: DiffusionChain | None,
-    folder: ImageDataset,
+    folder: ImageSet,
     chosen: Sequence[int],
     *,
     indices: Sequence[int],
@@ -173,7 +174,7 @@ def _predicted(network: NoisyClassifier, x0: Tensor, y: Tensor, eps: Tensor, ste
 def measure_slopes(
     network: NoisyClassifier,
     chain: DiffusionChain | None,
-    folder: ImageDataset,
+    folder: ImageSet,
     chosen: Sequence[int],
     *,
     indices: Sequence[int],

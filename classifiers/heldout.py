@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
-from guided_diffusion.data.listing import evenly_spaced
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.image_set import ImageSet, open_training_set
+from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import DiffusionChain, Step, q_sample
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.guidance import LogProb
@@ -14,13 +15,13 @@ from guided_diffusion.guidance import LogProb
 from .trained_model import ClassifierModelConfig
 
 
-def open_heldout(data: DataConfig, model: ClassifierModelConfig) -> ImageDataset:
+def open_heldout(data: DataConfig, model: ClassifierModelConfig) -> ImageSet:
     """The images, their labels in the classifier's numbering.
 
     Raises:
         ValueError: a class that the classifier does not know, or images of another channel count.
     """
-    folder = open_dataset(data, image_size=model.network.image_size, class_names=model.class_names)
+    folder = open_training_set(data, image_size=model.network.image_size, class_names=model.class_names)
     if folder.channels != model.network.in_channels:
         raise ValueError(
             f"{data.path} holds images of {folder.channels} channels, the classifier takes "
@@ -29,7 +30,7 @@ def open_heldout(data: DataConfig, model: ClassifierModelConfig) -> ImageDataset
     return folder
 
 
-def read_images(folder: ImageDataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+def read_images(folder: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) in [-1, 1] and labels (N,) of a folder's entries, by their indices."""
     return torch.stack([folder[i][0] for i in indices]), folder.labels[list(indices)]
 

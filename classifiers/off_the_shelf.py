@@ -23,9 +23,7 @@ SOFTPLUS_BETA = 3.0
 BUILT_WITH: Mapping[str, Mapping[str, bool]] = {
     name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")
 }
-"""What torchvision builds these networks with when it fetches their weights itself: they normalise once more."""
-
-KINDS = "torchvision:NAME, torchvision:NAME:FILE or classifier:RUN"
+"""Options with which torchvision builds these networks for its own weights: they normalise once more."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,9 @@ def load_clean_classifier(name: str, *, smooth: bool, device: torch.device | str
         return _torchvision(network_name, Path(file) if file else None, smooth=smooth, device=device)
     if kind == "classifier" and what:
         return _judge(Path(what), device=device)
-    raise ValueError(f'there is no off-the-shelf classifier "{name}"; give {KINDS}')
+    raise ValueError(
+        f'there is no clean classifier "{name}"; give torchvision:NAME, torchvision:NAME:FILE or classifier:RUN'
+    )
 
 
 def clean_classifier(
@@ -149,7 +149,7 @@ def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.de
 
 def _judge(run: Path, *, device: torch.device | str) -> CleanClassifier:
     classifier = load_classifier(run, device=device)
-    if classifier.chain is not None:
+    if classifier.config.chain is not None:
         raise ValueError(
             f"{classifier.checkpoint.path} was trained on noisy images and is evaluated at x_t: give it as --classifier"
         )

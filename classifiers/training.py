@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from guided_diffusion.checkpoint import Checkpoint, open_checkpoint
 from guided_diffusion.config import from_plain
 from guided_diffusion.data.batches import Batch, EndlessBatches
-from guided_diffusion.data.crops import CHANNELS
-from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
-from guided_diffusion.data.listing import evenly_spaced
+from guided_diffusion.data.config import CHANNELS, DataConfig
+from guided_diffusion.data.image_set import ImageSet, open_training_set
+from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import DiffusionChain, TrainingChain, q_sample
 from guided_diffusion.diffusion.model import DiffusionConfig, class_difference
 from guided_diffusion.diffusion.noise import SeededNoise
@@ -121,7 +121,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     check_run_directory(config.out, resume=config.resume == "auto")
     guided = None if config.diffusion is None else open_checkpoint(config.diffusion, "diffusion")
     size, seed = config.network.image_size, config.training.seed
-    folder = open_dataset(config.data, image_size=size, seed=seed)
+    folder = open_training_set(config.data, image_size=size)
     model = ClassifierModelConfig(
         network=ClassifierConfig(
             **vars(config.network),
@@ -152,7 +152,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     )
 
 
-def chain_of(checkpoint: Checkpoint, folder: ImageDataset) -> ChainConfig:
+def chain_of(checkpoint: Checkpoint, folder: ImageSet) -> ChainConfig:
     """The chain of a diffusion run, so that a classifier trained on `folder` cannot disagree with it about noise.
 
     Raises:
@@ -169,7 +169,7 @@ def chain_of(checkpoint: Checkpoint, folder: ImageDataset) -> ChainConfig:
         )
     other = class_difference(model.class_names, folder.class_names)
     if other is not None:
-        raise ValueError(f"a classifier trained on {folder.config.path} could not guide {checkpoint.path}: {other}")
+        raise ValueError(f"a classifier trained on {folder.path} could not guide {checkpoint.path}: {other}")
     return model.chain
 
 

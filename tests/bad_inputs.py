@@ -26,7 +26,7 @@ import tiny
 from PIL import Image
 
 from classifiers.training import train_classifier
-from guided_diffusion.data.preparation import PrepareConfig, prepare_data
+from guided_diffusion.commands.prepare_data import PrepareConfig, prepare_data
 from guided_diffusion.training.diffusion_objective import train_diffusion
 
 RUN = ("--data.path=pictures", "--out=out", "--training.iterations=2")
@@ -265,9 +265,9 @@ RESUMED = ("--out=runs/diffusion", "--resume=auto", "--training.iterations=4")
 
 
 DATA_CASES = (
-    BadInput(name="No such folder", options=DATA, says=("there is no data; data.path is a folder that holds",)),
+    BadInput(name="No such folder", options=DATA, says=("there is nothing at data; expected a folder of images",)),
     BadInput(name="A text file where a folder is expected", make=lambda: _put("data"), options=DATA,
-             says=("data is a file; data.path is a folder",)),
+             says=("data is a file of no known format; expected a folder of images",)),
     BadInput(name="A folder without class folders", make=lambda: _put("data/readme.txt"), options=DATA,
              says=("no images in data: it holds no class folders", "readme.txt", "expected data/<class>/*.jpg")),
     BadInput(name="An empty class folder", make=lambda: (_classes("a"), Path("data/b").mkdir()), options=DATA,
@@ -485,7 +485,7 @@ RUN_CASES = (
              says=("pictures holds images of 3 channels, the classifier takes 1; --data.mode converts",)),
     BadInput(name="A diagnosis into a file other than JSON", script="diagnose_classifier", options=("--out=page.png",),
              says=("out is a JSON file", "got page.png, not *.json")),
-    BadInput(name="Nothing to inspect", script="inspect_data", options=DATA, says=("there is no data;",)),
+    BadInput(name="Nothing to inspect", script="inspect_data", options=DATA, says=("there is nothing at data;",)),
     BadInput(name="Prepared images beside other files", script="prepare_data", make=lambda: _put("out/mine.txt"),
              says=("out holds other files; give --out a directory that is new or empty",)),
     BadInput(name="Prepared images of another data set", script="prepare_data", make=lambda: _classes("a"),

@@ -6,7 +6,6 @@ Over 300 lines, since one option a line shows best what changed.
 TRAINING = (
     "data",
     "data.crop",
-    "data.decode",
     "data.flip",
     "data.labels",
     "data.mode",
@@ -120,7 +119,6 @@ GUIDANCE = (
 IMAGES = (
     "data",
     "data.crop",
-    "data.decode",
     "data.flip",
     "data.labels",
     "data.mode",

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from guided_diffusion.data.batches import Batch, EndlessBatches
-from guided_diffusion.data.image_set import open_dataset
+from guided_diffusion.data.image_set import open_training_set
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.training.config import LoopConfig
 from guided_diffusion.training.loop import fit
@@ -54,7 +54,7 @@ def train(
         Convolutions(),
         objective,
         EndlessBatches(
-            open_dataset(tiny.data(folder), image_size=8),
+            open_training_set(tiny.data(folder), image_size=8),
             batch_size=config.batch.size,
             seed=config.seed,
             num_workers=0,

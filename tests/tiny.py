@@ -1,21 +1,20 @@
 """The smallest data, networks and runs that still take the real road, and ways to start the real scripts."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import torch
 from PIL import Image
+from programs import Program
 
 from classifiers.trained_model import Classifier
 from classifiers.training import TrainClassifierConfig
 from guided_diffusion.commands.sample import SampleConfig, write_samples
-from guided_diffusion.data.image_set import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.diffusion.model import DiffusionModel
 from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.generation.run import SamplingRun
@@ -169,28 +168,18 @@ DIFFUSION_OPTIONS = (
 """What `diffusion_config` says, as options of scripts/train_diffusion.py."""
 
 
-def start(script: str, *options: str, processes: int = 1, threads: int | None = None) -> subprocess.Popen[str]:
-    """A script of the project as a program of its own, on as many processes, its output in pipes.
+def start(script: str, *options: str, processes: int = 1, threads: int | None = None) -> Program:
+    """A script of the project as a program of its own, on as many processes.
 
     threads: of each process's arithmetic; None: as many as this process has, so that sums round alike.
     """
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(REPOSITORY / "scripts" / script), *options]
-    # A user's shell says nothing of accelerate, which must find out by itself that there are processes but no GPU.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
-    environment |= {"OMP_NUM_THREADS": str(threads or torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY
-    )
+    path = REPOSITORY / "scripts" / script
+    return programs.start(path, *options, processes=processes, threads=threads or torch.get_num_threads())
 
 
-def finish(process: subprocess.Popen[str], *, timeout: float = 120) -> tuple[int, str]:
+def finish(program: Program, *, timeout: float = 120) -> tuple[int, str]:
     """Exit status, and all that was printed."""
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    return process.returncode, out + err
+    return program.finish(timeout=timeout)
 
 
 def awakened(network: torch.nn.Module) -> torch.nn.Module:

@@ -60,7 +60,7 @@ def import_openai(config: ImportConfig) -> Path:
 
 
 def _directories(folder: Path, *, num_classes: int | None) -> list[str]:
-    from ..data.listing import class_directories
+    from ..data.formats.tree import class_directories
 
     names = class_directories(folder)
     if num_classes is not None and len(names) != num_classes:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import run_command
-from ..data.image_set import DataConfig
+from ..data.config import DataConfig
 from ..generation.config import GuidedRunConfig, SampleSetConfig, check_at_least_one
 from ..samplers import SamplerConfig
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import run_command
-from ..data.image_set import DataConfig
+from ..data.config import DataConfig
 from ..generation.config import check_at_least_one
 from ..samplers.config import check_clip
 

@@ -45,7 +45,7 @@ def upsample(config: UpsampleConfig) -> None:
         ValueError: images that the upsampler does not enlarge, naming the difference, or a directory that holds other
             samples; nothing is written then.
     """
-    from ..data.sources import images_between, open_images
+    from ..data.image_set import open_image_set
     from ..diffusion.images import from_uint8, to_uint8
     from ..diffusion.model import load_upsampler
     from ..distributed import this_process
@@ -58,14 +58,14 @@ def upsample(config: UpsampleConfig) -> None:
     upsampler = load_upsampler(
         config.upsampler, weights=config.weights, device=device, precision=config.precision, counter=evaluations
     )
-    source = open_images(config.base)
+    source = open_image_set(config.base)
     rate = config.conditioning_noise
     run = UpsamplingRun(settings=config, upsampler=upsampler, base=stored_base(source), conditioning_noise=rate)
     plan = run.plan(shard_size=config.shard_size)
 
     @lru_cache(maxsize=1)  # batches of one shard follow one another
     def base_images(first: int) -> "Tensor":
-        return images_between(source, first, min(first + plan.shard_size, plan.num_samples))
+        return source.read(range(first, min(first + plan.shard_size, plan.num_samples)))
 
     def enlarge(batch: "SampleBatch") -> "Tensor":
         ids = batch.ids

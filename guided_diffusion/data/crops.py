@@ -1,7 +1,4 @@
-"""How a file becomes square pixels: decoding, conversion to grey or colour, and the published crops.
-
-Knows nothing of folders, labels or tensors.
-"""
+"""Square pixels of an image file: decoding, conversion to grey or colour, and the published crops."""
 
 import io
 import math
@@ -9,13 +6,13 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-CHANNELS: dict[str, int] = {"L": 1, "RGB": 3}
+from .config import CHANNELS, Mode
 
 
 class DamagedImageError(ValueError):
@@ -69,7 +66,7 @@ def _cut(image: Image.Image, size: int, *, x: int, y: int) -> NDArray[np.uint8]:
     return np.array(image.crop((x, y, x + size, y + size))).reshape(size, size, CHANNELS[image.mode])
 
 
-def read_image(path: Path, *, mode: Literal["L", "RGB"]) -> Image.Image:
+def read_image(path: Path, *, mode: Mode) -> Image.Image:
     """The image in a file, as `decoded` has it.
 
     Raises:
@@ -80,35 +77,19 @@ def read_image(path: Path, *, mode: Literal["L", "RGB"]) -> Image.Image:
         return decoded(file, mode=mode)
 
 
-def read_mode(path: Path) -> str:
-    """Pillow's mode of the file, from its header alone. Raises as `read_image` does."""
-    with damage_named(path), path.open("rb") as file:
-        return header_mode(file)
-
-
-def decoded(file: IO[bytes], *, mode: Literal["L", "RGB"], draft_side: int | None = None) -> Image.Image:
+def decoded(file: IO[bytes], *, mode: Mode) -> Image.Image:
     """The image in `mode`; the first frame of an animation; EXIF rotation is not applied, as published.
 
     Pixels with alpha are composited over white (the published code drops alpha, which shows whatever colour lies under
     transparent pixels; opaque images come out the same). Of 16-bit grey the high byte is kept, as Pillow does with
     16-bit colour. Palette, CMYK and the rest convert as Pillow does.
 
-    draft_side: a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size whose shorter side is not below
-        this many pixels, which leaves out the upper of its frequencies; None: every image at its size.
-
     Within `damage_named`, whatever the decoder raises names the file.
     """
     # Read whole: an archive checks a member's sum at its end, which decoders do not always reach.
     with Image.open(io.BytesIO(file.read())) as image:
-        draft = None if draft_side is None else image.draft(None, (draft_side, draft_side))
         image.load()
-        picture = _converted(image, mode)
-    if draft is None:
-        return picture
-    # Decoders round odd sizes up, the crops' halvings round them down, and one pixel moves a crop's whole grid.
-    _, (_, _, width, height) = draft
-    wanted = (int(width), int(height))
-    return picture if picture.size == wanted else picture.crop((0, 0, *wanted))
+        return _converted(image, mode)
 
 
 def header_mode(file: IO[bytes]) -> str:
@@ -117,7 +98,7 @@ def header_mode(file: IO[bytes]) -> str:
         return image.mode
 
 
-def _converted(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+def _converted(image: Image.Image, mode: Mode) -> Image.Image:
     if image.mode == mode:
         return image.copy()
     if image.mode == "F":
@@ -134,7 +115,7 @@ def _converted(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turns what a decoder raises into DamagedImageError; the storage's own failures pass as OSError, with the path."""
+    """Turn errors of a decoder into DamagedImageError; the storage's own failures pass as OSError, with the path."""
     try:
         yield
     except MemoryError:

@@ -1,4 +1,4 @@
-"""Labels as files and records give them: tables of file names and labels, and how labels become class numbers."""
+"""Tables of file names and labels, and class numbers of labels."""
 
 import csv
 import io
@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .listing import Tree, refuse_no_images
-
 Label = str | int
 
-FORMATS = 'CSV with the columns file,label, JSON {"FILE": LABEL, ..} or JSON {"labels": [["FILE", LABEL], ..]}'
+TABLES = 'CSV with the columns file,label, JSON {"FILE": LABEL, ..} or JSON {"labels": [["FILE", LABEL], ..]}'
 
 # A label table with a stray huge number must not become a list of a thousand million names.
 _MOST_CLASSES = 1_000_000
@@ -48,41 +46,66 @@ def numbered(labels: Sequence[Label], *, source: Path) -> tuple[tuple[str, ...],
     return tuple(str(number) for number in range(max(numbers) + 1)), np.array(numbers, dtype=np.int64)
 
 
-def table_labels(tree: Tree, content: bytes, *, source: Path) -> list[Label]:
-    """The label that a table gives each image of a tree.
+def renumbered(
+    labels: NDArray[np.int64], class_names: tuple[str, ...], imposed: Sequence[str] | None, *, path: Path
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels with the numbers that the imposed class names give, and these names; None leaves them as they are.
 
-    content: of the file `source`, whose suffix, .csv or .json, says what it is; see `FORMATS`. Files are named as in
-    the tree: relative to its root, with "/".
+    path: of the data, for messages.
 
     Raises:
-        ValueError: another format; a file that the table has twice, that the tree lacks, or that has no label.
+        ValueError: an imposed name twice, or labels of other classes.
     """
-    refuse_no_images(tree)
+    if imposed is None:
+        return labels, class_names
+    if len(set(imposed)) < len(imposed):
+        raise ValueError(f"class names must differ from each other: {', '.join(imposed)}")
+    number_of = {name: number for number, name in enumerate(imposed)}
+    unknown = [name for name in (class_names[label] for label in np.unique(labels)) if name not in number_of]
+    if unknown:
+        known = ", ".join([*imposed[:10], ".."] if len(imposed) > 10 else imposed)
+        raise ValueError(
+            f"{path} holds {len(unknown)} classes, '{unknown[0]}' for one, that are not among the {len(imposed)} asked "
+            f"for ({known}); rename or remove these classes, or give data of the same classes"
+        )
+    new_numbers = np.array([number_of.get(name, -1) for name in class_names], dtype=np.int64)
+    return new_numbers[labels], tuple(imposed)
+
+
+def table_labels(images: Sequence[str], content: bytes, *, root: Path, source: Path) -> list[Label]:
+    """The label that a table gives each image.
+
+    images: names of files relative to `root`, with "/", as the table names them.
+    content: of the file `source`, a table by its suffix, .csv or .json; see `TABLES`.
+
+    Raises:
+        ValueError: another format; a file that the table has twice, that is no image, or that has no label.
+    """
     readers = {".csv": _csv_pairs, ".json": _json_pairs}
     reader = readers.get(source.suffix.lower())
     if reader is None:
-        raise ValueError(f"{source} is no table of labels; expected {FORMATS}")
+        raise ValueError(f"{source} is no table of labels; expected {TABLES}")
     pairs = reader(content, source)
     label_of = dict(pairs)
     twice = [file for file, count in Counter(file for file, _ in pairs).items() if count > 1]
     if twice:
         raise ValueError(f"{source} has {len(twice)} files more than once, the first {twice[0]}; give each one label")
-    _refuse_differing(label_of.keys(), tree, source)
-    return [label_of[image] for image in tree.images]
+    _refuse_differing(label_of.keys(), images, root, source)
+    return [label_of[image] for image in images]
 
 
-def _refuse_differing(labelled: Iterable[str], tree: Tree, source: Path) -> None:
-    images = set(tree.images)
-    absent = [file for file in labelled if file not in images]
+def _refuse_differing(labelled: Iterable[str], images: Sequence[str], root: Path, source: Path) -> None:
+    present = set(images)
+    absent = [file for file in labelled if file not in present]
     if absent:
         raise ValueError(
-            f"{source} labels {len(absent)} files that are no images of {tree.root}, the first {absent[0]}; files are "
-            f"named as seen from there, for example {tree.images[0]}"
+            f"{source} labels {len(absent)} files that are no images of {root}, the first {absent[0]}; files are "
+            f"named relative to it, for example {images[0]}"
         )
-    unlabelled = sorted(images - set(labelled))
+    unlabelled = sorted(present - set(labelled))
     if unlabelled:
         raise ValueError(
-            f"{source} has no label for {len(unlabelled)} of the {len(images)} images in {tree.root}, the first "
+            f"{source} has no label for {len(unlabelled)} of the {len(images)} images in {root}, the first "
             f"{unlabelled[0]}; add their labels or remove the images"
         )
 
@@ -107,12 +130,12 @@ def _json_pairs(content: bytes, source: Path) -> list[tuple[str, Label]]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is not JSON ({error})") from error
     if not isinstance(members, _Members):
-        raise ValueError(f"{source} is no table of labels; expected {FORMATS}")
+        raise ValueError(f"{source} is no table of labels; expected {TABLES}")
     stored = dict(members).get("labels")
     pairs = stored if isinstance(stored, list) else list(members)
     for pair in pairs:
         if not _is_pair(pair):
-            raise ValueError(f"{source} holds {json.dumps(pair)} where a file and its label were expected: {FORMATS}")
+            raise ValueError(f"{source} holds {json.dumps(pair)} where a file and its label were expected: {TABLES}")
     return [(file, label) for file, label in pairs]
 
 

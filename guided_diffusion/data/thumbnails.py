@@ -11,10 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..files import atomic_write
 from .crops import center_crop, damage_named, decoded
-from .storage import LabelledImages, Storage
+from .formats.storage import EncodedImages
+from .inspection import Inspection
 
 SIDE = 96
-"""Of a thumbnail, pixels."""
+"""Side of a thumbnail, pixels."""
 MARGIN = 4
 STEP = SIDE + MARGIN
 MOST_COLUMNS = 10
@@ -29,30 +30,30 @@ TEXT_SIZE = 14
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def write_page(path: Path, images: LabelledImages, *, sound: NDArray[np.bool_]) -> None:
+def write_thumbnails(path: Path, found: Inspection) -> None:
     """Write a PNG of centre crops, evenly spaced over each class, beside the class's name and size.
 
-    sound: (N,) which images can be decoded; the others are left out, and counted. Of more classes than fit, as many as
-    do, evenly spaced.
+    Broken images are left out, and counted. Of more classes than fit, as many as do, evenly spaced.
     """
     font = ImageFont.load_default(TEXT_SIZE)
-    counts = np.bincount(images.labels, minlength=len(images.class_names))
-    label_width = _label_width(images.class_names, font)
+    counts = np.bincount(found.labels, minlength=len(found.class_names))
+    label_width = _label_width(found.class_names, font)
     strip_width = label_width + min(int(counts.max()), MOST_COLUMNS) * STEP
     strips = max(1, PAGE_WIDTH // strip_width)
     shown = _evenly(range(len(counts)), MOST_ROWS * strips)
     rows = -(-len(shown) // strips)
     page = Image.new("RGB", (min(strips, len(shown)) * strip_width, (rows + 1) * STEP - SIDE // 2), "white")
     draw = ImageDraw.Draw(page)
-    title = f"{len(shown)} of {len(counts):,} classes, {len(images.labels):,} images"
+    title = f"{len(shown)} of {len(counts):,} classes, {len(found.labels):,} images"
     draw.text((MARGIN, SIDE // 4), title, fill="black", font=font, anchor="lm")
+    sound = found.sound
     for place, label in enumerate(shown):
         left, top = place // rows * strip_width, place % rows * STEP + SIDE // 2
-        members = np.flatnonzero(images.labels == label)
-        caption = _caption(_shortened(images.class_names[label], font), sound[members])
+        members = np.flatnonzero(found.labels == label)
+        caption = _caption(_shortened(found.class_names[label], font), sound[members])
         draw.multiline_text((left + MARGIN, top + SIDE // 2), caption, fill="black", font=font, anchor="lm")
         for column, index in enumerate(_evenly(members[sound[members]].tolist(), MOST_COLUMNS)):
-            page.paste(_thumbnail(images.storage, index), (left + label_width + column * STEP, top))
+            page.paste(_thumbnail(found.files, index), (left + label_width + column * STEP, top))
     encoded = io.BytesIO()
     page.save(encoded, format="PNG")
     with atomic_write(path) as file:
@@ -71,9 +72,9 @@ def _caption(name: str, sound: NDArray[np.bool_]) -> str:
     return f"{name}\n{counted}" + (f"\n{broken:,} broken" if broken else "")
 
 
-def _thumbnail(storage: Storage, index: int) -> Image.Image:
+def _thumbnail(files: EncodedImages, index: int) -> Image.Image:
     """The square that training would see; of small images every pixel repeated, not blurred."""
-    with damage_named(storage.path(index)), storage.open(index) as file:
+    with damage_named(files.path(index)), files.open(index) as file:
         image = decoded(file, mode="RGB")
     side = min(*image.size, SIDE)
     square = Image.fromarray(center_crop(image, side))

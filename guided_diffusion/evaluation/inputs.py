@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from ..data.listing import files_sha256
-from ..data.sources import ImageSource, files_fingerprint, open_images
+from ..data.formats.tree import files_sha256
+from ..data.image_set import ImageSet, open_image_set
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor
 from .extractors.inception import WEIGHTS as INCEPTION
@@ -18,7 +18,7 @@ class RealInput:
     """Real images, statistics of them, or both."""
 
     path: Path
-    images: ImageSource | None
+    images: ImageSet | None
     """None: statistics only."""
     reference: Reference | None
     """Stored statistics; None: images only."""
@@ -30,19 +30,19 @@ class RealInput:
 class Inputs:
     """The two sets."""
 
-    generated: ImageSource
+    generated: ImageSet
     real: RealInput
 
 
-def open_generated(path: Path, *, config: EvaluationConfig) -> ImageSource:
+def open_generated(path: Path, *, config: EvaluationConfig) -> ImageSet:
     """The generated images at `path`.
 
     Raises:
         FileNotFoundError: nothing there.
         ValueError: unreadable images, or too few.
     """
-    samples = open_images(path, size=config.image_size)
-    config.check_num_images(samples.num_images, f"{path} holds")
+    samples = open_image_set(path, image_size=config.image_size)
+    config.check_num_images(len(samples), f"{path} holds")
     return samples
 
 
@@ -63,14 +63,14 @@ def open_real(
     height, width, channels = shape
     images = None
     if reference is None or reference.has_images:
-        images = open_images(path, size=height if height == width else None, channels=channels)
+        images = open_image_set(path, image_size=height if height == width else None, channels=channels)
         if images.shape != shape:
             raise ValueError(
                 f"the generated images have {height}x{width} pixels, those of {path} {images.shape[0]}x"
                 f"{images.shape[1]}; compare sets of one size"
             )
-        config.check_num_images(images.num_images, f"{path} holds")
-    fingerprint = files_sha256(path) if images is None else files_fingerprint(images)
+        config.check_num_images(len(images), f"{path} holds")
+    fingerprint = files_sha256(path) if images is None else images.files_sha256()
     return RealInput(path=path, images=images, reference=reference, files_sha256=fingerprint)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.sources import ImageSource, batches, num_batches
+from ..data.image_set import ImageSet
 from ..distributed import Process
 from .extractors.features import FeatureExtractor, Features
 from .feature_cache import FeatureCache, Row
@@ -58,7 +58,7 @@ class MeasuredSet:
 
 
 def measure(
-    source: ImageSource,
+    source: ImageSet,
     extractor: FeatureExtractor,
     *,
     batch_size: int,
@@ -76,7 +76,7 @@ def measure(
     Raises:
         ValueError: features of another shape than expected, or not finite.
     """
-    count, total = source.num_images, num_batches(source, batch_size=batch_size)
+    count, total = len(source), source.num_batches(batch_size)
     first, last = process.rank * total // process.world_size, (process.rank + 1) * total // process.world_size
     sums = _Accumulators(_probe(source, extractor), device=process.device)
     is_kept = torch.zeros(count, dtype=torch.bool)
@@ -90,11 +90,11 @@ def measure(
             position += length
             bar.update(length)
     found = sums.measured_set(manifold_size=min(manifold_size, count))
-    return replace(found, class_names=extractor.class_names, label_names=source.class_names)
+    return replace(found, class_names=extractor.class_names, label_names=source.class_names or None)
 
 
 def _measured_batches(
-    source: ImageSource, extractor: FeatureExtractor, batch_size: int, numbers: range, cache: FeatureCache | None
+    source: ImageSet, extractor: FeatureExtractor, batch_size: int, numbers: range, cache: FeatureCache | None
 ) -> Iterator[Row]:
     """Features and labels of the batches of these numbers, from the cache where it has them."""
     batch = numbers.start
@@ -113,8 +113,8 @@ def _measured_batches(
                 break
 
 
-def _computed(source: ImageSource, extractor: FeatureExtractor, batch_size: int, numbers: range) -> Iterator[Row]:
-    for images, labels in batches(source, batch_size=batch_size, first=numbers.start, last=numbers.stop):
+def _computed(source: ImageSet, extractor: FeatureExtractor, batch_size: int, numbers: range) -> Iterator[Row]:
+    for images, labels in source.batches(batch_size, first=numbers.start, last=numbers.stop):
         yield _checked(extractor(images), num_images=len(images)), labels
 
 
@@ -169,8 +169,8 @@ class _Accumulators:
             self._waiting[kind] = []
 
 
-def _probe(source: ImageSource, extractor: FeatureExtractor) -> Features:
-    images, _ = next(batches(source, batch_size=1, last=1))
+def _probe(source: ImageSet, extractor: FeatureExtractor) -> Features:
+    images, _ = next(source.batches(1, last=1))
     return _checked(extractor(images), num_images=1)
 
 

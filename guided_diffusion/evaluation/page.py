@@ -5,13 +5,10 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from einops import rearrange
 from torch import Tensor
 
+from ..data.image_set import ImageSet
 from ..data.pictures import picture
-from ..data.sources import ImageSource, pieces
 from ..diffusion.images import grid
 from ..html import image, png, section, table, write_page
 from .compare import Comparison, metric_table
@@ -29,7 +26,7 @@ MOST_WIDTH = 800
 """Pixels of a grid of pictures, about; a larger one is reduced by a whole number."""
 
 
-def write_evaluation_page(path: Path, report: Report, *, generated: ImageSource, real: ImageSource | None) -> None:
+def write_evaluation_page(path: Path, report: Report, *, generated: ImageSet, real: ImageSet | None) -> None:
     """Write a report as a page, with pictures of both sides. real: None, where there are statistics only.
 
     Raises:
@@ -129,7 +126,7 @@ def _warnings(report: Report) -> str:
     return f"<p>Reasons to doubt the numbers:</p><ul>{items}</ul>" if items else ""
 
 
-def _image_grids(generated: ImageSource, real: ImageSource | None) -> str:
+def _image_grids(generated: ImageSet, real: ImageSet | None) -> str:
     sides = {"generated": generated} | ({} if real is None else {"real": real})
     figures = [
         f"<figure>{image(_picture(_some(source)))}<figcaption>{name}: {html.escape(str(source.path))}"
@@ -139,10 +136,9 @@ def _image_grids(generated: ImageSource, real: ImageSource | None) -> str:
     return _side_by_side(figures)
 
 
-def _some(source: ImageSource) -> Tensor:
+def _some(source: ImageSet) -> Tensor:
     """At most `PICTURES` images (N, C, H, W) uint8 of a source, in its order."""
-    found = pieces(source, spread_over(source.num_images, keep=PICTURES).tolist())
-    return rearrange(torch.from_numpy(np.concatenate([images for images, _ in found])), "n h w c -> n c h w")
+    return source.read(spread_over(len(source), keep=PICTURES).tolist())
 
 
 def _picture(images: Tensor) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 
 from ..data.formats.samples import ENVIRONMENTS
-from ..data.sources import ImageSource, files_fingerprint
+from ..data.image_set import ImageSet
 from ..files import file_sha256
 from .config import EvaluationConfig
 from .extractors.config import option_of
@@ -137,15 +137,15 @@ def command_of(protocol: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def source_record(source: ImageSource) -> dict[str, Any]:
+def source_record(source: ImageSet) -> dict[str, Any]:
     """A set of images: its place, kind, shape and resize."""
     height, width, channels = source.shape
     stored = {"sha256": file_sha256(source.path)} if source.path.is_file() else {}
     return {
         "path": str(source.path),
-        "kind": source.kind,
+        "kind": source.format,
         **stored,
-        "num_images": source.num_images,
+        "num_images": len(source),
         "image_size": [height, width],
         "channels": channels,
         "resize": source.resize,
@@ -153,12 +153,12 @@ def source_record(source: ImageSource) -> dict[str, Any]:
     }
 
 
-def _generated_record(source: ImageSource, samples: MeasuredSet) -> dict[str, Any]:
+def _generated_record(source: ImageSet, samples: MeasuredSet) -> dict[str, Any]:
     # A manifest identifies samples better than their files' dates, and a single file is hashed whole.
     is_identified = source.manifest is not None or source.path.is_file()
     return {
         **source_record(source),
-        **_identity(samples.pooled, files_sha256=None if is_identified else files_fingerprint(source)),
+        **_identity(samples.pooled, files_sha256=None if is_identified else source.files_sha256()),
         "num_manifold_images": samples.manifold_size,
         "order": samples.order,
         "sampling": sampling_record(source.manifest),

@@ -15,8 +15,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ..data.formats.npy import DAMAGED_FILE_ERRORS, npz_members, write_array, write_rows
-from ..data.sources import ImageSource, pieces
+from ..data.formats.npz import DAMAGED_FILE_ERRORS, npz_members, write_array, write_rows
+from ..data.image_set import ImageSet
 from ..files import atomic_write
 from .metrics.frechet import checked_covariance
 from .statistics import Gaussian
@@ -71,7 +71,7 @@ def write_reference(
     extractor: str,
     extractor_sha256: str,
     record: Mapping[str, Any],
-    images: ImageSource | None = None,
+    images: ImageSet | None = None,
     kept: Sequence[int] = (),
 ) -> None:
     """Write a reference file, whole or not at all.
@@ -98,8 +98,7 @@ def write_reference(
         for name, value in values.items():
             write_array(archive, name, np.array(value))
         if images is not None and len(kept):
-            rows = (piece for piece, _ in pieces(images, kept))
-            write_rows(archive, "arr_0", rows, shape=(len(kept), *images.shape))
+            write_rows(archive, "arr_0", images.stream(kept), shape=(len(kept), *images.shape))
 
 
 def _stored_gaussian(arrays: Any, mean_name: str, cov_name: str) -> Gaussian:  # arrays: numpy's NpzFile, untyped there

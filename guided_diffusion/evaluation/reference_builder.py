@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..data.formats.npy import npz_members
-from ..data.sources import ImageSource, files_fingerprint, open_images
+from ..data.formats.npz import npz_members
+from ..data.image_set import ImageSet, open_image_set
 from ..distributed import on_main_process
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor, Features
@@ -34,7 +34,7 @@ def make_reference(
 ) -> None:
     """Measure the images at `images` and write `out`, whole or not at all.
 
-    image_size: as `open_images`' size. manifold_images: images, spread over the set, that go into the file for metrics
+    image_size: as of `open_image_set`. manifold_images: images, spread over the set, that go into the file for metrics
     that need more than statistics; 0: none. Evaluating against the file, with as many real_manifold, gives the numbers
     that the images would. Several processes share the work; an interrupted run resumes as `evaluate` does.
 
@@ -47,21 +47,21 @@ def make_reference(
     """
     _check_out(out, images)
     _refuse_reference(images)
-    source = open_images(images, size=image_size)
-    if source.num_images < 2:
+    source = open_image_set(images, image_size=image_size)
+    if len(source) < 2:
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
     config = EvaluationConfig(batch_size=batch_size)
     measured = measure_source(
         source, _statistics_of(extractor), name="images", config=config, manifold_size=0, cache=cache_directory(out)
     )
-    kept = spread_over(source.num_images, keep=manifold_images).tolist()
+    kept = spread_over(len(source), keep=manifold_images).tolist()
     on_main_process(lambda: _write(out, measured, source, kept, extractor=extractor, batch_size=batch_size))
 
 
 def _write(
     out: Path,
     measured: MeasuredSet,
-    source: ImageSource,
+    source: ImageSet,
     kept: list[int],
     *,
     extractor: FeatureExtractor,
@@ -102,11 +102,11 @@ def _statistics_of(extractor: FeatureExtractor) -> FeatureExtractor:
     return _StatisticsOnly(extractor, extractor.name, extractor.sha256, extractor.published, extractor.resize)
 
 
-def _record(source: ImageSource, *, batch_size: int) -> dict[str, Any]:
+def _record(source: ImageSet, *, batch_size: int) -> dict[str, Any]:
     """Description of the images, and the versions that measured them."""
     return source_record(source) | {
-        "files_sha256": files_fingerprint(source),
-        "class_names": None if source.class_names is None else list(source.class_names),
+        "files_sha256": source.files_sha256(),
+        "class_names": list(source.class_names) or None,
         "batch_size": batch_size,
         "versions": versions(),
     }

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..data.formats.samples import MANIFEST_NAME
-from ..data.sources import ImageSource, files_fingerprint
+from ..data.image_set import ImageSet
 from ..distributed import on_main_process, this_process
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor, exact_float32, slug
@@ -102,7 +102,7 @@ def measure_real(
 
 
 def measure_source(
-    source: ImageSource,
+    source: ImageSet,
     extractor: FeatureExtractor,
     *,
     name: str,
@@ -182,9 +182,9 @@ def _measured(
     return replace(measured or stored, pooled=real.reference.pooled, spatial=real.reference.spatial)
 
 
-def _identity(source: ImageSource, extractor: FeatureExtractor, batch_size: int) -> str:
+def _identity(source: ImageSet, extractor: FeatureExtractor, batch_size: int) -> str:
     """Hash of everything that a batch's features depend on."""
-    images = (str(source.path.resolve()), files_fingerprint(source), source.num_images, source.shape, source.resize)
+    images = (str(source.path.resolve()), source.files_sha256(), len(source), source.shape, source.resize)
     return sha256(repr((images, extractor.sha256, batch_size)).encode()).hexdigest()[:16]
 
 
@@ -233,7 +233,7 @@ def _report(
         protocol=protocol_record(generated, real, inputs=inputs, extractor=extractor, config=config),
         display_names=display_names(
             published=extractor.published,
-            num_generated=inputs.generated.num_images,
+            num_generated=len(inputs.generated),
             num_manifold=generated.manifold_size,
         ),
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.formats.samples import without_environments
-from ..data.sources import ImageSource, batches
+from ..data.image_set import ImageSet
 from ..diffusion.chain import DiffusionChain, diffused
 from ..diffusion.model import (
     UpsamplerModel,
@@ -42,17 +42,17 @@ class Base:
     """Plain values that identify them: the manifest of our samples, else the SHA-256 of the content."""
 
 
-def stored_base(source: ImageSource) -> Base:
+def stored_base(source: ImageSet) -> Base:
     """The base of images on disk."""
     height, width, channels = source.shape
     manifest = source.manifest
     stored = {"sha256": _content_sha256(source)} if manifest is None else {"manifest": without_environments(manifest)}
     return Base(
         name=str(source.path),
-        num_samples=source.num_images,
+        num_samples=len(source),
         image_shape=(channels, height, width),
         class_names=source.class_names or None,
-        labels=None if source.labels is None else tuple(source.labels.tolist()),
+        labels=tuple(source.labels.tolist()) if source.is_labelled else None,
         record=stored,
     )
 
@@ -169,11 +169,11 @@ def check_base(upsampler: UpsamplerModel, base: Base) -> None:
         )
 
 
-def _content_sha256(source: ImageSource) -> str:
+def _content_sha256(source: ImageSet) -> str:
     """SHA-256 of shape, labels and pixels, the same for any files that hold them. Reads all images."""
-    digest = sha256(repr((source.num_images, source.shape)).encode())
-    if source.labels is not None:
-        digest.update(source.labels.astype("<i8").tobytes())
-    for images, _ in batches(source, batch_size=64):
+    digest = sha256(repr((len(source), source.shape)).encode())
+    if source.is_labelled:
+        digest.update(source.labels.numpy().astype("<i8").tobytes())
+    for images, _ in source.batches(64):
         digest.update(images.numpy().data)
     return digest.hexdigest()

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from ..data.image_set import DataConfig, ImageDataset, open_dataset
-from ..data.listing import evenly_spaced
+from ..data.config import DataConfig
+from ..data.image_set import ImageSet, open_training_set
+from ..data.subset import evenly_spaced
 from ..diffusion.model import DiffusionModel
 
 
@@ -16,7 +15,7 @@ from ..diffusion.model import DiffusionModel
 class InputImages:
     """Centre crops of a data set, evenly spaced in its order."""
 
-    dataset: ImageDataset
+    dataset: ImageSet
     indices: Sequence[int]
     """Places in the data set."""
 
@@ -29,8 +28,7 @@ class InputImages:
     def read(self, start: int = 0, stop: int | None = None) -> tuple[Tensor, Tensor]:
         """Images (B, C, S, S) uint8 and labels (B,) int64 from `start` to `stop`."""
         indices = list(self.indices[start:stop])
-        pixels = np.stack([self.dataset.pixels(index) for index in indices])
-        return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), self.dataset.labels[indices]
+        return self.dataset.read(indices), self.dataset.labels[indices]
 
 
 def open_inputs(
@@ -41,9 +39,9 @@ def open_inputs(
     class_names: the classes that labels index; None: those of the data.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_dataset`; another number of channels than the model's, or more classes.
+        FileNotFoundError, ValueError: as `open_training_set`; another number of channels than the model's, or more classes.
     """
-    dataset = open_dataset(data, image_size=model.config.network.image_size, class_names=class_names)
+    dataset = open_training_set(data, image_size=model.config.network.image_size, class_names=class_names)
     name, channels, num_classes = model.checkpoint.path, model.image_shape[0], model.config.network.num_classes
     if dataset.channels != channels:
         raise ValueError(

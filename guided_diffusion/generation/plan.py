@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import file_sha256
-from ..data.formats.samples import MANIFEST_NAME, NO_LABEL
-from ..data.kinds import open_labelled_images
-from ..data.sources import open_images
+from ..data.formats import open_stored
+from ..data.formats.storage import NO_LABEL
 from ..diffusion.model import parse_label
 from ..diffusion.noise import SeededNoise, sample_seed
 from ..samplers import OnStep
@@ -158,7 +157,8 @@ def _from_file(path: Path, class_names: Sequence[str]) -> InTurn:
 
 def _frequencies(path: Path, class_names: Sequence[str]) -> tuple[int, ...]:
     """Images of each class in the data at `path`; classes are matched by name if the data have names."""
-    labels, names = _stored_labels(path)
+    stored = open_stored(path, None)
+    labels, names = stored.labels, stored.class_names
     label_of = {name if names else str(label): label for label, name in enumerate(class_names)}
     weights = [0] * len(class_names)
     for label, count in zip(*np.unique(labels[labels != NO_LABEL], return_counts=True), strict=True):
@@ -172,12 +172,3 @@ def _frequencies(path: Path, class_names: Sequence[str]) -> tuple[int, ...]:
     if not any(weights):
         raise ValueError(f"{path} has no labels to count; give class folders, labelled samples or an npz with arr_1")
     return tuple(weights)
-
-
-def _stored_labels(path: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Labels (N,) int64, -1 for none, and class names; None if the data have none."""
-    if path.suffix == ".npz" or (path / MANIFEST_NAME).exists():
-        source = open_images(path)
-        return np.array([], dtype=np.int64) if source.labels is None else source.labels, source.class_names
-    found = open_labelled_images(path, labels="folders")
-    return found.labels, found.class_names

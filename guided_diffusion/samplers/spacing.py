@@ -1,4 +1,4 @@
-"""Which levels of a chain each sampler visits when it is told only how many."""
+"""Spacings: the levels of a chain that samplers visit for a plain count of steps."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ SMALLEST_SIGMA = 0.002
 """EDM's sigma_min."""
 
 RHO = 7.0
-"""EDM's exponent: how much shorter links are towards x_0."""
+"""EDM's exponent; the larger, the shorter links are towards x_0."""
 
 Spacing = Callable[[DiffusionChain, int], Tensor]
 """(chain, count) -> the indices (count,) of the levels to visit, int64, increasing."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batches import Batch, EndlessBatches
-from ..data.image_set import DataConfig, ImageDataset, open_dataset
+from ..data.config import DataConfig
+from ..data.image_set import ImageSet, open_training_set
 from ..diffusion.chain import Step, broadcast_like, q_sample
 from ..diffusion.denoiser import Prediction, Variance, has_learned_variance
 from ..diffusion.losses import hybrid_loss, min_snr_weight, simple_loss, vlb_loss
@@ -231,18 +232,18 @@ def train_diffusion(config: TrainDiffusionConfig) -> None:
     )
 
 
-def training_folder(config: TrainDiffusionConfig) -> ImageDataset:
+def training_folder(config: TrainDiffusionConfig) -> ImageSet:
     """The images that a config trains on.
 
     Raises:
-        ValueError, FileNotFoundError: as `open_dataset`.
+        ValueError, FileNotFoundError: as `open_training_set`.
     """
-    return open_dataset(config.data, image_size=config.network.image_size, seed=config.training.seed)
+    return open_training_set(config.data, image_size=config.network.image_size)
 
 
 def train_as(
     config: TrainDiffusionConfig,
-    folder: ImageDataset,
+    folder: ImageSet,
     identity: Identity,
     *,
     make_network: Callable[[], nn.Module],
@@ -268,7 +269,7 @@ def train_as(
     )
 
 
-def diffusion_config(config: TrainDiffusionConfig, folder: ImageDataset) -> DiffusionConfig:
+def diffusion_config(config: TrainDiffusionConfig, folder: ImageSet) -> DiffusionConfig:
     """The model that a training config and its data describe."""
     channels = folder.channels
     network = UNetConfig(

@@ -164,7 +164,7 @@ def _speed(training: Training, speed: Speed) -> str:
 
 def _budget(training: Training) -> str:
     iterations, size = training.config.total_iterations, training.config.batch.size
-    epochs = iterations * size / len(training.batches.dataset)
+    epochs = iterations * size / len(training.batches.images)
     return f"{iterations:,} iterations = {iterations * size:,} images = {epochs:.3g} epochs"
 
 
@@ -175,7 +175,7 @@ def _time(training: Training, speed: Speed) -> str:
 
 
 def _comparison(training: Training, kind: str) -> str:
-    published = nearest_published(kind, image_size=training.batches.dataset.image_size)
+    published = nearest_published(kind, image_size=training.batches.images.image_size)
     if published is None:
         return "no published training"
     images = training.config.total_iterations * training.config.batch.size

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from classifiers.trained_model import Classifier, load_classifier
 
-from ..data.image_set import ImageDataset
-from ..data.listing import evenly_spaced
+from ..data.image_set import ImageSet
 from ..data.pictures import write_png
+from ..data.subset import evenly_spaced
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.denoiser import Denoiser, Estimate
 from ..diffusion.images import grid, to_uint8
@@ -93,7 +93,7 @@ def preview_classifier(config: PreviewConfig, model: DiffusionConfig, *, run: Pa
 def diffusion_previews(
     config: PreviewConfig,
     model: DiffusionConfig,
-    data: ImageDataset,
+    data: ImageSet,
     *,
     classifier_on: ClassifierOn,
     decay: float | None,
@@ -131,7 +131,7 @@ def diffusion_previews(
 def upsampler_previews(
     config: PreviewConfig,
     model: UpsamplerModelConfig,
-    data: ImageDataset,
+    data: ImageSet,
     *,
     reduced: Callable[[Tensor], Tensor],
     decay: float | None,
@@ -226,13 +226,13 @@ def _likely_causes(iteration: int, decay: float | None) -> str:
     return f"{initial:.0%} of the averaged weights that made them (ema_{decay}) are still the initial ones; {others}"
 
 
-def spread_over(data: ImageDataset, count: int) -> tuple[Tensor, Tensor]:
+def spread_over(data: ImageSet, count: int) -> tuple[Tensor, Tensor]:
     """x0 (B, C, H, W) and labels (B,) of at most `count` images, evenly over the data and so over their classes."""
     x0, y = zip(*(data[index] for index in evenly_spaced(len(data), most=count)), strict=True)
     return torch.stack(x0), torch.tensor(y)
 
 
-def _reference(data: ImageDataset) -> Colours:
+def _reference(data: ImageSet) -> Colours:
     return colours(data[index][0] for index in evenly_spaced(len(data), most=REFERENCE_IMAGES))
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.batches import Batch
-from ..data.image_set import ImageDataset
+from ..data.image_set import ImageSet
 from ..diffusion.chain import broadcast_like, diffused
 from ..diffusion.model import UpsamplerModelConfig
 from ..diffusion.noise import SeededNoise
@@ -101,7 +101,7 @@ def train_upsampler(config: TrainUpsamplerConfig) -> None:
     )
 
 
-def upsampler_config(config: TrainUpsamplerConfig, folder: ImageDataset) -> UpsamplerModelConfig:
+def upsampler_config(config: TrainUpsamplerConfig, folder: ImageSet) -> UpsamplerModelConfig:
     """The model that a training config and its data describe."""
     model = diffusion_config(config, folder)
     network = UpsamplerConfig(

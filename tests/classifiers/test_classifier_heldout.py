@@ -8,7 +8,7 @@ from torch import Tensor
 
 from classifiers.heldout import level_indices, open_heldout, predictions, read_images, step_at
 from classifiers.trained_model import load_classifier
-from guided_diffusion.data.listing import evenly_spaced
+from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import q_sample
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain

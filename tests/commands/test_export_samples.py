@@ -10,7 +10,7 @@ from evaluation.pixel_extractor import CLASS_NAMES, PixelExtractor, noisy_images
 from PIL import Image
 
 from guided_diffusion.commands.export_samples import ExportConfig, export_samples
-from guided_diffusion.data.sources import open_images
+from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.evaluation.run import evaluate
 
 LABELS = torch.arange(120) % 3
@@ -27,8 +27,8 @@ def exported(samples: Path, out: Path, **options) -> Path:
 
 
 def stored(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    source = open_images(path)
-    return np.concatenate([images for images, _ in source.stream(range(source.num_images))]), source.labels
+    source = open_image_set(path)
+    return np.concatenate(list(source.stream(range(len(source))))), source.labels if source.is_labelled else None
 
 
 @pytest.mark.parametrize("form", ["x.npz", "x"])
@@ -57,7 +57,7 @@ def test_a_folder_has_a_directory_for_each_class_also_for_one_without_samples(tm
         "dark/1.png", "dark/2.png", "light/0.png", "light/3.png",
     ]  # fmt: skip
     images, found = stored(out)
-    assert open_images(out).class_names == CLASS_NAMES
+    assert open_image_set(out).class_names == CLASS_NAMES
     assert np.array_equal(images, pixels[[1, 2, 0, 3]].numpy())
     assert found is not None
     assert found.tolist() == [0, 0, 2, 2]

@@ -11,7 +11,8 @@ import pytest
 import tiny
 from PIL import Image
 
-from guided_diffusion.data.inspection import InspectConfig, InspectedConfig, file_facts, inspect_data
+from guided_diffusion.commands.inspect_data import InspectConfig, InspectedConfig, inspect_data
+from guided_diffusion.data.inspection import file_facts
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_a_folder_that_a_training_refuses_is_looked_through_all_the_same(folder,
 
 
 def test_nothing_at_the_path_and_no_images_in_it_are_refused(tmp_path, capsys):
-    with pytest.raises(FileNotFoundError, match="there is no .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="there is nothing at .*nowhere"):
         report(tmp_path / "nowhere", capsys)
     with pytest.raises(ValueError, match="no images in"):
         report(tmp_path, capsys)

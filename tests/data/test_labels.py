@@ -8,17 +8,18 @@ import pytest
 from data.storages import NAMES, PICTURES, png, write_folder, write_shards, write_zip
 
 from guided_diffusion.config import from_plain, parse, to_plain
-from guided_diffusion.data.formats.folder import open_folder
-from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.formats import open_stored
+from guided_diffusion.data.formats.tree import archive_tree, filename_classes, folder_tree
+from guided_diffusion.data.image_set import ImageSet, open_training_set
 from guided_diffusion.data.labels import numbered
-from guided_diffusion.data.listing import archive_tree, filename_classes, folder_tree
 
 LISTING = json.loads((Path(__file__).parent.parent / "golden" / "data.json").read_text())["listing"]
 SOURCE = Path("labels.csv")
 
 
-def opened(path: Path, labels: Path | str, **options) -> ImageDataset:
-    return open_dataset(DataConfig(path=path, labels=labels), image_size=4, **options)
+def opened(path: Path, labels: Path | str, **options) -> ImageSet:
+    return open_training_set(DataConfig(path=path, labels=labels), image_size=4, **options)
 
 
 @pytest.fixture(params=[write_folder, write_zip], ids=["folder", "zip"])
@@ -38,8 +39,8 @@ def test_file_names_give_the_published_classes_in_the_published_order(tmp_path):
         if not name.endswith(".webp"):  # of which the published list knows nothing
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
-    found = open_folder(tmp_path, labels="filenames")
-    names = [found.storage.path(index).relative_to(tmp_path).as_posix() for index in range(len(found.storage))]
+    found = open_stored(tmp_path, "filenames")
+    names = [found.images.path(index).relative_to(tmp_path).as_posix() for index in range(len(found.images))]
     assert names == LISTING["found_in_order"]
     assert found.labels.tolist() == LISTING["class_index"]
     assert list(found.class_names) == LISTING["class_names"]

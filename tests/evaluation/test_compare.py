@@ -9,7 +9,7 @@ import torch
 from evaluation.pixel_extractor import noisy_images, save_class_folders
 from evaluation.reports import METRICS, protocol, report
 
-from guided_diffusion.data.sources import open_images
+from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.evaluation.compare import Comparison, compare_reports, format_comparison, metric_table
 from guided_diffusion.evaluation.report import Report, write_report
 
@@ -186,7 +186,7 @@ def test_pictures_of_the_right_size_may_be_compared_with_and_without_a_size_to_c
     """The words are those of the sources themselves."""
     labels = torch.arange(3).repeat_interleave(3)
     save_class_folders(tmp_path / "pictures", noisy_images(labels, seed=0), labels)
-    with_and_without = (open_images(tmp_path / "pictures", size=size).resize for size in (6, None))
+    with_and_without = (open_image_set(tmp_path / "pictures", image_size=size).resize for size in (6, None))
     found = comparison(*(changed("generated", resize=resize) for resize in with_and_without))
     assert found.verdict == "comparable as far as is known; not known of all: generated resize"
 

@@ -1,22 +1,20 @@
 """The feature cache: an interrupted evaluation leaves it behind, and the next one resumes to the same numbers."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from evaluation.pixel_extractor import PixelExtractor
 from torch import Tensor
 
-from guided_diffusion.data.sources import open_images
+from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.distributed import Process
 from guided_diffusion.evaluation import run
 from guided_diffusion.evaluation.config import EvaluationConfig
@@ -25,7 +23,6 @@ from guided_diffusion.evaluation.feature_cache import FeatureCache
 from guided_diffusion.evaluation.measure import MeasuredSet, measure
 from guided_diffusion.evaluation.run import cache_directory, evaluate
 
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 ALONE = Process(CPU, rank=0, world_size=1)
 
@@ -54,7 +51,7 @@ def measured(
     samples: Path, extractor: Counting | PixelExtractor, cache: FeatureCache | None, process: Process = ALONE
 ) -> MeasuredSet:
     return measure(
-        open_images(samples), extractor, batch_size=10, manifold_size=50, process=process, name="generated", cache=cache
+        open_image_set(samples), extractor, batch_size=10, manifold_size=50, process=process, name="x", cache=cache
     )  # fmt: skip
 
 
@@ -157,18 +154,20 @@ def test_parts_of_other_files_are_not_taken(samples: Path, real: Path, tmp_path:
 
 def test_kill_9_costs_what_was_not_yet_written(samples: Path, real: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.json"
-    command = [sys.executable, str(Path(__file__).with_name("slow_evaluation.py")), str(samples), str(real), str(out)]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([*command, "0.1"], env=environment) as process:
-        deadline = time.monotonic() + 100
-        while len(list(cache_directory(out).rglob("part-*.safetensors"))) < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+    command = (Path(__file__).with_name("slow_evaluation.py"), str(samples), str(real), str(out))
+    program = programs.start(*command, "0.1")
+    deadline = time.monotonic() + 100
+    while len(list(cache_directory(out).rglob("part-*.safetensors"))) < 3:
+        assert program.poll() is None, program.finish()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    program.send_signal(signal.SIGKILL)
+    assert program.wait() == -signal.SIGKILL
     assert not out.exists()
     left = len(list(cache_directory(out).rglob("part-*.safetensors")))
-    done = subprocess.run([*command, "0"], env=environment, check=True, capture_output=True, text=True, timeout=200)
-    assert int(done.stdout) == 2 + 240 - 10 * left
+    status, output = programs.start(*command, "0").finish()
+    assert status == 0, output
+    assert int(output.splitlines()[-1]) == 2 + 240 - 10 * left
     evaluate(
         generated=samples, real=real, extractor=PixelExtractor(), config=EvaluationConfig(batch_size=10),
         out=tmp_path / "whole.json",

@@ -12,7 +12,7 @@ from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_
 from evaluation.reports import DETAILS, METRICS, protocol, report
 from PIL import Image
 
-from guided_diffusion.data.sources import open_images
+from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.evaluation.compare import compare_reports
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.figures import scatter_figure
@@ -41,7 +41,7 @@ def pictures(page: str) -> list[Image.Image]:
 
 def written(path: Path, found: Report, generated: Path, real: Path | None) -> str:
     write_evaluation_page(
-        path, found, generated=open_images(generated), real=None if real is None else open_images(real)
+        path, found, generated=open_image_set(generated), real=None if real is None else open_image_set(real)
     )
     return path.read_text()
 

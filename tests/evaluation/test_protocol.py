@@ -17,7 +17,7 @@ from classifiers.trained_model import load_classifier
 from guided_diffusion.commands.evaluate import EvaluateConfig
 from guided_diffusion.config import parse
 from guided_diffusion.data.formats.samples import read_manifest
-from guided_diffusion.data.listing import files_sha256
+from guided_diffusion.data.formats.tree import files_sha256
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.extractors.inception import WEIGHTS as INCEPTION

@@ -10,8 +10,8 @@ from evaluation.pixel_extractor import LABELS, PixelExtractor, noisy_images, sav
 from PIL import Image
 
 from guided_diffusion.commands.make_reference import MakeReferenceConfig
-from guided_diffusion.data.listing import files_sha256
-from guided_diffusion.data.sources import images_between, open_images
+from guided_diffusion.data.formats.tree import files_sha256
+from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.extractors.features import Features
 from guided_diffusion.evaluation.extractors.inception import WEIGHTS as INCEPTION
@@ -51,13 +51,13 @@ def compared(generated: Path, real: Path, **settings: int) -> Report:
 def test_a_reference_file_has_the_published_layout_and_comes_back(statistics, real: Path, tmp_path: Path) -> None:
     spatial = Gaussian(statistics.mean[:3], statistics.cov[:3, :3])
     path = tmp_path / "reference.npz"
-    images = open_images(real)
+    images = open_image_set(real)
     write_reference(path, pooled=statistics, spatial=spatial, extractor="judge", extractor_sha256="ab", record=RECORD,
                     images=images, kept=[3, 50, 119])  # fmt: skip
     with np.load(path) as arrays:
         assert {"mu", "sigma", "mu_s", "sigma_s", "arr_0"} <= set(arrays)
         np.testing.assert_array_equal(arrays["sigma"], statistics.cov.numpy(), strict=True)
-        expected = images_between(images, 0, 120).permute(0, 2, 3, 1)[[3, 50, 119]]
+        expected = images.read(range(120)).permute(0, 2, 3, 1)[[3, 50, 119]]
         np.testing.assert_array_equal(arrays["arr_0"], expected.numpy(), strict=True)
     back = found(path)
     assert (back.extractor, back.extractor_sha256, back.has_images, back.pooled.count) == ("judge", "ab", True, 200)

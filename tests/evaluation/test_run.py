@@ -18,7 +18,7 @@ from evaluation.pixel_extractor import (
 )
 
 from guided_diffusion.data.formats.samples import merged_npz
-from guided_diffusion.data.sources import read_images
+from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.measure import spread_over
 from guided_diffusion.evaluation.metrics.bootstrap import bootstrap_frechet_distance
@@ -35,7 +35,7 @@ from guided_diffusion.evaluation.statistics import gaussian, moments
 def test_the_report_holds_what_the_metrics_give_on_the_features(samples: Path, real: Path) -> None:
     config = EvaluationConfig(split_size=50, kid_subsets=7, kid_subset_size=60, bootstrap=5, extrapolate=True)
     report = evaluate(generated=samples, real=real, extractor=PixelExtractor(), config=config)
-    fake, true = (PixelExtractor()(next(read_images(path, batch_size=120))[0]) for path in (samples, real))
+    fake, true = (PixelExtractor()(next(open_image_set(path).batches(120))[0]) for path in (samples, real))
     for metric, ours, theirs in (
         ("frechet_distance", fake.pooled, true.pooled),
         ("spatial_frechet_distance", fake.spatial, true.spatial),
@@ -235,7 +235,7 @@ def test_the_manifold_keeps_images_spread_over_the_set(samples: Path, real: Path
     assert report.protocol["generated"]["num_manifold_images"] == report.protocol["real"]["num_manifold_images"] == 50
     chosen = spread_over(120, keep=50)
     kept = [
-        torch.cat([PixelExtractor()(images).pooled for images, _ in read_images(path, batch_size=17)])[chosen]
+        torch.cat([PixelExtractor()(images).pooled for images, _ in open_image_set(path).batches(17)])[chosen]
         for path in (samples, real)
     ]
     found = report.metrics["precision"], report.metrics["recall"]

@@ -22,7 +22,7 @@ from guided_diffusion.commands.sample import SampleConfig, sample, write_cascade
 from guided_diffusion.commands.upsample import UpsampleConfig, upsample
 from guided_diffusion.config import to_plain
 from guided_diffusion.data.formats.samples import Shard, iterate_shards, open_manifest, write_shard
-from guided_diffusion.data.sources import open_images
+from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.diffusion.denoiser import NetworkDenoiser
 from guided_diffusion.diffusion.images import from_uint8, to_uint8
 from guided_diffusion.diffusion.model import UpsamplerModelConfig, load_diffusion, load_upsampler
@@ -438,7 +438,7 @@ def test_what_the_network_sees_is_the_base_noised_after_x_T_was_drawn(told_noise
     upsampler = tiny.watched(load_upsampler(told_noise), lambda *given, **named: seen.append((given, named)))
     run = UpsamplingRun(
         settings=SamplingConfig(seed=3, sampler=SamplerConfig(steps=5)), upsampler=upsampler,
-        base=stored_base(open_images(base)), conditioning_noise=0.3,
+        base=stored_base(open_image_set(base)), conditioning_noise=0.3,
     )  # fmt: skip
     low_res = from_uint8(torch.from_numpy(pixels[:2]).permute(0, 3, 1, 2))
     run.x0(run.plan(shard_size=4).batch(range(2), device=torch.device("cpu")), low_res)

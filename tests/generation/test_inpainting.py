@@ -10,7 +10,7 @@ from PIL import Image
 from classifiers.trained_model import load_classifier
 from guided_diffusion.commands.inpaint import COMPARISON_NAME, InpaintConfig, write_inpainted
 from guided_diffusion.data.formats.samples import iterate_shards, read_manifest, without_environments
-from guided_diffusion.data.image_set import open_dataset
+from guided_diffusion.data.image_set import open_training_set
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.generation.inpainting import read_mask
 from guided_diffusion.guidance.config import GuidanceConfig
@@ -49,7 +49,7 @@ def made(directory: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def originals(folder: Path, count: int) -> np.ndarray:
-    dataset = open_dataset(tiny.data(folder), image_size=8)
+    dataset = open_training_set(tiny.data(folder), image_size=8)
     return np.stack([dataset.pixels(round(i)) for i in np.linspace(0, len(dataset) - 1, count)])
 
 

@@ -276,7 +276,7 @@ def test_a_classifier_of_continuous_time_guides_the_model_whose_noise_it_knows(t
     out = tmp_path / "classifier"
     train_classifier(tiny.classifier_config(out, class_folder, diffusion=run, iterations=2, heldout=class_folder))
     guide = load_classifier(out)
-    assert guide.chain == CONTINUOUS
+    assert guide.config.chain == CONTINUOUS
     sampling = tiny.sample_config(tmp_path / "out", num_samples=4, steps=5, guidance=GuidanceConfig(scale=2.0))
     tiny.generate(sampling, load_diffusion(run), guide)
     assert (tmp_path / "out" / "grid.png").exists()

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from classifiers.trained_model import load_classifier
-from guided_diffusion.data.image_set import ImageDataset, open_dataset
-from guided_diffusion.data.listing import evenly_spaced
+from guided_diffusion.data.image_set import ImageSet, open_training_set
+from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import Step
 from guided_diffusion.diffusion.denoiser import Estimate
 from guided_diffusion.diffusion.images import to_uint8
@@ -91,7 +91,7 @@ class Constant(nn.Module):
 
 def test_a_red_network_is_said_to_be_redder_than_grey_data(tmp_path, caplog, capsys):
     folder = tiny.write_class_folder(tmp_path / "data", mode="RGB")
-    data = open_dataset(tiny.data(folder), image_size=8)
+    data = open_training_set(tiny.data(folder), image_size=8)
     observe = diffusion_previews(
         PreviewConfig(images=20),
         model(),
@@ -123,14 +123,14 @@ def test_a_red_network_is_said_to_be_redder_than_grey_data(tmp_path, caplog, cap
 
 def test_the_data_are_measured_once(tmp_path, monkeypatch):
     folder = tiny.write_class_folder(tmp_path / "data", mode="RGB", per_class=2)
-    data = open_dataset(tiny.data(folder), image_size=8)
+    data = open_training_set(tiny.data(folder), image_size=8)
     read = []
 
-    def item(self: ImageDataset, index: int) -> tuple[Tensor, int]:
+    def item(self: ImageSet, index: int) -> tuple[Tensor, int]:
         read.append(index)
         return red(0.5), 0
 
-    monkeypatch.setattr(ImageDataset, "__getitem__", item)
+    monkeypatch.setattr(ImageSet, "__getitem__", item)
     observe = diffusion_previews(
         PreviewConfig(images=2), model(), data, classifier_on=lambda device: None, decay=None, out=tmp_path / "previews"
     )
@@ -220,7 +220,7 @@ def test_upsampler_previews_show_the_low_res_input_beside_its_enlargement(tmp_pa
     train_upsampler(config)
     tiles = _tiles(tmp_path / "previews" / "0000001.png", columns=8)
     shown = evenly_spaced(20, most=16)
-    folder = open_dataset(tiny.data(class_folder), image_size=8)
+    folder = open_training_set(tiny.data(class_folder), image_size=8)
     x0 = torch.stack([folder[index][0] for index in shown])
     expected = to_uint8(area_reduced(x0, 4)).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     assert np.array_equal(tiles[0:32:2], expected[:, 0])

@@ -15,9 +15,10 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from ..config import Labels
 from ..labels import Label, numbered
-from ..listing import EXTENSIONS
-from ..storage import LabelledImages, PackedNames
+from .storage import PackedNames, StoredImages
+from .tree import EXTENSIONS
 
 CLASS_NAME_FILES = ("classes.txt", "classes.json")
 
@@ -35,7 +36,7 @@ class _Sample:
     label: Label
 
 
-class TarStorage:
+class TarImages:
     """Members of uncompressed tars, by their offsets."""
 
     def __init__(self, root: Path, shards: Sequence[Path], samples: Sequence[Sequence[_Sample]]) -> None:
@@ -63,25 +64,35 @@ class TarStorage:
         return self._shards[int(np.searchsorted(self._ends, index, side="right"))]
 
 
-def open_webdataset(path: Path) -> LabelledImages:
+def recognise(path: Path) -> bool:
+    """A .tar, or a folder of .tar files with neither folders nor images in it: class folders may have tars beside."""
+    if not path.is_dir():
+        return path.suffix == ".tar" and path.is_file()
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    foreign = any(entry.is_dir() or entry.suffix.lower() in EXTENSIONS for entry in entries)
+    return not foreign and any(entry.suffix == ".tar" for entry in entries)
+
+
+def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """The samples of one .tar, or of all of a directory in the order of their names.
 
     A sample's label is its .cls, a class number or a name, or else the "label" of its .json. Class numbers are named by
     the file classes.txt (a name a line) or classes.json (an array) beside the shards; without one, by their digits.
 
     Raises:
-        ValueError: a shard that is empty, cut short, compressed or no tar, a sample without exactly one image or
-            without a label, or a number that classes.txt does not name. The message names the shard and the sample.
+        ValueError: other `labels`; a shard that is empty, cut short, compressed or no tar, a sample without exactly one
+            image or without a label, or a number that classes.txt does not name.
     """
+    if labels not in ("folders", None):
+        raise ValueError(f"{path} holds WebDataset shards, whose labels are their own; leave out data.labels")
     shards = [path] if path.is_file() else sorted(path.glob("[!.]*.tar"))
     samples = [_samples(shard) for shard in shards]
-    storage = TarStorage(path, shards, samples)
-    labels = [sample.label for shard in samples for sample in shard]
-    class_names, numbers = numbered(labels, source=path)
+    found = [sample.label for shard in samples for sample in shard]
+    class_names, numbers = numbered(found, source=path)
     table = _class_name_file(path if path.is_dir() else path.parent)
     if table is not None:
         class_names = _named(table, class_names, path)
-    return LabelledImages(storage=storage, labels=numbers, class_names=class_names)
+    return StoredImages(images=TarImages(path, shards, samples), labels=numbers, class_names=class_names)
 
 
 def _samples(shard: Path) -> list[_Sample]:

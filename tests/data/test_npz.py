@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guided_diffusion.data.formats.npy import write_array, write_rows
-from guided_diffusion.data.sources import open_images, read_images
+from guided_diffusion.data.formats.npz import write_array, write_rows
+from guided_diffusion.data.image_set import open_image_set
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def pixels() -> np.ndarray:
 def test_an_npz_of_other_content_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(ValueError, match=message):
-        open_images(tmp_path / "x.npz")
+        open_image_set(tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_floats_in_an_npz_are_refused_with_the_conversion_that_their_range_asks_
     images[16:] = 0  # not looked at
     np.savez(tmp_path / "x.npz", arr_0=images)
     with pytest.raises(ValueError, match=message):
-        open_images(tmp_path / "x.npz")
+        open_image_set(tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -68,10 +68,10 @@ def test_a_corrupt_npz_is_named(tmp_path: Path, pixels: np.ndarray, save) -> Non
     middle = len(good) // 2
     path.write_bytes(good[:middle] + bytes(64) + good[middle + 64 :])
     with pytest.raises(ValueError, match=r"x\.npz is damaged: arr_0 cannot be read"):
-        list(read_images(path, batch_size=64))
+        list(open_image_set(path).batches(64))
     path.write_bytes(good[:middle])
     with pytest.raises(ValueError, match=r"x\.npz is not a readable npz file"):
-        open_images(path)
+        open_image_set(path)
 
 
 def test_an_npz_shorter_than_it_says_is_named(tmp_path: Path, pixels: np.ndarray) -> None:
@@ -79,13 +79,13 @@ def test_an_npz_shorter_than_it_says_is_named(tmp_path: Path, pixels: np.ndarray
     with zipfile.ZipFile(tmp_path / "good.npz") as good, zipfile.ZipFile(tmp_path / "short.npz", "w") as short:
         short.writestr("arr_0.npy", good.read("arr_0.npy")[:-200])
     with pytest.raises(ValueError, match=r"short\.npz is damaged: .*it ends within image 148"):
-        list(read_images(tmp_path / "short.npz", batch_size=64))
+        list(open_image_set(tmp_path / "short.npz").batches(64))
 
 
 def test_a_pickle_named_npz_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(pickle.dumps({"arr_0": 1}))
     with pytest.raises(ValueError, match=r"x\.npz is not a readable npz file"):
-        open_images(tmp_path / "x.npz")
+        open_image_set(tmp_path / "x.npz")
 
 
 def test_an_npz_written_by_rows_is_what_numpy_would_write(tmp_path: Path, pixels: np.ndarray) -> None:

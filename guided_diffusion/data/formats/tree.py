@@ -1,12 +1,23 @@
-"""Which images a tree holds, in a folder or in a zip, and which classes their places or names tell: nothing of the
-files' content."""
+"""Trees of image files, in a folder or in a zip, and the classes that their places, their names or a table give."""
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Labels
+from ..labels import numbered, table_labels
+from .storage import NO_LABEL
+
+LabelsAndNames = tuple[NDArray[np.int64], tuple[str, ...]]
+
+_logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
@@ -63,9 +74,9 @@ def listed_files(directory: Path) -> Iterator[str]:
 
 
 def files_sha256(path: Path) -> str:
-    """Of the names, sizes and times of change of a file, or of all files below a directory; their content is not read.
+    """SHA-256 of the names, sizes and times of change of a file, or of all files below a directory.
 
-    It tells pictures that were replaced under their directory's name without reading a million of them.
+    It detects replaced pictures without reading a million of them.
 
     Raises:
         OSError: nothing there, or a file that vanished meanwhile.
@@ -82,7 +93,7 @@ def _is_image_name(name: str) -> bool:
 
 
 def _is_junk(name: str) -> bool:
-    """What no listing of a directory shows, and the twin directory that macOS puts into zips."""
+    """Hidden files, and the twin directory that macOS puts into zips."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -104,12 +115,40 @@ def class_directories(root: Path) -> list[str]:
     return directories
 
 
-def folder_classes(tree: Tree) -> list[str]:
-    """The class of each image: the name of the directory at the top of the tree that it lies in.
+def tree_labels(tree: Tree, labels: Labels | None, read: Callable[[Path], bytes | None]) -> LabelsAndNames:
+    """Labels of a tree's images and the names of the classes.
+
+    labels: as `DataConfig.labels`. None: class folders if there are any, an empty one being a class as well; images
+        that all lie at the top of the tree have no labels.
+    read: the content of a file of the tree, None where the tree has no such file.
 
     Raises:
-        ValueError: no directories, images beside them, or a directory without images.
+        FileNotFoundError: no such table.
+        ValueError: nothing that could be labelled so; the message says what is there and what to do.
     """
+    if isinstance(labels, Path):
+        class_names, numbers = _from_table(tree, labels, read(labels))
+        return numbers, class_names
+    if labels == "filenames":
+        return _indexed(filename_classes(tree))
+    if labels == "folders":
+        return _indexed(_folder_classes(tree))
+    refuse_no_images(tree)
+    loose = [image for image in tree.images if "/" not in image]
+    if len(loose) == len(tree.images):
+        return np.full(len(loose), NO_LABEL), ()
+    _refuse_unclassed(tree.root, tree.directories, loose)
+    return _indexed([image.split("/", 1)[0] for image in tree.images], tree.directories)
+
+
+def _indexed(classes: Sequence[str], class_names: Sequence[str] | None = None) -> LabelsAndNames:
+    names = tuple(sorted(set(classes))) if class_names is None else tuple(class_names)
+    number_of = {name: number for number, name in enumerate(names)}
+    return np.array([number_of[name] for name in classes], dtype=np.int64), names
+
+
+def _folder_classes(tree: Tree) -> list[str]:
+    """The class of each image: the name of the directory at the top of the tree that it lies in."""
     _refuse_unclassed(tree.root, tree.directories, [file for file in (*tree.images, *tree.others) if "/" not in file])
     classes = [image.split("/", 1)[0] for image in tree.images]
     empty = sorted(set(tree.directories) - set(classes))
@@ -118,6 +157,13 @@ def folder_classes(tree: Tree) -> list[str]:
             f"the class folder '{empty[0]}' in {tree.root} holds no images ({', '.join(EXTENSIONS)})"
             f"{_held_instead(file for file in tree.others if file.startswith(empty[0] + '/'))}; fill it or remove it"
         )
+    wrapper = wrapping(tree)
+    if wrapper is not None:  # legal, but mostly a folder that was packed or named by mistake
+        inner = sorted({image.split("/", 2)[1] for image in tree.images})
+        _logger.warning(
+            "all images of %s are of one class, '%s', in %d folders (%s, ..); if those are the classes, give %s",
+            tree.root, wrapper, len(inner), inner[0], tree.root / wrapper,
+        )  # fmt: skip
     return classes
 
 
@@ -131,19 +177,17 @@ def filename_classes(tree: Tree) -> list[str]:
     return [PurePosixPath(image).name.split("_", 1)[0] for image in tree.images]
 
 
-def place_classes(tree: Tree) -> list[str] | None:
-    """The class of each image as `folder_classes` has it, where there may be none: None if all images lie at the top of
-    the tree. Directories without images are no fault.
-
-    Raises:
-        ValueError: no images, or some in directories and some beside them.
-    """
+def _from_table(tree: Tree, labels: Path, content: bytes | None) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     refuse_no_images(tree)
-    loose = [image for image in tree.images if "/" not in image]
-    if len(loose) == len(tree.images):
-        return None
-    _refuse_unclassed(tree.root, tree.directories, loose)
-    return [image.split("/", 1)[0] for image in tree.images]
+    source = tree.root / labels if content is not None else labels
+    if content is None:
+        if not labels.is_file():
+            raise FileNotFoundError(
+                f"there is no {labels}, neither in {tree.root} nor from here; data.labels is folders, filenames or a "
+                f"table of labels (.csv, .json)"
+            )
+        content = labels.read_bytes()
+    return numbered(table_labels(tree.images, content, root=tree.root, source=source), source=source)
 
 
 def wrapping(tree: Tree) -> str | None:
@@ -153,7 +197,11 @@ def wrapping(tree: Tree) -> str | None:
 
 
 def refuse_no_images(tree: Tree) -> None:
-    """Raises ValueError if a tree holds no images, saying what it holds instead."""
+    """Refuse a tree without images.
+
+    Raises:
+        ValueError: it holds none; the message says what it holds instead.
+    """
     if not tree.images:
         raise ValueError(
             f"no images in {tree.root} ({', '.join(EXTENSIONS)}){_held_instead(tree.others)}; give a path that holds "
@@ -189,9 +237,3 @@ def _held_instead(files: Iterable[str]) -> str:
     first = next(file for file in files if file.lower().endswith(suffix))
     advice = {".zip": " (give the zip itself as the path)", ".tar": " (unpack it)"}.get(suffix, "")
     return f", but {count} {suffix or 'nameless'} files, the first {first}{advice}"
-
-
-def evenly_spaced(count: int, *, most: int) -> list[int]:
-    """At most `most` of the indices 0 .. count - 1, both ends included."""
-    kept = min(most, count)
-    return [round(i * (count - 1) / max(1, kept - 1)) for i in range(kept)]
