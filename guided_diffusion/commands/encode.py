@@ -80,8 +80,7 @@ def encode(config: EncodeConfig) -> None:
     write_json(config.out / "encoding.json", {"diffusion": weights_record(model), "settings": settings} | record)
     pairs = rearrange([images, decoded], "two n c h w -> (n two) c h w")
     write_png(config.out / "reconstructions.png", grid(pairs[:128], columns=8))
-    count = min(config.interpolations, len(images) // 2)
-    if count:
+    if count := min(config.interpolations, len(images) // 2):
         between = codec.interpolations(latents, labels, count=count, frames=config.frames)
         write_png(config.out / "interpolations.png", grid(between, columns=config.frames))
     print(

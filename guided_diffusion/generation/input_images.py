@@ -39,7 +39,8 @@ def open_inputs(
     class_names: the classes that labels index; None: those of the data.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_training_set`; another number of channels than the model's, or more classes.
+        FileNotFoundError, ValueError: as `open_training_set`; another number of channels than the
+            model's, or more classes.
     """
     dataset = open_training_set(data, image_size=model.config.network.image_size, class_names=class_names)
     name, channels, num_classes = model.checkpoint.path, model.image_shape[0], model.config.network.num_classes
