@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import programs
 import torch
+from classifiers.training import TrainClassifierConfig
 from PIL import Image
 from programs import Program
 
 from classifiers.trained_model import Classifier
-from classifiers.training import TrainClassifierConfig
 from guided_diffusion.commands.sample import SampleConfig, write_samples
+from guided_diffusion.commands.train_classifier import TrainClassifierConfig
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig
+from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
 from guided_diffusion.data.config import DataConfig
 from guided_diffusion.diffusion.model import DiffusionModel
 from guided_diffusion.diffusion.schedules import ChainConfig
@@ -21,9 +24,7 @@ from guided_diffusion.generation.run import SamplingRun
 from guided_diffusion.models.unet import EncoderConfig
 from guided_diffusion.samplers import SamplerConfig
 from guided_diffusion.training.config import BatchConfig, LoopConfig
-from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig
 from guided_diffusion.training.previews import PreviewConfig
-from guided_diffusion.training.upsampler_objective import TrainUpsamplerConfig
 
 REPOSITORY = Path(__file__).parents[1]
 CHAIN = ChainConfig(schedule="cosine", num_steps=50)

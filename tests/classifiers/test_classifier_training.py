@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classifiers.calibration import log_likelihood
-from classifiers.heldout import open_heldout, predictions, read_images
+from classifiers.classifier_objective import ClassifierObjective
 from classifiers.trained_model import load_classifier
-from classifiers.training import ClassifierObjective, train_classifier
+from classifiers.validation import open_heldout, predictions, read_images
+from guided_diffusion.commands.train_classifier import train_classifier
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import q_sample

@@ -19,6 +19,8 @@ from torch import Tensor
 from classifiers.trained_model import load_classifier
 from guided_diffusion.commands.import_openai import ImportConfig, import_openai
 from guided_diffusion.commands.sample import SampleConfig, sample, write_cascade
+from guided_diffusion.commands.train_diffusion import train_diffusion
+from guided_diffusion.commands.train_upsampler import train_upsampler
 from guided_diffusion.commands.upsample import UpsampleConfig, upsample
 from guided_diffusion.config import to_plain
 from guided_diffusion.data.formats.samples import Shard, iterate_shards, open_manifest, write_shard

@@ -14,6 +14,7 @@ from oracles.published import stored_network
 from torch import Tensor
 
 from guided_diffusion.commands.likelihood import LikelihoodConfig, format_likelihood, likelihood
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig, train_diffusion
 from guided_diffusion.config import from_plain, to_plain
 from guided_diffusion.diffusion.chain import eps_from_x0
 from guided_diffusion.diffusion.denoiser import TARGET, NetworkDenoiser, Prediction

@@ -13,8 +13,7 @@ from oracles.golden import arrays, sidecar
 from oracles.published import published_flags, published_weights, stored_network
 from torch import Tensor, nn
 
-from guided_diffusion.diffusion.chain import q_sample
-from guided_diffusion.diffusion.losses import hybrid_loss
+from guided_diffusion.diffusion.losses import Noised, hybrid_loss
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.openai import Converted, convert, revert
 from guided_diffusion.training.ema import EMA
@@ -51,10 +50,9 @@ def backward(network: nn.Module, iteration: int) -> None:
     size = DESCRIBED["microbatch"] or DESCRIBED["batch"]
     names = ("x", "noise", "t", "y", "weights")
     for x0, eps, k, y, weights in zip(*(STORED[name][iteration].split(size) for name in names), strict=True):
-        step = chain.at(k, like=x0)
-        x_t = q_sample(x0, eps, step)
-        output = network(x_t, step.t, y)
-        loss = hybrid_loss(output, x0, eps, x_t, step, prediction="eps", variance="learned_range", num_steps=len(chain))
+        noised = Noised.of(x0, eps, chain.at(k, like=x0))
+        output = network(noised.x_t, noised.step.t, y)
+        loss = hybrid_loss(output, noised, prediction="eps", variance="learned_range", num_steps=len(chain))
         (weights * loss).mean().backward()
 
 
