@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import programs
 import torch
-from classifiers.training import TrainClassifierConfig
 from PIL import Image
 from programs import Program
 

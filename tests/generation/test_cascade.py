@@ -35,8 +35,6 @@ from guided_diffusion.generation.config import SamplingConfig
 from guided_diffusion.models.upsampler import Upsampler, UpsamplerConfig
 from guided_diffusion.openai import Converted, revert
 from guided_diffusion.samplers import SamplerConfig, ddim
-from guided_diffusion.training.diffusion_objective import train_diffusion
-from guided_diffusion.training.upsampler_objective import train_upsampler
 
 COUNT = 10
 LABELS = np.repeat([0, 1], 5)  # in the order of class folders, so that every source has them

@@ -23,7 +23,6 @@ from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain, timestep_subset
 from guided_diffusion.generation.input_images import open_inputs
 from guided_diffusion.generation.likelihood import Likelihood, bound_terms, measured_likelihood, stretches
-from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig, train_diffusion
 
 
 class StoredNoise:

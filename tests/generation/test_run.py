@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from classifiers.training import train_classifier
 from PIL import Image
 from tiny import generate
 from torch import Tensor
