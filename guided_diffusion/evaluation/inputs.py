@@ -34,14 +34,14 @@ class Inputs:
     real: RealInput
 
 
-def open_generated(path: Path, *, config: EvaluationConfig) -> ImageSet:
+def open_generated(path: Path, *, config: EvaluationConfig, channels: int | None = None) -> ImageSet:
     """The generated images at `path`.
 
     Raises:
         FileNotFoundError: nothing there.
         ValueError: unreadable images, or too few.
     """
-    samples = open_image_set(path, image_size=config.image_size)
+    samples = open_image_set(path, image_size=config.image_size, channels=channels)
     config.check_num_images(len(samples), f"{path} holds")
     return samples
 
