@@ -1,4 +1,4 @@
-"""How near each sampler comes to the exact distribution at few evaluations, where nothing is learned and all is known.
+"""Error of every sampler at few evaluations, with an exact denoiser and an exact classifier.
 
 PYTHONPATH=tests python benchmarks/mixture_few_steps.py
 

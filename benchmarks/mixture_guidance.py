@@ -1,4 +1,4 @@
-"""What guidance above Bayes' rule buys and costs, where the denoiser and the classifier are exact.
+"""Gain and cost of guidance above Bayes' rule, where the denoiser and the classifier are exact.
 
 PYTHONPATH=tests python benchmarks/mixture_guidance.py
 
@@ -56,7 +56,7 @@ class GuidanceBenchmark:
     intervals: tuple[tuple[float, float], ...] = ((0.0, 2.0), (0.3, 2.0), (0.3, math.inf))
     """Pairs of sigma between which a plain scale holds."""
     classes: int = 4
-    """How many, equally likely."""
+    """Number of classes, equally likely."""
     components: int = 5
     """Of each class, equally likely."""
     spread: float = 0.5
@@ -67,12 +67,12 @@ class GuidanceBenchmark:
     samples: int = 1000
     """Of each class of each mixture."""
     mixtures: int = 3
-    """How many; seeds 0, 1, .. draw their means."""
+    """Number of mixtures; seeds 0, 1, .. draw their means."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What a row says of one class's samples, or the average over several."""
+    """A row of the table: of one class's samples, or the average over several."""
 
     asked: float
     modes: float

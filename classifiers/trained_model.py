@@ -39,19 +39,14 @@ class Classifier:
     """Name of these weights in the checkpoint."""
 
     @property
-    def chain(self) -> ChainConfig | None:
-        """The chain whose noise it was trained on; None: clean images only."""
-        return self.config.chain
+    def name(self) -> str:
+        """Run and checkpoint, for messages and manifests."""
+        return self.checkpoint.name
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in label order."""
         return self.config.class_names
-
-    @property
-    def name(self) -> str:
-        """Run and checkpoint, for messages and manifests."""
-        return self.checkpoint.name
 
     @cached_property
     def sha256(self) -> str:

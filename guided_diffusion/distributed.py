@@ -26,7 +26,7 @@ Torch's default is 10 minutes. The first process group of a program decides, so 
 
 
 def has_accelerator() -> bool:
-    """Whether to use torch's accelerator. Not Apple's: it has no float64, in which coefficients are computed."""
+    """True where torch has an accelerator. Apple's does not count: it has no float64, as coefficients need."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator is not None and accelerator.type != "mps"
 
@@ -180,14 +180,23 @@ def clip_gradients(model: nn.Module, *, max_norm: float | None) -> Tensor:
     return norm.full_tensor() if _is_sharded(norm) else norm
 
 
-def reduced(accelerator: "Accelerator", values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:
+def on_any_process(*facts: Tensor) -> list[bool]:
+    """Each fact, () bool: True on every process if it holds on any. The host waits for the device here."""
+    return (reduced(torch.stack([fact.to(this_process().device) for fact in facts]).float(), "sum") > 0).tolist()
+
+
+def reduced(values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:
     """Sums or means over processes, on every process."""
-    return cast(Tensor, accelerator.reduce(values.to(accelerator.device), reduction=reduction))
+    from accelerate.utils.operations import reduce
+
+    return cast(Tensor, reduce(values.to(this_process().device), reduction=reduction))
 
 
-def gathered(accelerator: "Accelerator", values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gathered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Values (b,) of every process concatenated in the order of ranks, (B,), on the CPU."""
-    return {name: cast(Tensor, accelerator.gather(value)).cpu() for name, value in values.items()}
+    from accelerate.utils.operations import gather
+
+    return {name: cast(Tensor, gather(value.to(this_process().device))).cpu() for name, value in values.items()}
 
 
 def shard(network: nn.Module, *, device_type: str) -> None:
@@ -251,7 +260,7 @@ def laid_out_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a smaller batch might help."""
+    """True for errors that a smaller batch might avoid."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)

@@ -25,9 +25,9 @@ import numpy as np
 import tiny
 from PIL import Image
 
-from classifiers.training import train_classifier
 from guided_diffusion.commands.prepare_data import PrepareConfig, prepare_data
-from guided_diffusion.training.diffusion_objective import train_diffusion
+from guided_diffusion.commands.train_classifier import train_classifier
+from guided_diffusion.commands.train_diffusion import train_diffusion
 
 RUN = ("--data.path=pictures", "--out=out", "--training.iterations=2")
 BUDGET = RUN[2:]
@@ -411,7 +411,7 @@ OPTION_CASES = (
     BadInput(name="No held-out images to measure", script="train_classifier",
              options=("--heldout=pictures", "--heldout_images=0"), says=("heldout_images must be at least 1, got 0",)),
     BadInput(name="A preview's guidance without a classifier", options=("--preview.scale=4",),
-             says=("preview.scale 4 guides nobody; add --preview.classifier RUN",)),
+             says=("preview.scale 4 needs a classifier; add --preview.classifier RUN",)),
     BadInput(name="A learning rate far too high", writes=True,
              options=("--training.learning_rate=1e30", "--training.max_skipped=2", "--training.iterations=9"),
              says=("loss or gradient were not finite in 2 updates in a row", "images are in out/not_finite-",

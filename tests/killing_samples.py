@@ -17,9 +17,9 @@ from pathlib import Path
 
 import tiny
 
-from classifiers.training import train_classifier
+from guided_diffusion.commands.train_classifier import train_classifier
+from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.data.formats.samples import read_shard
-from guided_diffusion.training.diffusion_objective import train_diffusion
 
 NUM_SAMPLES = 60
 SHARD_SIZE = 2

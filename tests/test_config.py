@@ -11,13 +11,13 @@ import pytest
 import tiny
 from script_options import OPTIONS
 
-from classifiers.training import TrainClassifierConfig
 from guided_diffusion.commands.evaluate import EvaluateConfig
+from guided_diffusion.commands.train_classifier import TrainClassifierConfig
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig
+from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
 from guided_diffusion.config import differences, from_plain, parse, run_command, to_plain
 from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.guidance.config import GuidanceConfig
-from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig
-from guided_diffusion.training.upsampler_objective import TrainUpsamplerConfig
 
 SCRIPTS = sorted((tiny.REPOSITORY / "scripts").glob("*.py"))
 CONFIG_FILES = sorted((tiny.REPOSITORY / "configs").rglob("*.yaml"))

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from programs import Program
 
-from classifiers.training import TrainClassifierConfig
+from guided_diffusion.commands.train_classifier import TrainClassifierConfig
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig
+from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
 from guided_diffusion.data.config import DataConfig
 from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.models.unet import EncoderConfig
 from guided_diffusion.training.config import BatchConfig, LoopConfig
-from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig
 from guided_diffusion.training.previews import PreviewConfig
-from guided_diffusion.training.upsampler_objective import TrainUpsamplerConfig
 
 REPOSITORY = Path(__file__).parents[1]
 CHAIN = ChainConfig(schedule="cosine", num_steps=50)

@@ -19,7 +19,7 @@ class MakeReferenceConfig:
     out: Path
     """NAME.npz, in the published layout: mu, sigma, mu_s, sigma_s, arr_0. It must not exist.
 
-    Until it is written, features are cached beside it in a hidden directory: 16 KB an image with Inception.
+    Until it is written, features are cached beside it in a hidden directory: 20 KB an image with Inception.
     """
     extractor: ExtractorConfig = ExtractorConfig()
     """Network whose features are measured."""

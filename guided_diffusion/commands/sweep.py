@@ -139,7 +139,7 @@ def sweep(config: SweepConfig) -> None:
     def real() -> MeasuredReal:  # once, and only if a setting is not evaluated yet
         return measure_real(
             config.real, shape=_image_shape(model), extractor=extractor, config=config.protocol,
-            out=config.out / EVALUATION_NAME,
+            cache=cache_directory(config.out / EVALUATION_NAME),
         )  # fmt: skip
 
     runs = sampling_runs(config)

@@ -221,9 +221,8 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     entries = np.array([entry for entry, mode in enumerate(modes) if mode is not None], dtype=np.int64)
     lost = np.setdiff1d(labels, labels[entries])
     if lost.size:
-        raise ValueError(
-            f"every image of the class '{names[lost[0]]}' is broken; repair its images or remove the class"
-        )
+        name_lost = names[lost[0]]
+        raise ValueError(f"every image of the class '{name_lost}' is broken; repair its images or remove the class")
     skipped = tuple(files.path(entry) for entry, mode in enumerate(modes) if mode is None)
     if skipped:
         _logger.warning("%d unreadable files of %s are left out, the first %s", len(skipped), config.path, skipped[0])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +30,8 @@ CONTINUOUS_TIME: Mapping[str, tuple[str, ...]] = {
 }
 """Options that fit a chain in continuous time, where no link has a neighbour to learn a variance or a mean of."""
 
-C = TypeVar("C", bound="_Described")
+C = TypeVar("C")
 N = TypeVar("N", bound=nn.Module)
-
-
-class _Described(Protocol):
-    """A config of a checkpoint's "model"."""
-
-    @property
-    def network(self) -> Any: ...  # the network's own config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +216,7 @@ def load_network(
     path: Path,
     kind: str,
     config_class: type[C],
-    network_class: Callable[[Any], N],  # each takes the network config of its own config class
+    network_class: Callable[[Any], N],  # of the `network` of its config class
     *,
     weights: str | None,
     device: torch.device | str,
@@ -236,7 +229,7 @@ def load_network(
     checkpoint = open_checkpoint(path, kind)
     config = from_plain(config_class, checkpoint.model, source=str(checkpoint.path / "config.json"))
     with torch.device("meta"):
-        network = network_class(config.network)
+        network = network_class(cast(Any, config).network)
     load_weights(network, checkpoint, weights)
     network.eval().requires_grad_(False).to(device)
     return config, network, checkpoint, weights or checkpoint.default_weights()

@@ -1,16 +1,10 @@
-"""Guidance as a score, and as a denoiser made of others.
+"""Guidance as a score, and as a denoiser made of others; all of it composes by nesting.
 
 A `ScoreTerm` is s * grad_{x_t} log p(y | x_t), the part that Bayes' rule adds to the score of x_t. There are two places
 to put it: `ddpm(..., mean_shift=term)` adds Sigma * term to the mean (ADM Algorithm 1), and `tilted(denoiser, term)`
-subtracts sqrt(1 - alpha_bar) * term from eps (ADM Algorithm 2), which works with every sampler. Guidance that needs no
-classifier is `extrapolated`, and classifiers of clean images are asked about the estimate of x_0 (`guided_through`,
-`guided_at_estimate`): denoisers in, denoiser out. All of it composes by nesting.
-
-What strength 1 means: `classifier_score` Bayes' rule, so with an exact classifier the class's own distribution, and 0
-no guidance; `entropy_scaled_score` the same where the classifier knows nothing, more wherever it knows something;
-`extrapolated` the denoiser `main`, so with an unconditional reference the conditional model without any guidance, and
-with a weaker one no guidance; `guided_through` Bayes' rule if the classifier's log-probability were linear in x_0;
-`guided_at_estimate` nothing exact. Above 1 all of them sharpen.
+subtracts sqrt(1 - alpha_bar) * term from eps (ADM Algorithm 2), which works with every sampler. `extrapolated`,
+`guided_through` and `guided_at_estimate` make a denoiser of denoisers. docs/guidance.md says what a strength of 0 and 1
+means to each of them.
 """
 
 from .classifier import ENTROPY_FLOOR, classifier_score, entropy_scaled_score

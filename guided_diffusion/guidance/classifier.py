@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.chain import Step
-from .score import LogProb, Scale, ScoreTerm, log_prob_and_gradient, times
+from .score import LogProb, Scale, ScoreTerm, is_zero, log_prob_and_gradient, times
 
 ENTROPY_FLOOR = 0.01
 """Entropy, over that of a uniform prediction, below which `entropy_scaled_score` grows no further: a hundredfold."""
@@ -20,7 +20,7 @@ def classifier_score(log_prob: LogProb, y: Tensor, scale: Scale) -> ScoreTerm:
     """
 
     def term(x_t: Tensor, step: Step) -> Tensor:
-        if not isinstance(scale, Tensor) and scale == 0:
+        if is_zero(scale):
             return torch.zeros_like(x_t)
         _, gradient = log_prob_and_gradient(lambda x: log_prob(x, step.t), x_t, y)
         return times(scale, gradient)
@@ -40,7 +40,7 @@ def entropy_scaled_score(log_prob: LogProb, y: Tensor, scale: Scale) -> ScoreTer
     """
 
     def term(x_t: Tensor, step: Step) -> Tensor:
-        if not isinstance(scale, Tensor) and scale == 0:
+        if is_zero(scale):
             return torch.zeros_like(x_t)
         log_p, gradient = log_prob_and_gradient(lambda x: log_prob(x, step.t), x_t, y)
         if log_p.shape[1] < 2:

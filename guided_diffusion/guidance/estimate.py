@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..diffusion.chain import DiffusionChain, Step
 from ..diffusion.denoiser import Denoiser, Estimate
-from .score import CleanLogProb, Scale, log_prob_and_gradient, moved, times
+from .score import CleanLogProb, Scale, is_zero, log_prob_and_gradient, moved, times
 
 
 def guided_through(denoiser: Denoiser, log_prob: CleanLogProb, y: Tensor, scale: Scale) -> Denoiser:
@@ -22,14 +22,15 @@ def guided_through(denoiser: Denoiser, log_prob: CleanLogProb, y: Tensor, scale:
     """
 
     def guided(x_t: Tensor, step: Step) -> Estimate:
-        if not isinstance(scale, Tensor) and scale == 0:
+        if is_zero(scale):
             return denoiser(x_t, step)
         with torch.enable_grad():
             x_in = x_t.detach().requires_grad_(True)
             estimate = denoiser(x_in, step)
             log_p_y = log_prob(estimate.x0).gather(1, y.reshape(-1, 1))
             (gradient,) = torch.autograd.grad(log_p_y.sum(), x_in)
-        return moved(detached(estimate), step, times(scale, gradient))
+        log_var = estimate.log_var.detach() if isinstance(estimate.log_var, Tensor) else estimate.log_var
+        return moved(replace(estimate, x0=estimate.x0.detach(), log_var=log_var), step, times(scale, gradient))
 
     return guided
 
@@ -49,7 +50,7 @@ def guided_at_estimate(
 
     def guided(x_t: Tensor, step: Step) -> Estimate:
         estimate = denoiser(x_t, step)
-        if not isinstance(scale, Tensor) and scale == 0:
+        if is_zero(scale):
             return estimate
         _, gradient = log_prob_and_gradient(log_prob, estimate.x0, y)
         strength = scale if schedule is None else scale * schedule(step)
@@ -85,8 +86,3 @@ def sine_schedule(chain: DiffusionChain, *, share: float = 0.3) -> Callable[[Ste
         return 1 + share * math.sin(math.pi * k / len(chain)) * beta_max / math.exp(step.log_var_max)
 
     return factor
-
-
-def detached(estimate: Estimate) -> Estimate:
-    log_var = estimate.log_var.detach() if isinstance(estimate.log_var, Tensor) else estimate.log_var
-    return replace(estimate, x0=estimate.x0.detach(), log_var=log_var)

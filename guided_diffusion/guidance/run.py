@@ -23,13 +23,7 @@ from classifiers.trained_model import Classifier, load_classifier
 
 from ..diffusion.chain import Step
 from ..diffusion.denoiser import Clip, Denoiser, bounded
-from ..diffusion.model import (
-    DiffusionConfig,
-    DiffusionModel,
-    class_difference,
-    load_diffusion,
-    weights_record,
-)
+from ..diffusion.model import DiffusionConfig, DiffusionModel, class_difference, load_diffusion, weights_record
 from ..models.precision import CLASSIFIER, Precision, in_precision
 from ..samplers import SamplerConfig
 from .classifier_free import extrapolated
@@ -113,29 +107,22 @@ class Guidance:
     def record(self) -> dict[str, Any] | None:
         """The guidance as manifests record it; None without any."""
         config, clean = self.config, self.config.clean_classifier
-        record: dict[str, Any] = {} if self.classifier is None else {"scale": _or_one(config.scale)}
-        if config.sigma_min > 0:
-            record["sigma_min"] = config.sigma_min
-        if config.sigma_max < float("inf"):  # JSON knows no infinity
-            record["sigma_max"] = config.sigma_max
-        if config.class_scales:
-            record["class_scales"] = {
-                str(label): scale for label, scale in self.config.scales_by_label(self.class_names).items()
-            }
-        if config.score != GuidanceConfig.score:
-            record[config.score] = True
-        record |= self.sampler.guidance_record()
-        if self.further:
-            scaled = zip(self.further, config.further.values(), strict=True)
-            record["further"] = [classifier_record(one) | {"scale": scale} for one, scale in scaled]
-        if config.classifier_free.weight is not None:
-            record["free_weight"] = config.classifier_free.weight
-        if self.weaker is not None:
-            record["weak"] = weights_record(self.weaker) | {"weight": config.autoguidance.weight}
-        if self.clean is not None:
-            settings = {"scale": _or_one(clean.scale), "gradient": clean.gradient}
-            record["off_the_shelf"] = classifier_record(self.clean) | settings
-        return record or None
+        by_clean = {"scale": _or_one(clean.scale), "gradient": clean.gradient}
+        further = zip(self.further, config.further.values(), strict=True)
+        scales = config.scales_by_label(self.class_names)
+        record: dict[str, Any] = {
+            "scale": None if self.classifier is None else _or_one(config.scale),
+            "sigma_min": config.sigma_min or None,
+            "sigma_max": config.sigma_max if config.sigma_max < float("inf") else None,  # JSON knows no infinity
+            "class_scales": {str(label): scale for label, scale in scales.items()} or None,
+            config.score: config.score != GuidanceConfig.score or None,
+            **self.sampler.guidance_record(),
+            "further": [classifier_record(one) | {"scale": scale} for one, scale in further] or None,
+            "free_weight": config.classifier_free.weight,
+            "weak": self.weaker and weights_record(self.weaker) | {"weight": config.autoguidance.weight},
+            "off_the_shelf": self.clean and classifier_record(self.clean) | by_clean,
+        }
+        return {name: value for name, value in record.items() if value is not None} or None
 
     def _extrapolated(self, y: Tensor) -> Denoiser:
         """The model's denoiser away from its reference, if any; not clipped."""
@@ -224,14 +211,14 @@ def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Pat
     Raises:
         ValueError: naming the difference.
     """
-    name = classifier.name
-    if classifier.chain is None:
+    name, chain = classifier.name, classifier.config.chain
+    if chain is None:
         raise ValueError(
             f"{name} was trained on clean images only and cannot guide; train one with --diffusion {run}, or "
             f"evaluate it at the estimate of x_0: --guidance.clean_classifier.name classifier:RUN"
         )
-    if classifier.chain != model.chain:
-        raise ValueError(f"{name} was trained on the noise of {classifier.chain}, but {run} has {model.chain}")
+    if chain != model.chain:
+        raise ValueError(f"{name} was trained on the noise of {chain}, but {run} has {model.chain}")
     _check_images(name, classifier.image_shape, model, run)
     _refuse(class_difference(model.class_names, classifier.class_names), name, run)
 

@@ -68,12 +68,19 @@ def log_prob_and_gradient(log_prob: CleanLogProb, x: Tensor, y: Tensor) -> tuple
     return log_p.detach(), gradient
 
 
+def is_zero(scale: Scale) -> bool:
+    """True where a whole batch goes unguided, so that no classifier need be evaluated."""
+    return not isinstance(scale, Tensor) and scale == 0
+
+
 def times(scale: Scale, gradient: Tensor) -> Tensor:
+    """scale * gradient (B, C, H, W)."""
     if not isinstance(scale, Tensor):
         return scale * gradient
     return scale.to(gradient.dtype).reshape(-1, *(1,) * (gradient.ndim - 1)) * gradient
 
 
 def moved(estimate: Estimate, step: Step, term: Tensor) -> Estimate:
+    """The estimate tilted by a score term, without a mean of its own."""
     x0 = estimate.x0 + scaled((1 - step.alpha_bar) * inverse_signal(step), term)
     return replace(estimate, x0=x0, mean=None)

@@ -6,6 +6,7 @@ x_0 is of first order, and exact if the estimate of x_0 is.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,7 +17,6 @@ from ..diffusion.noise import Noise
 from .sampler import OnStep
 
 
-@torch.no_grad()
 def dpmpp_2m(
     denoiser: Denoiser, chain: DiffusionChain, x_T: Tensor, noise: Noise, *, on_step: OnStep | None = None
 ) -> Tensor:
@@ -24,21 +24,9 @@ def dpmpp_2m(
 
     Deterministic, one evaluation a link. The first link is of first order, having no estimate behind it.
     """
-    x_t, x0_last, h_last = x_T, None, math.inf
-    for k in reversed(range(len(chain))):
-        step = chain.at(k, like=x_t)
-        estimate = denoiser(x_t, step)
-        alpha_bar, alpha_bar_s = float(step.alpha_bar), float(step.alpha_bar_prev)
-        h = half_log_snr(alpha_bar_s) - half_log_snr(alpha_bar)
-        d = estimate.x0 if k == 0 else halfway(estimate.x0, x0_last, h=h, h_last=h_last)
-        x_t = exponential_step(x_t, d, alpha_bar=alpha_bar, alpha_bar_s=alpha_bar_s)
-        x0_last, h_last = estimate.x0, h
-        if on_step is not None:
-            on_step(k, x_t, estimate)
-    return x_t
+    return _multistep(denoiser, chain, x_T, exponential_step, on_step=on_step)
 
 
-@torch.no_grad()
 def dpmpp_2m_sde(
     denoiser: Denoiser, chain: DiffusionChain, x_T: Tensor, noise: Noise, *, on_step: OnStep | None = None
 ) -> Tensor:
@@ -46,6 +34,23 @@ def dpmpp_2m_sde(
 
     One evaluation a link; noise is drawn at every link but the last.
     """
+
+    def link(x_t: Tensor, d: Tensor, *, alpha_bar: float, alpha_bar_s: float) -> Tensor:
+        h = half_log_snr(alpha_bar_s) - half_log_snr(alpha_bar)
+        kept = ((1 - alpha_bar_s) / (1 - alpha_bar)) ** 0.5 * math.exp(-h)
+        x_s = kept * x_t - alpha_bar_s**0.5 * math.expm1(-2 * h) * d
+        if alpha_bar_s == 1:
+            return x_s
+        return x_s + ((1 - alpha_bar_s) * -math.expm1(-2 * h)) ** 0.5 * noise(x_s)
+
+    return _multistep(denoiser, chain, x_T, link, on_step=on_step)
+
+
+@torch.no_grad()
+def _multistep(
+    denoiser: Denoiser, chain: DiffusionChain, x_T: Tensor, link: Callable[..., Tensor], *, on_step: OnStep | None
+) -> Tensor:
+    """Algorithm 2, each link taken by `link` with the estimate halfway along it."""
     x_t, x0_last, h_last = x_T, None, math.inf
     for k in reversed(range(len(chain))):
         step = chain.at(k, like=x_t)
@@ -53,10 +58,7 @@ def dpmpp_2m_sde(
         alpha_bar, alpha_bar_s = float(step.alpha_bar), float(step.alpha_bar_prev)
         h = half_log_snr(alpha_bar_s) - half_log_snr(alpha_bar)
         d = estimate.x0 if k == 0 else halfway(estimate.x0, x0_last, h=h, h_last=h_last)
-        kept = ((1 - alpha_bar_s) / (1 - alpha_bar)) ** 0.5 * math.exp(-h)
-        x_t = kept * x_t - alpha_bar_s**0.5 * math.expm1(-2 * h) * d
-        if k > 0:
-            x_t = x_t + ((1 - alpha_bar_s) * -math.expm1(-2 * h)) ** 0.5 * noise(x_t)
+        x_t = link(x_t, d, alpha_bar=alpha_bar, alpha_bar_s=alpha_bar_s)
         x0_last, h_last = estimate.x0, h
         if on_step is not None:
             on_step(k, x_t, estimate)

@@ -1,21 +1,23 @@
-"""How long, how fast and how carefully to train."""
+"""Settings of a training."""
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from .tracking import WandbMode
+from ..data.config import DataConfig
+from ..models.unet import EncoderConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """The images of one optimiser update. Only `size` changes what is learnt; the rest follows from the machine."""
+    """The images of one optimiser update. Only `size` changes the result; the rest depends on the hardware."""
 
     size: int = 128
     """Images per update over all processes and micro-batches (ADM: 256 to 2048)."""
     per_process: int | Literal["auto"] = "auto"
-    """Most images that a process computes at a time; what is left of its share follows as further micro-batches. auto:
-    all of its share, halved at the start until it fits into memory."""
+    """Most images that a process computes at a time; its share of the batch is cut into such micro-batches. auto: the
+    whole share, halved at the start until it fits into memory."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -26,7 +28,7 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long, how fast and how carefully to train. One of `iterations` and `images` is the budget."""
+    """Budget, optimiser, averages, checkpoints. Exactly one of `iterations` and `images` is given."""
 
     iterations: int | None = None
     """Budget in optimiser updates."""
@@ -35,49 +37,48 @@ class LoopConfig:
     batch: BatchConfig = BatchConfig()
     """Images per update, and how many at a time."""
     learning_rate: float = 1e-4
-    """Of AdamW (ADM table 11)."""
+    """Learning rate of AdamW (ADM table 11)."""
     anneal: Literal["none", "linear"] = "none"
-    """Learning rate kept, or brought linearly to 0 at the end of the budget (ADM's classifiers)."""
+    """Learning rate constant, or linear to 0 at the end of the budget (ADM's classifiers)."""
     weight_decay: float = 0.0
     """Decoupled, on all parameters (ADM: 0 for diffusion, 0.05 to 0.2 for classifiers)."""
     max_grad_norm: float | None = None
-    """Gradients longer than this are scaled down to it; null leaves them alone, as published."""
+    """Gradients are clipped to this L2 norm; null: not clipped, as published."""
     ema_decays: tuple[float, ...] = (0.9999,)
-    """Averages kept, each under its name; previews and later commands take the slowest. Empty: none (classifiers)."""
+    """Decays of the averages to keep; previews and later commands take the slowest. Empty: none (classifiers)."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the network's arithmetic; auto takes bfloat16 on GPUs that have it, else float32."""
+    """Precision of the network's arithmetic; auto: bfloat16 on GPUs that have it, else float32."""
     recompute_sizes: tuple[int, ...] = ()
-    """Sides, pixels, of the feature maps whose levels are computed again in the backward pass instead of being kept:
-    less memory for more time."""
+    """Activation checkpointing for the levels with feature maps of these sides, pixels: less memory for more time."""
     compile: bool = False
     """torch.compile the network: minutes at the start for faster iterations on GPUs."""
     channels_last: bool = False
-    """Keep images as (B, H, W, C) in memory, which convolutions in half precision on GPUs like better."""
+    """Store activations as (B, H, W, C), which makes half-precision convolutions on GPUs faster."""
     shard: bool = False
     """FSDP: spread weights, gradients, moments and averages over the processes, for a network that outgrows one GPU."""
     seed: int = 0
-    """Of initial weights, data order, timesteps and noise."""
+    """Seed of initial weights, data order, timesteps and noise."""
     max_skipped: int = 10
-    """Updates in a row whose loss or gradient is not finite: they are skipped, and this many end the run."""
+    """Updates whose loss or gradient is not finite are skipped; this many in a row end the run."""
     stop_after_worse: int | None = None
-    """Held-out measurements in a row without a new best after which training stops; later commands then take the best
-    checkpoint. null trains to the end of the budget."""
+    """Early stopping: held-out measurements in a row without a new best after which training stops. Later commands then
+    take the best checkpoint. null: train to the end of the budget."""
     log_every_iterations: int = 50
-    """Between lines of metrics.jsonl, which average over this many."""
+    """Interval of the lines of metrics.jsonl, which are means over it."""
     save_every_iterations: int = 5000
-    """Between checkpoints; the end of the budget and SIGTERM or Ctrl-C save as well."""
+    """Interval of checkpoints; the end of the budget, SIGTERM and Ctrl-C save as well."""
     keep_checkpoints: int = 3
     """Newest checkpoints kept."""
     keep_every_iterations: int | None = None
-    """Checkpoints of multiples of this are kept for good; null keeps only the newest."""
+    """Checkpoints at multiples of this are kept for good; null: only the newest are kept."""
     observe_every_iterations: int = 5000
-    """Between previews (diffusion) or held-out measurements (classifiers)."""
+    """Interval of previews (diffusion) or held-out measurements (classifiers)."""
     tensorboard: bool = False
-    """Write the numbers for TensorBoard as well, into the run directory."""
-    wandb: WandbMode = "off"
-    """Weights & Biases: off, online, or offline for a network-less machine."""
+    """Log to TensorBoard as well, into the run directory."""
+    wandb: Literal["off", "online", "offline"] = "off"
+    """Log to Weights & Biases as well; offline: without a network."""
     wandb_project: str = "guided-diffusion"
-    """Project its runs are filed under."""
+    """Its project."""
 
     def __post_init__(self) -> None:
         if (self.iterations is None) == (self.images is None):
@@ -112,3 +113,21 @@ class LoopConfig:
     def total_iterations(self) -> int:
         """The budget in iterations."""
         return self.iterations if self.iterations is not None else math.ceil((self.images or 0) / self.batch.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of every training."""
+
+    out: Path
+    """Run directory: checkpoints, metrics.jsonl, previews."""
+    data: DataConfig
+    """The images; they decide channels and classes."""
+    network: EncoderConfig
+    """The network."""
+    training: LoopConfig
+    """Budget, optimiser, averages, checkpoints."""
+    resume: Literal["auto"] | None = None
+    """auto: continue from the newest checkpoint in `out` if there is one."""
+    dry_run: bool = False
+    """Measure speed and memory, print what the training would cost, and write nothing."""

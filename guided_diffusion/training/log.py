@@ -1,45 +1,43 @@
-"""What a training run tells of itself: running means, a progress bar, lines for the trackers."""
+"""The log of a training: running means, a progress bar, metrics.jsonl, TensorBoard and Weights & Biases."""
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Literal
+from uuid import uuid4
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..run_directory import latest
+from ..config import to_plain
+from ..distributed import reduced
+from ..files import atomic_write
+from .run import TrainingRun, TrainState
 from .step import Updated
-from .tracking import Tracker
 
 
 class TrainingLog:
-    """Running means of what an objective reports; the main process, which has the tracker, shows and records them."""
+    """Running means of logged losses. The main process, which has a tracker, shows and records them."""
 
-    def __init__(
-        self,
-        run_dir: Path,
-        *,
-        total_iterations: int,
-        start_iteration: int,
-        batch_size: int,
-        tracker: Tracker | None,
-        mean_over_processes: Callable[[Tensor], Tensor],
-    ) -> None:
-        self.run_dir, self.total_iterations, self.batch_size = run_dir, total_iterations, batch_size
-        self.tracker, self.mean_over_processes = tracker, mean_over_processes
+    def __init__(self, state: TrainState) -> None:
+        run, start = state.run, state.start_iteration
+        self.batch_size = run.config.batch.size
+        self.tracker = Tracker(run, start_iteration=start) if state.process.is_main else None
         self.bar = tqdm(
-            total=total_iterations,
-            initial=start_iteration,
+            total=run.config.total_iterations,
+            initial=start,
             unit="it",
-            desc=run_dir.name,
-            disable=tracker is None,
+            desc=run.directory.name,
+            disable=self.tracker is None,
             mininterval=0.1 if sys.stderr.isatty() else 60.0,  # a month of bars would fill a log file
         )
         self.broken_in_a_row = 0
-        self._begin_interval(start_iteration)
+        self._begin_interval(start)
 
     def __enter__(self) -> "TrainingLog":
         return self
@@ -52,7 +50,7 @@ class TrainingLog:
             self.tracker.close()
 
     def add(self, updated: Updated) -> None:
-        """One iteration is done."""
+        """Count an iteration."""
         self.bar.update()
         if updated.numbers is None:
             self.skipped += 1
@@ -69,10 +67,11 @@ class TrainingLog:
         if self.sums:
             names = sorted(self.sums)
             means = torch.stack([total / count for total, count in (self.sums[name] for name in names)])
-            metrics |= dict(zip(names, self.mean_over_processes(means).tolist(), strict=True))
+            metrics |= dict(zip(names, reduced(means, "mean").tolist(), strict=True))
         if self.skipped:
             metrics["skipped"] = self.skipped
-        metrics["images_per_second"] = self._images_per_second(iteration)
+        images = (iteration - self.since_iteration) * self.batch_size
+        metrics["images_per_second"] = images / (time.perf_counter() - self.since)
         shown = {name: f"{metrics[name]:.4g}" for name in ("loss", "images_per_second", "skipped") if name in metrics}
         self.bar.set_postfix(shown)
         if self.tracker is not None:
@@ -80,18 +79,15 @@ class TrainingLog:
         self._begin_interval(iteration)
 
     def write_observed(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Record and show what was measured beside the training."""
+        """Record and show the metrics of an observation."""
         if metrics and self.tracker is not None:
             self.tracker.log(iteration, {"observed": True, **metrics})
             self.say(f"iteration {iteration}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
     def say(self, text: str) -> None:
-        """A line for whoever watches."""
+        """Print a line above the bar."""
         if self.tracker is not None:
             self.bar.write(text)
-
-    def _images_per_second(self, iteration: int) -> float:
-        return (iteration - self.since_iteration) * self.batch_size / (time.perf_counter() - self.since)
 
     def _begin_interval(self, iteration: int) -> None:
         self.sums: dict[str, tuple[Tensor, int]] = {}
@@ -99,9 +95,97 @@ class TrainingLog:
         self.since, self.since_iteration = time.perf_counter(), iteration
 
 
-def remedy(run_dir: Path) -> str:
-    """What to do about numbers that are not finite."""
-    settings = "a lower learning rate, max_grad_norm, or float32"
-    if latest(run_dir) is None:
-        return f"{run_dir} holds no checkpoint yet: begin again with {settings}"
-    return f"the checkpoints in {run_dir} are from before: resume with {settings}"
+@dataclass(frozen=True)
+class Writer:
+    """A further place for metrics."""
+
+    log: Callable[[Mapping[str, float], int], None]
+    """(metrics, iteration)."""
+    close: Callable[[], None]
+
+
+class Tracker:
+    """Metrics of one run in metrics.jsonl, each once: a resumed run first drops those after its start."""
+
+    def __init__(self, run: TrainingRun, *, start_iteration: int) -> None:
+        self.file = run.directory / "metrics.jsonl"
+        kept = [line for line in self._lines() if _iteration_of(line) <= start_iteration]
+        if self.file.exists():
+            with atomic_write(self.file) as file:
+                file.write("".join(line + "\n" for line in kept).encode())
+        self.writers = [tensorboard(run.directory, start_iteration)] if run.config.tensorboard else []
+        if run.config.wandb != "off":
+            settings = to_plain(run.settings)
+            self.writers.append(wandb(run.directory, run.config.wandb, run.config.wandb_project, settings))
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Record metrics of the run after `iteration` updates."""
+        with self.file.open("a") as file:
+            file.write(json.dumps({"iteration": iteration, **metrics}) + "\n")
+        for writer in self.writers:
+            writer.log(metrics, iteration)
+
+    def has_observed(self, iteration: int) -> bool:
+        """True where a line holds an observation after `iteration` updates."""
+        return any(_iteration_of(line) == iteration and "observed" in json.loads(line) for line in self._lines())
+
+    def close(self) -> None:
+        """Close the other writers."""
+        for writer in self.writers:
+            writer.close()
+
+    def _lines(self) -> list[str]:
+        return self.file.read_text().splitlines() if self.file.exists() else []
+
+
+def _iteration_of(line: str) -> float:
+    """The iteration of a line of metrics.jsonl; infinity for a line that a crash cut off, so that it is dropped."""
+    try:
+        return json.loads(line)["iteration"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+def tensorboard(run_dir: Path, start_iteration: int) -> Writer:
+    """Event files in run_dir/tensorboard; a resumed run hides those after its start.
+
+    Raises:
+        ModuleNotFoundError: TensorBoard is not installed.
+    """
+    try:
+        import tensorboard as _  # noqa: F401  # first, since torch's module may be imported already
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as missing:  # torch's own message does not say what to install
+        raise ModuleNotFoundError("training.tensorboard needs TensorBoard: pip install tensorboard") from missing
+    writer: Any = SummaryWriter(run_dir / "tensorboard", purge_step=start_iteration + 1)  # partly untyped
+
+    def log(metrics: Mapping[str, float], iteration: int) -> None:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, global_step=iteration)
+        writer.flush()
+
+    return Writer(log, writer.close)
+
+
+def wandb(run_dir: Path, mode: Literal["online", "offline"], project: str, settings: Mapping[str, Any]) -> Writer:
+    """A run of Weights & Biases, one for each run directory: a resumed training continues its curves.
+
+    Raises:
+        ValueError: nobody is logged in, or the service refuses.
+    """
+    import wandb
+    from wandb.errors import Error
+
+    identity = run_dir / "wandb_run_id"
+    if not identity.exists():
+        identity.write_text(uuid4().hex[:8])
+    try:
+        run = wandb.init(
+            project=project, name=run_dir.name, dir=run_dir, id=identity.read_text(), resume="allow", mode=mode,
+            config=dict(settings),
+        )  # fmt: skip
+    except Error as refusal:
+        raise ValueError(
+            f"Weights & Biases cannot be used ({refusal}); log in with `wandb login`, or give --training.wandb offline"
+        ) from refusal
+    return Writer(lambda metrics, iteration: run.log(dict(metrics), step=iteration), run.finish)

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classifiers.calibration import log_likelihood
-from classifiers.heldout import open_heldout, predictions, read_images
+from classifiers.classifier_objective import ClassifierObjective
 from classifiers.trained_model import load_classifier
-from classifiers.training import ClassifierObjective, train_classifier
+from classifiers.validation import open_heldout, predictions, read_images
+from guided_diffusion.commands.train_classifier import train_classifier
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import q_sample
@@ -188,7 +189,7 @@ def test_a_loaded_classifier_gives_the_networks_log_probabilities_and_where_they
     classifier = load_classifier(classifier_run)
     x_t, t = batch().x0, torch.full((COUNT,), 3.0)
     assert torch.equal(classifier.log_prob(x_t, t), classifier.network.log_prob(x_t, t))
-    assert (classifier.chain, classifier.class_names) == (tiny.CHAIN, ("dark", "light"))
+    assert (classifier.config.chain, classifier.class_names) == (tiny.CHAIN, ("dark", "light"))
     assert classifier.name == "classifier/checkpoint-0000040"
 
 

@@ -171,8 +171,8 @@ def test_published_weights_are_taken_from_the_cache_or_the_message_says_how_to_b
 
 
 REFUSED = {
-    'there is no off-the-shelf classifier "resnet50"; give torchvision:NAME, ': "resnet50",
-    'there is no off-the-shelf classifier "torchvision:"': "torchvision:",
+    'there is no clean classifier "resnet50"; give torchvision:NAME, ': "resnet50",
+    'there is no clean classifier "torchvision:"': "torchvision:",
     'torchvision has no classifier "resnet5"; it has alexnet, ': "torchvision:resnet5",
     "there are no weights /nowhere.pth; expected a state dict": "torchvision:resnet18:/nowhere.pth",
 }

@@ -16,10 +16,10 @@ from data.storages import augmented
 from PIL import Image
 
 from guided_diffusion.commands.prepare_data import PrepareConfig, prepare_data
+from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.data.config import DataConfig
 from guided_diffusion.data.formats import open_stored
 from guided_diffusion.data.image_set import ImageSet, open_training_set
-from guided_diffusion.training.diffusion_objective import train_diffusion
 
 SIZE = 6
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from classifiers.trained_model import load_classifier
 from guided_diffusion.commands.import_openai import ImportConfig, import_openai
+from guided_diffusion.commands.train_diffusion import train_diffusion
+from guided_diffusion.commands.train_upsampler import train_upsampler
 from guided_diffusion.config import to_plain
 from guided_diffusion.data.formats.samples import Shard, iterate_shards, open_manifest, write_shard
 from guided_diffusion.diffusion.denoiser import NetworkDenoiser
@@ -32,8 +34,6 @@ from guided_diffusion.generation.run import generate
 from guided_diffusion.models.upsampler import Upsampler, UpsamplerConfig
 from guided_diffusion.openai import Converted, revert
 from guided_diffusion.samplers import SamplerConfig, ddim, make_sampler
-from guided_diffusion.training.diffusion_objective import train_diffusion
-from guided_diffusion.training.upsampler_objective import train_upsampler
 
 COUNT = 10
 LABELS = np.repeat([0, 1], 5)  # in the order of class folders, so that every source has them

@@ -13,6 +13,7 @@ from oracles.mixture import GaussianMixture, draws
 from oracles.published import stored_network
 from torch import Tensor
 
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig, train_diffusion
 from guided_diffusion.config import from_plain, to_plain
 from guided_diffusion.diffusion.chain import eps_from_x0
 from guided_diffusion.diffusion.denoiser import TARGET, NetworkDenoiser, Prediction
@@ -27,7 +28,6 @@ from guided_diffusion.generation.likelihood import (
     measured_likelihood,
     stretches,
 )
-from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig, train_diffusion
 
 
 class StoredNoise:

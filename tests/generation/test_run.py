@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from classifiers.trained_model import Classifier, load_classifier
-from classifiers.training import train_classifier
+from guided_diffusion.commands.train_classifier import train_classifier
+from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.data.formats.samples import iterate_shards, read_shard
 from guided_diffusion.diffusion.images import from_uint8
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
@@ -27,7 +28,6 @@ from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.generation.run import generate
 from guided_diffusion.guidance.config import GuidanceConfig
 from guided_diffusion.guidance.run import Guidance
-from guided_diffusion.training.diffusion_objective import train_diffusion
 
 
 @pytest.fixture(scope="module")

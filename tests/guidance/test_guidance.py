@@ -61,7 +61,7 @@ def test_classifier_score_is_the_difference_of_scores(k):
 
 @pytest.mark.parametrize("k", [1, 100, 500, 999])
 def test_mean_shift_and_eps_correction_differ_by_the_root_of_alpha(k):
-    """Where Sigma = beta the tilted mean moves by beta / sqrt(alpha_t) * term, the shifted one by beta * term."""
+    """With Sigma = beta the tilted mean moves by beta / sqrt(alpha_t) * term, the shifted one by beta * term."""
     step = CHAIN.at(k, like=x_t)
     alpha = step.alpha_bar / step.alpha_bar_prev
     term = classifier_score(MIXTURE.log_prob, y, scale=1.0)

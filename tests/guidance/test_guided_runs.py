@@ -1,6 +1,6 @@
-"""Guidance of sampling runs: who guides reaches the sampler as configured, and what cannot guide is refused.
+"""Guidance of sampling runs: each kind reaches the sampler as configured, and what does not fit is refused.
 
-Over 300 lines because every kind of guidance is held here, on the same tiny runs.
+Over 300 lines because every kind of guidance is tested here, on the same tiny runs.
 """
 
 import json

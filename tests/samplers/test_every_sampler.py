@@ -1,4 +1,4 @@
-"""What holds for every sampler by its name: where it ends, what it tells, draws and asks, and how it is guided."""
+"""Properties of every sampler of the table: its result, its callback, its draws of noise, its cost, its guidance."""
 
 from typing import get_args
 

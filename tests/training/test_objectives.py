@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from classifiers.trained_model import load_classifier
-from classifiers.training import train_classifier
+from guided_diffusion.commands.train_classifier import train_classifier
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig, train_diffusion
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.losses import min_snr_weight
@@ -30,10 +31,8 @@ from guided_diffusion.samplers import ddim
 from guided_diffusion.training.diffusion_objective import (
     AdaptiveObjective,
     DiffusionObjective,
-    TrainDiffusionConfig,
+    adaptive,
     diffusion_objective,
-    train_diffusion,
-    with_memory,
 )
 from guided_diffusion.training.objective import Adaptive
 
@@ -192,10 +191,10 @@ def test_models_without_dropout_have_no_null_class(diffusion_run, conditional_ru
 
 def test_only_an_objective_whose_timesteps_learn_has_a_memory():
     plain = objective()
-    assert with_memory(plain, plain.timesteps) is plain
+    assert adaptive(plain, plain.timesteps) is plain
     assert not isinstance(plain, Adaptive)
     learning = objective(timesteps="loss_second_moment")
-    assert isinstance(with_memory(learning, learning.timesteps), Adaptive)
+    assert isinstance(adaptive(learning, learning.timesteps), Adaptive)
 
 
 def learning_objective() -> AdaptiveObjective:
@@ -205,11 +204,11 @@ def learning_objective() -> AdaptiveObjective:
 
 
 def test_losses_are_observed_as_they_are_and_weighed_for_training():
-    adaptive = learning_objective()
+    learning = learning_objective()
     k = torch.arange(5).repeat(10)
-    adaptive.update({"k": k, "loss": (k + 1.0) ** 2})
-    losses = adaptive(Silent(), batch(), noise())
-    drawn = adaptive.timesteps.drawn(noise().uniform(), like=batch().x0)
+    learning.update({"k": k, "loss": (k + 1.0) ** 2})
+    losses = learning(Silent(), batch(), noise())
+    drawn = learning.timesteps.drawn(noise().uniform(), like=batch().x0)
     assert torch.equal(losses.observed["k"], drawn.k)
     assert torch.equal(losses.total, (drawn.weight * losses.observed["loss"]).mean())
     assert not losses.observed["loss"].requires_grad
@@ -221,8 +220,8 @@ def test_a_memory_that_was_saved_goes_on_as_the_one_that_was_not():
     k = torch.arange(5).repeat(12)
     one.update({"k": k, "loss": k + 0.5})
     other.load_state_dict({name: tensor.clone() for name, tensor in one.state_dict().items()})
-    for adaptive in (one, other):
-        adaptive.update({"k": torch.tensor([3, 3]), "loss": torch.tensor([9.0, 8.0])})
+    for learning in (one, other):
+        learning.update({"k": torch.tensor([3, 3]), "loss": torch.tensor([9.0, 8.0])})
     assert torch.equal(one.timesteps.probabilities(), other.timesteps.probabilities())
     assert one.timesteps.history[3, -2:].tolist() == [9.0, 8.0]
 
@@ -277,7 +276,7 @@ def test_a_classifier_of_continuous_time_guides_the_model_whose_noise_it_knows(t
     out = tmp_path / "classifier"
     train_classifier(tiny.classifier_config(out, class_folder, diffusion=run, iterations=2, heldout=class_folder))
     guide = load_classifier(out)
-    assert guide.chain == CONTINUOUS
+    assert guide.config.chain == CONTINUOUS
     sampling = SampleConfig(
         diffusion=run, out=tmp_path / "out", num_samples=4, steps=5, guidance=GuidanceConfig(scale=2.0)
     )

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from classifiers.trained_model import load_classifier
+from guided_diffusion.commands.train_diffusion import train_diffusion
+from guided_diffusion.commands.train_upsampler import train_upsampler
 from guided_diffusion.data.image_set import ImageSet, open_training_set
 from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import Step
@@ -25,7 +27,6 @@ from guided_diffusion.guidance import classifier_score, tilted
 from guided_diffusion.models.unet import UNetConfig
 from guided_diffusion.run_directory import latest
 from guided_diffusion.samplers import ddim
-from guided_diffusion.training.diffusion_objective import train_diffusion
 from guided_diffusion.training.previews import (
     PreviewConfig,
     diffusion_previews,
@@ -33,7 +34,7 @@ from guided_diffusion.training.previews import (
     preview_labels,
     preview_samples,
 )
-from guided_diffusion.training.upsampler_objective import area_reduced, train_upsampler
+from guided_diffusion.training.upsampler_objective import area_reduced
 
 CPU = torch.device("cpu")
 CHAIN = preview_chain(tiny.CHAIN, 5)
@@ -92,14 +93,8 @@ class Constant(nn.Module):
 def test_a_red_network_is_said_to_be_redder_than_grey_data(tmp_path, caplog, capsys):
     folder = tiny.write_class_folder(tmp_path / "data", mode="RGB")
     data = open_training_set(tiny.data(folder), image_size=8)
-    observe = diffusion_previews(
-        PreviewConfig(images=20),
-        model(),
-        data,
-        classifier_on=lambda device: None,
-        decay=0.99,
-        out=tmp_path / "previews",
-    )
+    training = tiny.diffusion_config(tmp_path, folder, iterations=1, ema_decays=(0.99,))
+    observe = diffusion_previews(PreviewConfig(images=20), model(), data, training)
     assert observe is not None
     metrics = observe(Constant(red(0.75)), 100)
     every = torch.stack([data[index][0] for index in range(20)]).double()
@@ -131,9 +126,8 @@ def test_the_data_are_measured_once(tmp_path, monkeypatch):
         return red(0.5), 0
 
     monkeypatch.setattr(ImageSet, "__getitem__", item)
-    observe = diffusion_previews(
-        PreviewConfig(images=2), model(), data, classifier_on=lambda device: None, decay=None, out=tmp_path / "previews"
-    )
+    training = tiny.diffusion_config(tmp_path, folder, iterations=1, ema_decays=())
+    observe = diffusion_previews(PreviewConfig(images=2), model(), data, training)
     assert observe is not None
     for iteration in (1, 2):
         observe(Constant(red(0)), iteration)
@@ -150,7 +144,7 @@ def test_no_previews_are_made_where_none_are_wanted(tmp_path, class_folder):
     [
         ({"images": -1}, "preview.images is a number of samples, 0 for no previews; got -1"),
         ({"steps": 1}, "preview.steps must be at least 2, got 1"),
-        ({"scale": 4.0}, "preview.scale 4 guides nobody; add --preview.classifier RUN"),
+        ({"scale": 4.0}, "preview.scale 4 needs a classifier; add --preview.classifier RUN"),
     ],
 )
 def test_previews_that_make_no_sense_are_refused(options, message):

@@ -14,9 +14,9 @@ import torch
 from killing import KINDS, killed_equals_undisturbed
 from safetensors.torch import load_file
 
+from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.run_directory import latest
-from guided_diffusion.training.diffusion_objective import train_diffusion
 
 
 def begin(out: Path, folder: Path, *options: str):

@@ -41,7 +41,7 @@ def coarse(constructor, *, everywhere: bool):
 
 def make() -> None:
     """Write all files into the working directory."""
-    import tiny
+    import tiny  # noqa: I001  # the modules are those of another tree
     from classifiers.evaluation import EvaluateConfig, evaluate_samples
     from classifiers.guide import load_guide, load_other_guides
     from classifiers.reference import MakeReferenceConfig, make_reference_file

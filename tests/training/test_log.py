@@ -39,10 +39,10 @@ def test_offline_wandb_keeps_one_run_with_its_numbers_through_a_resume(tmp_path,
 
 
 def test_what_weights_and_biases_refuses_is_said_with_the_ways_out(tmp_path, class_folder, monkeypatch):
-    def refuse(self: object) -> None:
+    def refuse(**settings: object) -> None:
         raise UsageError("No API key configured.")
 
-    monkeypatch.setattr("guided_diffusion.training.tracking.WandBTracker.start", refuse)
+    monkeypatch.setattr("wandb.init", refuse)
     with pytest.raises(ValueError, match=r"No API key configured.\); log in .* --training.wandb offline"):
         train(tmp_path, class_folder, tiny.loop(iterations=1, wandb="online"))
 

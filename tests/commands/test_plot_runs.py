@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guided_diffusion.training.curves import PlotConfig, plot_runs, read_curves, smoothed
+from guided_diffusion.commands.plot_runs import PlotConfig, plot_runs, read_curves, smoothed
 
 
 def record(run, lines) -> None:

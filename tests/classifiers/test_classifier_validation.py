@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from classifiers.heldout import level_indices, open_heldout, predictions, read_images, step_at
 from classifiers.trained_model import load_classifier
+from classifiers.validation import level_indices, open_heldout, predictions, read_images, step_at
 from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import q_sample
 from guided_diffusion.diffusion.noise import SeededNoise

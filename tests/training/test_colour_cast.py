@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guided_diffusion.training.colour import cast_error, cast_in_words, colour_cast, colour_metrics, colours
+from guided_diffusion.training.colour_cast import cast_error, cast_in_words, colour_cast, colour_metrics, colours
 
 
 def pictures(count: int = 40, channels: int = 3) -> Tensor:

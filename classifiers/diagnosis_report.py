@@ -1,16 +1,12 @@
-"""A diagnosis as people read it: a table and a figure."""
+"""Table and figure of a diagnosis."""
 
-import io
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from guided_diffusion.files import atomic_write
-
-from .verdict import Diagnosis, LevelReport, informed_levels
+from .diagnosis import Diagnosis, LevelReport, informed_levels
 
 _COLUMNS: dict[str, Callable[[LevelReport], str]] = {
     "t": lambda level: f"{level.t:g}",
@@ -25,7 +21,7 @@ _COLUMNS: dict[str, Callable[[LevelReport], str]] = {
 
 
 def format_diagnosis(diagnosis: Diagnosis) -> str:
-    """What was measured on what, a row a noise level, and what the columns mean."""
+    """A table with a row a noise level and a legend."""
     rows = [tuple(_COLUMNS), *(tuple(cell(level) for cell in _COLUMNS.values()) for level in diagnosis.levels)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -61,19 +57,11 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
     calibration.set(ylabel="mean |accuracy − confidence|", xlabel="timestep t (noise grows to the right)")
     calibration.set_ylim(bottom=0)
 
-    _curve(correction, diagnosis, lambda level: level.correction, title="Guidance at scale 1, beside the noise")
+    _curve(correction, diagnosis, lambda level: level.correction, title="Guidance at scale 1, relative to the noise")
     correction.set(ylabel="√(1 − ᾱ) ‖∇ log p(y | x_t)‖ / ‖ε‖", xlabel="timestep t (noise grows to the right)")
     correction.set_ylim(bottom=0)
     figure.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
-
-
-def write_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    encoded = io.BytesIO()
-    figure.savefig(encoded, format="png", dpi=150)
-    with atomic_write(path) as file:
-        file.write(encoded.getvalue())
 
 
 def _points(diagnosis: Diagnosis, value: Callable[[LevelReport], float]) -> tuple[list[float], list[float]]:
@@ -81,7 +69,7 @@ def _points(diagnosis: Diagnosis, value: Callable[[LevelReport], float]) -> tupl
 
 
 def _curve(axis: Axes, diagnosis: Diagnosis, value: Callable[[LevelReport], float], *, title: str) -> None:
-    """A marker a level, hollow where the classifier knows nothing."""
+    """A marker a level, hollow where the classifier is no better than chance."""
     axis.plot(*_points(diagnosis, value), marker="o", markersize=5, label="measured")
     informed = informed_levels(diagnosis)
     unknown = [level for level in diagnosis.levels if level not in informed]

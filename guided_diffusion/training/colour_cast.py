@@ -1,7 +1,6 @@
-"""Whether previews have the data's colours: brightness and contrast as numbers, a colour cast in words.
+"""Colours of previews compared with the data's: brightness and contrast as numbers, a colour cast in words.
 
-A cast is what a guided or unconditional model shows first when its averages are young or its training goes wrong, and
-what an eye on a page of small pictures easily takes for the data's own look.
+A cast is the first symptom of young averages or of a training that goes wrong, and easily mistaken for the data's look.
 """
 
 from collections.abc import Iterable
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 SMALLEST_CAST = 0.05
-"""Of the range [-1, 1], whose length is 2: 6 grey levels, about what one sees."""
+"""In units of the range [-1, 1], whose length is 2: 6 grey levels, about the smallest visible cast."""
 CAST_ERRORS = 4.0
-"""A cast counts from this many of its standard errors on: by chance once in 16,000 previews."""
+"""A cast counts beyond this many of its standard errors: by chance once in 16,000 previews."""
 
 _MORE = ("redder", "greener", "bluer")
 _LESS = ("more cyan", "more magenta", "yellower")
@@ -35,7 +34,11 @@ class Colours:
 
 
 def colours(images: Iterable[Tensor]) -> Colours:
-    """Of images (C, H, W) of one shape, taken one at a time. Raises ValueError if there are none."""
+    """Statistics of images (C, H, W) of one shape, taken one at a time.
+
+    Raises:
+        ValueError: no images.
+    """
     moments = [(image.double().mean(dim=(1, 2)), image.double().square().mean(dim=(1, 2))) for image in images]
     if not moments:
         raise ValueError("colours need at least one image")
@@ -45,9 +48,9 @@ def colours(images: Iterable[Tensor]) -> Colours:
 
 
 def colour_metrics(previews: Colours, data: Colours) -> dict[str, float]:
-    """Means and standard deviations by channel, each beside the data's: "preview_mean_0", "data_mean_0", ..
+    """Means and standard deviations by channel: "preview_mean_0", "data_mean_0", ..
 
-    Of colour images "preview_cast" as well, the largest of `colour_cast`.
+    For colour images also "preview_cast", the largest of `colour_cast`.
     """
     cast = {"preview_cast": float(colour_cast(previews, data).abs().max())} if len(data.std) == 3 else {}
     return cast | {
@@ -59,13 +62,13 @@ def colour_metrics(previews: Colours, data: Colours) -> dict[str, float]:
 
 
 def colour_cast(previews: Colours, data: Colours) -> Tensor:
-    """(C,) how much farther each channel's mean is from the data's than all channels' are together; their sum is 0."""
+    """(C,) difference of each channel's mean from the data's, less the mean difference over channels; its sum is 0."""
     shift = previews.mean - data.mean
     return shift - shift.mean()
 
 
 def cast_error(previews: Colours, data: Colours) -> Tensor:
-    """(C,) standard error of `colour_cast`, both sets being samples; not a number where one has a single image."""
+    """(C,) standard error of `colour_cast`, both sets being samples; NaN where one of them is a single image."""
 
     def var_of_mean(of: Colours) -> Tensor:
         deviations = of.image_means - of.image_means.mean(dim=1, keepdim=True)
@@ -75,14 +78,14 @@ def cast_error(previews: Colours, data: Colours) -> Tensor:
 
 
 def cast_in_words(previews: Colours, data: Colours) -> str | None:
-    """Such as "redder than the data by 0.12 of 2"; None for grey images, and for a cast too small to see or be sure of.
+    """A sentence's end such as "redder than the data by 0.12 of 2"; None without a cast, and for grey images.
 
-    It is too small up to the larger of SMALLEST_CAST and CAST_ERRORS standard errors.
+    A cast counts if it exceeds both SMALLEST_CAST and CAST_ERRORS standard errors.
     """
     if len(data.std) != 3:
         return None
     cast = colour_cast(previews, data)
-    # Written so that an unknown error, which is not a number, is not passed.
+    # Comparisons with an unknown error, NaN, are false.
     counts = (cast.abs() > SMALLEST_CAST) & (cast.abs() > CAST_ERRORS * cast_error(previews, data))
     if not bool(counts.any()):
         return None
