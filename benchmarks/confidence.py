@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.config import run_command
-from guided_diffusion.evaluation.metrics.bootstrap import bootstrap_frechet_distance
-from guided_diffusion.evaluation.metrics.extrapolation import extrapolated_frechet_distance
+from guided_diffusion.evaluation.metrics.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 

@@ -179,6 +179,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": (
         *EVALUATING,
+        "channels",
         "compare",
         "generated",
         "out",
@@ -237,6 +238,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "make_reference": (
         "batch_size",
+        "channels",
         "extractor",
         "extractor.name",
         "extractor.weights",

@@ -146,10 +146,10 @@ class Evaluator:
     @cached_property
     def measured(self) -> "MeasuredReal":
         """Statistics of the real images, computed if a setting is not evaluated yet."""
-        from ..evaluation.run import measure_real
+        from ..evaluation.run import cache_directory, measure_real
 
-        out, protocol = self.config.out / EVALUATION_NAME, self.config.protocol
-        return measure_real(self.config.real, shape=self.shape, extractor=self.extractor, config=protocol, out=out)
+        cache, protocol = cache_directory(self.config.out / EVALUATION_NAME), self.config.protocol
+        return measure_real(self.config.real, shape=self.shape, extractor=self.extractor, config=protocol, cache=cache)
 
     def evaluation(self, samples: Path) -> Mapping[str, Any]:
         """The stored evaluation of a directory of samples if it is still valid, else a new one."""

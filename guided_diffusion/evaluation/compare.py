@@ -6,10 +6,10 @@ irrelevant.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .metrics import METRICS
 from .protocol import NONE, UNKNOWN, flat_protocol
@@ -18,7 +18,6 @@ from .report_text import aligned, columns, in_order, word
 
 NOT_RECORDED = "not recorded"
 _NOT_KNOWN = frozenset({NOT_RECORDED, UNKNOWN})
-ABSENT = "absent"
 
 _DECISIVE_FOR_ALL: Mapping[str, str] = {
     "generated.num_images": "N generated",
@@ -35,69 +34,62 @@ _DECISIVE_FOR_ALL: Mapping[str, str] = {
     "arithmetic.features": "arithmetic of features",
 }
 """Protocol fields across which no numbers can be compared, and their names in print; each metric adds its own."""
-_RESIZES = frozenset({"generated.resize", "real.resize"})
 _IF_NEEDED = "where the size differs"
 """Part of the name of a resize that leaves images of the right size as they are."""
-_FEATURES = ("features.mean_norm", "features.total_variance")
-_HASHES = ("real.sha256", "real.files_sha256")
-_SAME_IMAGES = 1e-5
-"""Relative difference of features below which the images count as the same: float32 rounding stays below, and so do
+_IDENTITY = ("features.mean_norm", "features.total_variance")
+"""Fields of a set, relative differences of which are below 1e-5 for the same images: float32 rounding stays below, and
 decoders that differ in a few grey levels."""
-_COMPARED = ("generated.sampling.", "generated.sha256", "generated.files_sha256")
+_SAMPLING = ("generated.sampling.", "generated.sha256", "generated.files_sha256")
 """Beginnings of the fields that are the subject of a comparison."""
-_NEVER_LISTED = ("generated.images", *(f"{side}.{name}" for side in ("generated", "real") for name in _FEATURES))
-"""Fields that identify images but tell a reader nothing."""
-_UNEXPLAINED = "why the generated images differ"
+Kind = Literal["decisive", "unknown", "subject", "other"]
+_HEADINGS: Mapping[Kind, str] = {
+    "decisive": "Differences that make the numbers incomparable",
+    "unknown": "Not known of all, and decisive if different",
+    "subject": "Subject of the comparison",
+    "other": "Other differences",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Difference:
-    """A field that differs between protocols: its name, and each protocol's value in words."""
+    """A field that differs between protocols: its kind, its name, and each protocol's value in words."""
 
+    kind: Kind
     name: str
     values: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Comparison:
-    """Evaluations side by side, and their differences.
-
-    decisive: those that make numbers incomparable. unknown: fields that would, but are not known of all. compared: the
-    making of the samples. rest: those that change a last digit at most, or only names.
-    """
+    """Evaluations side by side, and the differences between their protocols."""
 
     paths: tuple[Path, ...]
     reports: tuple[Report, ...]
-    decisive: tuple[Difference, ...]
-    unknown: tuple[Difference, ...]
-    compared: tuple[Difference, ...]
-    rest: tuple[Difference, ...]
+    differences: tuple[Difference, ...]
 
     @property
-    def letters(self) -> tuple[str, ...]:
+    def letters(self) -> list[str]:
         """Names of the evaluations in tables: A, B, .., or numbers where letters do not suffice."""
         return _letters(len(self.paths))
 
     @property
     def verdict(self) -> str:
         """The comparability of the numbers, in one line."""
-        if self.decisive:
-            reasons = (f"{item.name} differs ({' against '.join(_known(item.values))})" for item in self.decisive)
+        if decisive := self.of("decisive"):
+            reasons = (f"{item.name} differs ({' against '.join(_known(item.values))})" for item in decisive)
             return f"NOT comparable: {'; '.join(reasons)}"
-        if self.unknown:
-            return f"comparable as far as is known; not known of all: {', '.join(item.name for item in self.unknown)}"
+        if unknown := self.of("unknown"):
+            return f"comparable as far as is known; not known of all: {', '.join(item.name for item in unknown)}"
         return "comparable"
 
     @property
-    def groups(self) -> dict[str, tuple[Difference, ...]]:
+    def groups(self) -> dict[str, list[Difference]]:
         """All differences under their headings, without empty groups."""
-        headings = {
-            "Differences that make the numbers incomparable": self.decisive,
-            "Not known of all, and decisive if different": self.unknown,
-            "Subject of the comparison": self.compared,
-            "Other differences": self.rest,
-        }
-        return {heading: differences for heading, differences in headings.items() if differences}
+        return {heading: found for kind, heading in _HEADINGS.items() if (found := self.of(kind))}
+
+    def of(self, kind: Kind) -> list[Difference]:
+        """The differences of one kind."""
+        return [item for item in self.differences if item.kind == kind]
 
 
 def compare_reports(paths: Sequence[Path]) -> Comparison:
@@ -111,24 +103,23 @@ def compare_reports(paths: Sequence[Path]) -> Comparison:
         raise ValueError(f"a comparison takes two evaluation records or more, got {len(paths)}")
     reports = tuple(read_report(path) for path in paths)
     protocols = [_flat(report) for report in reports]
-    for side in ("generated", "real"):
-        protocols = _with_same_images(protocols, side=side)
-    measured = Counter(key for report in reports for key in report.metrics)
-    decisive = _decisive(protocols, keys={key for key, times in measured.items() if times > 1})
-    names = dict.fromkeys(name for protocol in protocols for name in protocol if name not in _NEVER_LISTED)
-    found: dict[str, list[Difference]] = {"decisive": [], "unknown": [], "compared": [], "rest": []}
-    for name in [*decisive, *(name for name in names if name not in decisive)]:
+    images = {side: _same_images(protocols, side) for side in ("generated", "real")}
+    if images["real"]:
+        protocols = [one | {"real.images": words} for one, words in zip(protocols, images["real"], strict=True)]
+    decisive = _decisive(reports, protocols)
+    hidden = [f"{side}.{name}" for side in images for name in _IDENTITY]
+    names = dict.fromkeys([*decisive, *(name for one in protocols for name in one if name not in hidden)])
+    differences: list[Difference] = []
+    for name in names:
         values = [protocol.get(name, NOT_RECORDED) for protocol in protocols]
-        if all(value == values[0] != NOT_RECORDED for value in values):
-            continue
-        words = tuple(_word(name, value) for value in values)
-        group = _group(name, words, decisive=decisive.keys())
-        found[group].append(Difference(name=decisive.get(name, name.removeprefix(_COMPARED[0])), values=words))
-    images = tuple(protocol.get("generated.images", NOT_RECORDED) for protocol in protocols)
-    if len(_known(images)) > 1 and not found["compared"]:
-        found["unknown"].append(Difference(name=_UNEXPLAINED, values=images))
-    groups = {group: tuple(differences) for group, differences in found.items()}
-    return Comparison(paths=tuple(paths), reports=reports, **groups)
+        if any(value != values[0] or value == NOT_RECORDED for value in values):
+            words = tuple(_word(name, value) for value in values)
+            differences.append(
+                Difference(_kind(name, words, decisive), decisive.get(name, name.removeprefix(_SAMPLING[0])), words)
+            )
+    if len(set(images["generated"])) > 1 and not any(item.kind == "subject" for item in differences):
+        differences.append(Difference("unknown", "why the generated images differ", tuple(images["generated"])))
+    return Comparison(tuple(paths), reports, tuple(differences))
 
 
 def format_comparison(comparison: Comparison) -> str:
@@ -150,62 +141,59 @@ def metric_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table: name, each evaluation's value, and the differences from the first."""
     letters, reports = comparison.letters, comparison.reports
     keys = in_order(set[str]().union(*(report.metrics for report in reports)))
-    names = [_name(key, reports) for key in keys]
+    names = [
+        " / ".join(dict.fromkeys(shown_name(report, key) for report in reports if key in report.metrics))
+        for key in keys
+    ]
     values = [[_value(report, key) for key in keys] for report in reports]
     steps = [[_step(reports[0], report, key) for key in keys] for report in reports[1:]]
     head = ["", *letters, *(f"{letter} - {letters[0]}" for letter in letters[1:])]
     return head, [list(row) for row in zip(names, *map(aligned, values), *map(aligned, steps), strict=True)]
 
 
-def _decisive(protocols: Sequence[Mapping[str, Any]], *, keys: set[str]) -> dict[str, str]:
-    """Decisive fields for numbers of these keys, and their names in print."""
+def _decisive(reports: Sequence[Report], protocols: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Fields across which the numbers that several reports have cannot be compared, and their names in print."""
+    measured = Counter(key for report in reports for key in report.metrics)
     fields = dict(_DECISIVE_FOR_ALL)
     for metric in METRICS:
-        if keys & {item.key for item in metric.numbers}:
+        if any(measured[item.key] > 1 for item in metric.numbers):
             fields |= metric.decisive_fields
-    undecided = _undecided(protocols)
-    return {field: name for field, name in fields.items() if field not in undecided}
-
-
-def _undecided(protocols: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Fields that do not decide about the real images, because a better one does: their features; else the files'
-    content, if all sides are single files; else names, sizes and dates."""
+    # The best identity of the real images decides: their features; else the content, if all sides are single files;
+    # else names, sizes and dates.
     if all("real.images" in protocol for protocol in protocols):
-        return (*_HASHES, "real.resize")
-    are_files = all("real.sha256" in protocol for protocol in protocols)
-    return ("real.images", "real.files_sha256" if are_files else "real.sha256")
+        weaker = ("real.sha256", "real.files_sha256", "real.resize")
+    else:
+        are_files = all("real.sha256" in protocol for protocol in protocols)
+        weaker = ("real.images", "real.files_sha256" if are_files else "real.sha256")
+    return {field: name for field, name in fields.items() if field not in weaker}
 
 
-def _with_same_images(protocols: Sequence[dict[str, Any]], *, side: str) -> list[dict[str, Any]]:
-    """The protocols with "SIDE.images", the first among them with the same images, if all have features of one
+def _same_images(protocols: Sequence[Mapping[str, Any]], side: str) -> list[str]:
+    """For each protocol, words for the first that has the same images; empty unless all have features of one
     extractor."""
-    names = [f"{side}.{name}" for name in _FEATURES]
+    names = [f"{side}.{name}" for name in _IDENTITY]
     one_extractor = len({protocol.get("extractor.sha256") for protocol in protocols}) == 1
     if not one_extractor or not all(name in protocol for protocol in protocols for name in names):
-        return list(protocols)
+        return []
 
     def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-        return all(math.isclose(one[name], other[name], rel_tol=_SAME_IMAGES) for name in names)
+        return all(math.isclose(one[name], other[name], rel_tol=1e-5) for name in names)
 
     firsts = [next(n for n, other in enumerate(protocols) if same(other, protocol)) for protocol in protocols]
-    letters = _letters(len(protocols))
-    return [
-        protocol | {f"{side}.images": f"those of {letters[first]}"}
-        for protocol, first in zip(protocols, firsts, strict=True)
-    ]
+    return [f"those of {_letters(len(protocols))[first]}" for first in firsts]
 
 
-def _letters(count: int) -> tuple[str, ...]:
-    return tuple(chr(ord("A") + n) if count <= 26 else str(n + 1) for n in range(count))
+def _letters(count: int) -> list[str]:
+    return [chr(ord("A") + n) if count <= 26 else str(n + 1) for n in range(count)]
 
 
-def _group(name: str, words: Sequence[str], *, decisive: Iterable[str]) -> str:
+def _kind(name: str, words: Sequence[str], decisive: Collection[str]) -> Kind:
     if name in decisive:
         known = _known(words)
-        if name in _RESIZES and any(_IF_NEEDED in word for word in known):
-            known = [word for word in known if word != NONE]  # which may be what that came to
+        if name.endswith(".resize") and any(_IF_NEEDED in word for word in known):
+            known = [word for word in known if word != NONE]  # the resize may have had nothing to do
         return "decisive" if len(known) > 1 else "unknown"
-    return "compared" if name.startswith(_COMPARED) else "rest"
+    return "subject" if name.startswith(_SAMPLING) else "other"
 
 
 def _known(words: Iterable[str]) -> list[str]:
@@ -223,16 +211,12 @@ def _flat(report: Report) -> dict[str, Any]:
 
 
 def _word(name: str, value: Any) -> str:  # a plain value
-    is_count = isinstance(value, int) and not isinstance(value, bool) and not name.startswith(_COMPARED)
+    is_count = isinstance(value, int) and not isinstance(value, bool) and not name.startswith(_SAMPLING)
     return f"{value:,}" if is_count else word(value)
 
 
-def _name(key: str, reports: Sequence[Report]) -> str:
-    return " / ".join(dict.fromkeys(shown_name(report, key) for report in reports if key in report.metrics))
-
-
 def _value(report: Report, key: str) -> str:
-    return number(report.metrics[key]) if key in report.metrics else ABSENT
+    return number(report.metrics[key]) if key in report.metrics else "absent"
 
 
 def _step(first: Report, other: Report, key: str) -> str:

@@ -1,4 +1,4 @@
-"""The two sets of an evaluation as opened: readable, large enough, and comparable with each other."""
+"""Opening of the two sets of an evaluation, and their checks: readable, large enough, and comparable."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from ..data.image_set import ImageSet, open_image_set
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor
 from .extractors.inception import WEIGHTS as INCEPTION
+from .measure import MeasuredSet
 from .reference import Reference, read_reference
 
 
@@ -27,21 +28,26 @@ class RealInput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """The two sets."""
+class MeasuredReal:
+    """Real images after their pass, for any number of evaluations with the same extractor and settings."""
 
-    generated: ImageSet
-    real: RealInput
+    input: RealInput
+    measured: MeasuredSet
+    shape: tuple[int, int, int]
+    """Of the generated images that they are compared with: (H, W, C)."""
+    extractor_sha256: str
+    config: EvaluationConfig
+
+    def check(self, *, shape: tuple[int, int, int], extractor: FeatureExtractor, config: EvaluationConfig) -> None:
+        """Refuse an evaluation with images of another shape, another extractor or other settings."""
+        found, wanted = (self.shape, self.extractor_sha256, self.config), (shape, extractor.sha256, config)
+        if found != wanted:
+            raise ValueError(f"{self.input.path} was measured for {found}, not for {wanted}; measure it again")
 
 
-def open_generated(path: Path, *, config: EvaluationConfig) -> ImageSet:
-    """The generated images at `path`.
-
-    Raises:
-        FileNotFoundError: nothing there.
-        ValueError: unreadable images, or too few.
-    """
-    samples = open_image_set(path, image_size=config.image_size)
+def open_generated(path: Path, *, config: EvaluationConfig, channels: int | None = None) -> ImageSet:
+    """The generated images at `path`; unreadable ones are refused, and sets that are too small."""
+    samples = open_image_set(path, image_size=config.image_size, channels=channels)
     config.check_num_images(len(samples), f"{path} holds")
     return samples
 
@@ -49,12 +55,7 @@ def open_generated(path: Path, *, config: EvaluationConfig) -> ImageSet:
 def open_real(
     path: Path, *, shape: tuple[int, int, int], extractor: FeatureExtractor, config: EvaluationConfig
 ) -> RealInput:
-    """The real images or statistics at `path`, comparable with generated images of `shape` (H, W, C).
-
-    Raises:
-        FileNotFoundError: nothing there.
-        ValueError: unreadable or too few images, or another shape or extractor.
-    """
+    """The real images or statistics at `path`; refused unless comparable with generated images of `shape` (H, W, C)."""
     reference = read_reference(path) if path.suffix == ".npz" and path.is_file() else None
     if reference is not None:
         _check_extractor(path, reference, extractor)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -71,14 +71,16 @@ def measure(
     """Statistics and features of all images of `source`, each process extracting a run of whole batches.
 
     Batches and the order of rows are those of one process, so that the number of processes only changes the rounding of
-    the statistics. keep_all: keep the features of all images, not only the manifold's. name: of the progress bar.
+    the statistics. manifold_size: 0 keeps statistics alone. keep_all: keep the features of all images, not only the
+    manifold's. name: of the progress bar.
 
     Raises:
         ValueError: features of another shape than expected, or not finite.
     """
     count, total = len(source), source.num_batches(batch_size)
     first, last = process.rank * total // process.world_size, (process.rank + 1) * total // process.world_size
-    sums = _Accumulators(_probe(source, extractor), device=process.device)
+    images, _ = next(source.batches(1, last=1))
+    sums = _Accumulators(_checked(extractor(images), 1), device=process.device, keeps_rows=manifold_size > 0)
     is_kept = torch.zeros(count, dtype=torch.bool)
     is_kept[spread_over(count, keep=count if keep_all else manifold_size)] = True
     position = first * batch_size
@@ -115,13 +117,13 @@ def _measured_batches(
 
 def _computed(source: ImageSet, extractor: FeatureExtractor, batch_size: int, numbers: range) -> Iterator[Row]:
     for images, labels in source.batches(batch_size, first=numbers.start, last=numbers.stop):
-        yield _checked(extractor(images), num_images=len(images)), labels
+        yield _checked(extractor(images), len(images)), labels
 
 
 class _Accumulators:
     """Sums and rows of one pass; a class because they are filled together but synchronised one by one."""
 
-    def __init__(self, probe: Features, *, device: torch.device) -> None:
+    def __init__(self, probe: Features, *, device: torch.device, keeps_rows: bool) -> None:
         self._device = device
         self._extractor_device = probe.pooled.device
         kinds = {"pooled": probe.pooled, "spatial": probe.spatial}
@@ -129,11 +131,12 @@ class _Accumulators:
             kind: GaussianAccumulator(rows.shape[1]).to(device) for kind, rows in kinds.items() if rows is not None
         }
         self._waiting: dict[str, list[Tensor]] = {kind: [] for kind in self._moments}
-        kinds = {"features": probe.pooled, "probabilities": probe.probabilities, "labels": torch.zeros(1).long()}
+        kinds = {"features": probe.pooled, "labels": torch.zeros(1).long()}
+        kinds["probabilities"] = probe.probabilities if keeps_rows else None  # 4 GB for a million images
         self._rows = {kind: RowAccumulator().to(device) for kind, rows in kinds.items() if rows is not None}
         for kind, accumulator in self._rows.items():
             # A process without batches of its own still has to know how wide the rows are, and of what type.
-            accumulator.update(kinds[kind][:0].to(device))
+            accumulator.update(cast(Tensor, kinds[kind])[:0].to(device))
 
     def add(self, features: Features, labels: Tensor | None, *, kept: Tensor) -> None:
         """Add a batch; kept: (N,) bool, the rows of the pooled features to keep."""
@@ -141,9 +144,9 @@ class _Accumulators:
             waiting.append(getattr(features, kind).to(self._device))
         kinds = {"features": features.pooled[kept.to(features.pooled.device)], "labels": labels}
         kinds["probabilities"] = features.probabilities
-        for kind, rows in kinds.items():
-            if rows is not None:
-                self._rows[kind].update(rows.to(self._device))
+        for kind, accumulator in self._rows.items():
+            if (rows := kinds[kind]) is not None:
+                accumulator.update(rows.to(self._device))
         if sum(map(len, self._waiting["pooled"])) >= _ROWS_PER_MERGE:
             self._merge()
 
@@ -169,12 +172,7 @@ class _Accumulators:
             self._waiting[kind] = []
 
 
-def _probe(source: ImageSet, extractor: FeatureExtractor) -> Features:
-    images, _ = next(source.batches(1, last=1))
-    return _checked(extractor(images), num_images=1)
-
-
-def _checked(features: Features, *, num_images: int) -> Features:
+def _checked(features: Features, num_images: int) -> Features:
     for name in ("pooled", "spatial", "probabilities"):
         values: Tensor | None = getattr(features, name)
         if values is not None and (values.ndim != 2 or len(values) != num_images):

@@ -21,9 +21,8 @@ from ..files import file_sha256
 from .config import EvaluationConfig
 from .extractors.config import option_of
 from .extractors.features import FeatureExtractor
-from .inputs import Inputs, RealInput
+from .inputs import MeasuredReal
 from .measure import MeasuredSet
-from .statistics import Gaussian
 
 UNKNOWN = "unknown"
 NONE = "none"
@@ -54,19 +53,19 @@ _PACKAGES = (
 
 
 def protocol_record(
-    generated: MeasuredSet, real: MeasuredSet, *, inputs: Inputs, extractor: FeatureExtractor, config: EvaluationConfig
+    source: ImageSet, generated: MeasuredSet, real: MeasuredReal, extractor: FeatureExtractor
 ) -> dict[str, Any]:
-    """The protocol of one evaluation, as a Report keeps it."""
+    """The protocol of one evaluation, as a Report keeps it; source: the generated images."""
     return {
-        "generated": _generated_record(inputs.generated, generated),
-        "real": _real_record(inputs.real, real),
+        "generated": _generated_record(source, generated),
+        "real": _real_record(real),
         "extractor": {
             "name": extractor.name,
             "sha256": extractor.sha256,
             "published": extractor.published.name if extractor.published else None,
             "resize": extractor.resize,
         },
-        "settings": asdict(config),
+        "settings": asdict(real.config),
         "arithmetic": _arithmetic(generated),
         "versions": versions(),
     }
@@ -158,7 +157,8 @@ def _generated_record(source: ImageSet, samples: MeasuredSet) -> dict[str, Any]:
     is_identified = source.manifest is not None or source.path.is_file()
     return {
         **source_record(source),
-        **_identity(samples.pooled, files_sha256=None if is_identified else source.files_sha256()),
+        **({} if is_identified else {"files_sha256": source.files_sha256()}),
+        "features": _identity(samples),
         "num_manifold_images": samples.manifold_size,
         "order": samples.order,
         "sampling": sampling_record(source.manifest),
@@ -166,31 +166,31 @@ def _generated_record(source: ImageSet, samples: MeasuredSet) -> dict[str, Any]:
     }
 
 
-def _identity(pooled: Gaussian, *, files_sha256: str | None) -> dict[str, Any]:
-    """Identity of a set of images: a hash of names, sizes and times of its files, if nothing better identifies it, and
-    two numbers of its features, which do not depend on the place and dates of files."""
-    files = {} if files_sha256 is None else {"files_sha256": files_sha256}
-    return files | {"features": {"mean_norm": float(pooled.mean.norm()), "total_variance": float(pooled.cov.trace())}}
-
-
-def _real_record(side: RealInput, measured: MeasuredSet) -> dict[str, Any]:
-    stored = dict(side.reference.record or {}) if side.reference else {}
-    if side.images is None:
+def _real_record(real: MeasuredReal) -> dict[str, Any]:
+    images, reference = real.input.images, real.input.reference
+    stored = dict(reference.record or {}) if reference else {}
+    if images is None:
         of_images = {name: stored.get(name, UNKNOWN) for name in ("image_size", "channels")}
-        record = {"path": str(side.path), "sha256": file_sha256(side.path), **of_images}
+        record = {"path": str(real.input.path), "sha256": file_sha256(real.input.path), **of_images}
     else:
-        record = source_record(side.images)
-    record |= _identity(measured.pooled, files_sha256=side.files_sha256)
+        record = source_record(images)
     record |= {
-        "num_images": measured.pooled.count or UNKNOWN,
-        "num_manifold_images": measured.manifold_size,
-        "statistics": "computed" if side.reference is None else "stored",
+        "files_sha256": real.input.files_sha256,
+        "features": _identity(real.measured),
+        "num_images": real.measured.pooled.count or UNKNOWN,
+        "num_manifold_images": real.measured.manifold_size,
+        "statistics": "stored" if reference else "computed",
     }
-    if side.images is not None and side.images.manifest is not None:
-        record["sampling"] = sampling_record(side.images.manifest)
-    if side.reference is not None:
+    if images is not None and images.manifest is not None:
+        record["sampling"] = sampling_record(images.manifest)
+    if reference:
         record |= {"kind": "reference", "resize": stored.get("resize", UNKNOWN), "record": stored or UNKNOWN}
     return record
+
+
+def _identity(measured: MeasuredSet) -> dict[str, float]:
+    """Two numbers that identify a set of images, whatever the place and dates of its files."""
+    return {"mean_norm": float(measured.pooled.mean.norm()), "total_variance": float(measured.pooled.cov.trace())}
 
 
 def _field(manifest: Mapping[str, Any], *place: str) -> Any:  # a plain value

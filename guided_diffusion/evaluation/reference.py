@@ -31,8 +31,8 @@ class Reference:
     """
 
     pooled: Gaussian
-    spatial: Gaussian | None
-    has_images: bool
+    spatial: Gaussian | None = None
+    has_images: bool = False
     extractor: str | None = None
     extractor_sha256: str | None = None
     record: Mapping[str, Any] | None = None
@@ -64,15 +64,7 @@ def read_reference(path: Path) -> Reference | None:
 
 
 def write_reference(
-    path: Path,
-    *,
-    pooled: Gaussian,
-    spatial: Gaussian | None,
-    extractor: str,
-    extractor_sha256: str,
-    record: Mapping[str, Any],
-    images: ImageSet | None = None,
-    kept: Sequence[int] = (),
+    path: Path, reference: Reference, *, images: ImageSet | None = None, kept: Sequence[int] = ()
 ) -> None:
     """Write a reference file, whole or not at all.
 
@@ -82,13 +74,14 @@ def write_reference(
         ValueError: an image that cannot be read.
         OSError: a place that cannot be written to.
     """
+    pooled, spatial = reference.pooled, reference.spatial
     arrays = {"mu": pooled.mean, "sigma": pooled.cov}
     if spatial is not None:
         arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.cov}
     values: dict[str, Any] = {
-        "extractor": extractor,
-        "extractor_sha256": extractor_sha256,
-        "record": json.dumps(record, allow_nan=False),
+        "extractor": reference.extractor,
+        "extractor_sha256": reference.extractor_sha256,
+        "record": json.dumps(reference.record, allow_nan=False),
     }
     if pooled.count is not None:
         values["num_images"] = pooled.count

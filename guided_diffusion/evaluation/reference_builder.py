@@ -1,23 +1,18 @@
 """Construction of reference files: one pass over real images, stored for all evaluations against them."""
 
 import logging
-from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from torch import Tensor
-
 from ..data.formats.npz import npz_members
 from ..data.image_set import ImageSet, open_image_set
 from ..distributed import on_main_process
-from .config import EvaluationConfig
-from .extractors.features import FeatureExtractor, Features
-from .extractors.weights import PublishedWeights
-from .measure import MeasuredSet, spread_over
+from .extractors.features import FeatureExtractor
+from .measure import spread_over
 from .metrics.frechet import low_rank
 from .protocol import source_record, versions
-from .reference import write_reference
+from .reference import Reference, write_reference
 from .run import cache_directory, measure_source, refuse_unwritable
 
 _logger = logging.getLogger(__name__)
@@ -29,77 +24,41 @@ def make_reference(
     extractor: FeatureExtractor,
     out: Path,
     image_size: int | None = None,
+    channels: int | None = None,
     manifold_images: int = 10_000,
     batch_size: int = 64,
 ) -> None:
     """Measure the images at `images` and write `out`, whole or not at all.
 
-    image_size: as of `open_image_set`. manifold_images: images, spread over the set, that go into the file for metrics
-    that need more than statistics; 0: none. Evaluating against the file, with as many real_manifold, gives the numbers
-    that the images would. Several processes share the work; an interrupted run resumes as `evaluate` does.
+    manifold_images: images, spread over the set, that go into the file for metrics that need more than statistics.
+    Evaluating against the file, with as many real_manifold, gives the numbers that the images would. Several processes
+    share the work; an interrupted run resumes as `evaluate` does.
 
     Raises:
-        FileNotFoundError: missing images.
-        ValueError: images that are damaged, too few or of mixed sizes, or a reference in their place; an `out` that is
-            no name of an npz, or lies among the images.
-        FileExistsError: `out` exists.
-        PermissionError: the directory of `out` cannot be written to.
+        ValueError: images that are damaged, too few or of mixed sizes, a reference in their place, or an unfit `out`.
+        OSError: missing images, or an `out` that exists or cannot be written.
     """
     _check_out(out, images)
     _refuse_reference(images)
-    source = open_image_set(images, image_size=image_size)
+    source = open_image_set(images, image_size=image_size, channels=channels)
     if len(source) < 2:
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
-    config = EvaluationConfig(batch_size=batch_size)
-    measured = measure_source(
-        source, _statistics_of(extractor), name="images", config=config, manifold_size=0, cache=cache_directory(out)
-    )
+    cache = cache_directory(out)
+    measured = measure_source(source, extractor, name="images", batch_size=batch_size, manifold_size=0, cache=cache)
     kept = spread_over(len(source), keep=manifold_images).tolist()
-    on_main_process(lambda: _write(out, measured, source, kept, extractor=extractor, batch_size=batch_size))
+    record = _record(source, batch_size=batch_size)
 
+    def write() -> None:
+        if warning := low_rank(measured.pooled, "real"):
+            _logger.warning("%s", warning)
+        reference = Reference(
+            pooled=measured.pooled, spatial=measured.spatial, extractor=extractor.name,
+            extractor_sha256=extractor.sha256, record=record,
+        )  # fmt: skip
+        write_reference(out, reference, images=source, kept=kept)
+        rmtree(cache, ignore_errors=True)
 
-def _write(
-    out: Path,
-    measured: MeasuredSet,
-    source: ImageSet,
-    kept: list[int],
-    *,
-    extractor: FeatureExtractor,
-    batch_size: int,
-) -> None:
-    if warning := low_rank(measured.pooled, "real"):
-        _logger.warning("%s", warning)
-    write_reference(
-        out,
-        pooled=measured.pooled,
-        spatial=measured.spatial,
-        extractor=extractor.name,
-        extractor_sha256=extractor.sha256,
-        record=_record(source, batch_size=batch_size),
-        images=source,
-        kept=kept,
-    )
-    rmtree(cache_directory(out), ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class _StatisticsOnly:
-    """An extractor without class probabilities: a reference does not use them, and those of a million images take 4 GB
-    in every process."""
-
-    network: FeatureExtractor
-    name: str
-    sha256: str
-    published: PublishedWeights | None
-    resize: str
-    class_names: None = None
-
-    def __call__(self, images_uint8: Tensor) -> Features:
-        return replace(self.network(images_uint8), probabilities=None)
-
-
-def _statistics_of(extractor: FeatureExtractor) -> FeatureExtractor:
-    return _StatisticsOnly(extractor, extractor.name, extractor.sha256, extractor.published, extractor.resize)
+    on_main_process(write)
 
 
 def _record(source: ImageSet, *, batch_size: int) -> dict[str, Any]:

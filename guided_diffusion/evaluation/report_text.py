@@ -8,7 +8,7 @@ from typing import Any
 
 from .extractors.weights import PublishedWeights
 from .metrics import METRICS, NUMBERS, UNCERTAINTY
-from .protocol import UNKNOWN, flat
+from .protocol import UNKNOWN, flat_protocol
 from .report import Report, number, shown_name
 
 FULL_PROTOCOL_SAMPLES = 50_000
@@ -141,16 +141,17 @@ def _number_lines(report: Report) -> list[str]:
 
 
 def _protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
-    generated, real, extractor = protocol["generated"], protocol["real"], protocol["extractor"]
-    order, resize = generated.get("order", UNKNOWN), extractor.get("resize", UNKNOWN)
-    parts = {
-        "generated": [*_set_words(generated), f"order {order}", *_hash_words(generated)],
-        "sampling": [*_words(generated["sampling"]), f"made on {generated['made_on']}"],
-        "real": [*_set_words(real), *_hash_words(real)],
-        "extractor": [extractor["name"], f"resize {resize}", f"SHA-256 {extractor['sha256']}"],
-        **{part: _words(protocol[part]) for part in ("settings", "arithmetic", "versions")},
-    }
-    return [_wrapped(f"{name:<12}", words) for name, words in parts.items()]
+    """A block of lines for each part of the protocol, and one for the making of the samples."""
+    parts: dict[str, list[str]] = {}
+    for name, value in flat_protocol(protocol).items():
+        part, _, field = name.partition(".")
+        if name.startswith("generated.sampling."):
+            part, field = "sampling", field.removeprefix("sampling.")
+        if value is not None:
+            parts.setdefault(part, []).append(f"{field.replace('_', ' ')} {word(value)}")
+    if all(item.endswith(UNKNOWN) for item in parts["sampling"]):
+        parts["sampling"] = [UNKNOWN]
+    return [_wrapped(f"{part:<12}", words) for part, words in parts.items()]
 
 
 def _wrapped(title: str, words: Sequence[str]) -> str:
@@ -161,27 +162,3 @@ def _wrapped(title: str, words: Sequence[str]) -> str:
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
     return filled.replace(_NO_BREAK, " ")
-
-
-def _set_words(side: Mapping[str, Any]) -> list[str]:
-    size = side["image_size"]
-    shape = size if size == UNKNOWN else f"{size[0]}x{size[1]}x{side['channels']}"
-    return [
-        f"{side['num_images']} images of {side['path']} ({side['kind']})",
-        f"size {shape}",
-        f"resize {side['resize']}",
-        f"{side['num_manifold_images']} looked at for precision and recall",
-    ]
-
-
-def _hash_words(side: Mapping[str, Any]) -> list[str]:
-    if "sha256" in side:
-        return [f"SHA-256 {word(side['sha256'])}"]
-    return [f"files' names, sizes and times SHA-256 {word(side['files_sha256'])}"] if "files_sha256" in side else []
-
-
-def _words(record: Mapping[str, Any]) -> list[str]:
-    if record and all(value == UNKNOWN for value in record.values()):
-        return [UNKNOWN]
-    values = {name: value for name, value in flat(record).items() if value is not None}
-    return [f"{name.replace('_', ' ')} {word(value)}" for name, value in values.items()]

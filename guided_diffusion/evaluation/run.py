@@ -3,9 +3,10 @@
 import logging
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from ..data.formats.samples import MANIFEST_NAME
 from ..data.image_set import ImageSet
@@ -13,7 +14,7 @@ from ..distributed import on_main_process, this_process
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor, exact_float32, slug
 from .feature_cache import FeatureCache
-from .inputs import Inputs, RealInput, open_generated, open_real
+from .inputs import MeasuredReal, open_generated, open_real
 from .measure import MeasuredSet, measure
 from .metrics import METRICS
 from .protocol import protocol_record
@@ -21,28 +22,6 @@ from .report import Report, write_report
 from .report_text import display_names
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredReal:
-    """Real images after their pass, for any number of evaluations with the same extractor and settings."""
-
-    input: RealInput
-    measured: MeasuredSet
-    shape: tuple[int, int, int]
-    """Of the generated images that it was opened for: (H, W, C)."""
-    extractor_sha256: str
-    config: EvaluationConfig
-
-    def check(self, *, shape: tuple[int, int, int], extractor: FeatureExtractor, config: EvaluationConfig) -> None:
-        """Refuse an evaluation that this was not measured for.
-
-        Raises:
-            ValueError: another shape, extractor or setting.
-        """
-        found, wanted = (self.shape, self.extractor_sha256, self.config), (shape, extractor.sha256, config)
-        if found != wanted:
-            raise ValueError(f"{self.input.path} was measured for {found}, not for {wanted}; measure it again")
 
 
 def evaluate(
@@ -53,12 +32,14 @@ def evaluate(
     config: EvaluationConfig | None = None,
     out: Path | None = None,
     page: bool = False,
+    channels: int | None = None,
 ) -> Report:
     """Compare the images at `generated` with those at `real`, write the report as JSON and return it.
 
     real: images, an npz of reference statistics, or the result of `measure_real`. out: None is `report_path`. page:
-    also write an HTML page, `page_path(out)`. Several processes (torchrun, accelerate launch) share the batches, and
-    all return the report. An interrupted evaluation leaves a cache beside the report; the same call resumes from it.
+    also write an HTML page, `page_path(out)`. channels: of generated pictures, as of `open_image_set`. Several
+    processes (torchrun, accelerate launch) share the batches, and all return the report. An interrupted evaluation
+    leaves a cache beside the report; the same call resumes from it.
 
     Raises:
         FileNotFoundError: missing images.
@@ -68,37 +49,49 @@ def evaluate(
     """
     config, out = config or EvaluationConfig(), out or report_path(generated, extractor)
     refuse_unwritable(out)
-    source = open_generated(generated, config=config)
-    if isinstance(real, MeasuredReal):
-        real.check(shape=source.shape, extractor=extractor, config=config)
-        opened = real.input
-    else:
-        opened = open_real(real, shape=source.shape, extractor=extractor, config=config)
-    measured = measure_source(source, extractor, name="generated", config=config, cache=cache_directory(out))
-    target = real.measured if isinstance(real, MeasuredReal) else _measured(opened, extractor, config, out=out)
-    inputs = Inputs(generated=source, real=opened)
-    return on_main_process(lambda: _conclude(measured, target, inputs, extractor, config, out=out, page=page))
+    source = open_generated(generated, config=config, channels=channels)
+    cache = cache_directory(out)
+    target = (
+        measure_real(real, shape=source.shape, extractor=extractor, config=config, cache=cache)
+        if isinstance(real, Path)
+        else real
+    )
+    target.check(shape=source.shape, extractor=extractor, config=config)
+    measured = measure_source(
+        source, extractor, name="generated", batch_size=config.batch_size, manifold_size=config.generated_manifold,
+        keep_all=config.keeps_all_features, cache=cache,
+    )  # fmt: skip
+    return on_main_process(lambda: _conclude(source, measured, target, extractor, out=out, page=page))
 
 
 def measure_real(
-    path: Path, *, shape: tuple[int, int, int], extractor: FeatureExtractor, config: EvaluationConfig, out: Path | None
+    path: Path,
+    *,
+    shape: tuple[int, int, int],
+    extractor: FeatureExtractor,
+    config: EvaluationConfig,
+    cache: Path | None = None,
 ) -> MeasuredReal:
-    """The real images at `path`, for evaluations of images of `shape` (H, W, C).
+    """The real images or statistics at `path`, for evaluations of images of `shape` (H, W, C).
 
-    out: the file beside which features are cached; None: nowhere.
+    Statistics that are stored count, features come from the images. cache: directory of interrupted measurements.
 
     Raises:
         FileNotFoundError: missing images.
         ValueError: damaged or too few images, or of another shape or extractor.
     """
     opened = open_real(path, shape=shape, extractor=extractor, config=config)
-    return MeasuredReal(
-        input=opened,
-        measured=_measured(opened, extractor, config, out=out),
-        shape=shape,
-        extractor_sha256=extractor.sha256,
-        config=config,
-    )
+    stored = opened.reference
+    measured = MeasuredSet(pooled=stored.pooled) if stored else None
+    if opened.images is not None:
+        measured = measure_source(
+            opened.images, extractor, name="real", batch_size=config.batch_size, manifold_size=config.real_manifold,
+            cache=cache,
+        )  # fmt: skip
+    assert measured is not None  # `open_real` gives images or statistics
+    if stored:
+        measured = replace(measured, pooled=stored.pooled, spatial=stored.spatial)
+    return MeasuredReal(input=opened, measured=measured, shape=shape, extractor_sha256=extractor.sha256, config=config)
 
 
 def measure_source(
@@ -106,26 +99,19 @@ def measure_source(
     extractor: FeatureExtractor,
     *,
     name: str,
-    config: EvaluationConfig,
-    manifold_size: int | None = None,
+    batch_size: int,
+    manifold_size: int,
+    keep_all: bool = False,
     cache: Path | None,
 ) -> MeasuredSet:
-    """`measure` by all processes, with a progress bar called `name`; cache: directory of interrupted measurements.
-
-    manifold_size: None is that of generated images, of which all features are kept if a metric resamples them.
-    """
-    kept = None if cache is None else FeatureCache(cache / _identity(source, extractor, config.batch_size))
+    """`measure` by all processes, resuming from what `cache` holds of these images."""
+    images = (str(source.path.resolve()), source.files_sha256(), len(source), source.shape, source.resize)
+    identity = sha256(repr((images, extractor.sha256, batch_size)).encode()).hexdigest()[:16]
     with exact_float32():  # whatever the extractor does about it itself
         return measure(
-            source,
-            extractor,
-            batch_size=config.batch_size,
-            manifold_size=config.generated_manifold if manifold_size is None else manifold_size,
-            keep_all=manifold_size is None and config.keeps_all_features,
-            process=this_process(),
-            name=name,
-            cache=kept,
-        )
+            source, extractor, batch_size=batch_size, manifold_size=manifold_size, keep_all=keep_all,
+            process=this_process(), name=name, cache=FeatureCache(cache / identity) if cache else None,
+        )  # fmt: skip
 
 
 def report_path(generated: Path, extractor: FeatureExtractor) -> Path:
@@ -165,75 +151,53 @@ def refuse_unwritable(out: Path) -> None:
         raise PermissionError(f"{parent} cannot be written to; say with --out FILE where it may go")
 
 
-def _measured(
-    real: RealInput, extractor: FeatureExtractor, config: EvaluationConfig, *, out: Path | None
-) -> MeasuredSet:
-    """Statistics that are stored count, features come from the images."""
-    measured = None
-    if real.images is not None:
-        cache = None if out is None else cache_directory(out)
-        measured = measure_source(
-            real.images, extractor, name="real", config=config, manifold_size=config.real_manifold, cache=cache
-        )
-    if real.reference is None:
-        assert measured is not None
-        return measured
-    stored = MeasuredSet(pooled=real.reference.pooled)
-    return replace(measured or stored, pooled=real.reference.pooled, spatial=real.reference.spatial)
-
-
-def _identity(source: ImageSet, extractor: FeatureExtractor, batch_size: int) -> str:
-    """Hash of everything that a batch's features depend on."""
-    images = (str(source.path.resolve()), source.files_sha256(), len(source), source.shape, source.resize)
-    return sha256(repr((images, extractor.sha256, batch_size)).encode()).hexdigest()[:16]
-
-
 def _conclude(
+    source: ImageSet,
     generated: MeasuredSet,
-    real: MeasuredSet,
-    inputs: Inputs,
+    real: MeasuredReal,
     extractor: FeatureExtractor,
-    config: EvaluationConfig,
     *,
     out: Path,
     page: bool,
 ) -> Report:
     """Compute the numbers, and write the report and its page."""
     with exact_float32():
-        report = _report(generated, real, inputs, extractor, config)
+        report = _report(source, generated, real, extractor)
     write_report(out, report)
     if page:
         from .page import write_evaluation_page  # here, since matplotlib takes a second to import
 
-        write_evaluation_page(page_path(out), report, generated=inputs.generated, real=inputs.real.images)
+        write_evaluation_page(page_path(out), report, generated=source, real=real.input.images)
     shutil.rmtree(cache_directory(out), ignore_errors=True)
     return report
 
 
-def _report(
-    generated: MeasuredSet, real: MeasuredSet, inputs: Inputs, extractor: FeatureExtractor, config: EvaluationConfig
-) -> Report:
-    warnings = [warning for metric in METRICS for warning in metric.warnings(generated, real, config)]
-    if inputs.generated.path.resolve() == inputs.real.path.resolve():
-        warnings.append(f"both sides are {inputs.generated.path}: this says nothing about samples")
+def _report(source: ImageSet, generated: MeasuredSet, real: MeasuredReal, extractor: FeatureExtractor) -> Report:
+    sets = (generated, real.measured, real.config)
+    warnings = [warning for metric in METRICS for warning in metric.warnings(*sets)]
+    if source.path.resolve() == real.input.path.resolve():
+        warnings.append(f"both sides are {source.path}: this says nothing about samples")
     for warning in warnings:
         _logger.warning("%s", warning)
-    results = [(metric, metric.result(generated, real, config)) for metric in METRICS]
+    metrics: dict[str, float] = {}
+    absent: dict[str, str] = {}
+    per_class: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    for metric in METRICS:
+        result = metric.result(*sets)
+        metrics |= result.values
+        per_class |= result.per_class_accuracy
+        details |= result.details
+        if result.missing:
+            absent |= {number.key: result.missing for number in metric.numbers if not number.is_deviation}
     return Report(
-        metrics={key: value for _, result in results for key, value in result.values.items()},
-        absent={
-            number.key: result.missing
-            for metric, result in results
-            for number in metric.numbers
-            if result.missing and not number.is_deviation
-        },
-        per_class_accuracy={name: value for _, found in results for name, value in found.per_class_accuracy.items()},
-        details={name: value for _, found in results for name, value in found.details.items()},
+        metrics=metrics,
+        absent=absent,
+        per_class_accuracy=per_class,
+        details=details,
         warnings=warnings,
-        protocol=protocol_record(generated, real, inputs=inputs, extractor=extractor, config=config),
+        protocol=protocol_record(source, generated, real, extractor),
         display_names=display_names(
-            published=extractor.published,
-            num_generated=len(inputs.generated),
-            num_manifold=generated.manifold_size,
+            published=extractor.published, num_generated=len(source), num_manifold=generated.manifold_size
         ),
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.extractors.features import Features
-from guided_diffusion.evaluation.inputs import Inputs, open_generated, open_real
+from guided_diffusion.evaluation.inputs import MeasuredReal, open_generated, open_real
 from guided_diffusion.evaluation.measure import MeasuredSet
 from guided_diffusion.evaluation.protocol import protocol_record
 from guided_diffusion.evaluation.run import evaluate
@@ -74,9 +74,9 @@ def test_the_device_is_that_of_the_features(real) -> None:
         device=torch.device("meta"),
     )
     config, network = EvaluationConfig(), PixelExtractor()
-    inputs = Inputs(
-        generated=open_generated(real, config=config),
-        real=open_real(real, shape=(6, 6, 3), extractor=network, config=config),
+    opened = open_real(real, shape=(6, 6, 3), extractor=network, config=config)
+    target = MeasuredReal(
+        input=opened, measured=samples, shape=(6, 6, 3), extractor_sha256=network.sha256, config=config
     )
-    found = protocol_record(samples, samples, inputs=inputs, extractor=network, config=config)
+    found = protocol_record(open_generated(real, config=config), samples, target, network)
     assert found["arithmetic"]["device"] == f"meta, {platform.machine()}"

@@ -6,10 +6,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from guided_diffusion.evaluation.metrics.bootstrap import bootstrap_frechet_distance
-from guided_diffusion.evaluation.metrics.extrapolation import extrapolated_frechet_distance
+from guided_diffusion.evaluation.metrics.confidence import (
+    bootstrap_frechet_distance,
+    class_groups,
+    extrapolated_frechet_distance,
+    mixed,
+    weighted_gaussian,
+)
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
-from guided_diffusion.evaluation.metrics.resampling import class_groups, mixed, weighted_gaussian
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 
 FLOAT64 = torch.float64
@@ -108,7 +112,7 @@ def test_intervals_of_nothing_are_refused(resamples: int, confidence: float) -> 
 
 
 def test_weighted_statistics_are_those_of_repeated_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guided_diffusion.evaluation.metrics.resampling.BLOCK_ROWS", 7)
+    monkeypatch.setattr("guided_diffusion.evaluation.metrics.confidence.BLOCK_ROWS", 7)
     # Far from zero, as sums of squares would not survive.
     features = samples(40, seed=0) + 1e5
     times = torch.arange(40) % 4

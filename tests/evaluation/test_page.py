@@ -18,12 +18,10 @@ from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.figures import scatter_figure
 from guided_diffusion.evaluation.measure import spread_over
 from guided_diffusion.evaluation.metrics.accuracy import class_accuracy_figure
-from guided_diffusion.evaluation.metrics.bootstrap import bootstrap_figure
-from guided_diffusion.evaluation.metrics.extrapolation import extrapolation_figure
+from guided_diffusion.evaluation.metrics.confidence import extrapolation_figure
 from guided_diffusion.evaluation.page import write_comparison_page, write_evaluation_page
 from guided_diffusion.evaluation.report import Report, write_report
 from guided_diffusion.evaluation.run import evaluate
-from guided_diffusion.html import png
 
 LABELS = torch.arange(3).repeat_interleave(20)
 
@@ -102,10 +100,10 @@ def test_names_from_outside_are_text_and_not_html(tmp_path, sides) -> None:
 def test_spreads_and_plots_are_there_where_their_data_are(tmp_path, sides) -> None:
     found = report(metrics=METRICS | {"frechet_distance_extrapolated": 3.5}, details=DETAILS)
     page = written(tmp_path / "page.html", found, sides[0], None)
-    assert "Uncertainty of the Fréchet distance" in page
+    assert "Extrapolation of the Fréchet distance" in page
     assert "3.841 .. 4.051 (95% of 200 resamplings)" in page
-    assert len(pictures(page)) == 3
-    assert "Uncertainty of" not in written(tmp_path / "page.html", report(), sides[0], None)
+    assert len(pictures(page)) == 2
+    assert "Extrapolation of" not in written(tmp_path / "page.html", report(), sides[0], None)
 
 
 def test_classes_are_ranked_by_their_accuracy() -> None:
@@ -131,42 +129,6 @@ def test_the_extrapolating_line_goes_through_the_points_and_the_distance() -> No
     assert np.interp(points.get_xdata(), line.get_xdata(), line.get_ydata()) == pytest.approx(points.get_ydata())
 
 
-def test_resampled_distances_are_drawn_about_that_of_the_set() -> None:
-    """Resampling adds a bias, which the interval does not have."""
-    biased = DETAILS | {"bootstrap": DETAILS["bootstrap"] | {"distances": [13.9, 14.0, 14.1]}}
-    (axis,) = bootstrap_figure(report(details=biased)).axes
-    *bars, _ = axis.patches  # the last is the interval
-    assert min(bar.get_x() for bar in bars) == pytest.approx(METRICS["frechet_distance"] - 0.1)
-
-
-@pytest.mark.parametrize(
-    "distances",
-    [
-        np.nextafter(14.0, 15.0) * np.array([1.0] * 50 + [1 + 2**-52] * 50),
-        np.array([14.0] * 3),
-        np.concatenate([14 + 1e-7 * np.random.default_rng(0).random(199), [20.0]]),
-    ],
-    ids=["rounding", "equal", "one far off"],
-)
-def test_any_distances_make_a_histogram_of_a_few_bars_about_that_of_the_set(distances: np.ndarray) -> None:
-    """Bins by the quartiles are too many for the floats there are, or for any memory."""
-    found = DETAILS | {"bootstrap": DETAILS["bootstrap"] | {"distances": distances.tolist()}}
-    itself = METRICS["frechet_distance"]
-    (axis,) = bootstrap_figure(report(details=found)).axes
-    *bars, _ = axis.patches
-    assert 2 <= len(bars) <= 12
-    assert sum(bar.get_height() for bar in bars) == len(distances)
-    assert bars[0].get_x() < itself < bars[-1].get_x() + bars[-1].get_width()
-    centres = [bar.get_x() + bar.get_width() / 2 for bar in bars]
-    widest = max(bar.get_width() for bar in bars)
-    assert np.average(centres, weights=[bar.get_height() for bar in bars]) == pytest.approx(itself, abs=widest)
-
-
-def test_a_set_at_distance_0_has_a_histogram() -> None:
-    found = DETAILS | {"bootstrap": DETAILS["bootstrap"] | {"distances": [0.0, 0.0, 0.0]}}
-    png(bootstrap_figure(report(metrics={"frechet_distance": 0.0}, details=found)))
-
-
 def test_names_with_dollars_are_drawn_as_they_are(tmp_path, sides) -> None:
     """They are no formulas, of which these two would be damaged ones."""
     found = report(
@@ -176,7 +138,7 @@ def test_names_with_dollars_are_drawn_as_they_are(tmp_path, sides) -> None:
         display_names={"frechet_distance": "$_$", "frechet_distance_extrapolated": r"$\frac$"},
     )
     page = written(tmp_path / "page.html", found, sides[0], None)
-    assert len(pictures(page)) == 4
+    assert len(pictures(page)) == 3
     (axis,) = class_accuracy_figure(found).axes
     assert [label.get_text() for label in axis.get_xticklabels()] == ["$_$", r"$\frac$"]
 

@@ -52,8 +52,8 @@ def test_a_reference_file_has_the_published_layout_and_comes_back(statistics, re
     spatial = Gaussian(statistics.mean[:3], statistics.cov[:3, :3])
     path = tmp_path / "reference.npz"
     images = open_image_set(real)
-    write_reference(path, pooled=statistics, spatial=spatial, extractor="judge", extractor_sha256="ab", record=RECORD,
-                    images=images, kept=[3, 50, 119])  # fmt: skip
+    stored = Reference(pooled=statistics, spatial=spatial, extractor="judge", extractor_sha256="ab", record=RECORD)
+    write_reference(path, stored, images=images, kept=[3, 50, 119])
     with np.load(path) as arrays:
         assert {"mu", "sigma", "mu_s", "sigma_s", "arr_0"} <= set(arrays)
         np.testing.assert_array_equal(arrays["sigma"], statistics.cov.numpy(), strict=True)
@@ -69,8 +69,7 @@ def test_a_reference_file_has_the_published_layout_and_comes_back(statistics, re
 
 def test_the_same_statistics_make_the_same_bytes(statistics: Gaussian, tmp_path: Path) -> None:
     for name in ("a.npz", "b.npz"):
-        write_reference(tmp_path / name, pooled=statistics, spatial=None, extractor="judge", extractor_sha256="ab",
-                        record=RECORD)  # fmt: skip
+        write_reference(tmp_path / name, Reference(pooled=statistics, extractor="judge", extractor_sha256="ab"))
     assert file_sha256(tmp_path / "a.npz") == file_sha256(tmp_path / "b.npz")
 
 
@@ -202,9 +201,14 @@ def test_statistics_of_grey_images_are_refused_for_samples_in_colour(samples: Pa
 
 @pytest.mark.parametrize(("pooled", "spatial", "name"), [(5, 7, "mu_s of 7"), (4, 6, "mu of 4")])
 def test_statistics_of_other_dimensions_are_refused(samples, tmp_path: Path, pooled, spatial, name: str) -> None:
-    write_reference(tmp_path / "r.npz", pooled=Gaussian(torch.zeros(pooled), torch.eye(pooled)),
-                    spatial=Gaussian(torch.zeros(spatial), torch.eye(spatial)), extractor="classifier:runs/judge",
-                    extractor_sha256="0" * 64, record={})  # fmt: skip
+    stored = Reference(
+        pooled=Gaussian(torch.zeros(pooled), torch.eye(pooled)),
+        spatial=Gaussian(torch.zeros(spatial), torch.eye(spatial)),
+        extractor="classifier:runs/judge",
+        extractor_sha256="0" * 64,
+        record={},
+    )
+    write_reference(tmp_path / "r.npz", stored)
     with pytest.raises(
         ValueError, match=rf"r\.npz holds {name} dimensions, but features of classifier:runs/judge have"
     ):

@@ -116,12 +116,12 @@ def test_the_printed_protocol_says_all_that_numbers_hang_on() -> None:
     assert max(map(len, text.splitlines())) <= 110
     told = " ".join(text.split())
     for words in (
-        "10000 images of runs/samples (shards), size 64x64x3, resize none",
-        "10000 looked at for precision and recall, order as stored",
-        "seed 7, labels all 3 classes in turn, sampler ddim, steps 25, scale 2.0, made on NVIDIA A100",
-        "1281167 images of photos/train (folder)",
-        "files' names, sizes and times SHA-256 " + "a" * 12,
-        "inception-2015, resize bilinear to 299x299, SHA-256 " + "e" * 64,
+        "path runs/samples, kind shards, num images 10000, image size [64, 64], channels 3, resize none",
+        "num manifold images 10000, order as stored, made on NVIDIA A100",
+        "seed 7, labels all 3 classes in turn, sampler ddim, steps 25, scale 2.0",
+        "path photos/train, kind folder, num images 1281167",
+        "files sha256 " + "a" * 12,
+        "name inception-2015, sha256 " + "e" * 12 + ", published inception-2015, resize bilinear to 299x299",
         "neighbours 3, split size 5000, kid subsets 100, kid subset size 1000",
         "device cpu, x86_64, features float32, TensorFloat-32 off",
         "torch 2.15.0",
@@ -133,7 +133,7 @@ def test_what_was_never_told_is_printed_as_unknown() -> None:
     found = report()
     unknown = dict.fromkeys(("seed", "sampler"), "unknown")
     told = found.protocol | {"generated": found.protocol["generated"] | {"sampling": unknown, "made_on": "unknown"}}
-    assert re.search(r"^sampling +unknown, made on unknown$", format_report(replace(found, protocol=told)), re.M)
+    assert re.search(r"^sampling +unknown$", format_report(replace(found, protocol=told)), re.M)
 
 
 def test_what_samples_were_made_with_may_be_a_list() -> None:
@@ -144,8 +144,8 @@ def test_what_samples_were_made_with_may_be_a_list() -> None:
 def test_files_that_tell_pictures_without_a_manifest_are_printed() -> None:
     whole = protocol()
     for name, words in (
-        ("files_sha256", "files' names, sizes and times SHA-256 "),
-        ("sha256", "order as stored, SHA-256 "),
+        ("files_sha256", "made on NVIDIA A100 with torch 2.15.0, files sha256 "),
+        ("sha256", "made on NVIDIA A100 with torch 2.15.0, sha256 "),
     ):
         text = format_report(report(protocol=whole | {"generated": whole["generated"] | {name: "b" * 64}}))
         assert words + "b" * 12 in " ".join(text.split())

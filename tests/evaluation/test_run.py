@@ -21,8 +21,7 @@ from guided_diffusion.data.formats.samples import merged_npz
 from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.measure import spread_over
-from guided_diffusion.evaluation.metrics.bootstrap import bootstrap_frechet_distance
-from guided_diffusion.evaluation.metrics.extrapolation import extrapolated_frechet_distance
+from guided_diffusion.evaluation.metrics.confidence import bootstrap_frechet_distance, extrapolated_frechet_distance
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.metrics.inception_score import inception_score
 from guided_diffusion.evaluation.metrics.kernel import kernel_distance
@@ -185,7 +184,7 @@ def test_a_kernel_distance_of_too_few_images_is_absent_with_the_reason(samples: 
 
 def test_a_real_side_is_measured_once_for_many_evaluations(samples: Path, real: Path, tmp_path: Path) -> None:
     config, extractor = EvaluationConfig(batch_size=50), PixelExtractor()
-    measured = measure_real(real, shape=(6, 6, 3), extractor=extractor, config=config, out=None)
+    measured = measure_real(real, shape=(6, 6, 3), extractor=extractor, config=config)
     found, expected = (
         evaluate(generated=samples, real=side, extractor=extractor, config=config) for side in (measured, real)
     )
@@ -261,4 +260,4 @@ def test_the_printed_table_names_the_extractor_beside_every_number(samples: Path
     assert all(line.endswith("classifier:runs/judge") for line in numbers)
     assert numbers[0].startswith("FD-120 ")
     assert any("absent" in line and "does not know the names" in line for line in lines)
-    assert any(line.startswith(f"generated   120 images of {samples} (shards)") for line in lines)
+    assert any(line.startswith(f"generated   path {samples}, kind shards") for line in lines)

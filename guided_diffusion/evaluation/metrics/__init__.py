@@ -1,8 +1,7 @@
 """Metrics, one file each, and the table of all of them."""
 
 from .accuracy import ACCURACY
-from .bootstrap import BOOTSTRAP
-from .extrapolation import EXTRAPOLATION
+from .confidence import BOOTSTRAP, EXTRAPOLATION
 from .frechet import FRECHET_DISTANCE, SPATIAL_FRECHET_DISTANCE
 from .inception_score import INCEPTION_SCORE
 from .kernel import KERNEL_DISTANCE

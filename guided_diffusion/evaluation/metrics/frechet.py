@@ -127,18 +127,10 @@ def low_rank(statistics: Gaussian, side: str) -> str | None:
     )
 
 
-def _compute(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
-    return Result(values={"frechet_distance": _distance(generated.pooled, real.pooled)})
-
-
-def _compute_spatial(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
-    assert generated.spatial is not None
-    assert real.spatial is not None
-    return Result(values={"spatial_frechet_distance": _distance(generated.spatial, real.spatial)})
-
-
-def _distance(first: Gaussian, second: Gaussian) -> float:
-    return frechet_distance(first.mean, first.cov, second.mean, second.cov)
+def _result(key: str, generated: Gaussian | None, real: Gaussian | None) -> Result:
+    assert generated is not None  # `Metric.result` has made sure
+    assert real is not None
+    return Result(values={key: frechet_distance(generated.mean, generated.cov, real.mean, real.cov)})
 
 
 def _warnings(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> list[str]:
@@ -148,7 +140,7 @@ def _warnings(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfi
 FRECHET_DISTANCE = Metric(
     numbers=(Number(key="frechet_distance", name="FD", inception_name="FID", lower_is_better=True, is_headline=True),),
     looks_at="pooled",
-    compute=_compute,
+    compute=lambda generated, real, config: _result("frechet_distance", generated.pooled, real.pooled),
     warnings=_warnings,
 )
 SPATIAL_FRECHET_DISTANCE = Metric(
@@ -158,5 +150,5 @@ SPATIAL_FRECHET_DISTANCE = Metric(
         ),
     ),
     looks_at="spatial",
-    compute=_compute_spatial,
+    compute=lambda generated, real, config: _result("spatial_frechet_distance", generated.spatial, real.spatial),
 )

@@ -6,8 +6,7 @@ from torch import Tensor
 from ..config import EvaluationConfig
 from ..measure import MeasuredSet
 from ..report import Report
-from .checks import check_rows
-from .metric import Metric, Number, Result, deviation
+from .metric import Metric, Number, Result, check_rows, deviation
 
 
 def inception_score(probabilities: Tensor, *, split_size: int = 5000) -> tuple[float, float]:

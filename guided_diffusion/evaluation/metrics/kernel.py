@@ -6,8 +6,7 @@ from torch import Tensor
 
 from ..config import EvaluationConfig
 from ..measure import MeasuredSet
-from .checks import check_comparable
-from .metric import Metric, Number, Result, deviation
+from .metric import Metric, Number, Result, check_comparable, deviation
 
 
 def kernel_distance(

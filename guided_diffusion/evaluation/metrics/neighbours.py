@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..config import EvaluationConfig
 from ..measure import MeasuredSet
-from .checks import check_comparable, check_rows
-from .metric import Metric, Number, Result
+from .metric import Metric, Number, Result, check_comparable, check_rows
 
 # Features on each side of a block of distances, 4 MiB of them in float32. Smaller blocks multiply more slowly; larger
 # ones leave the cache before they are compared with the radii, and those of the diagonal find more distances twice.
