@@ -58,11 +58,7 @@ class DinoV2Extractor:
 
     @torch.inference_mode()
     def __call__(self, images_uint8: Tensor) -> Features:
-        """Features of images (N, 1 or 3, H, W) uint8.
-
-        Raises:
-            ValueError: other types and channel counts.
-        """
+        """Features of images (N, 1 or 3, H, W) uint8; a ValueError for others."""
         device = next(self.network.parameters()).device
         resized = resized_by_pillow(as_rgb(images_uint8, network="DINOv2"), size=_INPUT_SIZE).to(device)
         mean, deviation = (torch.tensor(each, device=device).view(3, 1, 1) for each in (_MEAN, _DEVIATION))
@@ -85,11 +81,7 @@ def load_dinov2(weights: Path | None = None, *, device: torch.device | str = "cp
 
 
 def vision_transformer(*, width: int = 1024, depth: int = 24, heads: int = 16) -> nn.Module:
-    """Normalised images (N, 3, 224, 224) to class tokens (N, width); the defaults are ViT-L. On the meta device.
-
-    Raises:
-        ImportError: no timm.
-    """
+    """Normalised images (N, 3, 224, 224) to class tokens (N, width); the defaults are ViT-L. On the meta device."""
     try:
         from timm.models.vision_transformer import VisionTransformer
     except ImportError as error:

@@ -31,31 +31,25 @@ class FeatureExtractor(Protocol):
     @property
     def name(self) -> str:
         """Name printed beside every number: "inception-2015", "classifier:runs/judge"."""
-        ...
 
     @property
     def sha256(self) -> str:
         """Hexadecimal hash of the weights."""
-        ...
 
     @property
     def published(self) -> PublishedWeights | None:
         """The published weights, if it has these; only then are its numbers called FID or FD-DINOv2."""
-        ...
 
     @property
     def resize(self) -> str:
         """Description of the resize to the network's input size."""
-        ...
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the C classes, if known; labels of samples are matched by these names."""
-        ...
 
     def __call__(self, images_uint8: Tensor) -> Features:
         """Features of images (N, C, H, W) uint8 0..255, which may be on any device."""
-        ...
 
 
 @contextmanager
@@ -78,11 +72,7 @@ def exact_float32() -> Iterator[None]:
 
 
 def as_rgb(images_uint8: Tensor, *, network: str) -> Tensor:
-    """Images (N, 1 or 3, H, W) uint8 as (N, 3, H, W), grey ones repeated.
-
-    Raises:
-        ValueError: other types and channel counts; the message names `network`.
-    """
+    """Images (N, 1 or 3, H, W) uint8 as (N, 3, H, W), grey ones repeated; a ValueError for others names `network`."""
     if images_uint8.dtype != torch.uint8 or images_uint8.ndim != 4 or images_uint8.shape[1] not in (1, 3):
         raise ValueError(
             f"{network} takes uint8 images (N, 1 or 3, H, W), got {images_uint8.dtype} {tuple(images_uint8.shape)}"

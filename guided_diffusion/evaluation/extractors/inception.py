@@ -83,11 +83,7 @@ class InceptionExtractor:
 
     @torch.inference_mode()
     def __call__(self, images_uint8: Tensor) -> Features:
-        """Features of images (N, 1 or 3, H, W) uint8.
-
-        Raises:
-            ValueError: other types and channel counts.
-        """
+        """Features of images (N, 1 or 3, H, W) uint8; a ValueError for others."""
         device = self.network.get_parameter("fc.weight").device
         images = as_rgb(images_uint8, network="Inception").to(device)
         blocks = images.split(_CPU_BLOCK if device.type == "cpu" else max(1, len(images)))
