@@ -15,12 +15,6 @@ def new_figure(*, width: float, height: float = 3.4) -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def add_legend(axis: Axes) -> None:
-    """Add a legend whose texts may come from files: dollars in them are no formulas."""
-    for text in axis.legend().get_texts():
-        text.set_parse_math(False)
-
-
 def scatter_figure(comparison: Comparison, *, x: str, y: str) -> Figure:
     """One number against another, a point for each evaluation that has both."""
     figure, axis = new_figure(width=6, height=4.5)

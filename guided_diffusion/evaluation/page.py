@@ -15,7 +15,7 @@ from .compare import Comparison, metric_table
 from .figures import scatter_figure
 from .measure import spread_over
 from .metrics import METRICS, NUMBERS
-from .protocol import command_of, flat_protocol
+from .protocol import flat_protocol
 from .report import Report, shown_name
 from .report_text import rows_of, worst_classes
 
@@ -39,7 +39,6 @@ def write_evaluation_page(path: Path, report: Report, *, generated: ImageSet, re
         *_figure_sections(report),
         section("Images", _image_grids(generated, real)),
         section("Protocol", _protocol_table(report)),
-        section("Repeat", _repetition(report)),
     ]
     write_page(path, title, sections)
 
@@ -58,14 +57,6 @@ def write_comparison_page(path: Path, comparison: Comparison) -> None:
         rows = [[item.name, *item.values] for item in differences]
         sections.append(section(heading, _text_table(("", *letters), rows)))
     write_page(path, "Comparison of evaluations", sections)
-
-
-def _repetition(report: Report) -> str:
-    """The command that repeats the evaluation, and the weights that it needs."""
-    extractor = report.protocol["extractor"]
-    weights = f"The extractor's weights are those with SHA-256 {extractor['sha256']}"
-    where = ", the published ones." if extractor["published"] else "; the protocol does not say which file held them."
-    return f"<pre>{html.escape(command_of(report.protocol))}</pre><p>{html.escape(weights + where)}</p>"
 
 
 def _summary(report: Report) -> str:

@@ -145,13 +145,7 @@ def refuse_unwritable(out: Path) -> None:
 
 
 def _conclude(
-    source: ImageSet,
-    generated: MeasuredSet,
-    real: MeasuredReal,
-    extractor: FeatureExtractor,
-    *,
-    out: Path,
-    page: bool,
+    source: ImageSet, generated: MeasuredSet, real: MeasuredReal, extractor: FeatureExtractor, *, out: Path, page: bool
 ) -> Report:
     """Compute the numbers, and write the report and its page."""
     with exact_float32():

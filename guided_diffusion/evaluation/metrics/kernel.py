@@ -79,8 +79,5 @@ KERNEL_DISTANCE = Metric(
     looks_at="features",
     compute=_compute,
     uncertainty={"kernel_distance": lambda report: deviation(report, "kernel_distance_std", over="subsets")},
-    protocol={
-        "settings.kid_subsets": "number of KID's subsets",
-        "settings.kid_subset_size": "size of KID's subsets",
-    },
+    protocol={"settings.kid_subsets": "number of KID's subsets", "settings.kid_subset_size": "size of KID's subsets"},
 )
