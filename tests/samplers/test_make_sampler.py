@@ -4,6 +4,7 @@ import pytest
 import torch
 from oracles.mixture import batch_noise, draws, three_blobs
 
+from guided_diffusion.diffusion.denoiser import Threshold
 from guided_diffusion.diffusion.schedules import (
     ChainConfig,
     chain_from_betas,
@@ -135,6 +136,11 @@ REFUSED = {
     "langevin_steps 2 was given to unipc; only langevin": {"name": "unipc", "langevin_steps": 2},
     "snr sets the length of Langevin's steps and must be above 0; got -1": {"name": "langevin", "snr": -1},
     "langevin_steps is a number of steps at each level, at least 1; got 0": {"name": "langevin", "langevin_steps": 0},
+    "eta is the share of ancestral noise, between 0 and 1; got 1.5": {"eta": 1.5},
+    "clip is a bound above 0, or null; got -1": {"clip": -1},
+    "threshold 0.995 takes the place of clip 2.0: leave one out": {"threshold": 0.995, "clip": 2.0},
+    "threshold 0.995 takes the place of clip None": {"threshold": 0.995, "clip": None},
+    "a share of a sample's values, above 0 and at most 1; got 99.5": {"threshold": 99.5},
 }
 
 
@@ -142,3 +148,33 @@ REFUSED = {
 def test_an_option_is_refused_where_it_has_no_meaning(message):
     with pytest.raises(ValueError, match=message):
         SamplerConfig(**REFUSED[message])
+
+
+def test_estimates_are_clipped_by_a_bound_by_a_threshold_or_not_at_all():
+    assert SamplerConfig().clipping == 1.0
+    assert SamplerConfig(clip=None).clipping is None
+    assert SamplerConfig(threshold=0.995).clipping == Threshold(0.995)
+
+
+@pytest.mark.parametrize(
+    ("options", "own"),
+    [
+        ({"name": "ddpm"}, {}),
+        ({"name": "ddpm", "gradient_at": "mean"}, {}),
+        ({"name": "ddim", "eta": 0.5}, {"eta": 0.5}),
+        ({"name": "predictor_corrector"}, {"snr": 0.16, "langevin_steps": 1}),
+        ({"name": "predictor_corrector", "snr": 0.16}, {"snr": 0.16, "langevin_steps": 1}),
+        ({"name": "langevin", "langevin_steps": 7}, {"snr": 0.05**0.5, "langevin_steps": 7}),
+    ],
+)
+def test_a_manifest_has_the_samplers_own_numbers_and_no_options_of_others(options, own):
+    record = SamplerConfig(**options).record()
+    assert record == {"name": options["name"], "steps": 25, "eta": 0.0} | own
+    assert list(record) == ["name", "steps", "eta", *(name for name in own if name != "eta")]
+
+
+def test_a_manifest_lists_a_gradient_at_the_mean_with_the_guidance():
+    at = {option: SamplerConfig(name="ddpm", gradient_at=option) for option in (None, "x_t", "mean")}
+    assert {option: config.guidance_record() for option, config in at.items()} == {
+        None: {}, "x_t": {}, "mean": {"gradient_at": "mean"},
+    }  # fmt: skip
