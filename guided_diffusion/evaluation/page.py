@@ -12,7 +12,6 @@ from ..data.pictures import picture
 from ..diffusion.images import grid
 from ..html import image, png, section, table, write_page
 from .compare import Comparison, metric_table
-from .figures import scatter_figure
 from .measure import spread_over
 from .metrics import METRICS, NUMBERS
 from .protocol import flat_protocol
@@ -51,7 +50,6 @@ def write_comparison_page(path: Path, comparison: Comparison) -> None:
         f"{_STYLE}<h1>Comparison of evaluations</h1><p><strong>{html.escape(comparison.verdict)}</strong></p>",
         _text_table(("", "evaluation"), named),
         section("Numbers", f"<div class='numbers'>{table(*metric_table(comparison))}</div>"),
-        *_scatter_sections(comparison),
     ]
     for heading, differences in comparison.groups.items():
         rows = [[item.name, *item.values] for item in differences]
@@ -101,15 +99,6 @@ def _figure_sections(report: Report) -> list[str]:
         rows = _text_table(("class", "accuracy"), worst_classes(report))
         sections.append(section("Classes of the lowest accuracy", rows))
     return sections
-
-
-def _scatter_sections(comparison: Comparison) -> list[str]:
-    planes = [metric.plane for metric in METRICS if metric.plane]
-    return [
-        section(f"{y.capitalize()} against {x}", image(png(scatter_figure(comparison, x=x, y=y))))
-        for x, y in planes
-        if sum({x, y} <= report.metrics.keys() for report in comparison.reports) > 1
-    ]
 
 
 def _warnings(report: Report) -> str:

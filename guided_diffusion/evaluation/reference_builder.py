@@ -3,10 +3,9 @@
 import logging
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 from ..data.formats.npz import npz_members
-from ..data.image_set import ImageSet, open_image_set
+from ..data.image_set import open_image_set
 from ..distributed import on_main_process
 from .extractors.features import FeatureExtractor
 from .measure import spread_over
@@ -45,7 +44,12 @@ def make_reference(
     cache = cache_directory(out)
     measured = measure_source(source, extractor, name="images", batch_size=batch_size, manifold_size=0, cache=cache)
     kept = spread_over(len(source), keep=manifold_images).tolist()
-    record = _record(source, batch_size=batch_size)
+    record = source_record(source) | {
+        "files_sha256": source.files_sha256(),
+        "class_names": list(source.class_names) or None,
+        "batch_size": batch_size,
+        "versions": versions(),
+    }
 
     def write() -> None:
         if warning := low_rank(measured.pooled, "real"):
@@ -58,16 +62,6 @@ def make_reference(
         rmtree(cache, ignore_errors=True)
 
     on_main_process(write)
-
-
-def _record(source: ImageSet, *, batch_size: int) -> dict[str, Any]:
-    """Description of the images, and the versions that measured them."""
-    return source_record(source) | {
-        "files_sha256": source.files_sha256(),
-        "class_names": list(source.class_names) or None,
-        "batch_size": batch_size,
-        "versions": versions(),
-    }
 
 
 def _refuse_reference(images: Path) -> None:

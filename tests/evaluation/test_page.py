@@ -15,7 +15,6 @@ from PIL import Image
 from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.evaluation.compare import compare_reports
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.figures import scatter_figure
 from guided_diffusion.evaluation.measure import spread_over
 from guided_diffusion.evaluation.metrics.accuracy import class_accuracy_figure
 from guided_diffusion.evaluation.page import write_comparison_page, write_evaluation_page
@@ -135,20 +134,5 @@ def test_a_page_of_a_comparison_says_what_differs(tmp_path) -> None:
     found = comparison_of(tmp_path, report(), report(num_generated=50_000, protocol=protocol(scale=4.0)))
     write_comparison_page(tmp_path / "page.html", found)
     page = (tmp_path / "page.html").read_text()
-    for text in (found.verdict, "Precision against recall", "Subject of the comparison", "<td>scale</td><td>2.0</td>"):
+    for text in (found.verdict, "Subject of the comparison", "<td>scale</td><td>2.0</td>"):
         assert text in page
-    assert len(pictures(page)) == 1
-
-
-def test_points_of_precision_and_recall_carry_the_letters_of_the_table(tmp_path) -> None:
-    without = report(metrics={"frechet_distance": 1.0})
-    other = report(metrics=METRICS | {"precision": 0.7, "recall": 0.6})
-    (axis,) = scatter_figure(comparison_of(tmp_path, report(), without, other), x="recall", y="precision").axes
-    drawn = {text.get_text(): text.xy for text in axis.texts}
-    assert drawn == {"A": (METRICS["recall"], METRICS["precision"]), "C": (0.6, 0.7)}
-
-
-def test_without_two_points_there_is_no_scatter(tmp_path) -> None:
-    found = comparison_of(tmp_path, report(), report(metrics={"frechet_distance": 1.0}))
-    write_comparison_page(tmp_path / "page.html", found)
-    assert "Precision against recall" not in (tmp_path / "page.html").read_text()

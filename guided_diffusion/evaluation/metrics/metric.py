@@ -73,8 +73,6 @@ class Metric:
     """By key of a number, the words beside it, such as an interval; empty where the report says nothing."""
     figures: Mapping[str, Callable[[Report], "Figure | None"]] = field(default_factory=dict)
     """Figures of the page under their headings; None where a report lacks the data."""
-    plane: tuple[str, str] | None = None
-    """Keys of two numbers that a comparison plots against each other, horizontal first."""
 
     @property
     def decisive_fields(self) -> Mapping[str, str]:
