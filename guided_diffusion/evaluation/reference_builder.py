@@ -44,12 +44,8 @@ def make_reference(
     cache = cache_directory(out)
     measured = measure_source(source, extractor, name="images", batch_size=batch_size, manifold_size=0, cache=cache)
     kept = spread_over(len(source), keep=manifold_images).tolist()
-    record = source_record(source) | {
-        "files_sha256": source.files_sha256(),
-        "class_names": list(source.class_names) or None,
-        "batch_size": batch_size,
-        "versions": versions(),
-    }
+    files = {"files_sha256": source.files_sha256(), "class_names": list(source.class_names) or None}
+    record = source_record(source) | files | {"batch_size": batch_size, "versions": versions()}
 
     def write() -> None:
         if warning := low_rank(measured.pooled, "real"):

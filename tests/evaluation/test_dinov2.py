@@ -189,7 +189,7 @@ def test_grey_images_are_repeated_to_three_channels(extractor: PublishedExtracto
 
 
 def test_what_is_not_a_uint8_image_is_refused(extractor: PublishedExtractor, images: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"DINOv2 takes uint8 images \(N, 1 or 3, H, W\), got torch.float32"):
+    with pytest.raises(ValueError, match=r"DINOv2 ViT-L/14 takes uint8 images \(N, 1 or 3, H, W\), got torch.float32"):
         extractor(images.float())
 
 

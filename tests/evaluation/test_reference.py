@@ -188,9 +188,7 @@ def test_published_statistics_serve_inception_only(samples: Path, tmp_path: Path
 
 def test_statistics_of_images_of_another_size_are_refused(samples: Path, real: Path, tmp_path: Path) -> None:
     make_reference(real, extractor=PixelExtractor(), out=tmp_path / "r.npz", image_size=4, manifold_images=0)
-    with pytest.raises(
-        ValueError, match=r"have image_size \[6, 6\], .* statistics in .*r\.npz \[4, 4\]; make"
-    ):
+    with pytest.raises(ValueError, match=r"have image_size \[6, 6\], .* statistics in .*r\.npz \[4, 4\]; make"):
         compared(samples, tmp_path / "r.npz")
 
 

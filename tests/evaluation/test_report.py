@@ -156,9 +156,10 @@ def test_values_are_said_in_words_and_hashes_by_their_beginning() -> None:
 
 
 def test_a_report_comes_back_from_its_file(tmp_path) -> None:
-    found = report(details=DETAILS, absent={"accuracy": "no labels"}, per_class_accuracy={"cat": 0.5})
+    found = report(details=DETAILS, absent={"accuracy": "no labels"}, per_class_accuracy={"cat": 0.5}, warnings=["few"])
     write_report(tmp_path / "report.json", found)
     assert read_report(tmp_path / "report.json") == found
+    assert json.loads((tmp_path / "report.json").read_text())["doubts"] == ["few"]
 
 
 def test_an_older_report_may_lack_parts(tmp_path) -> None:

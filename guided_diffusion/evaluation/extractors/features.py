@@ -31,25 +31,31 @@ class FeatureExtractor(Protocol):
     @property
     def name(self) -> str:
         """Name printed beside every number: "inception-2015", "classifier:runs/judge"."""
+        ...
 
     @property
     def sha256(self) -> str:
         """Hexadecimal hash of the weights."""
+        ...
 
     @property
     def published(self) -> PublishedWeights | None:
         """The published weights, if it has these; only then are its numbers called FID or FD-DINOv2."""
+        ...
 
     @property
     def resize(self) -> str:
         """Description of the resize to the network's input size."""
+        ...
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the C classes, if known; labels of samples are matched by these names."""
+        ...
 
     def __call__(self, images_uint8: Tensor) -> Features:
         """Features of images (N, C, H, W) uint8 0..255, which may be on any device."""
+        ...
 
 
 @dataclass(frozen=True)
