@@ -48,7 +48,9 @@ class CleanClassifier:
         Raises:
             ValueError: classes that it does not know, naming one.
         """
-        if not class_names or (_are_imagenet(class_names) and len(self.class_names) == len(class_names)):
+        are_ids = len(class_names) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in class_names)
+        are_imagenet = are_ids and list(class_names) == sorted(class_names) and len(self.class_names) == 1000
+        if not class_names or are_imagenet:
             return tuple(range(len(self.class_names)))
         known = {name: label for label, name in enumerate(self.class_names)}
         unknown = [name for name in class_names if name not in known]
@@ -68,8 +70,7 @@ def load_clean_classifier(name: str, *, smooth: bool, device: torch.device | str
 
     Raises:
         FileNotFoundError: no such run or file.
-        ValueError: another kind of name, an unknown network, weights that do not fit it, a run that holds no classifier
-            of clean images.
+        ValueError: another kind of name, an unknown network, weights that do not fit it, or a noisy-image classifier.
         OSError: weights that could not be downloaded, saying how to give a file.
     """
     kind, _, what = name.partition(":")
@@ -133,7 +134,7 @@ def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.de
     weights = get_model_weights(name)["DEFAULT"]
     stored = _downloaded(name, weights.url) if file is None else file
     network = get_model(name, weights=None, **BUILT_WITH.get(name, {}))
-    _fill(network, _read(stored), stored)
+    _fill(network, stored)
     preset = weights.transforms()
     return clean_classifier(
         (smoothed(network) if smooth else network).to(device),
@@ -157,18 +158,8 @@ def _judge(run: Path, *, device: torch.device | str) -> CleanClassifier:
     def logits(x_0: Tensor) -> Tensor:
         return classifier.network(x_0, torch.zeros(len(x_0), device=x_0.device))
 
-    return CleanClassifier(
-        logits,
-        classifier.class_names,
-        image_shape=classifier.image_shape,
-        name=f"classifier:{classifier.name}",
-        sha256=classifier.sha256,
-    )
-
-
-def _are_imagenet(class_names: Sequence[str]) -> bool:
-    are_ids = all(re.fullmatch(r"n\d{8}", name) for name in class_names)
-    return len(class_names) == 1000 and are_ids and list(class_names) == sorted(class_names)
+    name, shape = f"classifier:{classifier.name}", classifier.image_shape
+    return CleanClassifier(logits, classifier.class_names, shape, name=name, sha256=classifier.sha256)
 
 
 def _downloaded(name: str, url: str) -> Path:
@@ -187,21 +178,17 @@ def _downloaded(name: str, url: str) -> Path:
     return file
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _fill(network: nn.Module, file: Path) -> None:
+    """Load a state dict into a network."""
     if not file.is_file():
         raise FileNotFoundError(f"there are no weights {file}; expected a state dict, .pth or .safetensors")
-    if file.suffix == ".safetensors":
-        return read_tensors(file)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        state = None if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's own errors among them, which only the border to published files may name
         reason = str(error).splitlines()[0]
         raise ValueError(f"{file} holds no state dict that can be read without running its code ({reason})") from None
-
-
-def _fill(network: nn.Module, state: dict[str, Tensor], file: Path) -> None:
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(read_tensors(file) if state is None else state)
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the weights {file} do not fit {type(network).__name__}: {reason}") from None

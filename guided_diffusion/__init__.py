@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .guidance.config import GuidanceConfig
     from .models.unet import UNet, UNetConfig
     from .pipeline import GuidedDiffusion
-    from .samplers import ddim, ddim_reverse, ddpm
+    from .samplers import SamplerConfig, ddim, ddim_reverse, ddpm
 
 __version__ = "0.2.0"
 
@@ -43,13 +43,13 @@ _MODULES = {
     "guidance.config": ("GuidanceConfig",),
     "models.unet": ("UNet", "UNetConfig"),
     "pipeline": ("GuidedDiffusion",),
-    "samplers": ("ddim", "ddim_reverse", "ddpm"),
+    "samplers": ("SamplerConfig", "ddim", "ddim_reverse", "ddpm"),
 }  # fmt: skip
 __all__ = [
-    "ChainConfig", "DiffusionChain", "Estimate", "GuidanceConfig", "GuidedDiffusion", "NetworkDenoiser", "SeededNoise",
-    "Step", "UNet", "UNetConfig", "between", "classifier_score", "ddim", "ddim_reverse", "ddpm",
-    "entropy_scaled_score", "extrapolated", "guided_at_estimate", "guided_through", "load_diffusion", "load_upsampler",
-    "make_chain", "summed", "tilted", "timestep_subset", "within",
+    "ChainConfig", "DiffusionChain", "Estimate", "GuidanceConfig", "GuidedDiffusion", "NetworkDenoiser",
+    "SamplerConfig", "SeededNoise", "Step", "UNet", "UNetConfig", "between", "classifier_score", "ddim", "ddim_reverse",
+    "ddpm", "entropy_scaled_score", "extrapolated", "guided_at_estimate", "guided_through", "load_diffusion",
+    "load_upsampler", "make_chain", "summed", "tilted", "timestep_subset", "within",
 ]  # fmt: skip
 
 

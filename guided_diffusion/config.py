@@ -29,7 +29,7 @@ RENAMED_OPTIONS: Mapping[str, str] = {
     "clip": "sampler.clip",
     "threshold": "sampler.threshold",
     "guidance.gradient_at": "sampler.gradient_at",
-    "guidance.entropy_scaled": "guidance.score",
+    "guidance.entropy_scaled": "--guidance.entropy_scaled true is called --guidance.score entropy_scaled",
     "guidance.free_weight": "guidance.classifier_free.weight",
     "guidance.weak": "guidance.autoguidance.model",
     "guidance.weak_weight": "guidance.autoguidance.weight",

@@ -498,13 +498,13 @@ REAL_NPZ = ("--real=data.npz",)
 STATISTICS = {"mu": np.zeros(32), "sigma": np.eye(32)}
 EVALUATION_CASES = (
     BadInput(name="No images to evaluate", script="evaluate", options=GENERATED,
-             says=("there is nothing at data; give a directory of samples, an .npz batch, a folder or a .zip of",)),
+             says=("there is nothing at data; expected a folder of images (one folder per class) or ",)),
     BadInput(name="No real images", script="evaluate", options=("--real=photos",),
-             says=("there is nothing at photos; give",)),
+             says=("there is nothing at photos; expected",)),
     BadInput(name="An empty folder of samples", script="evaluate", make=lambda: Path("data").mkdir(),
              options=GENERATED, says=("no images in data (.jpg", "give a path that holds some")),
     BadInput(name="A text file of samples", script="evaluate", make=lambda: _put("data.txt", "text"),
-             options=("--generated=data.txt",), says=("data.txt is no source of images; give a directory of samples",)),
+             options=("--generated=data.txt",), says=("data.txt is a file of no known format; expected a folder",)),
     BadInput(name="A zip without pictures", script="evaluate", options=("--generated=data.zip",),
              make=lambda: _zipped("a/0.tiff"), says=("no images in data.zip", "but 1 .tiff files, the first a/0.tiff")),
     BadInput(name="An encrypted zip of samples", script="evaluate", options=("--generated=data.zip",),

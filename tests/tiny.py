@@ -16,8 +16,7 @@ from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
 from guided_diffusion.data.config import DataConfig
 from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.models.unet import EncoderConfig
-from guided_diffusion.training.config import BatchConfig, LoopConfig
-from guided_diffusion.training.previews import PreviewConfig
+from guided_diffusion.training.config import BatchConfig, LoopConfig, PreviewConfig
 
 REPOSITORY = Path(__file__).parents[1]
 CHAIN = ChainConfig(schedule="cosine", num_steps=50)

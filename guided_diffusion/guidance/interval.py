@@ -1,4 +1,7 @@
-"""Guidance limited to an interval of noise levels (2404.07724)."""
+"""Guidance limited to an interval of noise levels (2404.07724).
+
+The noise level is sigma = sqrt(1 / alpha_bar - 1), that of the variance-exploding view.
+"""
 
 import torch
 from torch import Tensor
@@ -9,13 +12,7 @@ from .score import ScoreTerm
 
 
 def within(term: ScoreTerm, sigma_min: float, sigma_max: float) -> ScoreTerm:
-    """`term` where sigma_min < sigma <= sigma_max, zero elsewhere without calling it (guidance interval, 2404.07724).
-
-    sigma = sqrt(1 / alpha_bar - 1), the noise level of the variance-exploding view.
-
-    Raises:
-        ValueError: when called, for a step that differs from sample to sample.
-    """
+    """`term` where sigma_min < sigma <= sigma_max, zero elsewhere without calling it; errors as `is_inside`."""
 
     def limited(x_t: Tensor, step: Step) -> Tensor:
         return term(x_t, step) if is_inside(step, sigma_min, sigma_max) else torch.zeros_like(x_t)
@@ -24,11 +21,7 @@ def within(term: ScoreTerm, sigma_min: float, sigma_max: float) -> ScoreTerm:
 
 
 def between(guided: Denoiser, plain: Denoiser, sigma_min: float, sigma_max: float) -> Denoiser:
-    """`guided` where sigma_min < sigma <= sigma_max, `plain` elsewhere; only one of the two is called.
-
-    Raises:
-        ValueError: when called, for a step that differs from sample to sample.
-    """
+    """`guided` where sigma_min < sigma <= sigma_max, `plain` elsewhere; only one is called. Errors as `is_inside`."""
 
     def chosen(x_t: Tensor, step: Step) -> Estimate:
         return guided(x_t, step) if is_inside(step, sigma_min, sigma_max) else plain(x_t, step)

@@ -23,13 +23,7 @@ from classifiers.trained_model import Classifier, load_classifier
 
 from ..diffusion.chain import Step
 from ..diffusion.denoiser import Clip, Denoiser, bounded
-from ..diffusion.model import (
-    DiffusionConfig,
-    DiffusionModel,
-    class_difference,
-    load_diffusion,
-    weights_record,
-)
+from ..diffusion.model import DiffusionConfig, DiffusionModel, class_difference, load_diffusion, weights_record
 from ..models.precision import CLASSIFIER, Precision, in_precision
 from ..samplers import SamplerConfig
 from .classifier_free import extrapolated

@@ -33,10 +33,7 @@ def by_stride(chain: DiffusionChain, count: int) -> Tensor:
 
 
 def uniformly_in_t(chain: DiffusionChain, count: int) -> Tensor:
-    """Links of one length in t from the noisiest level to x_0 (DPM-Solver++, guided ImageNet), x_0 being no level.
-
-    So the least noisy level visited is a link away from x_0, and no evaluation is spent next to it.
-    """
+    """Links of one length in t from the noisiest level to x_0 (DPM-Solver++, guided ImageNet), which is no level."""
     top = _noisiest(chain, count)
     return (torch.arange(1, count + 1, dtype=torch.float64) * (top + 1) / count).round().long() - 1
 
