@@ -12,6 +12,7 @@ from guided_diffusion.data.image_set import ImageSet, open_training_set
 from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import DiffusionChain, Step, q_sample
 from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.guidance import LogProb
 
 from .calibration import accuracy, log_likelihood
@@ -100,3 +101,14 @@ class Validation:
             metrics[f"heldout_accuracy_t{t:g}"] = accuracy(log_p, self.labels)
             likelihoods.append(log_likelihood(log_p, self.labels))
         return metrics | {HELDOUT_LIKELIHOOD: sum(likelihoods) / len(likelihoods)}
+
+
+def open_validation(data: DataConfig, model: ClassifierModelConfig, *, max_images: int) -> Validation:
+    """Validation on at most `max_images` of the data, evenly spaced.
+
+    Raises:
+        ValueError: as `open_heldout`.
+    """
+    dataset = open_heldout(data, model)
+    images, labels = read_images(dataset, evenly_spaced(len(dataset), most=max_images))
+    return Validation(None if model.chain is None else make_chain(model.chain), images, labels)

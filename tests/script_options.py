@@ -178,6 +178,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": (
         *EVALUATING,
+        "channels",
         "compare",
         "generated",
         "out",
@@ -236,6 +237,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "make_reference": (
         "batch_size",
+        "channels",
         "extractor",
         "extractor.name",
         "extractor.weights",

@@ -16,8 +16,7 @@ from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
 from guided_diffusion.data.config import DataConfig
 from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.models.unet import EncoderConfig
-from guided_diffusion.training.config import BatchConfig, LoopConfig
-from guided_diffusion.training.previews import PreviewConfig
+from guided_diffusion.training.config import BatchConfig, LoopConfig, PreviewConfig
 
 REPOSITORY = Path(__file__).parents[1]
 CHAIN = ChainConfig(schedule="cosine", num_steps=50)
@@ -119,7 +118,7 @@ DIFFUSION_OPTIONS = (
     *CHAIN_OPTIONS, "--training.batch.size=8", "--training.learning_rate=0.001",
     "--training.ema_decays=[0.9]", "--training.precision=float32", "--preview.images=0",
 )  # fmt: skip
-"""What `diffusion_config` says, as options of scripts/train_diffusion.py."""
+"""The settings of `diffusion_config`, as options of scripts/train_diffusion.py."""
 
 
 def start(script: str, *options: str, processes: int = 1, threads: int | None = None) -> Program:

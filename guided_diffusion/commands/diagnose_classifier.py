@@ -5,10 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import fill
 
-from classifiers.diagnosis import diagnosed
-from classifiers.trained_model import load_classifier
-from classifiers.verdict import verdict
-
 from ..config import run_command
 from ..data.config import DataConfig
 from ..distributed import default_device
@@ -48,7 +44,11 @@ def diagnose_classifier(config: DiagnoseConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: as `load_classifier` and `open_heldout`; images of one class only.
     """
-    from classifiers.diagnosis_report import diagnosis_figure, format_diagnosis  # matplotlib is slow to import
+    # Here, so that --help does not import what reads images and draws figures.
+    from classifiers.diagnosis import diagnosed
+    from classifiers.diagnosis_report import diagnosis_figure, format_diagnosis
+    from classifiers.trained_model import load_classifier
+    from classifiers.verdict import verdict
 
     classifier = load_classifier(config.classifier, device=default_device())
     diagnosis = diagnosed(

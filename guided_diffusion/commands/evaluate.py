@@ -18,6 +18,8 @@ class EvaluateConfig:
     Hugging Face dataset."""
     real: Path | None = None
     """The same, or an npz of reference statistics: published ones, or those that make_reference.py wrote."""
+    channels: int | None = None
+    """Channels of generated pictures: 3 makes grey ones coloured. null: the mode of the files, which must be one."""
     extractor: ExtractorConfig = ExtractorConfig()
     """Network whose features are compared."""
     protocol: EvaluationConfig = EvaluationConfig()
@@ -65,7 +67,13 @@ def evaluate_samples(config: EvaluateConfig) -> None:
     extractor = open_extractor(config.extractor, device=process.device)
     out = config.out or report_path(config.generated, extractor)
     report = evaluate(
-        generated=config.generated, real=config.real, extractor=extractor, config=config.protocol, out=out, page=True
+        generated=config.generated,
+        channels=config.channels,
+        real=config.real,
+        extractor=extractor,
+        config=config.protocol,
+        out=out,
+        page=True,
     )
     if process.is_main:
         print(f"{format_report(report)}\n\n{out}\n{page_path(out)}")

@@ -6,17 +6,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from classifiers.classifier_objective import ClassifierObjective, guided_chain
 from classifiers.model import ClassifierConfig, NoisyClassifier, Pooling
 from classifiers.trained_model import ClassifierModelConfig
-from classifiers.validation import HELDOUT_LIKELIHOOD, Validation, open_heldout, read_images
 
 from ..checkpoint import open_checkpoint
 from ..config import run_command
-from ..data.subset import evenly_spaced
-from ..diffusion.schedules import make_chain, training_chain
+from ..diffusion.schedules import training_chain
 from ..training.config import TrainingConfig
-from ..training.loop import open_training_data, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +51,12 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         ValueError, FileNotFoundError: as the data, the network, the diffusion run and `fit` raise them, before anything
             is written.
     """
+    # Here, so that --help does not import what reads images.
+    from classifiers.classifier_objective import ClassifierObjective, guided_chain
+    from classifiers.validation import HELDOUT_LIKELIHOOD, open_validation
+
+    from ..training.loop import open_training_data, train
+
     guided = None if config.diffusion is None else open_checkpoint(config.diffusion, "diffusion")
     data = open_training_data(config)
     network = ClassifierConfig(
@@ -62,6 +64,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     )
     chain = None if guided is None else guided_chain(guided, data)
     model = ClassifierModelConfig(network=network, chain=chain, class_names=data.class_names)
+    heldout = None if config.heldout is None else replace(config.data, path=config.heldout)
     train(
         config,
         data,
@@ -69,15 +72,9 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         model=model,
         make_network=partial(NoisyClassifier, network),
         objective=ClassifierObjective(None if chain is None else training_chain(chain), config.entropy_weight),
-        observe=None if config.heldout is None else _validation(config, config.heldout, model),
+        observe=None if heldout is None else open_validation(heldout, model, max_images=config.heldout_images),
         best_by=HELDOUT_LIKELIHOOD,
     )
-
-
-def _validation(config: TrainClassifierConfig, heldout: Path, model: ClassifierModelConfig) -> Validation:
-    data = open_heldout(replace(config.data, path=heldout), model)
-    images, labels = read_images(data, evenly_spaced(len(data), most=config.heldout_images))
-    return Validation(None if model.chain is None else make_chain(model.chain), images, labels)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,9 +6,7 @@ from functools import partial
 
 from ..config import run_command
 from ..models.unet import UNet
-from ..training.diffusion_objective import DiffusionTrainingConfig, adaptive, diffusion_config, diffusion_objective
-from ..training.loop import open_training_data, train
-from ..training.previews import PreviewConfig, diffusion_previews
+from ..training.config import DiffusionTrainingConfig, PreviewConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +23,11 @@ def train_diffusion(config: TrainDiffusionConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
     """
+    # Here, so that --help does not import what reads images.
+    from ..training.diffusion_objective import adaptive, diffusion_config, diffusion_objective
+    from ..training.loop import open_training_data, train
+    from ..training.previews import diffusion_previews
+
     data = open_training_data(config)
     model = diffusion_config(config, data)
     objective = diffusion_objective(config, model)

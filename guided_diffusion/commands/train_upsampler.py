@@ -6,13 +6,9 @@ from functools import partial
 from typing import Any
 
 from ..config import run_command
-from ..data.image_set import ImageSet
 from ..diffusion.model import UpsamplerModelConfig
 from ..models.upsampler import Upsampler, UpsamplerConfig, check_low_res_size, check_noise_rate
-from ..training.diffusion_objective import DiffusionTrainingConfig, adaptive, diffusion_config, diffusion_objective
-from ..training.loop import open_training_data, train
-from ..training.previews import PreviewConfig, upsampler_previews
-from ..training.upsampler_objective import UpsamplerObjective, area_reduced
+from ..training.config import DiffusionTrainingConfig, PreviewConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,32 +38,27 @@ def train_upsampler(config: TrainUpsamplerConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
     """
-    data = open_training_data(config)
-    model = upsampler_config(config, data)
-    diffusion = diffusion_objective(config, model)
+    # Here, so that --help does not import what reads images.
+    from ..training.diffusion_objective import adaptive, diffusion_config, diffusion_objective
+    from ..training.loop import open_training_data, train
+    from ..training.previews import upsampler_previews
+    from ..training.upsampler_objective import UpsamplerObjective, area_reduced
+
+    data, size, noise = open_training_data(config), config.low_res_size, config.conditioning_noise
+    diffusion = diffusion_config(config, data)
+    network = UpsamplerConfig(**vars(diffusion.network), low_res_size=size, conditioning_noise=noise)
+    fields: dict[str, Any] = vars(diffusion) | {"network": network}
+    model = UpsamplerModelConfig(**fields)
+    objective = diffusion_objective(config, model)
     train(
         config,
         data,
         kind="upsampler",
         model=model,
-        make_network=partial(Upsampler, model.network),
-        objective=adaptive(
-            UpsamplerObjective(diffusion, config.low_res_size, config.conditioning_noise), diffusion.timesteps
-        ),
-        observe=upsampler_previews(
-            config.preview, model, data, config, reduced=partial(area_reduced, size=config.low_res_size)
-        ),
+        make_network=partial(Upsampler, network),
+        objective=adaptive(UpsamplerObjective(objective, size, noise), objective.timesteps),
+        observe=upsampler_previews(config.preview, model, data, config, reduced=partial(area_reduced, size=size)),
     )
-
-
-def upsampler_config(config: TrainUpsamplerConfig, data: ImageSet) -> UpsamplerModelConfig:
-    """The model that a training config and its data describe."""
-    model = diffusion_config(config, data)
-    network = UpsamplerConfig(
-        **vars(model.network), low_res_size=config.low_res_size, conditioning_noise=config.conditioning_noise
-    )
-    fields: dict[str, Any] = {**vars(model), "network": network}
-    return UpsamplerModelConfig(**fields)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

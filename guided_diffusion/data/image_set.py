@@ -214,14 +214,15 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     if image_size < 1:
         raise ValueError(f"image_size is a number of pixels, at least 1, not {image_size}")
     name, stored, files = open_pictures(config.path, config.labels)
-    labels, names = renumbered(stored.labels, stored.class_names, class_names, path=config.path)
+    labels, names = stored.labels, stored.class_names
+    if class_names is not None:
+        labels, names = renumbered(labels, names, class_names, path=config.path), tuple(class_names)
     modes = _header_modes(stored, files, config.path, config)
     entries = np.array([entry for entry, mode in enumerate(modes) if mode is not None], dtype=np.int64)
     lost = np.setdiff1d(labels, labels[entries])
     if lost.size:
-        raise ValueError(
-            f"every image of the class '{names[lost[0]]}' is broken; repair its images or remove the class"
-        )
+        name_lost = names[lost[0]]
+        raise ValueError(f"every image of the class '{name_lost}' is broken; repair its images or remove the class")
     skipped = tuple(files.path(entry) for entry, mode in enumerate(modes) if mode is None)
     if skipped:
         _logger.warning("%d unreadable files of %s are left out, the first %s", len(skipped), config.path, skipped[0])

@@ -45,9 +45,9 @@ class MeasuredReal:
             raise ValueError(f"{self.input.path} was measured for {found}, not for {wanted}; measure it again")
 
 
-def open_generated(path: Path, *, config: EvaluationConfig) -> ImageSet:
+def open_generated(path: Path, *, config: EvaluationConfig, channels: int | None = None) -> ImageSet:
     """The generated images at `path`; unreadable ones are refused, and sets that are too small."""
-    samples = open_image_set(path, image_size=config.image_size)
+    samples = open_image_set(path, image_size=config.image_size, channels=channels)
     config.check_num_images(len(samples), f"{path} holds")
     return samples
 

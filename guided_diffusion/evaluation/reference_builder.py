@@ -24,14 +24,15 @@ def make_reference(
     extractor: FeatureExtractor,
     out: Path,
     image_size: int | None = None,
+    channels: int | None = None,
     manifold_images: int = 10_000,
     batch_size: int = 64,
 ) -> None:
     """Measure the images at `images` and write `out`, whole or not at all.
 
-    manifold_images: images, spread over the set, that go into the file for metrics that need more than statistics; 0:
-    none. Evaluating against the file, with as many real_manifold, gives the numbers that the images would. Several
-    processes share the work; an interrupted run resumes as `evaluate` does.
+    manifold_images: images, spread over the set, that go into the file for metrics that need more than statistics.
+    Evaluating against the file, with as many real_manifold, gives the numbers that the images would. Several processes
+    share the work; an interrupted run resumes as `evaluate` does.
 
     Raises:
         ValueError: images that are damaged, too few or of mixed sizes, a reference in their place, or an unfit `out`.
@@ -39,7 +40,7 @@ def make_reference(
     """
     _check_out(out, images)
     _refuse_reference(images)
-    source = open_image_set(images, image_size=image_size)
+    source = open_image_set(images, image_size=image_size, channels=channels)
     if len(source) < 2:
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
     cache = cache_directory(out)

@@ -1,4 +1,4 @@
-"""Settings of a training."""
+"""Settings of trainings. Light to import: the loop and the data are not."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.config import DataConfig
+from ..diffusion.denoiser import Prediction, Variance, has_learned_variance
+from ..diffusion.model import check_continuous_time
+from ..diffusion.schedules import ChainConfig
 from ..models.unet import EncoderConfig
+
+Loss = Literal["simple", "hybrid", "vlb"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,3 +136,79 @@ class TrainingConfig:
     """auto: continue from the newest checkpoint in `out` if there is one."""
     dry_run: bool = False
     """Measure speed and memory, print what the training would cost, and write nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionTrainingConfig(TrainingConfig):
+    """Settings of the training of diffusion models and upsamplers."""
+
+    chain: ChainConfig = ChainConfig()
+    """The noise levels."""
+    prediction: Prediction = "eps"
+    """The quantity that the network estimates."""
+    variance: Variance = "learned_range"
+    """The variance of a reverse step: fixed, or estimated by the network."""
+    loss: Loss = "hybrid"
+    """L_simple (DDPM), L_hybrid (improved DDPM and ADM; needs a learned variance) or L_vlb."""
+    timesteps: Literal["uniform", "loss_second_moment"] = "uniform"
+    """Distribution of the timesteps: uniform, or importance sampling in proportion to the root mean square of their
+    last losses, which makes L_vlb less noisy (improved DDPM section 3.3)."""
+    min_snr_gamma: float | None = None
+    """Weigh L_simple so that squared errors of x_0 count min(SNR, gamma) times (2303.09556; gamma 5 there); null: the
+    weight that follows from the prediction."""
+    class_conditional: bool = False
+    """Condition the network on the class. A classifier guides an unconditional network as well."""
+    label_dropout: float = 0.0
+    """Share of samples, 0..1, whose label is dropped, for classifier-free guidance (2207.12598; 0.1 or 0.2 there);
+    needs class_conditional."""
+
+    def __post_init__(self) -> None:
+        check_continuous_time(
+            self.chain, variance=self.variance, prediction=self.prediction, loss=self.loss, timesteps=self.timesteps
+        )
+        self._check_loss()
+        if not 0 <= self.label_dropout < 1:
+            raise ValueError(f"label_dropout is a share of the samples below 1, got {self.label_dropout}")
+        if self.label_dropout and not self.class_conditional:
+            raise ValueError(
+                f"label_dropout {self.label_dropout} drops labels that the network is never told; add "
+                f"--class_conditional true or leave it out"
+            )
+
+    def _check_loss(self) -> None:
+        learned = has_learned_variance(self.variance)
+        if learned == (self.loss == "simple"):
+            wanted = 'loss "hybrid" or "vlb"' if learned else 'loss "simple" or "vlb"'
+            if self.loss != "vlb":
+                raise ValueError(f'variance "{self.variance}" cannot be trained with loss "{self.loss}"; take {wanted}')
+        if self.min_snr_gamma is None:
+            return
+        if self.min_snr_gamma <= 0:
+            raise ValueError(f"min_snr_gamma is a signal-to-noise ratio above 0, or null; got {self.min_snr_gamma}")
+        if self.loss == "vlb" or self.prediction == "mean":
+            raise ValueError(
+                f'min_snr_gamma weighs L_simple of eps, x0 or v; with prediction "{self.prediction}" and loss '
+                f'"{self.loss}" there is nothing for it to weigh: leave it out'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig:
+    """Samples made by DDIM as training goes, always from the same noise, with the slowest of the weights' averages."""
+
+    images: int = 64
+    """Number of samples, cycling through the classes that the network or the classifier knows; 0: no previews."""
+    steps: int = 25
+    """Timesteps; if no whole stride gives so many, the next greater number that one gives."""
+    classifier: Path | None = None
+    """Run directory or checkpoint of a classifier to guide them, trained on the same chain and classes."""
+    scale: float = 1.0
+    """s of that guidance, s * grad log p(y | x_t)."""
+
+    def __post_init__(self) -> None:
+        if self.images < 0:
+            raise ValueError(f"preview.images is a number of samples, 0 for no previews; got {self.images}")
+        if self.steps < 2:
+            raise ValueError(f"preview.steps must be at least 2, got {self.steps}")
+        if self.classifier is None and self.scale != 1.0:
+            raise ValueError(f"preview.scale {self.scale:g} needs a classifier; add --preview.classifier RUN")

@@ -1,8 +1,7 @@
-"""The objective of diffusion models and its settings, which upsamplers share."""
+"""The objective of diffusion models, which upsamplers share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,71 +9,15 @@ from torch import Tensor, nn
 from ..data.batches import Batch
 from ..data.image_set import ImageSet
 from ..diffusion.chain import Step, broadcast_like
-from ..diffusion.denoiser import Prediction, Variance, has_learned_variance
+from ..diffusion.denoiser import has_learned_variance
 from ..diffusion.losses import Noised, hybrid_loss, min_snr_weight, simple_loss, vlb_loss
-from ..diffusion.model import DiffusionConfig, check_continuous_time
+from ..diffusion.model import DiffusionConfig
 from ..diffusion.noise import SeededNoise
-from ..diffusion.schedules import ChainConfig, make_chain, training_chain
+from ..diffusion.schedules import make_chain, training_chain
 from ..diffusion.timesteps import LossSecondMoment, TimestepSampler, UniformTimesteps
 from ..models.unet import UNetConfig
-from .config import TrainingConfig
+from .config import DiffusionTrainingConfig, Loss
 from .objective import Losses, Objective
-
-Loss = Literal["simple", "hybrid", "vlb"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionTrainingConfig(TrainingConfig):
-    """Settings of the training of diffusion models and upsamplers."""
-
-    chain: ChainConfig = ChainConfig()
-    """The noise levels."""
-    prediction: Prediction = "eps"
-    """What the network estimates."""
-    variance: Variance = "learned_range"
-    """Where the variance of a step comes from."""
-    loss: Loss = "hybrid"
-    """L_simple (DDPM), L_hybrid (improved DDPM and ADM; needs a learned variance) or L_vlb."""
-    timesteps: Literal["uniform", "loss_second_moment"] = "uniform"
-    """Distribution of the timesteps: uniform, or importance sampling in proportion to the root mean square of their
-    last losses, which makes L_vlb less noisy (improved DDPM section 3.3)."""
-    min_snr_gamma: float | None = None
-    """Weigh L_simple so that squared errors of x_0 count min(SNR, gamma) times (2303.09556; gamma 5 there); null: the
-    weight that follows from the prediction."""
-    class_conditional: bool = False
-    """Condition the network on the class. A classifier guides an unconditional network as well."""
-    label_dropout: float = 0.0
-    """Share of samples, 0..1, whose label is dropped, for classifier-free guidance (2207.12598; 0.1 or 0.2 there);
-    needs class_conditional."""
-
-    def __post_init__(self) -> None:
-        check_continuous_time(
-            self.chain, variance=self.variance, prediction=self.prediction, loss=self.loss, timesteps=self.timesteps
-        )
-        self._check_loss()
-        if not 0 <= self.label_dropout < 1:
-            raise ValueError(f"label_dropout is a share of the samples below 1, got {self.label_dropout}")
-        if self.label_dropout and not self.class_conditional:
-            raise ValueError(
-                f"label_dropout {self.label_dropout} drops labels that the network is never told; add "
-                f"--class_conditional true or leave it out"
-            )
-
-    def _check_loss(self) -> None:
-        learned = has_learned_variance(self.variance)
-        if learned == (self.loss == "simple"):
-            wanted = 'loss "hybrid" or "vlb"' if learned else 'loss "simple" or "vlb"'
-            if self.loss != "vlb":
-                raise ValueError(f'variance "{self.variance}" cannot be trained with loss "{self.loss}"; take {wanted}')
-        if self.min_snr_gamma is None:
-            return
-        if self.min_snr_gamma <= 0:
-            raise ValueError(f"min_snr_gamma is a signal-to-noise ratio above 0, or null; got {self.min_snr_gamma}")
-        if self.loss == "vlb" or self.prediction == "mean":
-            raise ValueError(
-                f'min_snr_gamma weighs L_simple of eps, x0 or v; with prediction "{self.prediction}" and loss '
-                f'"{self.loss}" there is nothing for it to weigh: leave it out'
-            )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.batches import Batch
 from ..diffusion.noise import SeededNoise
@@ -135,6 +134,8 @@ def _seconds_since(begin: float) -> float:
 
 
 def _flops_per_image(state: TrainState) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # here, because it imports triton
+
     batch = first_batch(state, 1).to(state.process.device)
     noise = SeededNoise(state.run.config.seed, batch.counter.tolist())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

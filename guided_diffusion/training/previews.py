@@ -5,7 +5,6 @@ The samples are made by the network in training, with the weights of its slowest
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +31,7 @@ from ..guidance import classifier_score, tilted
 from ..guidance.run import check_classifier
 from ..samplers import ddim
 from .colour_cast import Colours, cast_in_words, colour_metrics, colours
-from .config import TrainingConfig
+from .config import PreviewConfig, TrainingConfig
 from .objective import Observe
 
 PREVIEW_BATCH = 16
@@ -44,28 +43,6 @@ MOST_CLASS_COLUMNS = 16
 COLUMNS = 8
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreviewConfig:
-    """Samples made by DDIM as training goes, always from the same noise, with the slowest of the weights' averages."""
-
-    images: int = 64
-    """Number of samples, cycling through the classes that the network or the classifier knows; 0: no previews."""
-    steps: int = 25
-    """Timesteps; if no whole stride gives so many, the next greater number that one gives."""
-    classifier: Path | None = None
-    """Run directory or checkpoint of a classifier to guide them, trained on the same chain and classes."""
-    scale: float = 1.0
-    """s of that guidance, s * grad log p(y | x_t)."""
-
-    def __post_init__(self) -> None:
-        if self.images < 0:
-            raise ValueError(f"preview.images is a number of samples, 0 for no previews; got {self.images}")
-        if self.steps < 2:
-            raise ValueError(f"preview.steps must be at least 2, got {self.steps}")
-        if self.classifier is None and self.scale != 1.0:
-            raise ValueError(f"preview.scale {self.scale:g} needs a classifier; add --preview.classifier RUN")
 
 
 class Preview(NamedTuple):

@@ -176,9 +176,10 @@ def test_the_page_shows_crops_of_every_class_and_leaves_broken_files_out(tmp_pat
     assert (pixels == (255, 0, 0)).all(axis=-1).sum() == 96 * 96  # 8 pixels, each 12 times
 
 
-def test_the_page_of_many_classes_of_few_images_has_them_side_by_side(tmp_path, capsys):
-    folder = tiny.write_class_folder(tmp_path / "data", classes=[f"class{i:02d}" for i in range(40)], per_class=1)
+def test_the_page_of_many_classes_shows_30_of_them(tmp_path, capsys):
+    folder = tiny.write_class_folder(
+        tmp_path / "data", classes=[f"a long name {i:040d}" for i in range(40)], per_class=1
+    )
     report(folder, capsys, out=tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as page:
-        assert page.width < 1300
-        assert page.height < 10 * 100
+        assert page.height == 30 * 100 + 52

@@ -21,7 +21,7 @@ from guided_diffusion.diffusion.model import DiffusionConfig
 from guided_diffusion.openai import Converted, convert, fingerprint, revert
 from guided_diffusion.openai.flags import WITHOUT_EFFECT, Flags, parse_command_line, read_flags
 from guided_diffusion.openai.releases import PRESETS
-from guided_diffusion.training.diffusion_objective import DiffusionTrainingConfig
+from guided_diffusion.training.config import DiffusionTrainingConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = {"diffusion": TrainDiffusionConfig, "upsampler": TrainUpsamplerConfig, "classifier": TrainClassifierConfig}

@@ -27,8 +27,8 @@ from guided_diffusion.guidance import classifier_score, tilted
 from guided_diffusion.models.unet import UNetConfig
 from guided_diffusion.run_directory import latest
 from guided_diffusion.samplers import ddim
+from guided_diffusion.training.config import PreviewConfig
 from guided_diffusion.training.previews import (
-    PreviewConfig,
     diffusion_previews,
     preview_chain,
     preview_labels,

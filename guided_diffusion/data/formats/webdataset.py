@@ -88,10 +88,12 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     shards = [path] if path.is_file() else sorted(path.glob("[!.]*.tar"))
     samples = [_samples(shard) for shard in shards]
     found = [sample.label for shard in samples for sample in shard]
-    class_names, numbers = numbered(found, source=path)
-    table = _class_name_file(path if path.is_dir() else path.parent)
-    if table is not None:
-        class_names = _named(table, class_names, path)
+    numbers, class_names = numbered(found, source=path)
+    directory = path if path.is_dir() else path.parent
+    for table in (directory / name for name in CLASS_NAME_FILES):
+        if table.is_file():
+            class_names = _named(table, class_names, path)
+            break
     return StoredImages(images=TarImages(path, shards, samples), labels=numbers, class_names=class_names)
 
 
@@ -99,7 +101,11 @@ def _samples(shard: Path) -> list[_Sample]:
     try:
         with tarfile.open(shard, "r:") as tar:
             samples = [_sample(shard, key, members, tar) for key, members in _groups(tar)]
-            _refuse_cut(tar)
+            # tarfile takes the end of the file for the end of the archive, and stops in silence at a broken header.
+            assert tar.fileobj is not None
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no end of the archive where one is due, at byte {tar.offset}")
     except tarfile.TarError as error:
         raise ValueError(
             f"{shard} is not a whole, uncompressed tar ({error}); fetch or pack it again, without compression"
@@ -143,34 +149,19 @@ def _sample(shard: Path, key: str, members: dict[str, tarfile.TarInfo], tar: tar
 
 
 def _label(members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> Label | None:
-    if "cls" in members:
-        return _content(members["cls"], tar).decode(errors="replace").strip() or None
-    if "json" in members:
-        try:
-            record = json.loads(_content(members["json"], tar))
-        except ValueError:
-            return None
-        label = record.get("label") if isinstance(record, dict) else None
-        return label if isinstance(label, str | int) and not isinstance(label, bool) else None
-    return None
-
-
-def _content(member: tarfile.TarInfo, tar: tarfile.TarFile) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None  # None is for what is no regular file
-    return file.read()
-
-
-def _refuse_cut(tar: tarfile.TarFile) -> None:
-    """tarfile takes the end of the file for the end of the archive, and stops in silence at a broken header."""
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"no end of the archive where one is due, at byte {tar.offset}")
-
-
-def _class_name_file(directory: Path) -> Path | None:
-    return next((directory / name for name in CLASS_NAME_FILES if (directory / name).is_file()), None)
+    name = next((name for name in ("cls", "json") if name in members), None)
+    file = tar.extractfile(members[name]) if name else None
+    if file is None:
+        return None
+    content = file.read()
+    if name == "cls":
+        return content.decode(errors="replace").strip() or None
+    try:
+        record = json.loads(content)
+    except ValueError:
+        return None
+    label = record.get("label") if isinstance(record, dict) else None
+    return label if isinstance(label, str | int) and not isinstance(label, bool) else None
 
 
 def _named(table: Path, digits: tuple[str, ...], source: Path) -> tuple[str, ...]:
