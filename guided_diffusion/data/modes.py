@@ -17,9 +17,7 @@ _FILES_WORTH_A_BAR = 20_000
 
 
 def header_modes(images: EncodedImages, root: Path, *, skip_broken: bool) -> list[str | None]:
-    """Pillow's mode of each image, None for a broken one.
-
-    root: the user's path, which those of the images begin with.
+    """Pillow's mode of each image, None for a broken one that is skipped. root: the user's path.
 
     Raises:
         DamagedImageError: a broken image that is not to be skipped.

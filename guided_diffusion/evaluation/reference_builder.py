@@ -46,14 +46,13 @@ def make_reference(
     cache = cache_directory(out)
     measured = measure_source(source, extractor, name="images", batch_size=batch_size, manifold_size=0, cache=cache)
     kept = spread_over(len(source), keep=manifold_images).tolist()
-    record = _record(source, batch_size=batch_size)
 
     def write() -> None:
         if warning := low_rank(measured.pooled, "real"):
             _logger.warning("%s", warning)
         reference = Reference(
             pooled=measured.pooled, spatial=measured.spatial, extractor=extractor.name,
-            extractor_sha256=extractor.sha256, record=record,
+            extractor_sha256=extractor.sha256, record=_record(source, batch_size=batch_size),
         )  # fmt: skip
         write_reference(out, reference, images=source, kept=kept)
         rmtree(cache, ignore_errors=True)
