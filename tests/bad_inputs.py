@@ -60,23 +60,23 @@ class BadInput:
     files."""
 
     name: str
-    """What is wrong, as the table says it."""
+    """Description of the input, for the table."""
     script: str = "train_diffusion"
     options: tuple[str, ...] = ()
     """Beside those of `USUAL`."""
     make: Callable[[], object] | None = None
-    """What it takes of files; None: nothing."""
+    """Files that it needs; None: none."""
     says: tuple[str, ...]
     """Parts of the message, in their order."""
     writes: bool = False
-    """Whether anything may have been written by then; what can be seen before is refused before."""
+    """True if something may have been written by then; what can be seen before is refused before."""
     status: int = 2
     """Of the process; 0: a warning, after which the command goes on."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended, and all that it had to say of what is wrong."""
+    """Exit status of a command, and its message."""
 
     status: int
     message: str
@@ -542,7 +542,7 @@ EVALUATION_CASES = (
              says=("data.npz holds images of 9x9 pixels where 8x8 were expected; stored arrays are not resized",)),
     BadInput(name="Published statistics for another network than Inception", script="evaluate", options=REAL_NPZ,
              make=_npz(**STATISTICS),
-             says=("data.npz does not say which network its statistics are of", "classifier:runs/judge is not; give")),
+             says=("data.npz does not name the network of its statistics", "classifier:runs/judge is not; give")),
     BadInput(name="A reference of another extractor", script="evaluate", options=REAL_NPZ,
              make=_npz(**STATISTICS, extractor="inception-2015", extractor_sha256="67"),
              says=("data.npz was made with inception-2015 (SHA-256 67), not with classifier:runs/judge",
@@ -596,7 +596,7 @@ UNPRIVILEGED_CASES = (
              make=lambda: Path("locked").mkdir(mode=0o555),
              says=("--out locked/out cannot be written: locked",)),
 )  # fmt: skip
-"""Those that root does not meet; they are not in the table."""
+"""Cases that root does not meet; they are not in the table."""
 CHAPTERS = {"Data": DATA_CASES, "Options": OPTION_CASES, "Runs and checkpoints": RUN_CASES,
             "Evaluation": EVALUATION_CASES}  # fmt: skip
 CASES = tuple(case for cases in CHAPTERS.values() for case in cases)

@@ -61,7 +61,11 @@ def killed(arguments: list[str], out: Path, *, kills: int, rng: random.Random) -
 def killed_equals_undisturbed(
     directory: Path, diffusion: Path, classifier: Path, *, kills: int, seed: int
 ) -> Counter[str]:
-    """Raises AssertionError unless a run ends with the same bytes after its kills, on one process, as without them."""
+    """Kill a run, let one process end it, and compare its bytes with an undisturbed run's.
+
+    Raises:
+        AssertionError: they differ.
+    """
     arguments = {name: command(directory / name, diffusion, classifier) for name in ("undisturbed", "killed")}
     outcomes = killed(arguments["killed"], directory / "killed", kills=kills, rng=random.Random(seed))
     left = shard_bytes(directory / "killed")

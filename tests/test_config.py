@@ -1,4 +1,4 @@
-"""How YAML files and command lines become configs, what is refused, and which options every script has."""
+"""YAML files and command lines become configs; what is refused, and which options every script has."""
 
 import ast
 import importlib

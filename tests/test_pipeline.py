@@ -19,7 +19,7 @@ def guided(diffusion_run, classifier_run) -> GuidedDiffusion:
 
 
 def sampled(out: Path, *options: str) -> np.ndarray:
-    """What scripts/sample.py writes."""
+    """Samples that scripts/sample.py writes."""
     status, output = tiny.finish(tiny.start("sample.py", "--out", str(out), *options))
     assert status == 0, output
     return np.concatenate([shard.images for shard in iterate_shards(out)])

@@ -118,7 +118,7 @@ DIFFUSION_OPTIONS = (
     *CHAIN_OPTIONS, "--training.batch.size=8", "--training.learning_rate=0.001",
     "--training.ema_decays=[0.9]", "--training.precision=float32", "--preview.images=0",
 )  # fmt: skip
-"""What `diffusion_config` says, as options of scripts/train_diffusion.py."""
+"""The settings of `diffusion_config`, as options of scripts/train_diffusion.py."""
 
 
 def start(script: str, *options: str, processes: int = 1, threads: int | None = None) -> Program:

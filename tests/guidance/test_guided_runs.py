@@ -397,5 +397,5 @@ def test_a_manifest_does_not_depend_on_how_classes_were_called_or_ordered(model,
 
 
 def test_gradients_at_the_mean_are_refused_for_ddim():
-    with pytest.raises(ValueError, match="gradient_at mean was given to ddim; only ddpm has it: leave it out"):
+    with pytest.raises(ValueError, match="sampler.gradient_at mean was given to ddim; it is for ddpm: leave it out"):
         SampleConfig(diffusion=Path("unused"), out=Path("out"), gradient_at="mean")
