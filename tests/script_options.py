@@ -217,7 +217,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "data.labels",
         "data.num_workers",
         "data.path",
-        "json",
         "out",
         "size",
     ),
