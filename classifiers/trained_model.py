@@ -1,4 +1,4 @@
-"""A trained classifier as a whole: its network, the chain whose noise it knows, and the names of its classes."""
+"""A trained classifier as a whole: network, chain of its training noise, and names of classes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,6 +44,11 @@ class Classifier:
         return self.checkpoint.name
 
     @property
+    def chain(self) -> ChainConfig | None:
+        """The chain of its training noise; None: clean images only."""
+        return self.config.chain
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in label order."""
         return self.config.class_names
@@ -69,7 +74,7 @@ def load_classifier(path: Path, *, weights: str | None = None, device: torch.dev
 
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: a checkpoint of another kind, or weights that it has not or that do not fit.
+        ValueError: a checkpoint of another kind, or weights that are missing or do not fit.
     """
     return Classifier(
         *load_network(path, "classifier", ClassifierModelConfig, NoisyClassifier, weights=weights, device=device)

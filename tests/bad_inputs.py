@@ -60,23 +60,23 @@ class BadInput:
     files."""
 
     name: str
-    """What is wrong, as the table says it."""
+    """Description of the input, for the table."""
     script: str = "train_diffusion"
     options: tuple[str, ...] = ()
     """Beside those of `USUAL`."""
     make: Callable[[], object] | None = None
-    """What it takes of files; None: nothing."""
+    """Files that it needs; None: none."""
     says: tuple[str, ...]
     """Parts of the message, in their order."""
     writes: bool = False
-    """Whether anything may have been written by then; what can be seen before is refused before."""
+    """True if something may have been written by then; what can be seen before is refused before."""
     status: int = 2
     """Of the process; 0: a warning, after which the command goes on."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended, and all that it had to say of what is wrong."""
+    """Exit status of a command, and its message."""
 
     status: int
     message: str
@@ -498,13 +498,13 @@ REAL_NPZ = ("--real=data.npz",)
 STATISTICS = {"mu": np.zeros(32), "sigma": np.eye(32)}
 EVALUATION_CASES = (
     BadInput(name="No images to evaluate", script="evaluate", options=GENERATED,
-             says=("there is nothing at data; give a directory of samples, an .npz batch, a folder or a .zip of",)),
+             says=("there is nothing at data; expected a folder of images (one folder per class) or ",)),
     BadInput(name="No real images", script="evaluate", options=("--real=photos",),
-             says=("there is nothing at photos; give",)),
+             says=("there is nothing at photos; expected",)),
     BadInput(name="An empty folder of samples", script="evaluate", make=lambda: Path("data").mkdir(),
              options=GENERATED, says=("no images in data (.jpg", "give a path that holds some")),
     BadInput(name="A text file of samples", script="evaluate", make=lambda: _put("data.txt", "text"),
-             options=("--generated=data.txt",), says=("data.txt is no source of images; give a directory of samples",)),
+             options=("--generated=data.txt",), says=("data.txt is a file of no known format; expected a folder",)),
     BadInput(name="A zip without pictures", script="evaluate", options=("--generated=data.zip",),
              make=lambda: _zipped("a/0.tiff"), says=("no images in data.zip", "but 1 .tiff files, the first a/0.tiff")),
     BadInput(name="An encrypted zip of samples", script="evaluate", options=("--generated=data.zip",),
@@ -542,7 +542,7 @@ EVALUATION_CASES = (
              says=("data.npz holds images of 9x9 pixels where 8x8 were expected; stored arrays are not resized",)),
     BadInput(name="Published statistics for another network than Inception", script="evaluate", options=REAL_NPZ,
              make=_npz(**STATISTICS),
-             says=("data.npz does not say which network its statistics are of", "classifier:runs/judge is not; give")),
+             says=("data.npz does not name the network of its statistics", "classifier:runs/judge is not; give")),
     BadInput(name="A reference of another extractor", script="evaluate", options=REAL_NPZ,
              make=_npz(**STATISTICS, extractor="inception-2015", extractor_sha256="67"),
              says=("data.npz was made with inception-2015 (SHA-256 67), not with classifier:runs/judge",
@@ -596,7 +596,7 @@ UNPRIVILEGED_CASES = (
              make=lambda: Path("locked").mkdir(mode=0o555),
              says=("--out locked/out cannot be written: locked",)),
 )  # fmt: skip
-"""Those that root does not meet; they are not in the table."""
+"""Cases that root does not meet; they are not in the table."""
 CHAPTERS = {"Data": DATA_CASES, "Options": OPTION_CASES, "Runs and checkpoints": RUN_CASES,
             "Evaluation": EVALUATION_CASES}  # fmt: skip
 CASES = tuple(case for cases in CHAPTERS.values() for case in cases)

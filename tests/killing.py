@@ -71,7 +71,7 @@ def logged(out: Path) -> int:
 
 
 def same(ours: Path, theirs: Path) -> bool:
-    """Whether two runs ended with the same weights, averages and moments, to the bit."""
+    """True if two runs ended with the same weights, averages and moments, to the bit."""
     a, b = (latest(run) for run in (ours, theirs))
     if a is None or b is None or a.name != b.name:
         return False
@@ -82,7 +82,11 @@ def same(ours: Path, theirs: Path) -> bool:
 
 
 def killed_equals_undisturbed(kind: str, directory: Path, *, interruptions: int, seed: int) -> Counter[str]:
-    """Raises AssertionError unless a training of that kind survives its interruptions to the bit."""
+    """Interrupt a training of that kind and compare its end with an undisturbed one's, to the bit.
+
+    Raises:
+        AssertionError: they differ.
+    """
     folder = tiny.write_class_folder(directory / "data")
     diffusion = directory / "chain"
     if kind == "classifier":

@@ -28,8 +28,8 @@ SHARD_SIZE = 2
 def command(out: Path, diffusion: Path, classifier: Path) -> list[str]:
     """Script and options of a run of many small shards, guided, with labels that are drawn."""
     return [
-        "sample.py", f"--diffusion={diffusion}", f"--classifier={classifier}", f"--out={out}", "--sampler=ddpm",
-        "--steps=10", f"--num_samples={NUM_SAMPLES}", f"--shard_size={SHARD_SIZE}", "--batch_size=2",
+        "sample.py", f"--diffusion={diffusion}", f"--classifier={classifier}", f"--out={out}", "--sampler.name=ddpm",
+        "--sampler.steps=10", f"--num_samples={NUM_SAMPLES}", f"--shard_size={SHARD_SIZE}", "--batch_size=2",
         "--labels=uniform", "--guidance.scale=2",
     ]  # fmt: skip
 
@@ -61,7 +61,11 @@ def killed(arguments: list[str], out: Path, *, kills: int, rng: random.Random) -
 def killed_equals_undisturbed(
     directory: Path, diffusion: Path, classifier: Path, *, kills: int, seed: int
 ) -> Counter[str]:
-    """Raises AssertionError unless a run ends with the same bytes after its kills, on one process, as without them."""
+    """Kill a run, let one process end it, and compare its bytes with an undisturbed run's.
+
+    Raises:
+        AssertionError: they differ.
+    """
     arguments = {name: command(directory / name, diffusion, classifier) for name in ("undisturbed", "killed")}
     outcomes = killed(arguments["killed"], directory / "killed", kills=kills, rng=random.Random(seed))
     left = shard_bytes(directory / "killed")

@@ -18,6 +18,8 @@ class EvaluateConfig:
     Hugging Face dataset."""
     real: Path | None = None
     """The same, or an npz of reference statistics: published ones, or those that make_reference.py wrote."""
+    channels: int | None = None
+    """Channels of generated pictures: 3 makes grey ones coloured. null: the mode of the files, which must be one."""
     extractor: ExtractorConfig = ExtractorConfig()
     """Network whose features are compared."""
     protocol: EvaluationConfig = EvaluationConfig()
@@ -44,13 +46,7 @@ class EvaluateConfig:
 
 
 def evaluate_samples(config: EvaluateConfig) -> None:
-    """Measure, write the report and print it on the main process; or compare reports, if there are any to compare.
-
-    Raises:
-        FileNotFoundError: missing images, weights or reports.
-        ValueError: images or reports that cannot be compared.
-        ImportError: no package of the extractor.
-    """
+    """Measure, write the report and print it on the main process; or compare reports, if there are any to compare."""
     if config.compare:
         compare_evaluations(config.compare, page=config.out)
         return
@@ -65,19 +61,20 @@ def evaluate_samples(config: EvaluateConfig) -> None:
     extractor = open_extractor(config.extractor, device=process.device)
     out = config.out or report_path(config.generated, extractor)
     report = evaluate(
-        generated=config.generated, real=config.real, extractor=extractor, config=config.protocol, out=out, page=True
+        generated=config.generated,
+        channels=config.channels,
+        real=config.real,
+        extractor=extractor,
+        config=config.protocol,
+        out=out,
+        page=True,
     )
     if process.is_main:
         print(f"{format_report(report)}\n\n{out}\n{page_path(out)}")
 
 
 def compare_evaluations(reports: Sequence[Path], *, page: Path | None) -> None:
-    """Print the differences between evaluations and their protocols; page: HTML file of the same content.
-
-    Raises:
-        FileNotFoundError: a missing report.
-        ValueError: fewer than two reports, or files that are none.
-    """
+    """Print the differences between evaluations and their protocols; page: HTML file of the same content."""
     from ..evaluation.compare import compare_reports, format_comparison  # here, as above
 
     comparison = compare_reports(reports)

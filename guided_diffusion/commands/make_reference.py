@@ -28,6 +28,8 @@ class MakeReferenceConfig:
 
     None: the images as they are, which must then have one size.
     """
+    channels: int | None = None
+    """Channels of pictures: 3 makes grey ones coloured. null: the mode of the files, which must be one."""
     manifold_images: int = 10_000
     """Images, spread over the set, to keep for precision, recall, density, coverage and the kernel distance, at most.
 
@@ -44,13 +46,7 @@ class MakeReferenceConfig:
 
 
 def make_reference_file(config: MakeReferenceConfig) -> None:
-    """Measure, write, and print a summary on the main process.
-
-    Raises:
-        FileNotFoundError: missing images or weights.
-        ValueError: images that cannot be measured.
-        ImportError: no package of the extractor.
-    """
+    """Measure, write, and print a summary on the main process."""
     # Here, so that --help and bad options do not wait for SciPy and torchmetrics.
     from ..distributed import this_process
     from ..evaluation.reference import read_reference
@@ -62,6 +58,7 @@ def make_reference_file(config: MakeReferenceConfig) -> None:
         extractor=open_extractor(config.extractor, device=process.device),
         out=config.out,
         image_size=config.image_size,
+        channels=config.channels,
         manifold_images=config.manifold_images,
         batch_size=config.batch_size,
     )

@@ -6,6 +6,7 @@ iteration n, and another number of processes or micro-batches cuts the same glob
 """
 
 import hashlib
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -86,17 +87,10 @@ class EndlessBatches:
             )
         if micro_size is not None and micro_size < 1:
             raise ValueError(f"a micro-batch is at least 1 sample, not {micro_size}")
-        entries = _Entries(
-            dataset_size=len(self.images),
-            seed=self.seed,
-            first_counter=start_iteration * self.batch_size + rank * share,
-            share=share,
-            micro_size=micro_size or share,
-            stride=self.batch_size,
-        )
+        first = start_iteration * self.batch_size + rank * share
         return read_in_workers(
             partial(_read_batch, self.images, self.seed),
-            entries,
+            self._entries(first, share, micro_size or share),
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
@@ -118,6 +112,17 @@ class EndlessBatches:
             )
         return self.batch_size // world_size
 
+    def _entries(self, first: int, share: int, micro_size: int) -> Iterator[list[Entry]]:
+        """The entries of each micro-batch of the process whose samples begin at the counter `first`."""
+        for begin in itertools.count(first, self.batch_size):
+            counters = range(begin, begin + share)
+            for start in range(0, share, micro_size):
+                yield [self._entry(counter) for counter in counters[start : start + micro_size]]
+
+    def _entry(self, counter: int) -> Entry:
+        epoch, position = divmod(counter, len(self.images))
+        return int(epoch_permutation(len(self.images), seed=self.seed, epoch=epoch)[position]), counter
+
 
 @lru_cache(maxsize=2)
 def epoch_permutation(dataset_size: int, *, seed: int, epoch: int) -> Tensor:
@@ -126,30 +131,6 @@ def epoch_permutation(dataset_size: int, *, seed: int, epoch: int) -> Tensor:
     digest = hashlib.sha256(f"{seed}:{epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
     return torch.randperm(dataset_size, generator=generator)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Entries:
-    """The batch sampler of one rank: an endless iterable of micro-batches, each a list of entries."""
-
-    dataset_size: int
-    seed: int
-    first_counter: int
-    share: int
-    micro_size: int
-    stride: int
-
-    def __iter__(self) -> Iterator[list[Entry]]:
-        iteration_start = self.first_counter
-        while True:
-            iteration_stop = iteration_start + self.share
-            for start in range(iteration_start, iteration_stop, self.micro_size):
-                yield [self._entry(counter) for counter in range(start, min(start + self.micro_size, iteration_stop))]
-            iteration_start += self.stride
-
-    def _entry(self, counter: int) -> Entry:
-        epoch, position = divmod(counter, self.dataset_size)
-        return int(epoch_permutation(self.dataset_size, seed=self.seed, epoch=epoch)[position]), counter
 
 
 def _read_batch(images: ImageSet, seed: int, entries: Sequence[Entry]) -> Batch:

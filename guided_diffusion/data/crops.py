@@ -29,24 +29,13 @@ def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return _cut(resized, size, x=(resized.width - size) // 2, y=(resized.height - size) // 2)
 
 
-def random_crop(
-    image: Image.Image, size: int, *, rng: random.Random, min_fraction: float = 0.8, max_fraction: float = 1.0
-) -> NDArray[np.uint8]:
+def random_crop(image: Image.Image, size: int, *, rng: random.Random) -> NDArray[np.uint8]:
     """The published random crop: uint8 (size, size, C), C = 1 for mode L and 3 for RGB.
 
-    Draws from `rng`, in this order: the shorter side, in pixels, uniform over ceil(size / max_fraction) to
-    ceil(size / min_fraction); then y and x of the crop, uniform over what fits.
-
-    Raises:
-        ValueError: not 0 < min_fraction <= max_fraction <= 1.
+    Draws from `rng`, in this order: the shorter side in pixels, uniform over size to size / 0.8, rounded up; then
+    y and x of the crop, uniform over what fits.
     """
-    if not 0 < min_fraction <= max_fraction <= 1:
-        raise ValueError(
-            f"a crop keeps at least min_fraction={min_fraction} and at most max_fraction={max_fraction} of the shorter "
-            f"side; they must satisfy 0 < min_fraction <= max_fraction <= 1"
-        )
-    shorter_side = rng.randrange(math.ceil(size / max_fraction), math.ceil(size / min_fraction) + 1)
-    resized = _with_shorter_side(image, shorter_side)
+    resized = _with_shorter_side(image, rng.randrange(size, math.ceil(size / 0.8) + 1))
     y = rng.randrange(resized.height - size + 1)
     x = rng.randrange(resized.width - size + 1)
     return _cut(resized, size, x=x, y=y)
@@ -66,41 +55,16 @@ def _cut(image: Image.Image, size: int, *, x: int, y: int) -> NDArray[np.uint8]:
     return np.array(image.crop((x, y, x + size, y + size))).reshape(size, size, CHANNELS[image.mode])
 
 
-def read_image(path: Path, *, mode: Mode) -> Image.Image:
-    """The image in a file, as `decoded` has it.
-
-    Raises:
-        DamagedImageError: the file is no image, is cut short, or has pixels without a known range (32-bit float).
-        OSError: the storage failed (file gone, no permission, I/O error): not the picture's fault.
-    """
-    with damage_named(path), path.open("rb") as file:
-        return decoded(file, mode=mode)
-
-
 def decoded(file: IO[bytes], *, mode: Mode) -> Image.Image:
     """The image in `mode`; the first frame of an animation; EXIF rotation is not applied, as published.
 
     Pixels with alpha are composited over white (the published code drops alpha, which shows whatever colour lies under
     transparent pixels; opaque images come out the same). Of 16-bit grey the high byte is kept, as Pillow does with
-    16-bit colour. Palette, CMYK and the rest convert as Pillow does.
-
-    Within `damage_named`, whatever the decoder raises names the file.
+    16-bit colour. Palette, CMYK and the rest convert as Pillow does. Call it within `damage_named`.
     """
     # Read whole: an archive checks a member's sum at its end, which decoders do not always reach.
     with Image.open(io.BytesIO(file.read())) as image:
         image.load()
-        return _converted(image, mode)
-
-
-def header_mode(file: IO[bytes]) -> str:
-    """Pillow's mode of an image, from its header alone."""
-    with Image.open(file) as image:
-        return image.mode
-
-
-def _converted(image: Image.Image, mode: Mode) -> Image.Image:
-    if image.mode == mode:
-        return image.copy()
     if image.mode == "F":
         raise ValueError("32-bit float pixels have no known range")
     if image.mode.startswith("I"):
@@ -111,6 +75,12 @@ def _converted(image: Image.Image, mode: Mode) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert(mode)
+
+
+def header_mode(file: IO[bytes]) -> str:
+    """Pillow's mode of an image, from its header alone."""
+    with Image.open(file) as image:
+        return image.mode
 
 
 @contextmanager

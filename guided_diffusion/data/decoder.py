@@ -6,7 +6,6 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,15 +98,14 @@ class DecodedImages:
 
     def _image(self, index: int) -> Image.Image:
         for candidate in self._class_from(index):
-            path = self.path(candidate)
             try:
-                with _missing_root_named(self.files), damage_named(path), self._open(candidate) as file:
-                    return decoded(file, mode=self.mode)
+                return self._decoded(candidate)
             except DamagedImageError as damage:
                 if self.config is None:
                     raise
                 if self.config.on_error == "stop":
                     raise stopped(damage) from damage
+                path = self.path(candidate)
                 if path not in self._warned:
                     self._warned.add(path)
                     _logger.warning("%s; the next image of its class is used instead", damage)
@@ -115,15 +113,23 @@ class DecodedImages:
             f"no image of the class of {self.path(index)} can be decoded; repair these images or remove them"
         )
 
-    def _open(self, index: int):
-        return self.files.open(int(self.entries[index]))
-
     def _class_from(self, index: int) -> Iterator[int]:
         """`index`, then the other images of its class, cyclically."""
         yield index
         members = np.flatnonzero(self.labels == self.labels[index])
         yield from members[members > index].tolist()
         yield from members[members < index].tolist()
+
+    def _decoded(self, index: int) -> Image.Image:
+        try:
+            with damage_named(self.path(index)), self.files.open(int(self.entries[index])) as file:
+                return decoded(file, mode=self.mode)
+        except FileNotFoundError as lost:
+            root = self.files.root
+            if root is None or root.exists():
+                raise
+            gone = f"the data, {root}, are gone (moved, removed or unmounted?): {lost.strerror}"
+            raise FileNotFoundError(lost.errno, gone, lost.filename) from lost
 
 
 def x0_of(pixels: NDArray[np.uint8]) -> Tensor:
@@ -159,21 +165,6 @@ def _read_ahead(read: Callable[[int], NDArray[np.uint8]], indices: Sequence[int]
             yield from waiting.popleft().result()
     finally:  # also for a caller that wants no more
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _missing_root_named(files: EncodedImages) -> Iterator[None]:
-    """A file that vanished with everything around it is a matter of the folder: unmounted, moved or removed."""
-    try:
-        yield
-    except FileNotFoundError as lost:
-        if files.root is None or files.root.exists():
-            raise
-        raise FileNotFoundError(
-            lost.errno,
-            f"the data, {files.root}, are gone (moved, removed or unmounted?): {lost.strerror}",
-            lost.filename,
-        ) from lost
 
 
 def _sides(shape: tuple[int, ...]) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,24 +24,17 @@ from .formats.tree import folder_tree
 from .image_set import open_pictures
 from .workers import chunks, read_in_workers
 
-NAMED_FILES = 20
-"""Broken files that the report names."""
-NAMED_DUPLICATES = 5
-"""Sets of equal files that the report names."""
-
 
 @dataclass(frozen=True)
 class Facts:
-    """Format, mode and size of one file, or its damage."""
+    """Format, mode and size (width, height) of one file, or its damage."""
 
     digest: bytes
-    """Of its bytes; empty if they could not be read."""
+    """Hash of its bytes; empty if they could not be read."""
     format: str = ""
     mode: str = ""
     size: tuple[int, int] = (0, 0)
-    """Width and height, pixels."""
     damage: str | None = None
-    """Why it cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +43,7 @@ class Inspection:
 
     path: Path
     refusal: str | None
-    """The reason for which a training would refuse the data before it reads any image; None if there is none."""
+    """The reason for which a training would refuse the data before it reads any image."""
     files: EncodedImages
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
@@ -63,20 +55,14 @@ class Inspection:
         return np.array([fact.damage is None for fact in self.facts])
 
     @property
-    def sizes(self) -> NDArray[np.int64]:
-        """Widths and heights, (M, 2) pixels, of the images that can be decoded."""
-        sizes = [fact.size for fact in self.facts if fact.damage is None]
-        return np.array(sizes, dtype=np.int64).reshape(len(sizes), 2)
-
-    @property
     def class_counts(self) -> dict[str, int]:
         counts = np.bincount(self.labels, minlength=len(self.class_names)).tolist()
         return dict(zip(self.class_names, counts, strict=True))
 
     @property
-    def broken(self) -> dict[Path, str]:
+    def broken(self) -> list[str]:
         """Broken files and their damage."""
-        return {self.files.path(i): fact.damage for i, fact in enumerate(self.facts) if fact.damage is not None}
+        return [f"{self.files.path(i)}: {fact.damage}" for i, fact in enumerate(self.facts) if fact.damage is not None]
 
     @property
     def duplicates(self) -> list[list[int]]:
@@ -87,10 +73,10 @@ class Inspection:
                 indices_of[fact.digest].append(index)
         return [indices for indices in indices_of.values() if len(indices) > 1]
 
-    @property
-    def duplicates_across_classes(self) -> int:
-        """Number of the sets that hold files of more than one class."""
-        return sum(len(np.unique(self.labels[indices])) > 1 for indices in self.duplicates)
+    def sides(self) -> dict[str, NDArray[np.int64]]:
+        """Widths, heights and shorter sides, pixels, of the images that can be decoded."""
+        sizes = np.array([fact.size for fact in self.facts if fact.damage is None], dtype=np.int64).reshape(-1, 2)
+        return {"width": sizes[:, 0], "height": sizes[:, 1], "shorter": sizes.min(axis=1)}
 
     def counted(self, name: str) -> Counter[str]:
         """Formats or modes of the images that can be decoded."""
@@ -148,64 +134,48 @@ def file_facts(files: EncodedImages, index: int) -> Facts:
 
 def report_lines(found: Inspection, *, size: int | None) -> list[str]:
     """The report for people. size: as of `InspectConfig`."""
-    counts, modes = found.class_counts, found.counted("mode")
-    refusal = [] if found.refusal is None else [f"refused     a training would end with: {found.refusal}"]
+    counts, modes, shorter = found.class_counts, found.counted("mode"), found.sides()["shorter"]
+    lines = [f"{found.path}: {sum(counts.values()):,} images in {_counted(len(counts), 'class', 'classes')}"]
+    if found.refusal is not None:
+        lines.append(f"refused     a training would end with: {found.refusal}")
+    lines.append(f"classes     {_balance(counts)}")
+    for name, side in found.sides().items() if len(shorter) else ():
+        lines.append(f"{name:<12}{side.min()} to {side.max()} pixels, median {np.median(side):g}")
+    if size is not None and len(shorter):
+        small = int((shorter < size).sum())
+        share = f" ({small / len(shorter):.1%}), which training would enlarge" if small else ""
+        lines.append(f"below {size:<6}{small:,} images{share}")
     needs_mode = len(modes) > 1 or not modes.keys() <= CHANNELS.keys()
     advice = "; training needs --data.mode RGB (or L), which converts them" if needs_mode else ""
-    return [
-        f"{found.path}: {sum(counts.values()):,} images in {_counted(len(counts), 'class', 'classes')}",
-        *refusal,
-        f"classes     {_balance(counts)}",
-        *_sides(found.sizes, size),
-        f"formats     {_shares(found.counted('format'))}",
-        f"modes       {_shares(modes)}{advice}",
-        *_broken_lines(found.broken),
-        *_duplicate_lines(found),
-    ]
+    lines += [f"formats     {_shares(found.counted('format'))}", f"modes       {_shares(modes)}{advice}"]
+    lines += _listed(f"broken      {_counted(len(found.broken), 'file', 'files')}", found.broken)
+    return lines + _duplicate_lines(found)
 
 
 def _balance(counts: dict[str, int]) -> str:
-    smallest, largest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    names = list(counts)
+    some = ", ".join(names if len(names) <= 6 else [*names[:5], "..", names[-1]])
+    smallest, largest = min(names, key=counts.__getitem__), max(names, key=counts.__getitem__)
     low, high = counts[smallest], counts[largest]
     if low == high:
-        return f"{_some(list(counts))}: balanced, {_counted(low, 'image', 'images')} each"
+        return f"{some}: balanced, {_counted(low, 'image', 'images')} each"
     often = f"{high / low:.3g} times as many" if low else "the smallest is empty"
-    extremes = f"{_counted(low, 'image', 'images')} ({smallest}) to {high:,} ({largest})"
-    return f"{_some(list(counts))}: from {extremes}, {often}"
-
-
-def _sides(sizes: NDArray[np.int64], size: int | None) -> list[str]:
-    if not len(sizes):
-        return []
-    shorter = sizes.min(axis=1)
-    lines = [
-        f"{name:<12}{side.min()} to {side.max()} pixels, median {np.median(side):g}"
-        for name, side in (("width", sizes[:, 0]), ("height", sizes[:, 1]), ("shorter", shorter))
-    ]
-    if size is not None:
-        small = int((shorter < size).sum())
-        share = f" ({small / len(sizes):.1%}), which training would enlarge" if small else ""
-        lines.append(f"below {size:<6}{small:,} images{share}")
-    return lines
-
-
-def _broken_lines(broken: dict[Path, str]) -> list[str]:
-    named = [f"  {path}: {damage}" for path, damage in list(broken.items())[:NAMED_FILES]]
-    return [f"broken      {_counted(len(broken), 'file', 'files')}{_first(len(broken), NAMED_FILES)}", *named]
+    return f"{some}: from {_counted(low, 'image', 'images')} ({smallest}) to {high:,} ({largest}), {often}"
 
 
 def _duplicate_lines(found: Inspection) -> list[str]:
-    duplicates, across_classes = found.duplicates, found.duplicates_across_classes
-    files = sum(map(len, duplicates))
-    sets = f" in {_counted(len(duplicates), 'set', 'sets')} of equal ones" if files else ""
-    across = f", {across_classes:,} of them across classes" if across_classes else ""
-    cut = _first(len(duplicates), NAMED_DUPLICATES)
-    named = [f"  {' = '.join(str(found.files.path(i)) for i in indices)}" for indices in duplicates[:NAMED_DUPLICATES]]
-    return [f"duplicates  {_counted(files, 'file', 'files')}{sets}{across}{cut}", *named]
+    sets = found.duplicates
+    across = sum(len(np.unique(found.labels[indices])) > 1 for indices in sets)
+    head = f"duplicates  {_counted(sum(map(len, sets)), 'file', 'files')}"
+    if sets:
+        head += f" in {_counted(len(sets), 'set', 'sets')} of equal ones"
+    if across:
+        head += f", {across:,} of them across classes"
+    return _listed(head, [" = ".join(str(found.files.path(i)) for i in indices) for indices in sets])
 
 
-def _first(count: int, most: int) -> str:
-    return f"; the first {most}:" if count > most else ":" if count else ""
+def _listed(head: str, items: Sequence[str]) -> list[str]:
+    return [f"{head}:" if items else head, *(f"  {item}" for item in items)]
 
 
 def _counted(count: int, one: str, many: str) -> str:
@@ -214,26 +184,3 @@ def _counted(count: int, one: str, many: str) -> str:
 
 def _shares(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.most_common()) or "none"
-
-
-def _some(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names if len(names) <= most else [*names[: most - 1], "..", names[-1]])
-
-
-def report_record(found: Inspection) -> dict[str, Any]:
-    """The report for programs, JSON values, with all broken files and all duplicates."""
-    return {
-        "path": str(found.path),
-        "refused": found.refusal,
-        "class_counts": found.class_counts,
-        "sides": {
-            name: {"smallest": int(side.min()), "median": float(np.median(side)), "largest": int(side.max())}
-            for name, side in (("width", found.sizes[:, 0]), ("height", found.sizes[:, 1]))
-            if len(side)
-        },
-        "formats": dict(found.counted("format")),
-        "modes": dict(found.counted("mode")),
-        "broken": {str(path): damage for path, damage in found.broken.items()},
-        "duplicates": [[str(found.files.path(i)) for i in indices] for indices in found.duplicates],
-        "duplicate_sets_across_classes": found.duplicates_across_classes,
-    }

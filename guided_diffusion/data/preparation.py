@@ -31,21 +31,27 @@ def write_prepared(out: Path, images: ImageSet, config: DataConfig) -> int:
         OSError: the disk is full, or fails.
     """
     identity = _identity(images, config)
-    if not _is_done(out, identity):
-        _claim(out, identity)
-        if not (out / IMAGES).exists():
-            with tqdm(total=len(images), desc=out.name, unit="img") as bar:
-                write_images(
-                    out,
-                    (len(images), *images.shape),
-                    partial(_cropped, images, num_workers=config.num_workers, bar=bar),
-                )
-        with atomic_write(out / LABELS) as file:
-            np.save(file, images.labels.numpy(), allow_pickle=False)
-        with (out / IMAGES).open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        write_json(out / RECORD, {**identity, "images_sha256": sha256})
-        (out / UNFINISHED).unlink()
+    if (out / RECORD).exists():
+        record = dict(read_record(out))
+        del record["images_sha256"]
+        _refuse_others(out, record, identity)
+        return (out / IMAGES).stat().st_size
+    claim = out / UNFINISHED
+    if claim.exists():
+        _refuse_others(out, json.loads(claim.read_text()), identity)
+    elif out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds other files; give --out a directory that is new or empty")
+    write_json(claim, identity)
+    if not (out / IMAGES).exists():
+        with tqdm(total=len(images), desc=out.name, unit="img") as bar:
+            cropped = partial(_cropped, images, num_workers=config.num_workers, bar=bar)
+            write_images(out, (len(images), *images.shape), cropped)
+    with atomic_write(out / LABELS) as file:
+        np.save(file, images.labels.numpy(), allow_pickle=False)
+    with (out / IMAGES).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    write_json(out / RECORD, {**identity, "images_sha256": sha256})
+    claim.unlink()
     return (out / IMAGES).stat().st_size
 
 
@@ -67,24 +73,6 @@ def _identity(images: ImageSet, config: DataConfig) -> dict[str, Any]:
         "on_error": config.on_error,
         "class_names": list(images.class_names),
     }
-
-
-def _is_done(out: Path, identity: dict[str, Any]) -> bool:
-    if not (out / RECORD).exists():
-        return False
-    record = {name: value for name, value in read_record(out).items() if name != "images_sha256"}
-    _refuse_others(out, record, identity)
-    return True
-
-
-def _claim(out: Path, identity: dict[str, Any]) -> None:
-    """Record the images that the partial file in `out` is of, or compare with the record."""
-    claim = out / UNFINISHED
-    if claim.exists():
-        _refuse_others(out, json.loads(claim.read_text()), identity)
-    elif out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} holds other files; give --out a directory that is new or empty")
-    write_json(claim, identity)
 
 
 def _refuse_others(out: Path, stored: dict[str, Any], identity: dict[str, Any]) -> None:

@@ -193,7 +193,7 @@ def load_diffusion(
 
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: a checkpoint of another kind, or weights that it has not or that do not fit.
+        ValueError: a checkpoint of another kind, or weights that are missing or do not fit.
     """
     loaded = load_network(path, "diffusion", DiffusionConfig, UNet, weights=weights, device=device)
     return in_precision(DiffusionModel(*loaded), precision, counter=counter)

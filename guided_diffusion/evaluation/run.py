@@ -32,12 +32,14 @@ def evaluate(
     config: EvaluationConfig | None = None,
     out: Path | None = None,
     page: bool = False,
+    channels: int | None = None,
 ) -> Report:
     """Compare the images at `generated` with those at `real`, write the report as JSON and return it.
 
     real: images, an npz of reference statistics, or the result of `measure_real`. out: None is `report_path`. page:
-    also write an HTML page, `page_path(out)`. Several processes (torchrun, accelerate launch) share the batches, and
-    all return the report. An interrupted evaluation leaves a cache beside the report; the same call resumes from it.
+    also write an HTML page, `page_path(out)`. channels: of generated pictures, as of `open_image_set`. Several
+    processes (torchrun, accelerate launch) share the batches, and all return the report. An interrupted evaluation
+    leaves a cache beside the report; the same call resumes from it.
 
     Raises:
         FileNotFoundError: missing images.
@@ -47,7 +49,7 @@ def evaluate(
     """
     config, out = config or EvaluationConfig(), out or report_path(generated, extractor)
     refuse_unwritable(out)
-    source = open_generated(generated, config=config)
+    source = open_generated(generated, config=config, channels=channels)
     cache = cache_directory(out)
     target = (
         measure_real(real, shape=source.shape, extractor=extractor, config=config, cache=cache)
@@ -134,12 +136,7 @@ def cache_directory(out: Path) -> Path:
 
 
 def refuse_unwritable(out: Path) -> None:
-    """Refuse a report that could not be written; creates nothing.
-
-    Raises:
-        ValueError: `out` is a directory, or lies in a file.
-        PermissionError: its directory cannot be written to.
-    """
+    """Refuse a report that could not be written, by a ValueError or a PermissionError; creates nothing."""
     if out.is_dir():
         raise ValueError(f"the report goes into a file, but {out} is a directory; give another --out")
     parent = next(parent for parent in out.absolute().parents if parent.exists())
@@ -150,13 +147,7 @@ def refuse_unwritable(out: Path) -> None:
 
 
 def _conclude(
-    source: ImageSet,
-    generated: MeasuredSet,
-    real: MeasuredReal,
-    extractor: FeatureExtractor,
-    *,
-    out: Path,
-    page: bool,
+    source: ImageSet, generated: MeasuredSet, real: MeasuredReal, extractor: FeatureExtractor, *, out: Path, page: bool
 ) -> Report:
     """Compute the numbers, and write the report and its page."""
     with exact_float32():

@@ -7,17 +7,14 @@ subtracts sqrt(1 - alpha_bar) * term from eps (ADM Algorithm 2), which works wit
 means to each of them.
 """
 
-from .classifier import ENTROPY_FLOOR, classifier_score, entropy_scaled_score
+from .classifier import classifier_score, entropy_scaled_score
 from .classifier_free import extrapolated
 from .estimate import guided_at_estimate, guided_through, joint_log_prob, sine_schedule
 from .interval import between, within
-from .score import CleanLogProb, LogProb, Scale, ScoreTerm, summed, tilted
+from .score import LogProb, ScoreTerm, summed, tilted
 
 __all__ = [
-    "ENTROPY_FLOOR",
-    "CleanLogProb",
     "LogProb",
-    "Scale",
     "ScoreTerm",
     "between",
     "classifier_score",

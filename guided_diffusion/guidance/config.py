@@ -73,7 +73,7 @@ class GuidanceConfig:
     """Other scales for some classes, by label or name: '{3: 2.5, cat: 4}'; the others keep `scale`."""
     score: ScoreName = "plain"
     """Score of the classifiers. entropy_scaled divides the scale by the entropy of each prediction over the largest
-    possible (ED-DPM, 2206.11474): 1 is then Bayes' rule only where a classifier knows nothing, and more elsewhere."""
+    possible (ED-DPM, 2206.11474): 1 is then Bayes' rule where a classifier is wholly uncertain and more elsewhere."""
     further: dict[str, float] = field(default_factory=dict[str, float])
     """More classifiers trained on the same noise, with scales of their own, whose scores are added to --classifier's:
     '{runs/other: 2.0}', run directories or checkpoints."""

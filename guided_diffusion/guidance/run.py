@@ -113,7 +113,7 @@ class Guidance:
         record: dict[str, Any] = {
             "scale": None if self.classifier is None else _or_one(config.scale),
             "sigma_min": config.sigma_min or None,
-            "sigma_max": config.sigma_max if config.sigma_max < float("inf") else None,  # JSON knows no infinity
+            "sigma_max": config.sigma_max if config.sigma_max < float("inf") else None,  # JSON has no infinity
             "class_scales": {str(label): scale for label, scale in scales.items()} or None,
             config.score: config.score != GuidanceConfig.score or None,
             **self.sampler.guidance_record(),
@@ -179,21 +179,21 @@ def load_guidance(
     Raises:
         FileNotFoundError, ValueError, OSError: as `Guidance`, and networks that cannot be loaded.
     """
-    clean = config.clean_classifier
 
     def noisy(one: Path | Classifier) -> Classifier:
         loaded = load_classifier(one, device=model.device) if isinstance(one, Path) else one
         return in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
 
-    weaker = judge = None
+    weaker = clean = None
     if config.autoguidance.model is not None:
         path, _, weights = config.autoguidance.model.rpartition(":")
         if not path or Path(config.autoguidance.model).exists():  # a directory's own name may hold a colon
             path, weights = config.autoguidance.model, None
         weaker = load_diffusion(Path(path), weights=weights, device=model.device, precision=precision, counter=counter)
-    if clean.name is not None:
-        loaded = load_clean_classifier(clean.name, smooth=clean.gradient == "x_0", device=model.device)
-        judge = in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
+    if config.clean_classifier.name is not None:
+        smooth = config.clean_classifier.gradient == "x_0"
+        loaded = load_clean_classifier(config.clean_classifier.name, smooth=smooth, device=model.device)
+        clean = in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
     return Guidance(
         model=model,
         config=config,
@@ -201,7 +201,7 @@ def load_guidance(
         classifier=None if classifier is None else noisy(classifier),
         further=tuple(noisy(Path(run)) for run in config.further),
         weaker=weaker,
-        clean=judge,
+        clean=clean,
     )
 
 
@@ -211,7 +211,7 @@ def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Pat
     Raises:
         ValueError: naming the difference.
     """
-    name, chain = classifier.name, classifier.config.chain
+    name, chain = classifier.name, classifier.chain
     if chain is None:
         raise ValueError(
             f"{name} was trained on clean images only and cannot guide; train one with --diffusion {run}, or "

@@ -30,11 +30,11 @@ Scale = float | Tensor
 
 
 def tilted(denoiser: Denoiser, term: ScoreTerm) -> Denoiser:
-    """The denoiser of p(x_0) p(y | x_0)^s: eps - sqrt(1 - alpha_bar) * term (ADM Algorithm 2), said of x_0.
+    """The denoiser of p(x_0) p(y | x_0)^s: eps - sqrt(1 - alpha_bar) * term (ADM Algorithm 2), in terms of x_0.
 
-    By Tweedie's formula that is x_0 + (1 - alpha_bar) / sqrt(alpha_bar) * term, which does not send x_0 through eps
-    and back: term 0 leaves x_0 as it was, to the bit. The result is not clipped again, and a mean that the network
-    gave itself is dropped for the posterior's at the new x_0, as published.
+    By Tweedie's formula that is x_0 + (1 - alpha_bar) / sqrt(alpha_bar) * term, which avoids the
+    way through eps and back: term 0 leaves x_0 unchanged to the bit. The result is not clipped again. A mean that the
+    network gave is replaced by the posterior's at the new x_0, as published.
     """
 
     def guided(x_t: Tensor, step: Step) -> Estimate:

@@ -90,16 +90,15 @@ class SamplerConfig:
     at least 1, and divided by it; 0.995 is usual. null: none."""
 
     def __post_init__(self) -> None:
+        if self.name not in SAMPLERS:  # in Python, where no command line has checked it
+            raise ValueError(f'there is no sampler "{self.name}"; there are {", ".join(SAMPLERS)}')
         if isinstance(self.steps, str) and self.steps.strip().isdecimal():
             object.__setattr__(self, "steps", int(self.steps))  # a quoted count is a count, in manifests as well
         for option in OPTIONS:
             value = getattr(self, option)
             if value is not None and option not in self.entry.options:
-                have = owners(option)
-                verb = "have" if len(have) > 1 else "has"
-                raise ValueError(
-                    f"{option} {value} was given to {self.name}; only {' and '.join(have)} {verb} it: leave it out"
-                )
+                have = " and ".join(owners(option))
+                raise ValueError(f"sampler.{option} {value} was given to {self.name}; it is for {have}: leave it out")
         if self.entry.check is not None:
             self.entry.check(**self.options)
         check_clip(self.clip)

@@ -71,9 +71,9 @@ def dpmpp_2s(
 ) -> Tensor:
     """x_0 (B, C, H, W) by the singlestep DPM-Solver++(2S), Algorithm 1, from x_T standard normal.
 
-    A step takes two links: the level between, the paper's s_i, is the chain's own, so that networks are told only
-    timesteps that they know. Deterministic, one evaluation a link. The last link stands alone; so does the first of a
-    chain with an even number, and one that leaves pure noise, where lambda is infinite too.
+    A step takes two links. The level between them, the paper's s_i, is one of the chain, so that networks see only
+    timesteps they were trained on. Deterministic, one evaluation a link. The last link stands alone; so does the first
+    of an even number, and one that leaves pure noise, where lambda is infinite too.
     """
     x_t, start = x_T, None
     for k in reversed(range(len(chain))):

@@ -65,7 +65,7 @@ def _noisiest(chain: DiffusionChain, count: int) -> int:
     """The largest index to visit.
 
     Raises:
-        ValueError: more levels asked for than there are, or fewer than two.
+        ValueError: more levels than there are, or fewer than two.
     """
     levels = int((chain.alpha_bar >= 1 / (1 + LARGEST_SIGMA**2)).sum())
     if not 2 <= count <= levels:

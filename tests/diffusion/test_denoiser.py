@@ -1,4 +1,4 @@
-"""What network outputs mean: conversions by identity, variances by their definitions, and the published numbers.
+"""Meanings of network outputs: conversions by identity, variances by their definitions, and the published numbers.
 
 Of the published `p/...` numbers one group is left out, `denoised_fn`: a hook that edits x_0 before it is clipped. A
 function from denoiser to denoiser does the same here (`tilted`, `extrapolated`), so `NetworkDenoiser` has no such hook.

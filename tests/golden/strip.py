@@ -79,7 +79,7 @@ def as_rows(arrays: Arrays) -> Arrays:
 def chosen(
     arrays: Mapping[str, np.ndarray], *, whole: Iterable[str], count: int, left_out: Iterable[str] = ()
 ) -> Arrays:
-    """Those named `whole` as they are, those whose name contains one of `left_out` not at all, of others `count`."""
+    """Arrays named `whole` as they are, `count` elements of others, but of names with one of `left_out` nothing."""
     whole = set(whole)
     return {
         key: array if key in whole else some(array, count)

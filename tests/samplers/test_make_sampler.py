@@ -131,13 +131,14 @@ def test_in_continuous_time_a_count_is_that_many_levels_for_every_sampler(name):
 
 
 REFUSED = {
-    "eta 0.5 was given to ddpm; only ddim has it: leave it out": {"name": "ddpm", "eta": 0.5},
-    "snr 0.1 was given to ddim; only langevin and predictor_corrector have it: leave it out": {"snr": 0.1},
-    "langevin_steps 2 was given to unipc; only langevin": {"name": "unipc", "langevin_steps": 2},
+    "sampler.eta 0.5 was given to ddpm; it is for ddim: leave it out": {"name": "ddpm", "eta": 0.5},
+    "snr 0.1 was given to ddim; it is for langevin and predictor_corrector: leave it out": {"snr": 0.1},
+    "langevin_steps 2 was given to unipc; it is for langevin": {"name": "unipc", "langevin_steps": 2},
     "snr sets the length of Langevin's steps and must be above 0; got -1": {"name": "langevin", "snr": -1},
     "langevin_steps is a number of steps at each level, at least 1; got 0": {"name": "langevin", "langevin_steps": 0},
     "eta is the share of ancestral noise, between 0 and 1; got 1.5": {"eta": 1.5},
     "clip is a bound above 0, or null; got -1": {"clip": -1},
+    'there is no sampler "euler"; there are ddim, ddpm, ': {"name": "euler"},
     "threshold 0.995 takes the place of clip 2.0: leave one out": {"threshold": 0.995, "clip": 2.0},
     "threshold 0.995 takes the place of clip None": {"threshold": 0.995, "clip": None},
     "a share of a sample's values, above 0 and at most 1; got 99.5": {"threshold": 99.5},

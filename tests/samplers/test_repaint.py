@@ -139,5 +139,5 @@ def test_resampling_asks_the_network_that_many_times_a_link_and_once_at_the_last
 
 
 def test_taking_links_less_than_once_is_refused(chain):
-    with pytest.raises(ValueError, match="resample_steps is how often each link is taken, at least 1; got 0"):
+    with pytest.raises(ValueError, match="resample_steps is the number of times each link is taken, at least 1; got 0"):
         repaint(three_blobs(chain).denoiser, chain, draws(1, 1, 2, 2), batch_noise(0), resample_steps=0)

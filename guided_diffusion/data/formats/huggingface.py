@@ -6,7 +6,6 @@ from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..config import Labels
 from .storage import StoredImages
@@ -50,40 +49,31 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """The images of hf:NAME, hf:NAME:SPLIT or a saved dataset.
 
     labels: a column of type ClassLabel; "folders" and None take the only one.
-
-    Raises:
-        ImportError: no `datasets` library.
-        ValueError: no such dataset or split, or not one column of images and one of labels; the message says which are
-            there.
     """
     if labels == "filenames":
         raise ValueError(f"{path} is a Hugging Face dataset, whose images have no file names; leave out data.labels")
     name, split = str(path), ""
     if name.startswith(PREFIX):
         name, _, split = name.removeprefix(PREFIX).partition(":")
-    dataset = _loaded(_library(), path, name, split or None)
+    library = _library()
+    dataset = _loaded(library, path, name, split or None)
     image_column = _only_column(dataset, "Image", path)
     label_column = _only_column(dataset, "ClassLabel", path, wanted=str(labels) if isinstance(labels, Path) else None)
-    images = dataset.with_format(None).select_columns(image_column)
-    images = images.cast_column(image_column, _library().Image(decode=False))
-    class_names = tuple(dataset.features[label_column].names)
-    return StoredImages(
-        images=DatasetRows(path, images, image_column),
-        labels=_labels(dataset, label_column, path),
-        class_names=class_names,
-    )
-
-
-def _labels(dataset: Any, column: str, path: Path) -> NDArray[np.int64]:
-    rows = dataset.with_format(None).select_columns(column)[:][column]
-    labels = np.array([-1 if label is None else label for label in rows], dtype=np.int64)
-    unlabelled = np.flatnonzero(labels < 0)
+    rows = dataset.with_format(None).select_columns(label_column)[:][label_column]
+    numbers = np.array([-1 if label is None else label for label in rows], dtype=np.int64)
+    unlabelled = np.flatnonzero(numbers < 0)
     if unlabelled.size:
         raise ValueError(
-            f"{unlabelled.size} rows of {path} have no label in '{column}', the first {unlabelled[0]}; filter them "
-            f"out, or give another split"
+            f"{unlabelled.size} rows of {path} have no label in '{label_column}', the first {unlabelled[0]}; filter "
+            f"them out, or give another split"
         )
-    return labels
+    images = dataset.with_format(None).select_columns(image_column)
+    images = images.cast_column(image_column, library.Image(decode=False))
+    return StoredImages(
+        images=DatasetRows(path, images, image_column),
+        labels=numbers,
+        class_names=tuple(dataset.features[label_column].names),
+    )
 
 
 def _library() -> ModuleType:

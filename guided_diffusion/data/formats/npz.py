@@ -6,6 +6,7 @@ Arrays are read and written a few rows at a time: 50,000 images do not fit into 
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -39,7 +40,7 @@ class BatchImages:
         return self._length
 
     def stream(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-        for first, images in npy_rows(self._path, "arr_0", start=indices[0], stop=indices[-1] + 1):
+        for first, images in _rows(self._path, "arr_0", start=indices[0], stop=indices[-1] + 1):
             yield images[rows_within(indices, first=first, length=len(images))]
 
 
@@ -49,11 +50,7 @@ def recognise(path: Path) -> bool:
 
 
 def open_stored(path: Path, labels: Labels | None) -> StoredImages:
-    """A batch, whose labels are its own.
-
-    Raises:
-        ValueError: a damaged file, or arrays that are no batch; the message says how to make them one.
-    """
+    """A batch, whose labels are its own."""
     shape = _stored_shape(path)
     return StoredImages(images=BatchImages(path, shape), labels=_stored_labels(path, num_images=shape[0]))
 
@@ -63,6 +60,15 @@ def rows_within(indices: Sequence[int], *, first: int, length: int) -> NDArray[n
     wanted = np.asarray(indices)
     begin, end = np.searchsorted(wanted, (first, first + length))
     return wanted[begin:end] - first
+
+
+@contextmanager
+def _refuse_damage(path: Path, name: str) -> Iterator[None]:
+    """Turn errors of numpy and zipfile about the array `name` of a file into a ValueError that says what to do."""
+    try:
+        yield
+    except DAMAGED_FILE_ERRORS as error:
+        raise ValueError(f"{path} is damaged: {name} cannot be read ({error}); make or fetch it again") from error
 
 
 def npz_members(path: Path) -> frozenset[str]:
@@ -78,17 +84,10 @@ def npz_members(path: Path) -> frozenset[str]:
         raise ValueError(f"{path} is not a readable npz file ({error}); make or fetch it again") from error
 
 
-def npy_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an array in an npz file, from its first bytes.
-
-    Raises:
-        ValueError: the file is damaged, or the array cannot be read row by row.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-            shape, fortran_order, dtype = _read_header(member)
-    except DAMAGED_FILE_ERRORS as error:
-        raise ValueError(f"{path} is damaged: {name} cannot be read ({error}); make or fetch it again") from error
+def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array in an npz file, from its first bytes."""
+    with _refuse_damage(path, name), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        shape, fortran_order, dtype = npy_header(member)
     if dtype.hasobject:
         raise ValueError(
             f"{path} holds {name} as pickled Python objects, which are never loaded; save an array of numbers"
@@ -98,26 +97,40 @@ def npy_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def npy_rows(path: Path, name: str, *, start: int, stop: int) -> Iterator[tuple[int, NDArray]]:
+def _rows(path: Path, name: str, *, start: int, stop: int) -> Iterator[tuple[int, NDArray]]:
     """The rows [start, stop) of an array in an npz file, a few at a time, each piece with the number of its first row.
 
-    Raises:
-        ValueError: the file is damaged.
+    numpy.load would hold the whole array; a zip member is a file that can be read row by row, compressed or not.
     """
-    # numpy.load would hold the whole array; a zip member is a file that can be read row by row, compressed or not.
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-            shape, _, dtype = _read_header(member)
-            row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
-            member.seek(start * row_bytes, 1)
-            for first in range(start, stop, _ROWS_PER_READ):
-                rows = min(_ROWS_PER_READ, stop - first)
-                content = member.read(rows * row_bytes)
-                if len(content) != rows * row_bytes:
-                    raise EOFError(f"it ends within image {first + len(content) // row_bytes}")
-                yield first, np.frombuffer(content, dtype).reshape(rows, *shape[1:])
-    except DAMAGED_FILE_ERRORS as error:
-        raise ValueError(f"{path} is damaged: {name} cannot be read ({error}); make or fetch it again") from error
+    with _refuse_damage(path, name), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        shape, _, dtype = npy_header(member)
+        row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
+        member.seek(start * row_bytes, 1)
+        for first in range(start, stop, _ROWS_PER_READ):
+            rows = min(_ROWS_PER_READ, stop - first)
+            content = member.read(rows * row_bytes)
+            if len(content) != rows * row_bytes:
+                raise EOFError(f"it ends within image {first + len(content) // row_bytes}")
+            yield first, np.frombuffer(content, dtype).reshape(rows, *shape[1:])
+
+
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type of an array, of which the file is left at the first element.
+
+    Raises:
+        ValueError: no array of numpy's.
+    """
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"unknown npy version {version}")
+    return readers[version](file)
+
+
+def write_npy_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    """Write the header of a uint8 array of a shape, behind which its bytes are to follow in C order."""
+    description = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8))}
+    np.lib.format.write_array_header_1_0(file, description)
 
 
 def write_array(archive: zipfile.ZipFile, name: str, array: NDArray) -> None:
@@ -134,10 +147,9 @@ def write_rows(
     Raises:
         ValueError: they do not make up the shape.
     """
-    description = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8))}
     written = 0
     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-        np.lib.format.write_array_header_1_0(member, description)
+        write_npy_header(member, shape)
         for piece in pieces:
             if piece.dtype != np.uint8 or piece.shape[1:] != shape[1:]:
                 raise ValueError(f"{name} is to hold rows of uint8 {shape[1:]}, got {piece.dtype} {piece.shape[1:]}")
@@ -147,14 +159,6 @@ def write_rows(
         raise ValueError(f"{name} is to hold {shape[0]} rows, got {written}")
 
 
-def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(member)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"unknown npy version {version}")
-    return readers[version](member)
-
-
 def _stored_shape(path: Path) -> tuple[int, int, int, int]:
     """Shape (N, H, W, C) of the images of a batch, from its header."""
     members = npz_members(path)
@@ -162,7 +166,7 @@ def _stored_shape(path: Path) -> tuple[int, int, int, int]:
         raise ValueError(
             f"{path} holds no images: expected the array arr_0, found {', '.join(sorted(members)) or 'nothing'}"
         )
-    shape, dtype = npy_header(path, "arr_0")
+    shape, dtype = _header(path, "arr_0")
     if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
         raise ValueError(
             f"{path} holds arr_0 with its axes in the order (N, C, H, W), {shape}; expected (N, H, W, C): save "
@@ -184,19 +188,16 @@ def _stored_labels(path: Path, *, num_images: int) -> NDArray[np.int64]:
     """The labels (N,) of a batch, -1 if it has none."""
     if "arr_1" not in npz_members(path):
         return np.full(num_images, NO_LABEL)
-    shape, dtype = npy_header(path, "arr_1")
+    shape, dtype = _header(path, "arr_1")
     if shape != (num_images,) or not np.issubdtype(dtype, np.integer):
         raise ValueError(f"{path} must hold arr_1 as {num_images} integer labels, got {dtype} {shape}")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["arr_1"].astype(np.int64)
-    except DAMAGED_FILE_ERRORS as error:
-        raise ValueError(f"{path} is damaged: arr_1 cannot be read ({error}); make or fetch it again") from error
+    with _refuse_damage(path, "arr_1"), np.load(path, allow_pickle=False) as arrays:
+        return arrays["arr_1"].astype(np.int64)
 
 
 def _conversion(path: Path, num_images: int) -> str:
     """The range of the first images, and the expression that makes them uint8."""
-    (_, values), *_ = npy_rows(path, "arr_0", start=0, stop=min(num_images, _LOOKED_AT))
+    (_, values), *_ = _rows(path, "arr_0", start=0, stop=min(num_images, _LOOKED_AT))
     low, high = values.min(), values.max()
     held = f": its first {len(values)} images hold values from {low:.4g} to {high:.4g}"
     if not np.isfinite([low, high]).all():

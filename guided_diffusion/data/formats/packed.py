@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import CHANNELS, Labels
+from .npz import npy_header, write_npy_header
 from .storage import CENTER_CROP, StoredImages
 
 IMAGES = "images.npy"
@@ -66,9 +67,6 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
 
     A training of that size sees the stored pixels; one of another size resizes them by its crop, and a random crop cuts
     from the stored squares, of which it has no pixels to spare.
-
-    Raises:
-        ValueError: an unfinished or damaged directory, or other `labels`.
     """
     if labels not in ("folders", None):
         raise ValueError(f"{path} holds prepared images, whose labels are their own; leave out data.labels")
@@ -113,10 +111,8 @@ def _array_header(path: Path) -> tuple[tuple[int, ...], int]:
     """Shape, and offset of the data; a file that is shorter or longer than its header says is refused."""
     with path.open("rb") as file:
         try:
-            version = np.lib.format.read_magic(file)
-            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-            shape, fortran_order, dtype = read(file)
-        except (ValueError, KeyError, EOFError) as error:
+            shape, fortran_order, dtype = npy_header(file)
+        except (ValueError, EOFError) as error:
             raise ValueError(f"{path} is no array of numpy's ({error!r}); prepare the data again") from error
         offset = file.tell()
     size = path.stat().st_size
@@ -140,31 +136,25 @@ def write_images(
     Raises:
         OSError: the disk is full, or fails; the partial file stays.
     """
-    header = _npy_header(shape)
     partial = directory / PARTIAL
     with partial.open("ab") as file:
-        done = _whole_images(file, header, bytes_each=math.prod(shape[1:]))
-        for images in images_from(done):
+        for images in images_from(_whole_images(file, shape)):
             file.write(np.ascontiguousarray(images).data)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(directory / IMAGES)
 
 
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    header = io.BytesIO()
-    description = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8))}
-    np.lib.format.write_array_header_1_0(header, description)
-    return header.getvalue()
-
-
-def _whole_images(file: BinaryIO, header: bytes, *, bytes_each: int) -> int:
+def _whole_images(file: BinaryIO, shape: tuple[int, ...]) -> int:
     """Number of images that an earlier attempt left whole; its part of another is cut off."""
+    header = io.BytesIO()
+    write_npy_header(header, shape)
+    begin, bytes_each = header.tell(), math.prod(shape[1:])
     written = file.seek(0, os.SEEK_END)
-    if written < len(header):
+    if written < begin:
         file.truncate(0)
-        file.write(header)
+        file.write(header.getvalue())
         return 0
-    done = (written - len(header)) // bytes_each
-    file.truncate(len(header) + done * bytes_each)
+    done = (written - begin) // bytes_each
+    file.truncate(begin + done * bytes_each)
     return done

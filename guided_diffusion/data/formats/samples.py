@@ -50,9 +50,8 @@ class Shard:
             )
         for name, values in (("labels", self.labels), ("ids", self.ids)):
             if values.dtype != np.int64 or values.shape != self.images.shape[:1]:
-                raise ValueError(
-                    f"{name} must be int64 of shape ({len(self.images)},), got {values.dtype} {values.shape}"
-                )
+                expected = f"int64 of shape ({len(self.images)},)"
+                raise ValueError(f"{name} must be {expected}, got {values.dtype} {values.shape}")
         if (self.labels < NO_LABEL).any():
             raise ValueError(f"labels must be class indices, or {NO_LABEL} for none, got {self.labels.min()}")
         if (np.diff(self.ids) != 1).any():
@@ -85,12 +84,7 @@ def recognise(path: Path) -> bool:
 
 
 def open_stored(path: Path, labels: Labels | None) -> StoredImages:
-    """The samples of a directory, whose labels are their own.
-
-    Raises:
-        FileNotFoundError: no manifest.
-        ValueError: shards are missing or damaged, or labels exceed the class names.
-    """
+    """The samples of a directory, whose labels are their own."""
     images, manifest, numbers = ShardImages(path), read_manifest(path), read_labels(path)
     names = manifest.get("class_names")
     if names is not None and numbers.max() >= len(names):
@@ -107,10 +101,7 @@ def shard_path(directory: Path, n: int) -> Path:
 
 
 def write_shard(directory: Path, n: int, shard: Shard) -> Path:
-    """Write shard n atomically and return its path.
-
-    The same shard gives the same bytes: the archive holds no time stamp.
-    """
+    """Write shard n atomically and return its path. The same shard gives the same bytes: there is no time stamp."""
     path = shard_path(directory, n)
     with atomic_write(path) as file:
         np.savez(file, images=shard.images, labels=shard.labels, ids=shard.ids)

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Labels
-from ..labels import numbered, table_labels
+from ..labels import indexed, numbered, table_labels
 from .storage import NO_LABEL
 
 LabelsAndNames = tuple[NDArray[np.int64], tuple[str, ...]]
@@ -104,14 +104,12 @@ def class_directories(root: Path) -> list[str]:
         FileNotFoundError: the path does not exist.
         ValueError: it is no folder, holds no folders, or holds images beside them.
     """
-    if not root.exists():
-        raise FileNotFoundError(f"there is no {root}; expected a folder that holds one folder of images per class")
     if not root.is_dir():
-        raise ValueError(f"{root} is a file; expected a folder that holds one folder of images per class (unpack it)")
+        kind, found = (ValueError, "is a file") if root.exists() else (FileNotFoundError, "does not exist")
+        raise kind(f"{root} {found}; expected a folder that holds one folder of images per class")
     entries = sorted(entry for entry in root.iterdir() if not _is_junk(entry.name))
-    files = [entry.name for entry in entries if not entry.is_dir()]
     directories = [entry.name for entry in entries if entry.is_dir()]
-    _refuse_unclassed(root, directories, files)
+    _refuse_unclassed(root, directories, [entry.name for entry in entries if not entry.is_dir()])
     return directories
 
 
@@ -126,25 +124,18 @@ def tree_labels(tree: Tree, labels: Labels | None, read: Callable[[Path], bytes 
         FileNotFoundError: no such table.
         ValueError: nothing that could be labelled so; the message says what is there and what to do.
     """
-    if isinstance(labels, Path):
-        class_names, numbers = _from_table(tree, labels, read(labels))
-        return numbers, class_names
-    if labels == "filenames":
-        return _indexed(filename_classes(tree))
     if labels == "folders":
-        return _indexed(_folder_classes(tree))
+        return indexed(_folder_classes(tree))
     refuse_no_images(tree)
+    if labels == "filenames":
+        return indexed([PurePosixPath(image).name.split("_", 1)[0] for image in tree.images])
+    if labels is not None:
+        return _from_table(tree, labels, read(labels))
     loose = [image for image in tree.images if "/" not in image]
     if len(loose) == len(tree.images):
         return np.full(len(loose), NO_LABEL), ()
     _refuse_unclassed(tree.root, tree.directories, loose)
-    return _indexed([image.split("/", 1)[0] for image in tree.images], tree.directories)
-
-
-def _indexed(classes: Sequence[str], class_names: Sequence[str] | None = None) -> LabelsAndNames:
-    names = tuple(sorted(set(classes))) if class_names is None else tuple(class_names)
-    number_of = {name: number for number, name in enumerate(names)}
-    return np.array([number_of[name] for name in classes], dtype=np.int64), names
+    return indexed([image.split("/", 1)[0] for image in tree.images], tree.directories)
 
 
 def _folder_classes(tree: Tree) -> list[str]:
@@ -167,26 +158,14 @@ def _folder_classes(tree: Tree) -> list[str]:
     return classes
 
 
-def filename_classes(tree: Tree) -> list[str]:
-    """The class of each image by the published convention: its file's name up to the first "_", or all of it.
-
-    Raises:
-        ValueError: no images.
-    """
-    refuse_no_images(tree)
-    return [PurePosixPath(image).name.split("_", 1)[0] for image in tree.images]
-
-
-def _from_table(tree: Tree, labels: Path, content: bytes | None) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    refuse_no_images(tree)
-    source = tree.root / labels if content is not None else labels
-    if content is None:
-        if not labels.is_file():
-            raise FileNotFoundError(
-                f"there is no {labels}, neither in {tree.root} nor from here; data.labels is folders, filenames or a "
-                f"table of labels (.csv, .json)"
-            )
-        content = labels.read_bytes()
+def _from_table(tree: Tree, table: Path, content: bytes | None) -> LabelsAndNames:
+    source = table if content is None else tree.root / table
+    if content is None and not table.is_file():
+        raise FileNotFoundError(
+            f"there is no {table}, neither in {tree.root} nor from here; data.labels is folders, filenames or a table "
+            f"of labels (.csv, .json)"
+        )
+    content = table.read_bytes() if content is None else content
     return numbered(table_labels(tree.images, content, root=tree.root, source=source), source=source)
 
 
