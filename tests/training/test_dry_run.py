@@ -1,4 +1,4 @@
-"""What a training would cost."""
+"""The printed cost of a training that is not started."""
 
 from dataclasses import replace
 
