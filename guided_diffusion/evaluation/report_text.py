@@ -16,7 +16,7 @@ FULL_PROTOCOL_SAMPLES = 50_000
 PRINT_WIDTH = 110
 """Characters in a line of the printed protocol."""
 HASH_DIGITS = 12
-"""Of a SHA-256 that is printed beside others."""
+"""Of a SHA-256 in print."""
 _WORST_CLASSES = 5
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 

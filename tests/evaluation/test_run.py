@@ -88,7 +88,7 @@ def test_classes_are_matched_by_name_and_not_by_number(tmp_path: Path, real: Pat
     ("manifest", "labels", "extractor", "reason"),
     [
         ({}, LABELS * 0 - 1, PixelExtractor(), "the samples carry no labels"),
-        ({"class_names": None}, LABELS, PixelExtractor(), "nothing says which classes"),
+        ({"class_names": None}, LABELS, PixelExtractor(), "do not name the classes of their labels"),
         ({}, LABELS, PixelExtractor(class_names=None), "the extractor does not know the names of its classes"),
         ({"class_names": ["dark", "grey", "cat"]}, LABELS, PixelExtractor(), "does not know the class 'cat'"),
     ],
@@ -260,4 +260,4 @@ def test_the_printed_table_names_the_extractor_beside_every_number(samples: Path
     assert all(line.endswith("classifier:runs/judge") for line in numbers)
     assert numbers[0].startswith("FD-120 ")
     assert any(line.startswith("  accuracy") and "does not know the names" in line for line in lines)
-    assert any(line.startswith(f"generated   path {samples}, kind shards") for line in lines)
+    assert any(line.startswith(f"generated   path {samples},") for line in lines)

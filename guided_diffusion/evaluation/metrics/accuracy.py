@@ -45,7 +45,7 @@ def _compute(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig
     if labels is None or not (labels >= 0).any():
         return Result(missing="the samples carry no labels")
     if names is None:
-        return Result(missing="nothing says which classes the samples' labels mean")
+        return Result(missing="the samples do not name the classes of their labels")
     if columns is None or generated.probabilities is None:
         return Result(missing="the extractor does not know the names of its classes")
     if unknown := [name for name in names if name not in columns]:
