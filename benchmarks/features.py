@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.config import run_command
+from guided_diffusion.evaluation.extractors.features import PublishedExtractor
 from guided_diffusion.evaluation.extractors.inception import (
-    InceptionExtractor,
     InceptionNetwork,
     load_inception,
     resized_like_tensorflow,
@@ -86,7 +86,7 @@ def _random_weights(path: Path) -> Path:
 
 
 @torch.inference_mode()
-def _seconds(extractor: InceptionExtractor | torch.nn.Module, images: Tensor) -> float:
+def _seconds(extractor: PublishedExtractor | torch.nn.Module, images: Tensor) -> float:
     started = time.perf_counter()
     extractor(images)
     return time.perf_counter() - started

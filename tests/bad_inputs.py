@@ -542,7 +542,7 @@ EVALUATION_CASES = (
              says=("data.npz holds images of 9x9 pixels where 8x8 were expected; stored arrays are not resized",)),
     BadInput(name="Published statistics for another network than Inception", script="evaluate", options=REAL_NPZ,
              make=_npz(**STATISTICS),
-             says=("data.npz does not say which network its statistics are of", "classifier:runs/judge is not; give")),
+             says=("data.npz does not name the network of its statistics", "classifier:runs/judge is not; give")),
     BadInput(name="A reference of another extractor", script="evaluate", options=REAL_NPZ,
              make=_npz(**STATISTICS, extractor="inception-2015", extractor_sha256="67"),
              says=("data.npz was made with inception-2015 (SHA-256 67), not with classifier:runs/judge",

@@ -216,7 +216,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "data.labels",
         "data.num_workers",
         "data.path",
-        "json",
         "out",
         "size",
     ),

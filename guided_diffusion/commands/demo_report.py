@@ -9,19 +9,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..evaluation.metrics import HEADLINES, RANKING
 from ..html import gallery, image, png, section, table, write_page
 
-COLUMNS = {
-    "frechet_distance": "FD",
-    "spatial_frechet_distance": "sFD",
-    "inception_score": "IS-like",
-    "precision": "precision",
-    "recall": "recall",
-    "accuracy": "accuracy",
-}
-"""Metrics in the table and their headings; they use the judge's features, so none of them is an FID."""
-
-CURVES = ("frechet_distance", "precision", "recall", "accuracy")
+COLUMNS = {number.key: number.name for number in HEADLINES}
+"""Numbers in the table and their headings; they use the judge's features, so none of them is an FID."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +68,16 @@ def _introduction(floor: Mapping[str, float], judge: Mapping[str, float]) -> str
         "the class asked for by a separate classifier of noisy images. A third network, the judge, is trained on clean "
         f"images only. It classifies {judge['heldout_accuracy_t0']:.1%} of held-out real digits correctly, and FD, "
         "precision and recall are computed on its features. FD of the held-out real digits, the floor: "
-        f"{floor['frechet_distance']:.3f}.</p>"
+        f"{floor[RANKING.key]:.3f}.</p>"
     )
 
 
 def _curves(settings: Sequence[Setting], floor: Mapping[str, float]) -> Figure:
     scales = sorted({setting.scale for setting in settings})
-    figure = Figure(figsize=(4 * len(CURVES), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(CURVES))
-    for axis, name in zip(axes, CURVES, strict=True):
+    shown = [name for name in COLUMNS if all(name in setting.metrics for setting in settings)]
+    figure = Figure(figsize=(12, 6.8), layout="constrained")
+    axes = [figure.add_subplot(2, -(-len(shown) // 2), place) for place in range(1, len(shown) + 1)]
+    for axis, name in zip(axes, shown, strict=True):
         for sampler in dict.fromkeys(setting.sampler for setting in settings):
             points = [(scales.index(s.scale), s.metrics[name]) for s in settings if s.sampler == sampler]
             axis.plot(*zip(*points, strict=True), marker="o", label=sampler)

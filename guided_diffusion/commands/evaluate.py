@@ -46,13 +46,7 @@ class EvaluateConfig:
 
 
 def evaluate_samples(config: EvaluateConfig) -> None:
-    """Measure, write the report and print it on the main process; or compare reports, if there are any to compare.
-
-    Raises:
-        FileNotFoundError: missing images, weights or reports.
-        ValueError: images or reports that cannot be compared.
-        ImportError: no package of the extractor.
-    """
+    """Measure, write the report and print it on the main process; or compare reports, if there are any to compare."""
     if config.compare:
         compare_evaluations(config.compare, page=config.out)
         return
@@ -80,12 +74,7 @@ def evaluate_samples(config: EvaluateConfig) -> None:
 
 
 def compare_evaluations(reports: Sequence[Path], *, page: Path | None) -> None:
-    """Print the differences between evaluations and their protocols; page: HTML file of the same content.
-
-    Raises:
-        FileNotFoundError: a missing report.
-        ValueError: fewer than two reports, or files that are none.
-    """
+    """Print the differences between evaluations and their protocols; page: HTML file of the same content."""
     from ..evaluation.compare import compare_reports, format_comparison  # here, as above
 
     comparison = compare_reports(reports)

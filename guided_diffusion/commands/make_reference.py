@@ -46,13 +46,7 @@ class MakeReferenceConfig:
 
 
 def make_reference_file(config: MakeReferenceConfig) -> None:
-    """Measure, write, and print a summary on the main process.
-
-    Raises:
-        FileNotFoundError: missing images or weights.
-        ValueError: images that cannot be measured.
-        ImportError: no package of the extractor.
-    """
+    """Measure, write, and print a summary on the main process."""
     # Here, so that --help and bad options do not wait for SciPy and torchmetrics.
     from ..distributed import this_process
     from ..evaluation.reference import read_reference

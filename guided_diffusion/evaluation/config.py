@@ -58,11 +58,7 @@ class EvaluationConfig:
         return self.extrapolate or self.bootstrap > 0
 
     def check_num_images(self, count: int, subject: str) -> None:
-        """Refuse a set that is too small for the metrics; subject: beginning of the message, such as "PATH holds".
-
-        Raises:
-            ValueError: no more images than neighbours.
-        """
+        """Refuse, by a ValueError, a set that is too small; subject: beginning of the message, such as "PATH holds"."""
         if count <= self.neighbours:
             raise ValueError(
                 f"{subject} {count} images, but precision and recall look at {self.neighbours} neighbours of each; "

@@ -91,18 +91,13 @@ def _check_extractor(path: Path, reference: Reference, extractor: FeatureExtract
 def _check_shape(path: Path, reference: Reference, shape: tuple[int, int, int]) -> None:
     """By the reference's record; published files have none."""
     height, width, channels = shape
-    record = reference.record or {}
-    size = record.get("image_size", [height, width])
-    if size != [height, width]:
-        raise ValueError(
-            f"the generated images have {height}x{width} pixels, the images of the statistics in {path} "
-            f"{size[0]}x{size[1]}; make a reference of images of the same size"
-        )
-    if record.get("channels", channels) != channels:
-        raise ValueError(
-            f"the generated images have {channels} channels, the images of the statistics in {path} "
-            f"{record['channels']}; make a reference of images with the same number of channels"
-        )
+    for name, wanted in (("image_size", [height, width]), ("channels", channels)):
+        stored = (reference.record or {}).get(name, wanted)
+        if stored != wanted:
+            raise ValueError(
+                f"the generated images have {name} {wanted}, the images of the statistics in {path} {stored}; make a "
+                f"reference of images like the generated ones"
+            )
 
 
 def _check_dimensions(

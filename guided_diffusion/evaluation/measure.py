@@ -131,8 +131,8 @@ class _Accumulators:
             kind: GaussianAccumulator(rows.shape[1]).to(device) for kind, rows in kinds.items() if rows is not None
         }
         self._waiting: dict[str, list[Tensor]] = {kind: [] for kind in self._moments}
-        kinds = {"features": probe.pooled, "labels": torch.zeros(1).long()}
-        kinds["probabilities"] = probe.probabilities if keeps_rows else None  # 4 GB for a million images
+        probabilities = probe.probabilities if keeps_rows else None  # 4 GB for a million images
+        kinds = {"features": probe.pooled, "probabilities": probabilities, "labels": torch.zeros(1).long()}
         self._rows = {kind: RowAccumulator().to(device) for kind, rows in kinds.items() if rows is not None}
         for kind, accumulator in self._rows.items():
             # A process without batches of its own still has to know how wide the rows are, and of what type.

@@ -12,10 +12,9 @@ from ..data.pictures import picture
 from ..diffusion.images import grid
 from ..html import image, png, section, table, write_page
 from .compare import Comparison, metric_table
-from .figures import scatter_figure
 from .measure import spread_over
 from .metrics import METRICS, NUMBERS
-from .protocol import command_of, flat_protocol
+from .protocol import flat_protocol
 from .report import Report, shown_name
 from .report_text import rows_of, worst_classes
 
@@ -39,7 +38,6 @@ def write_evaluation_page(path: Path, report: Report, *, generated: ImageSet, re
         *_figure_sections(report),
         section("Images", _image_grids(generated, real)),
         section("Protocol", _protocol_table(report)),
-        section("Repeat", _repetition(report)),
     ]
     write_page(path, title, sections)
 
@@ -52,20 +50,11 @@ def write_comparison_page(path: Path, comparison: Comparison) -> None:
         f"{_STYLE}<h1>Comparison of evaluations</h1><p><strong>{html.escape(comparison.verdict)}</strong></p>",
         _text_table(("", "evaluation"), named),
         section("Numbers", f"<div class='numbers'>{table(*metric_table(comparison))}</div>"),
-        *_scatter_sections(comparison),
     ]
     for heading, differences in comparison.groups.items():
         rows = [[item.name, *item.values] for item in differences]
         sections.append(section(heading, _text_table(("", *letters), rows)))
     write_page(path, "Comparison of evaluations", sections)
-
-
-def _repetition(report: Report) -> str:
-    """The command that repeats the evaluation, and the weights that it needs."""
-    extractor = report.protocol["extractor"]
-    weights = f"The extractor's weights are those with SHA-256 {extractor['sha256']}"
-    where = ", the published ones." if extractor["published"] else "; the protocol does not say which file held them."
-    return f"<pre>{html.escape(command_of(report.protocol))}</pre><p>{html.escape(weights + where)}</p>"
 
 
 def _summary(report: Report) -> str:
@@ -110,15 +99,6 @@ def _figure_sections(report: Report) -> list[str]:
         rows = _text_table(("class", "accuracy"), worst_classes(report))
         sections.append(section("Classes of the lowest accuracy", rows))
     return sections
-
-
-def _scatter_sections(comparison: Comparison) -> list[str]:
-    planes = [metric.plane for metric in METRICS if metric.plane]
-    return [
-        section(f"{y.capitalize()} against {x}", image(png(scatter_figure(comparison, x=x, y=y))))
-        for x, y in planes
-        if sum({x, y} <= report.metrics.keys() for report in comparison.reports) > 1
-    ]
 
 
 def _warnings(report: Report) -> str:

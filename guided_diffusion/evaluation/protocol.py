@@ -6,7 +6,6 @@ not record is "unknown"; guidance or a model that the samples did not use is "no
 
 import json
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -18,8 +17,6 @@ import torch
 from ..data.formats.samples import ENVIRONMENTS
 from ..data.image_set import ImageSet
 from ..files import file_sha256
-from .config import EvaluationConfig
-from .extractors.config import option_of
 from .extractors.features import FeatureExtractor
 from .inputs import MeasuredReal
 from .measure import MeasuredSet
@@ -117,23 +114,6 @@ def flat_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
     generated = {"sampling": sampling_record(generated.get("manifest"))} | generated
     values = flat(dict(protocol) | {"generated": generated})
     return {name: value for name, value in values.items() if "manifest" not in name.split(".")}
-
-
-def command_of(protocol: Mapping[str, Any]) -> str:
-    """The command line that repeats an evaluation, without settings at their defaults.
-
-    It lacks the file of unpublished weights, of which a protocol has only the hash.
-    """
-    words = [
-        *("python", "scripts/evaluate.py"),
-        *("--generated", protocol["generated"]["path"], "--real", protocol["real"]["path"]),
-        *("--extractor.name", option_of(protocol["extractor"]["name"])),
-    ]
-    defaults = asdict(EvaluationConfig())
-    for name, value in protocol["settings"].items():
-        if value != defaults.get(name):
-            words += [f"--protocol.{name}", json.dumps(value)]
-    return shlex.join(words)
 
 
 def source_record(source: ImageSet) -> dict[str, Any]:

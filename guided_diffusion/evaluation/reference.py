@@ -81,7 +81,7 @@ def write_reference(
     values: dict[str, Any] = {
         "extractor": reference.extractor,
         "extractor_sha256": reference.extractor_sha256,
-        "record": json.dumps(reference.record, allow_nan=False),
+        "record": json.dumps(reference.record or {}, allow_nan=False),
     }
     if pooled.count is not None:
         values["num_images"] = pooled.count

@@ -3,13 +3,12 @@
 import logging
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 from ..data.formats.npz import npz_members
 from ..data.image_set import ImageSet, open_image_set
 from ..distributed import on_main_process
 from .extractors.features import FeatureExtractor
-from .measure import spread_over
+from .measure import MeasuredSet, spread_over
 from .metrics.frechet import low_rank
 from .protocol import source_record, versions
 from .reference import Reference, write_reference
@@ -45,30 +44,32 @@ def make_reference(
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
     cache = cache_directory(out)
     measured = measure_source(source, extractor, name="images", batch_size=batch_size, manifold_size=0, cache=cache)
+    reference = _reference(measured, source, extractor, batch_size=batch_size)
     kept = spread_over(len(source), keep=manifold_images).tolist()
-    record = _record(source, batch_size=batch_size)
 
     def write() -> None:
         if warning := low_rank(measured.pooled, "real"):
             _logger.warning("%s", warning)
-        reference = Reference(
-            pooled=measured.pooled, spatial=measured.spatial, extractor=extractor.name,
-            extractor_sha256=extractor.sha256, record=record,
-        )  # fmt: skip
         write_reference(out, reference, images=source, kept=kept)
         rmtree(cache, ignore_errors=True)
 
     on_main_process(write)
 
 
-def _record(source: ImageSet, *, batch_size: int) -> dict[str, Any]:
-    """Description of the images, and the versions that measured them."""
-    return source_record(source) | {
+def _reference(measured: MeasuredSet, source: ImageSet, extractor: FeatureExtractor, *, batch_size: int) -> Reference:
+    record = source_record(source) | {
         "files_sha256": source.files_sha256(),
         "class_names": list(source.class_names) or None,
         "batch_size": batch_size,
         "versions": versions(),
     }
+    return Reference(
+        pooled=measured.pooled,
+        spatial=measured.spatial,
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        record=record,
+    )
 
 
 def _refuse_reference(images: Path) -> None:

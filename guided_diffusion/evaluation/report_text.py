@@ -24,14 +24,8 @@ _NO_BREAK = "\N{NO-BREAK SPACE}"
 def display_name(key: str, *, published: PublishedWeights | None, num_images: int | None) -> str:
     """Name of a number in print: FID-10k for 10,000 samples on Inception, FD-200 for 200 on another network.
 
-    published: of the extractor. num_images: generated images that it was computed from; None for a number that does
-    not depend on that.
-
-    Raises:
-        ValueError: an unknown number.
+    num_images: generated images that it was computed from; None for a number that does not depend on that.
     """
-    if key not in NUMBERS:
-        raise ValueError(f"unknown metric {key!r}; known are {', '.join(NUMBERS)}")
     found = NUMBERS[key]
     name, *others = found.name.split(" ")
     if published and found.inception_name:

@@ -136,12 +136,7 @@ def cache_directory(out: Path) -> Path:
 
 
 def refuse_unwritable(out: Path) -> None:
-    """Refuse a report that could not be written; creates nothing.
-
-    Raises:
-        ValueError: `out` is a directory, or lies in a file.
-        PermissionError: its directory cannot be written to.
-    """
+    """Refuse a report that could not be written, by a ValueError or a PermissionError; creates nothing."""
     if out.is_dir():
         raise ValueError(f"the report goes into a file, but {out} is a directory; give another --out")
     parent = next(parent for parent in out.absolute().parents if parent.exists())
@@ -152,13 +147,7 @@ def refuse_unwritable(out: Path) -> None:
 
 
 def _conclude(
-    source: ImageSet,
-    generated: MeasuredSet,
-    real: MeasuredReal,
-    extractor: FeatureExtractor,
-    *,
-    out: Path,
-    page: bool,
+    source: ImageSet, generated: MeasuredSet, real: MeasuredReal, extractor: FeatureExtractor, *, out: Path, page: bool
 ) -> Report:
     """Compute the numbers, and write the report and its page."""
     with exact_float32():

@@ -47,11 +47,7 @@ def merged(first: Moments, second: Moments) -> Moments:
 
 
 def gaussian(features: Moments) -> Gaussian:
-    """Mean and covariance, divisor N - 1.
-
-    Raises:
-        ValueError: fewer than two features.
-    """
+    """Mean and covariance, divisor N - 1; a ValueError for fewer than two features."""
     count = int(features.count)
     if count < 2:
         raise ValueError(f"a covariance needs at least 2 images, got {count}; give more")
@@ -78,11 +74,7 @@ class GaussianAccumulator(Metric):
         self.add_state("scatter", torch.zeros(num_features, num_features, dtype=torch.float64), dist_reduce_fx=None)
 
     def update(self, features: Tensor) -> None:
-        """Add features (N, D).
-
-        Raises:
-            ValueError: features that are not finite.
-        """
+        """Add features (N, D); a ValueError if one is not finite."""
         if not torch.isfinite(features).all():
             raise ValueError(
                 "the extractor gave features that are not finite; its weights or its precision are at fault"

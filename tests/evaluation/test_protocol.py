@@ -1,7 +1,6 @@
 """The protocol: records of samples, of pictures without a manifest, and of the real images."""
 
 import json
-import shlex
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,12 @@ from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_
 from evaluation.reports import MANIFEST, protocol
 
 from classifiers.trained_model import load_classifier
-from guided_diffusion.commands.evaluate import EvaluateConfig
-from guided_diffusion.config import parse
 from guided_diffusion.data.formats.samples import read_manifest
 from guided_diffusion.data.formats.tree import files_sha256
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.extractors.inception import WEIGHTS as INCEPTION
-from guided_diffusion.evaluation.protocol import command_of, flat, flat_protocol, sampling_record, versions
+from guided_diffusion.evaluation.protocol import flat, flat_protocol, sampling_record, versions
 from guided_diffusion.evaluation.run import evaluate
 from guided_diffusion.files import file_sha256
 from guided_diffusion.generation.config import SampleConfig
@@ -216,19 +213,3 @@ def test_a_flat_protocol_leaves_manifests_to_the_record_of_sampling() -> None:
     old = protocol()
     del old["generated"]["sampling"]
     assert flat_protocol(old)["generated.sampling.weights"] == "ema_0.9999"
-
-
-@pytest.mark.parametrize(
-    ("extractor", "option"),
-    [("inception-2015", "inception"), ("dinov2-vitl14", "dinov2"), ("classifier:runs/my judge", None)],
-)
-def test_the_command_repeats_the_evaluation(extractor: str, option: str | None) -> None:
-    settings = {"neighbours": 5, "image_size": 64, "split_size": 5000, "extrapolate": True}
-    command = command_of(protocol() | {"settings": settings, "extractor": {"name": extractor}})
-    words = shlex.split(command)
-    assert words[:2] == ["python", "scripts/evaluate.py"]
-    repeated = parse(EvaluateConfig, words[2:])
-    assert repeated.extractor.name == (option or extractor)
-    assert (repeated.generated, repeated.real) == (Path("runs/samples"), Path("photos/train"))
-    assert repeated.protocol == EvaluationConfig(neighbours=5, image_size=64, extrapolate=True)
-    assert "split_size" not in command

@@ -188,14 +188,14 @@ def test_published_statistics_serve_inception_only(samples: Path, tmp_path: Path
 
 def test_statistics_of_images_of_another_size_are_refused(samples: Path, real: Path, tmp_path: Path) -> None:
     make_reference(real, extractor=PixelExtractor(), out=tmp_path / "r.npz", image_size=4, manifold_images=0)
-    with pytest.raises(ValueError, match=r"generated images have 6x6 pixels, .* statistics in .*r\.npz 4x4; make"):
+    with pytest.raises(ValueError, match=r"have image_size \[6, 6\], .* statistics in .*r\.npz \[4, 4\]; make"):
         compared(samples, tmp_path / "r.npz")
 
 
 def test_statistics_of_grey_images_are_refused_for_samples_in_colour(samples: Path, tmp_path: Path) -> None:
     grey = save_class_folders(tmp_path / "grey", noisy_images(LABELS, seed=1, channels=1), LABELS)
     make_reference(grey, extractor=PixelExtractor(), out=tmp_path / "r.npz", manifold_images=0)
-    with pytest.raises(ValueError, match=r"generated images have 3 channels, .* statistics in .*r\.npz 1; make"):
+    with pytest.raises(ValueError, match=r"generated images have channels 3, .* statistics in .*r\.npz 1; make"):
         compared(samples, tmp_path / "r.npz")
 
 

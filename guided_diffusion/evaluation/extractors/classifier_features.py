@@ -34,11 +34,7 @@ class ClassifierFeatures:
 
     @torch.no_grad()
     def __call__(self, images_uint8: Tensor) -> Features:
-        """The pooled vector, 7 channels of the last feature map, and class probabilities, of images (N, C, H, W).
-
-        Raises:
-            ValueError: images of another channel count or size than the classifier takes.
-        """
+        """The pooled vector, 7 channels of the last feature map, and class probabilities, of images (N, C, H, W)."""
         network = self.classifier.network
         self._refuse_other_images(tuple(images_uint8.shape[1:]))
         device = next(network.parameters()).device

@@ -11,10 +11,7 @@ from .dinov2 import load_dinov2
 from .features import FeatureExtractor
 from .inception import load_inception
 
-EXTRACTORS: Mapping[str, Callable[..., FeatureExtractor]] = {
-    "inception": load_inception,
-    "dinov2": load_dinov2,
-}
+EXTRACTORS: Mapping[str, Callable[..., FeatureExtractor]] = {"inception": load_inception, "dinov2": load_dinov2}
 """Loaders of published networks; each takes the file of the weights, or None, and `device`."""
 CLASSIFIER_PREFIX = "classifier:"
 """Before the run directory of a trained classifier."""
@@ -51,8 +48,3 @@ def open_extractor(config: ExtractorConfig, *, device: torch.device) -> FeatureE
         names = f"{', '.join(EXTRACTORS)} or {CLASSIFIER_PREFIX}RUN"
         raise ValueError(f'there is no extractor "{config.name}"; give {names} with --extractor.name')
     return EXTRACTORS[config.name](config.weights, device=device)
-
-
-def option_of(extractor_name: str) -> str:
-    """The `--extractor.name` of an extractor that calls itself `extractor_name`."""
-    return next((option for option in EXTRACTORS if extractor_name.startswith(option)), extractor_name)

@@ -7,7 +7,6 @@ same parameter names. timm, an optional package, is imported when a network is b
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .features import Features, as_rgb, exact_float32
+from .features import Features, PublishedExtractor
 from .weights import PublishedWeights, find_weights, load_weights
 
 WEIGHTS = PublishedWeights(
@@ -32,45 +31,20 @@ WEIGHTS = PublishedWeights(
 )
 
 _INPUT_SIZE = 224
+_RESIZE = f"bicubic to {_INPUT_SIZE}x{_INPUT_SIZE}, antialiased and rounded to uint8, as Pillow does it"
 _PATCH_SIZE = 14
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
-class DinoV2Extractor:
-    """DINOv2 as a FeatureExtractor of pooled features only. Grey images are repeated to three channels."""
-
-    network: nn.Module
-    sha256: str
-    resize: str = f"bicubic to {_INPUT_SIZE}x{_INPUT_SIZE}, antialiased and rounded to uint8, as Pillow does it"
-    class_names: None = None
-
-    @property
-    def published(self) -> PublishedWeights | None:
-        """The published weights, if these are they."""
-        return WEIGHTS if self.sha256 == WEIGHTS.sha256 else None
-
-    @property
-    def name(self) -> str:
-        """Name by the weights."""
-        return WEIGHTS.extractor_name(self.sha256)
-
-    @torch.inference_mode()
-    def __call__(self, images_uint8: Tensor) -> Features:
-        """Features of images (N, 1 or 3, H, W) uint8.
-
-        Raises:
-            ValueError: other types and channel counts.
-        """
-        device = next(self.network.parameters()).device
-        resized = resized_by_pillow(as_rgb(images_uint8, network="DINOv2"), size=_INPUT_SIZE).to(device)
-        mean, deviation = (torch.tensor(each, device=device).view(3, 1, 1) for each in (_MEAN, _DEVIATION))
-        with exact_float32():
-            return Features(self.network((resized.float() / 255 - mean) / deviation))
+def dinov2_features(network: nn.Module, images: Tensor, device: torch.device) -> Features:
+    """Pooled features of images (N, 3, H, W) uint8."""
+    resized = resized_by_pillow(images, size=_INPUT_SIZE).to(device)
+    mean, deviation = (torch.tensor(each, device=device).view(3, 1, 1) for each in (_MEAN, _DEVIATION))
+    return Features(network((resized.float() / 255 - mean) / deviation))
 
 
-def load_dinov2(weights: Path | None = None, *, device: torch.device | str = "cpu") -> DinoV2Extractor:
+def load_dinov2(weights: Path | None = None, *, device: torch.device | str = "cpu") -> PublishedExtractor:
     """The extractor in float32 on `device`; weights: Meta's dinov2_vitl14_pretrain.pth, see `find_weights`.
 
     Raises:
@@ -81,15 +55,12 @@ def load_dinov2(weights: Path | None = None, *, device: torch.device | str = "cp
     path = find_weights(WEIGHTS, weights)
     network = vision_transformer()
     sha256 = load_weights(network, path, WEIGHTS, convert=for_224_pixels)
-    return DinoV2Extractor(network.eval().requires_grad_(False).to(device), sha256)
+    network = network.eval().requires_grad_(False).to(device)
+    return PublishedExtractor(network, sha256, WEIGHTS, _RESIZE, dinov2_features)
 
 
 def vision_transformer(*, width: int = 1024, depth: int = 24, heads: int = 16) -> nn.Module:
-    """Normalised images (N, 3, 224, 224) to class tokens (N, width); the defaults are ViT-L. On the meta device.
-
-    Raises:
-        ImportError: no timm.
-    """
+    """Normalised images (N, 3, 224, 224) to class tokens (N, width); the defaults are ViT-L. On the meta device."""
     try:
         from timm.models.vision_transformer import VisionTransformer
     except ImportError as error:

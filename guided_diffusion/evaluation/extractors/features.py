@@ -1,13 +1,13 @@
 """The interface of a feature extractor, and the arithmetic and input checks that all extractors share."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .weights import PublishedWeights
 
@@ -58,6 +58,41 @@ class FeatureExtractor(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class PublishedExtractor:
+    """A network with published weights, or with others, as a FeatureExtractor. Grey images become three channels."""
+
+    network: nn.Module
+    sha256: str
+    weights: PublishedWeights
+    resize: str
+    features: Callable[[nn.Module, Tensor, torch.device], Features]
+    """From the network, images (N, 3, H, W) uint8 and the device to compute on."""
+    class_names: None = None
+
+    @property
+    def published(self) -> PublishedWeights | None:
+        """The published weights, if these are they."""
+        return self.weights if self.sha256 == self.weights.sha256 else None
+
+    @property
+    def name(self) -> str:
+        """Name of the network; with other weights, marked by the beginning of their hash."""
+        return self.weights.name if self.published else f"{self.weights.name}-weights-{self.sha256[:8]}"
+
+    @torch.inference_mode()
+    def __call__(self, images_uint8: Tensor) -> Features:
+        """Features of images (N, 1 or 3, H, W) uint8; a ValueError for others."""
+        if images_uint8.dtype != torch.uint8 or images_uint8.ndim != 4 or images_uint8.shape[1] not in (1, 3):
+            raise ValueError(
+                f"{self.weights.network} takes uint8 images (N, 1 or 3, H, W), got {images_uint8.dtype} "
+                f"{tuple(images_uint8.shape)}"
+            )
+        device = next(self.network.parameters()).device
+        with exact_float32():
+            return self.features(self.network, images_uint8.expand(-1, 3, -1, -1), device)
+
+
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Compute float32 convolutions and matrix products without reduced precision; all extractors do.
@@ -75,19 +110,6 @@ def exact_float32() -> Iterator[None]:
     finally:
         for operation, precision in zip(operations, before, strict=True):
             operation.fp32_precision = precision
-
-
-def as_rgb(images_uint8: Tensor, *, network: str) -> Tensor:
-    """Images (N, 1 or 3, H, W) uint8 as (N, 3, H, W), grey ones repeated.
-
-    Raises:
-        ValueError: other types and channel counts; the message names `network`.
-    """
-    if images_uint8.dtype != torch.uint8 or images_uint8.ndim != 4 or images_uint8.shape[1] not in (1, 3):
-        raise ValueError(
-            f"{network} takes uint8 images (N, 1 or 3, H, W), got {images_uint8.dtype} {tuple(images_uint8.shape)}"
-        )
-    return images_uint8.expand(-1, 3, -1, -1)
 
 
 def slug(name: str) -> str:

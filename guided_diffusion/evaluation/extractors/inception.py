@@ -6,7 +6,6 @@ batch normalisations are folded into convolutions and memory is channels last; t
 (benchmarks/features.py). torch-fidelity, an optional package, is imported when a network is built.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .features import Features, as_rgb, exact_float32
+from .features import Features, PublishedExtractor
 from .weights import PublishedWeights, find_weights, load_weights
 
 WEIGHTS = PublishedWeights(
@@ -29,6 +28,7 @@ WEIGHTS = PublishedWeights(
 )
 
 _INPUT_SIZE = 299
+_RESIZE = f"bilinear to {_INPUT_SIZE}x{_INPUT_SIZE}, as TensorFlow 1 does it"
 _SPATIAL_CHANNELS = 7
 _CPU_BLOCK = 8
 """Images of one forward pass on a CPU, which is no faster with more: 8 take 100 MiB, 32 take 320."""
@@ -62,42 +62,14 @@ class InceptionNetwork(nn.Module):
         return pooled, rearrange(spatial, "b c h w -> b (h w c)"), logits.softmax(dim=1)
 
 
-@dataclass(frozen=True)
-class InceptionExtractor:
-    """Inception as a FeatureExtractor. Grey images are repeated to three channels."""
-
-    network: InceptionNetwork
-    sha256: str
-    resize: str = f"bilinear to {_INPUT_SIZE}x{_INPUT_SIZE}, as TensorFlow 1 does it"
-    class_names: None = None
-
-    @property
-    def published(self) -> PublishedWeights | None:
-        """The published weights, if these are they."""
-        return WEIGHTS if self.sha256 == WEIGHTS.sha256 else None
-
-    @property
-    def name(self) -> str:
-        """Name by the weights."""
-        return WEIGHTS.extractor_name(self.sha256)
-
-    @torch.inference_mode()
-    def __call__(self, images_uint8: Tensor) -> Features:
-        """Features of images (N, 1 or 3, H, W) uint8.
-
-        Raises:
-            ValueError: other types and channel counts.
-        """
-        device = self.network.get_parameter("fc.weight").device
-        images = as_rgb(images_uint8, network="Inception").to(device)
-        blocks = images.split(_CPU_BLOCK if device.type == "cpu" else max(1, len(images)))
-        with exact_float32():
-            outputs = [self.network(block) for block in blocks]
-        pooled, spatial, probabilities = (torch.cat(kind) for kind in zip(*outputs, strict=True))
-        return Features(pooled, spatial, probabilities)
+def inception_features(network: nn.Module, images: Tensor, device: torch.device) -> Features:
+    """All three kinds of features of images (N, 3, H, W) uint8."""
+    blocks = images.to(device).split(_CPU_BLOCK if device.type == "cpu" else max(1, len(images)))
+    pooled, spatial, probabilities = (torch.cat(kind) for kind in zip(*map(network, blocks), strict=True))
+    return Features(pooled, spatial, probabilities)
 
 
-def load_inception(weights: Path | None = None, *, device: torch.device | str = "cpu") -> InceptionExtractor:
+def load_inception(weights: Path | None = None, *, device: torch.device | str = "cpu") -> PublishedExtractor:
     """The extractor in float32 on `device`; weights: torch-fidelity's file, see `find_weights`.
 
     Raises:
@@ -109,7 +81,8 @@ def load_inception(weights: Path | None = None, *, device: torch.device | str = 
     network = InceptionNetwork()
     sha256 = load_weights(network, path, WEIGHTS)
     fold_batch_norms(network.eval().requires_grad_(False))
-    return InceptionExtractor(network.to(memory_format=torch.channels_last).to(device), sha256)
+    network = network.to(memory_format=torch.channels_last).to(device)
+    return PublishedExtractor(network, sha256, WEIGHTS, _RESIZE, inception_features)
 
 
 def fold_batch_norms(network: InceptionNetwork) -> None:

@@ -33,10 +33,6 @@ class PublishedWeights:
     variable: str
     """Environment variable for the path of the file."""
 
-    def extractor_name(self, sha256: str) -> str:
-        """The network's name; with other weights, marked by the beginning of their hash."""
-        return self.name if sha256 == self.sha256 else f"{self.name}-weights-{sha256[:8]}"
-
     @property
     def advice(self) -> str:
         """The three ways to supply the file, for error messages."""

@@ -18,13 +18,16 @@ MOST_BARS = 40
 
 def class_accuracy_figure(report: Report) -> "Figure | None":
     """Accuracy of each class, in ascending order: bars by name, or a curve where there are too many to name."""
-    from ..figures import new_figure  # here, since matplotlib takes a second to import
+    from matplotlib.figure import Figure  # here, since it takes a second to import
 
     if not report.per_class_accuracy:
         return None
     ranked = sorted(report.per_class_accuracy.items(), key=lambda item: item[1])
     values = [accuracy for _, accuracy in ranked]
-    figure, axis = new_figure(width=9)
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axis = figure.subplots()
+    axis.grid(alpha=0.3)
+    axis.set_axisbelow(True)
     if len(ranked) <= MOST_BARS:
         axis.bar(range(len(ranked)), values)
         # A class may be called anything, and two dollars are no formula.

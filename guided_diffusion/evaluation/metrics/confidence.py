@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +12,10 @@ from tqdm import tqdm
 
 from ..config import EvaluationConfig
 from ..measure import MeasuredSet
-from ..report import Report, number, shown_name
+from ..report import Report, number
 from ..statistics import Gaussian
 from .frechet import frechet_distance
 from .metric import Metric, Number, Result, check_rows
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CONFIDENCE = 0.95
 """Of bootstrap intervals."""
@@ -208,28 +205,6 @@ def balanced_classes(generated: MeasuredSet) -> Tensor | None:
     return labels if int(counts.max() - counts.min()) <= 1 else None
 
 
-def extrapolation_figure(report: Report) -> "Figure | None":
-    """The Fréchet distance of growing subsets against 1/N, and the line that leads to infinitely many samples."""
-    from ..figures import add_legend, new_figure  # here, since matplotlib takes a second to import
-
-    if "extrapolation" not in report.details:
-        return None
-    found = report.details["extrapolation"]
-    inverse, distances = 1 / np.array(found["sizes"], dtype=float), np.array(found["distances"], dtype=float)
-    # The least-squares line through its own intercept, which is the extrapolated distance.
-    slope = inverse @ (distances - found["distance"]) / (inverse @ inverse)
-    figure, axis = new_figure(width=6)
-    ends = np.array([0, inverse.max()])
-    axis.plot(ends, found["distance"] + slope * ends, color="grey", linestyle="--")
-    axis.plot(inverse, distances, "o", label="subsets")
-    name = shown_name(report, "frechet_distance_extrapolated")
-    axis.errorbar(0, found["distance"], found["standard_error"], fmt="s", capsize=4, label=name)
-    axis.set(xlabel="1 / N", ylabel="Fréchet distance")
-    axis.ticklabel_format(axis="x", scilimits=(0, 0))
-    add_legend(axis)
-    return figure
-
-
 def _extrapolate(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
     if not config.extrapolate:
         return Result()
@@ -287,7 +262,6 @@ EXTRAPOLATION = Metric(
     looks_at="pooled",
     compute=_extrapolate,
     uncertainty={"frechet_distance_extrapolated": _extrapolation_error},
-    figures={"Extrapolation of the Fréchet distance": extrapolation_figure},
 )
 BOOTSTRAP = Metric(
     numbers=(),

@@ -59,14 +59,15 @@ def _cubic_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _compute(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
-    sides = {"real": real.manifold, "generated": generated.manifold}
-    smallest = min(map(len, sides.values()))
+    smallest = min(len(real.manifold), len(generated.manifold))
     if smallest < config.kid_subset_size:
         return Result(
             missing=f"{config.kid_subset_size} images a side are its subsets (--protocol.kid_subset_size), there are "
             f"{smallest}"
         )
-    mean, std = kernel_distance(**sides, subsets=config.kid_subsets, subset_size=config.kid_subset_size)
+    mean, std = kernel_distance(
+        real=real.manifold, generated=generated.manifold, subsets=config.kid_subsets, subset_size=config.kid_subset_size
+    )
     return Result(values={"kernel_distance": mean, "kernel_distance_std": std})
 
 
@@ -78,8 +79,5 @@ KERNEL_DISTANCE = Metric(
     looks_at="features",
     compute=_compute,
     uncertainty={"kernel_distance": lambda report: deviation(report, "kernel_distance_std", over="subsets")},
-    protocol={
-        "settings.kid_subsets": "number of KID's subsets",
-        "settings.kid_subset_size": "size of KID's subsets",
-    },
+    protocol={"settings.kid_subsets": "number of KID's subsets", "settings.kid_subset_size": "size of KID's subsets"},
 )

@@ -73,13 +73,11 @@ class Metric:
     """By key of a number, the words beside it, such as an interval; empty where the report says nothing."""
     figures: Mapping[str, Callable[[Report], "Figure | None"]] = field(default_factory=dict)
     """Figures of the page under their headings; None where a report lacks the data."""
-    plane: tuple[str, str] | None = None
-    """Keys of two numbers that a comparison plots against each other, horizontal first."""
 
     @property
     def decisive_fields(self) -> Mapping[str, str]:
         """All protocol fields across which the numbers cannot be compared, and their names in print."""
-        return (FEATURE_COUNTS if self.looks_at == "features" else {}) | self.protocol
+        return {**(FEATURE_COUNTS if self.looks_at == "features" else {}), **self.protocol}
 
     def result(self, generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
         """The numbers, or the reason for which there are none."""
@@ -104,11 +102,7 @@ def deviation(report: Report, key: str, *, over: str) -> str:
 
 
 def check_rows(values: Tensor, name: str) -> None:
-    """Refuse what is not a matrix of finite numbers with a row for each image.
-
-    Raises:
-        ValueError: another shape, no rows, or values that are not finite.
-    """
+    """Refuse, by a ValueError, what is not a matrix of finite numbers with a row for each image."""
     if values.ndim != 2 or values.numel() == 0:
         raise ValueError(f"{name} must be a non-empty matrix, one row per image, got shape {tuple(values.shape)}")
     # Extremes are nan if any value is. To ask each value takes 400 MB for 50,000 Inception features.
@@ -117,11 +111,7 @@ def check_rows(values: Tensor, name: str) -> None:
 
 
 def check_comparable(*, real: Tensor, generated: Tensor) -> None:
-    """Refuse what is not features (N, D) and (M, D) of two sets.
-
-    Raises:
-        ValueError: as `check_rows`, or features of different widths.
-    """
+    """Refuse, by a ValueError, what is not features (N, D) and (M, D) of two sets."""
     check_rows(real, "real features")
     check_rows(generated, "generated features")
     if real.shape[1] != generated.shape[1]:

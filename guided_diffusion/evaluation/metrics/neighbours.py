@@ -162,7 +162,6 @@ PRECISION_RECALL = Metric(
     compute=_precision_recall,
     warnings=_warnings,
     protocol={"settings.neighbours": "k of precision and recall"},
-    plane=("recall", "precision"),
 )
 DENSITY_COVERAGE = Metric(
     numbers=(Number(key="density", name="density"), Number(key="coverage", name="coverage")),
