@@ -1,4 +1,4 @@
-"""The cost of a link outside the networks, sampler by sampler.
+"""Cost of a link outside the networks, sampler by sampler.
 
 OMP_NUM_THREADS=1 python benchmarks/sampling_overhead.py
 

@@ -12,11 +12,11 @@ import tiny
 from script_options import OPTIONS
 
 from guided_diffusion.commands.evaluate import EvaluateConfig
+from guided_diffusion.commands.sample import SampleConfig
 from guided_diffusion.commands.train_classifier import TrainClassifierConfig
 from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig
 from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
 from guided_diffusion.config import differences, from_plain, parse, run_command, to_plain
-from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.guidance.config import GuidanceConfig
 
 SCRIPTS = sorted((tiny.REPOSITORY / "scripts").glob("*.py"))
