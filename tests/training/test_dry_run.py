@@ -1,4 +1,4 @@
-"""What a training would cost."""
+"""The cost of a training, estimated by a dry run."""
 
 from dataclasses import replace
 

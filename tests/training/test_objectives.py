@@ -1,4 +1,4 @@
-"""What an objective may do besides: weigh, drop labels, learn where to draw timesteps, and train in continuous time."""
+"""Options of objectives: weights, label dropout, learned distributions of timesteps, continuous time."""
 
 import json
 import math
