@@ -150,7 +150,7 @@ def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.de
 
 def _judge(run: Path, *, device: torch.device | str) -> CleanClassifier:
     classifier = load_classifier(run, device=device)
-    if classifier.config.chain is not None:
+    if classifier.chain is not None:
         raise ValueError(
             f"{classifier.checkpoint.path} was trained on noisy images and is evaluated at x_t: give it as --classifier"
         )

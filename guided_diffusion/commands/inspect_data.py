@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ..config import run_command
 from ..data.config import Labels, check_num_workers
-from ..files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +33,6 @@ class InspectConfig:
     """Side of the images to be trained on, pixels; counts the smaller files. null: not asked."""
     out: Path | None = None
     """PNG to write with a row of thumbnails for each class; null: none."""
-    json: Path | None = None
-    """File for the whole report, with all broken and all duplicate files; null: none."""
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -51,13 +48,11 @@ def inspect_data(config: InspectConfig) -> None:
         FileNotFoundError: nothing at the path.
         ValueError: nothing in it that could be images.
     """
-    from ..data.inspection import inspected, report_lines, report_record  # imports Pillow, which --help has no use for
+    from ..data.inspection import inspected, report_lines  # imports Pillow, which --help has no use for
     from ..data.thumbnails import write_thumbnails
 
     found = inspected(config.data.path, labels=config.data.labels, num_workers=config.data.num_workers)
     print("\n".join(report_lines(found, size=config.size)))
-    if config.json is not None:
-        write_json(config.json, report_record(found))
     if config.out is not None:
         write_thumbnails(config.out, found)
         print(f"thumbnails  {config.out}")

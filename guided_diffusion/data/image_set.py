@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .config import DataConfig, Labels, Mode
-from .crops import DamagedImageError
-from .decoder import DecodedImages, stopped, x0_of
+from .decoder import DecodedImages, x0_of
 from .formats import EXPECTED, FORMATS, format_of
 from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
 from .formats.tree import files_sha256
@@ -181,9 +180,9 @@ def open_image_set(path: Path, *, image_size: int | None = None, channels: int |
     if isinstance(stored.images, ImageArrays):
         source, resize = stored.images, "none"
     else:
-        modes = _header_modes(stored, stored.images, path)
+        modes = header_modes(stored, stored.images, path, None)
         if channels is None:
-            mode = common_mode(modes, stored.images, path, option="--channels")
+            mode = common_mode(modes, stored.images, path, in_training=False)
         else:
             mode = mode_with_channels(modes, stored.images, channels)
         entries = np.arange(len(stored.labels))
@@ -217,7 +216,7 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     labels, names = stored.labels, stored.class_names
     if class_names is not None:
         labels, names = renumbered(labels, names, class_names, path=config.path), tuple(class_names)
-    modes = _header_modes(stored, files, config.path, config)
+    modes = header_modes(stored, files, config.path, config)
     entries = np.array([entry for entry, mode in enumerate(modes) if mode is not None], dtype=np.int64)
     lost = np.setdiff1d(labels, labels[entries])
     if lost.size:
@@ -230,7 +229,7 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
         files=files,
         entries=entries,
         labels=labels[entries],
-        mode=common_mode(modes, files, config.path, option="--data.mode") if config.mode == "auto" else config.mode,
+        mode=common_mode(modes, files, config.path, in_training=True) if config.mode == "auto" else config.mode,
         size=image_size,
         config=config,
     )
@@ -263,20 +262,6 @@ def _channels_first(pieces: Sequence[NDArray[np.uint8]]) -> Tensor:
 def _place(path: Path) -> Path | None:
     """The file or directory at a path, or the file that it leads into."""
     return path if path.exists() else next((parent for parent in path.parents if parent.is_file()), None)
-
-
-def _header_modes(
-    stored: StoredImages, files: EncodedImages, path: Path, config: DataConfig | None = None
-) -> Sequence[str | None]:
-    """Pillow's mode of each picture, None for one that is skipped."""
-    if stored.mode is not None:
-        return [stored.mode] * len(files)
-    try:
-        return header_modes(files, path, skip_broken=config is not None and config.on_error == "skip")
-    except DamagedImageError as damage:
-        if config is None:
-            raise
-        raise stopped(damage) from damage
 
 
 def _refuse_misfits(images: ImageSet, *, image_size: int | None, channels: int | None) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +23,6 @@ from .formats.storage import EncodedImages
 from .formats.tree import folder_tree
 from .image_set import open_pictures
 from .workers import chunks, read_in_workers
-
-NAMED_FILES = 20
-"""Broken files that the report names."""
-NAMED_DUPLICATES = 5
-"""Sets of equal files that the report names."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +60,9 @@ class Inspection:
         return dict(zip(self.class_names, counts, strict=True))
 
     @property
-    def broken(self) -> dict[str, str]:
+    def broken(self) -> list[str]:
         """Broken files and their damage."""
-        return {str(self.files.path(i)): fact.damage for i, fact in enumerate(self.facts) if fact.damage is not None}
+        return [f"{self.files.path(i)}: {fact.damage}" for i, fact in enumerate(self.facts) if fact.damage is not None]
 
     @property
     def duplicates(self) -> list[list[int]]:
@@ -154,8 +148,7 @@ def report_lines(found: Inspection, *, size: int | None) -> list[str]:
     needs_mode = len(modes) > 1 or not modes.keys() <= CHANNELS.keys()
     advice = "; training needs --data.mode RGB (or L), which converts them" if needs_mode else ""
     lines += [f"formats     {_shares(found.counted('format'))}", f"modes       {_shares(modes)}{advice}"]
-    broken = [f"{path}: {damage}" for path, damage in found.broken.items()]
-    lines += _listed(f"broken      {_counted(len(broken), 'file', 'files')}", broken, NAMED_FILES)
+    lines += _listed(f"broken      {_counted(len(found.broken), 'file', 'files')}", found.broken)
     return lines + _duplicate_lines(found)
 
 
@@ -178,12 +171,11 @@ def _duplicate_lines(found: Inspection) -> list[str]:
         head += f" in {_counted(len(sets), 'set', 'sets')} of equal ones"
     if across:
         head += f", {across:,} of them across classes"
-    return _listed(head, [" = ".join(str(found.files.path(i)) for i in indices) for indices in sets], NAMED_DUPLICATES)
+    return _listed(head, [" = ".join(str(found.files.path(i)) for i in indices) for indices in sets])
 
 
-def _listed(head: str, items: Sequence[str], most: int) -> list[str]:
-    end = f"; the first {most}:" if len(items) > most else ":" if items else ""
-    return [head + end, *(f"  {item}" for item in items[:most])]
+def _listed(head: str, items: Sequence[str]) -> list[str]:
+    return [f"{head}:" if items else head, *(f"  {item}" for item in items)]
 
 
 def _counted(count: int, one: str, many: str) -> str:
@@ -192,21 +184,3 @@ def _counted(count: int, one: str, many: str) -> str:
 
 def _shares(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.most_common()) or "none"
-
-
-def report_record(found: Inspection) -> dict[str, Any]:
-    """The report for programs, JSON values, with all broken files and all duplicates."""
-    return {
-        "path": str(found.path),
-        "refused": found.refusal,
-        "class_counts": found.class_counts,
-        "sides": {
-            name: {"smallest": int(side.min()), "median": float(np.median(side)), "largest": int(side.max())}
-            for name, side in found.sides().items()
-            if len(side)
-        },
-        "formats": dict(found.counted("format")),
-        "modes": dict(found.counted("mode")),
-        "broken": found.broken,
-        "duplicates": [[str(found.files.path(i)) for i in indices] for indices in found.duplicates],
-    }

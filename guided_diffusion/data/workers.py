@@ -16,7 +16,7 @@ _CHUNK = 64
 
 def read_in_workers(
     read: Callable[[Sequence[Entry]], Result],
-    batches: Iterable[Sequence[Entry]],
+    batches: Iterable[list[Entry]],
     *,
     num_workers: int,
     pin_memory: bool = False,
@@ -43,9 +43,9 @@ def read_in_workers(
         yield loaded
 
 
-def chunks(count: int, *, start: int = 0) -> list[range]:
+def chunks(count: int, *, start: int = 0) -> list[list[int]]:
     """The indices start .. count - 1, as many at a time as a worker reads."""
-    return [range(first, min(first + _CHUNK, count)) for first in range(start, count, _CHUNK)]
+    return [list(range(first, min(first + _CHUNK, count))) for first in range(start, count, _CHUNK)]
 
 
 class _Reads(Dataset[Any]):  # Any: DataLoader's types know items and lists of them, not what a whole batch becomes

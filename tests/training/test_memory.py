@@ -1,4 +1,4 @@
-"""How many images fit into memory at a time."""
+"""The number of images that fit into memory at a time."""
 
 import psutil
 import pytest

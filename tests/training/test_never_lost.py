@@ -1,4 +1,4 @@
-"""What becomes of a training when numbers, files, disks or data fail."""
+"""Trainings survive failing numbers, files, disks and data."""
 
 import errno
 import os

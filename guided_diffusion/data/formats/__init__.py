@@ -22,7 +22,10 @@ class Format:
     recognise: Callable[[Path], bool]
     """Tells by names alone whether images of this format lie at a path."""
     open_stored: Callable[[Path, Labels | None], StoredImages]
-    """Open the images at a path. labels: as `DataConfig.labels`; None takes the labels that there are, if any."""
+    """Open the images at a path. labels: as `DataConfig.labels`; None takes the labels that there are, if any.
+
+    Raises FileNotFoundError or ValueError for labels that are not there, and for damaged or unfit files, by name.
+    """
 
 
 FORMATS: Mapping[str, Format] = {

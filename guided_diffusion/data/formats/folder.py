@@ -35,9 +35,6 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """The images below a directory, labelled as `tree_labels` does.
 
     labels: None also passes over a lone directory of directories, which is only their wrapping.
-
-    Raises:
-        FileNotFoundError, ValueError: as `tree_labels`.
     """
 
     def read(table: Path) -> bytes | None:

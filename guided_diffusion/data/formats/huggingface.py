@@ -49,11 +49,6 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """The images of hf:NAME, hf:NAME:SPLIT or a saved dataset.
 
     labels: a column of type ClassLabel; "folders" and None take the only one.
-
-    Raises:
-        ImportError: no `datasets` library.
-        ValueError: no such dataset or split, or not one column of images and one of labels; the message says which are
-            there.
     """
     if labels == "filenames":
         raise ValueError(f"{path} is a Hugging Face dataset, whose images have no file names; leave out data.labels")

@@ -50,11 +50,7 @@ def recognise(path: Path) -> bool:
 
 
 def open_stored(path: Path, labels: Labels | None) -> StoredImages:
-    """A batch, whose labels are its own.
-
-    Raises:
-        ValueError: a damaged file, or arrays that are no batch; the message says how to make them one.
-    """
+    """A batch, whose labels are its own."""
     shape = _stored_shape(path)
     return StoredImages(images=BatchImages(path, shape), labels=_stored_labels(path, num_images=shape[0]))
 

@@ -67,9 +67,6 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
 
     A training of that size sees the stored pixels; one of another size resizes them by its crop, and a random crop cuts
     from the stored squares, of which it has no pixels to spare.
-
-    Raises:
-        ValueError: an unfinished or damaged directory, or other `labels`.
     """
     if labels not in ("folders", None):
         raise ValueError(f"{path} holds prepared images, whose labels are their own; leave out data.labels")

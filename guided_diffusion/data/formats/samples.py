@@ -84,12 +84,7 @@ def recognise(path: Path) -> bool:
 
 
 def open_stored(path: Path, labels: Labels | None) -> StoredImages:
-    """The samples of a directory, whose labels are their own.
-
-    Raises:
-        FileNotFoundError: no manifest.
-        ValueError: shards are missing or damaged, or labels exceed the class names.
-    """
+    """The samples of a directory, whose labels are their own."""
     images, manifest, numbers = ShardImages(path), read_manifest(path), read_labels(path)
     names = manifest.get("class_names")
     if names is not None and numbers.max() >= len(names):

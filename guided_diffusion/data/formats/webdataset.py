@@ -20,8 +20,6 @@ from ..labels import Label, numbered
 from .storage import PackedNames, StoredImages
 from .tree import EXTENSIONS
 
-CLASS_NAME_FILES = ("classes.txt", "classes.json")
-
 # WebDataset's rule: the key ends at the first dot of the file's name, wherever the file lies.
 _KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 
@@ -77,11 +75,7 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """The samples of one .tar, or of all of a directory in the order of their names.
 
     A sample's label is its .cls, a class number or a name, or else the "label" of its .json. Class numbers are named by
-    the file classes.txt (a name a line) or classes.json (an array) beside the shards; without one, by their digits.
-
-    Raises:
-        ValueError: other `labels`; a shard that is empty, cut short, compressed or no tar, a sample without exactly one
-            image or without a label, or a number that classes.txt does not name.
+    the file classes.txt (a name a line) beside the shards; without one, by their digits.
     """
     if labels not in ("folders", None):
         raise ValueError(f"{path} holds WebDataset shards, whose labels are their own; leave out data.labels")
@@ -89,11 +83,9 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     samples = [_samples(shard) for shard in shards]
     found = [sample.label for shard in samples for sample in shard]
     numbers, class_names = numbered(found, source=path)
-    directory = path if path.is_dir() else path.parent
-    for table in (directory / name for name in CLASS_NAME_FILES):
-        if table.is_file():
-            class_names = _named(table, class_names, path)
-            break
+    table = (path if path.is_dir() else path.parent) / "classes.txt"
+    if table.is_file():
+        class_names = _named(table, class_names, path)
     return StoredImages(images=TarImages(path, shards, samples), labels=numbers, class_names=class_names)
 
 
@@ -165,10 +157,9 @@ def _label(members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> Label |
 
 
 def _named(table: Path, digits: tuple[str, ...], source: Path) -> tuple[str, ...]:
-    text = table.read_text(encoding="utf-8-sig")
-    names = json.loads(text) if table.suffix == ".json" else text.splitlines()
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"{table} must hold a class name a line, or as .json an array of names")
+    names = table.read_text(encoding="utf-8-sig").splitlines()
+    if not all(names):
+        raise ValueError(f"{table} must hold a class name a line; it has empty lines")
     if len(set(names)) < len(names):
         raise ValueError(f"{table} has a class name twice; class names must differ")
     if digits != tuple(str(number) for number in range(len(digits))):

@@ -57,12 +57,7 @@ def recognise(path: Path) -> bool:
 
 
 def open_stored(path: Path, labels: Labels | None) -> StoredImages:
-    """The images of a zip, labelled as those of a folder are.
-
-    Raises:
-        FileNotFoundError, ValueError: as `tree_labels`; also for a damaged zip, one with encrypted members or with two
-            of one name.
-    """
+    """The images of a zip, labelled as those of a folder are."""
     archive = _archive(path)
     assert archive is not None
     with _opened(archive) as file:
