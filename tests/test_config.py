@@ -129,7 +129,7 @@ def test_a_refusal_says_what_an_option_takes_in_plain_words(options, message):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerGroup:
-    """How to sample."""
+    """Settings of sampling."""
 
     name: str = "ddpm"
     """Name."""
@@ -142,7 +142,7 @@ class GroupedConfig:
     """A command whose options have moved into groups."""
 
     sampler: SamplerGroup = SamplerGroup()
-    """How to sample."""
+    """Settings of sampling."""
     data: InnerConfig = InnerConfig(width=1)
     """A group that has lost an option."""
 
