@@ -24,7 +24,8 @@ class Format:
     open_stored: Callable[[Path, Labels | None], StoredImages]
     """Open the images at a path. labels: as `DataConfig.labels`; None takes the labels that there are, if any.
 
-    Raises FileNotFoundError or ValueError for labels that are not there, and for damaged or unfit files, by name.
+    Raises:
+        FileNotFoundError, ValueError: labels that are not there, and damaged or unfit files, by name.
     """
 
 
