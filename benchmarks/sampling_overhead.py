@@ -1,4 +1,4 @@
-"""What a link costs outside the networks, sampler by sampler.
+"""Cost of a link outside the networks, sampler by sampler.
 
 OMP_NUM_THREADS=1 python benchmarks/sampling_overhead.py
 

@@ -28,8 +28,8 @@ SHARD_SIZE = 2
 def command(out: Path, diffusion: Path, classifier: Path) -> list[str]:
     """Script and options of a run of many small shards, guided, with labels that are drawn."""
     return [
-        "sample.py", f"--diffusion={diffusion}", f"--classifier={classifier}", f"--out={out}", "--sampler=ddpm",
-        "--steps=10", f"--num_samples={NUM_SAMPLES}", f"--shard_size={SHARD_SIZE}", "--batch_size=2",
+        "sample.py", f"--diffusion={diffusion}", f"--classifier={classifier}", f"--out={out}", "--sampler.name=ddpm",
+        "--sampler.steps=10", f"--num_samples={NUM_SAMPLES}", f"--shard_size={SHARD_SIZE}", "--batch_size=2",
         "--labels=uniform", "--guidance.scale=2",
     ]  # fmt: skip
 

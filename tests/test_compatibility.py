@@ -30,8 +30,8 @@ def test_sampling_continues_to_the_same_bytes(files):
     before = shard.read_bytes()
     shard.unlink()
     sample.main(
-        ["--diffusion=diffusion", "--classifier=classifier", "--guidance.scale=2", "--steps=3", "--num_samples=6",
-         "--shard_size=2", "--batch_size=2", "--clip=null", "--out=samples"]
+        ["--diffusion=diffusion", "--classifier=classifier", "--guidance.scale=2", "--sampler.steps=3",
+         "--num_samples=6", "--shard_size=2", "--batch_size=2", "--sampler.clip=null", "--out=samples"]
     )  # fmt: skip
     assert shard.read_bytes() == before
 

@@ -12,11 +12,11 @@ import tiny
 from script_options import OPTIONS
 
 from guided_diffusion.commands.evaluate import EvaluateConfig
+from guided_diffusion.commands.sample import SampleConfig
 from guided_diffusion.commands.train_classifier import TrainClassifierConfig
 from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig
 from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
 from guided_diffusion.config import differences, from_plain, parse, run_command, to_plain
-from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.guidance.config import GuidanceConfig
 
 SCRIPTS = sorted((tiny.REPOSITORY / "scripts").glob("*.py"))
@@ -129,7 +129,7 @@ def test_a_refusal_says_what_an_option_takes_in_plain_words(options, message):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerGroup:
-    """How to sample."""
+    """Settings of sampling."""
 
     name: str = "ddpm"
     """Name."""
@@ -142,7 +142,7 @@ class GroupedConfig:
     """A command whose options have moved into groups."""
 
     sampler: SamplerGroup = SamplerGroup()
-    """How to sample."""
+    """Settings of sampling."""
     data: InnerConfig = InnerConfig(width=1)
     """A group that has lost an option."""
 

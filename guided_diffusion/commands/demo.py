@@ -90,7 +90,8 @@ def demo_stages(config: DemoConfig) -> dict[str, list[Job]]:
         steps = config.ddim_steps if sampler == "ddim" else config.ddpm_steps
         sample = (
             f"scripts/sample.py --diffusion {out}/diffusion --classifier {out}/classifier --guidance.scale {scale:g} "
-            f"--sampler {sampler} --steps {steps} --num_samples {config.num_samples} --batch_size 120 --out {samples}"
+            f"--sampler.name {sampler} --sampler.steps {steps} --num_samples {config.num_samples} "
+            f"--batch_size 120 --out {samples}"
         )
         evaluated = f"{evaluate} --generated {samples} --out {samples}/evaluation.json"
         return Job(f"{sampler}-{scale:g}", (sample, evaluated))

@@ -1,22 +1,46 @@
-"""Images that a diffusion model is given, and not asked to make: opened as it was trained, and read in batches."""
+"""Input images of a diffusion model, opened as in its training."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..data.config import DataConfig
 from ..data.image_set import ImageSet, open_training_set
+from ..data.subset import evenly_spaced
 from ..diffusion.model import DiffusionModel
 
 
-def open_given(data: DataConfig, model: DiffusionModel, *, class_names: Sequence[str] | None) -> ImageSet:
-    """The images at `data.path` as centre crops of the model's size.
+@dataclass(frozen=True)
+class InputImages:
+    """Centre crops of a data set, evenly spaced in its order."""
 
-    class_names: whose numbers the labels are to be; None: those of the data.
+    dataset: ImageSet
+    indices: Sequence[int]
+    """Places in the data set."""
+
+    @property
+    def files(self) -> list[str]:
+        """File of each image."""
+        paths = self.dataset.paths
+        return [str(paths[index]) for index in self.indices]
+
+    def read(self, start: int = 0, stop: int | None = None) -> tuple[Tensor, Tensor]:
+        """Images (B, C, S, S) uint8 and labels (B,) int64 from `start` to `stop`."""
+        indices = list(self.indices[start:stop])
+        return self.dataset.read(indices), self.dataset.labels[indices]
+
+
+def open_inputs(
+    data: DataConfig, model: DiffusionModel, *, most: int, class_names: Sequence[str] | None
+) -> InputImages:
+    """At most `most` of the images at `data.path`, at the model's size.
+
+    class_names: the classes that labels index; None: those of the data.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_training_set`; images of another number of channels than the model's, or
-            more classes than it is told.
+        FileNotFoundError, ValueError: as `open_training_set`; another number of channels than the
+            model's, or more classes.
     """
     dataset = open_training_set(data, image_size=model.config.network.image_size, class_names=class_names)
     name, channels, num_classes = model.checkpoint.path, model.image_shape[0], model.config.network.num_classes
@@ -30,9 +54,4 @@ def open_given(data: DataConfig, model: DiffusionModel, *, class_names: Sequence
             f"{data.path} holds {len(dataset.class_names)} classes, but {name} knows {num_classes}; give images of "
             f"its classes"
         )
-    return dataset
-
-
-def read_given(dataset: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Images (B, C, S, S) uint8 and labels (B,) int64 of a data set's items."""
-    return dataset.read(indices), dataset.labels[list(indices)]
+    return InputImages(dataset, evenly_spaced(len(dataset), most=most))

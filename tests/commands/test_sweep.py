@@ -11,25 +11,25 @@ import numpy as np
 import pytest
 import tiny
 
-from guided_diffusion.commands import sweep as sweep_run
-from guided_diffusion.commands.sweep import SweepConfig, network_evaluations, sampling_runs, sweep
+from guided_diffusion.commands.sample import SampleConfig, write_samples
+from guided_diffusion.commands.sweep import SweepConfig, network_evaluations, sample_configs, sweep
 from guided_diffusion.commands.sweep_report import Outcome, best_of, format_outcomes, write_sweep_report
 from guided_diffusion.config import parse
 from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.chain import sigma
-from guided_diffusion.diffusion.model import load_diffusion
+from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
+from guided_diffusion.evaluation import run as evaluation
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.extractors.config import ExtractorConfig
-from guided_diffusion.generation import run as generation
-from guided_diffusion.generation.config import SampleConfig
+from guided_diffusion.generation.config import SamplingConfig
+from guided_diffusion.generation.run import SamplingRun
 from guided_diffusion.guidance.config import (
     AutoguidanceConfig,
     ClassifierFreeConfig,
     CleanClassifierConfig,
     GuidanceConfig,
 )
-from guided_diffusion.guidance.run import Guidance, load_guidance
-from guided_diffusion.samplers import SamplerConfig, make_sampler
+from guided_diffusion.samplers import SamplerConfig
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ def changed(config: SweepConfig, **values) -> SweepConfig:
 def evaluations(monkeypatch) -> list[Path]:
     """The directories that are evaluated, in order."""
     seen: list[Path] = []
-    evaluate = sweep_run.evaluate
+    evaluate = evaluation.evaluate
 
     def counted(*, generated: Path, **rest):
         seen.append(generated)
         return evaluate(generated=generated, **rest)
 
-    monkeypatch.setattr(sweep_run, "evaluate", counted)
+    monkeypatch.setattr(evaluation, "evaluate", counted)
     return seen
 
 
@@ -71,7 +71,7 @@ def test_every_combination_is_made_and_evaluated_and_the_best_is_written_down(co
     assert [setting["is_best"] for setting in settings] == [setting is best for setting in settings]
     assert f"best by FD-8: {best['sampler']}, 4 steps, s = {best['scale']:g}" in capsys.readouterr().out
     read = parse(SampleConfig, ["--config", str(config.write_config), "--out", "x"])
-    assert (read.sampler, read.steps, read.guidance.scale) == (best["sampler"], 4, best["scale"])
+    assert (read.sampler.name, read.sampler.steps, read.guidance.scale) == (best["sampler"], 4, best["scale"])
     assert (read.diffusion, read.classifier, read.num_samples) == (config.diffusion, config.classifier, 8)
 
 
@@ -157,7 +157,7 @@ def test_all_settings_share_their_seeds(config):
     few = changed(config, samplers=("ddim",), scales=(0.0, 1e-9))
     sweep(few)
     images = [
-        np.concatenate([shard.images for shard in iterate_shards(run.out)]) for run in sampling_runs(few)
+        np.concatenate([shard.images for shard in iterate_shards(run.out)]) for run in sample_configs(few)
     ]  # fmt: skip
     assert np.array_equal(*images)
 
@@ -177,14 +177,12 @@ def test_a_real_side_that_cannot_be_is_refused_before_any_samples_are_made(confi
 
 
 def test_a_samplers_own_options_reach_it_alone(config):
-    own = {"eta": 0.5, "snr": 0.1, "langevin_steps": 2, "threshold": 0.995}
-    runs = sampling_runs(changed(config, samplers=("ddim", "heun", "langevin"), **own))
-    assert [(run.eta, run.snr, run.langevin_steps) for run in runs] == [
-        (0.5, None, None),
-        (None, None, None),
-        (None, 0.1, 2),
+    own = SamplerConfig(name="langevin", snr=0.1, langevin_steps=2, threshold=0.995)
+    runs = sample_configs(changed(config, samplers=("ddim", "langevin"), sampler=own))
+    assert [run.sampler for run in runs] == [
+        SamplerConfig(name="ddim", steps=4, threshold=0.995),
+        replace(own, steps=4),
     ]
-    assert {run.threshold for run in runs} == {0.995}
 
 
 def test_a_setting_that_cannot_be_is_refused_before_any_is_made(config):
@@ -198,8 +196,13 @@ def test_a_setting_that_cannot_be_is_refused_before_any_is_made(config):
     [
         ({"scales": ()}, "scales are one or more different values, got \\[\\]"),
         ({"steps": (25, 25)}, "steps are one or more different values, got \\[25, 25\\]"),
-        ({"eta": 0.5, "samplers": ("heun",)}, "eta 0.5 is for ddim, but the samplers are heun; leave it out"),
-        ({"snr": 0.1}, "snr 0.1 is for langevin and predictor_corrector, but the samplers are ddim, heun"),
+        (
+            {"sampler": SamplerConfig(eta=0.5), "samplers": ("heun",)},
+            "eta 0.5 is for ddim, but the samplers are heun; leave it out",
+        ),
+        ({"sampler": SamplerConfig(name="langevin", snr=0.1)}, "from --samplers, and langevin is not among them"),
+        ({"sampler": SamplerConfig(steps=4)}, "takes its steps from --steps, not from sampler.steps; got 4"),
+        ({"classifier": None}, "a sweep over guidance scales needs a classifier; add --classifier RUN"),
         ({"num_samples": 3}, "--num_samples asks for 3 images, but precision and recall look at 3 neighbours of each"),
         ({"guidance": GuidanceConfig(scale=2.0)}, "takes its scales from --scales, not from guidance.scale; got 2"),
     ],
@@ -209,13 +212,13 @@ def test_settings_that_make_no_sense_are_refused(config, wrong, message):
         changed(config, **wrong)
 
 
-def cost(guidance: Guidance, **sampler) -> int:
-    config = SamplerConfig(steps=10, **sampler)
-    return network_evaluations(guidance, make_sampler(config), config.levels(tiny.CHAIN))
+def run_of(model: DiffusionModel, guidance: GuidanceConfig | None = None, **sampler) -> SamplingRun:
+    settings = SamplingConfig(sampler=SamplerConfig(**({"steps": 10} | sampler)))
+    return SamplingRun.assemble(model, None, guidance=guidance or GuidanceConfig(), settings=settings)
 
 
 @pytest.mark.parametrize(
-    ("sampler", "asked"),
+    ("sampler", "evaluations"),
     [
         ({"name": "ddim"}, 10),
         ({"name": "ddpm"}, 10),
@@ -224,41 +227,31 @@ def cost(guidance: Guidance, **sampler) -> int:
         ({"name": "langevin", "langevin_steps": 3}, 31),
     ],
 )
-def test_the_cost_of_a_sampler_is_counted(sampler, asked, diffusion_run, classifier_run):
-    guidance = load_guidance(GuidanceConfig(), model=load_diffusion(diffusion_run), classifier=classifier_run)
-    assert cost(guidance, **sampler) == asked
+def test_the_cost_of_a_sampler_is_counted(sampler, evaluations, diffusion_run):
+    assert network_evaluations(run_of(load_diffusion(diffusion_run), **sampler)) == evaluations
 
 
 def test_the_cost_of_guidance_by_denoising_networks_is_counted(diffusion_run, free_run, judge_run):
-    # The sampler's calls alone, as once counted here, are 10 in each case.
+    # The sampler's calls alone are 10 in each case.
     free, plain = load_diffusion(free_run), load_diffusion(diffusion_run)
     twice = GuidanceConfig(classifier_free=ClassifierFreeConfig(weight=2.0))
-    assert cost(load_guidance(twice, model=free)) == 20
-    within = replace(twice, sigma_max=1.0)
-    links = SamplerConfig(steps=10).levels(tiny.CHAIN)
-    quiet = sum(sigma(float(links.alpha_bar[k])) <= 1.0 for k in range(10))
+    assert network_evaluations(run_of(free, twice)) == 20
+    within = run_of(free, replace(twice, sigma_max=1.0))
+    quiet = sum(sigma(float(alpha_bar)) <= 1.0 for alpha_bar in within.chain.alpha_bar)
     assert 0 < quiet < 10
-    assert cost(load_guidance(within, model=free)) == 10 + quiet
+    assert network_evaluations(within) == 10 + quiet
     weaker = GuidanceConfig(autoguidance=AutoguidanceConfig(model=f"{diffusion_run}:network", weight=2.0))
-    assert cost(load_guidance(weaker, model=plain)) == 20
+    assert network_evaluations(run_of(plain, weaker)) == 20
     judge = GuidanceConfig(clean_classifier=CleanClassifierConfig(name=f"classifier:{judge_run}"))
-    assert cost(load_guidance(judge, model=plain)) == 10
+    assert network_evaluations(run_of(plain, judge)) == 10
 
 
-def test_the_count_without_networks_is_the_runs_own(tmp_path, free_run, monkeypatch):
-    model = load_diffusion(free_run)
-    config = GuidanceConfig(classifier_free=ClassifierFreeConfig(weight=2.0), sigma_max=1.0)
-    run = SampleConfig(out=tmp_path, diffusion=free_run, num_samples=4, steps=10, guidance=config)
-    seen = {}
-    make_shards = generation.make_shards
-
-    def kept(config, plan, manifest, make_images, evaluations):
-        make_shards(config, plan, manifest, make_images, evaluations)
-        seen.update(evaluations)
-
-    monkeypatch.setattr(generation, "make_shards", kept)
-    generation.generate(run, model, None)
-    assert seen == {"network": 4 * cost(load_guidance(config, model=model))}
+def test_the_count_without_networks_is_the_runs_own(tmp_path, free_run):
+    guidance = GuidanceConfig(classifier_free=ClassifierFreeConfig(weight=2.0), sigma_max=1.0)
+    config = tiny.sample_config(tmp_path, num_samples=4, steps=10, guidance=guidance)
+    run = tiny.sampling_run(config, load_diffusion(free_run))
+    write_samples(run, config)
+    assert run.evaluations == {"network": 4 * network_evaluations(run)}
 
 
 def outcome(scale: float, distance: float, grid: Path, **changes) -> Outcome:

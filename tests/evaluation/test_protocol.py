@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
 from evaluation.reports import MANIFEST, protocol
@@ -20,8 +21,6 @@ from guided_diffusion.evaluation.extractors.inception import WEIGHTS as INCEPTIO
 from guided_diffusion.evaluation.protocol import flat, flat_protocol, sampling_record, versions
 from guided_diffusion.evaluation.run import evaluate
 from guided_diffusion.files import file_sha256
-from guided_diffusion.generation.config import SampleConfig
-from guided_diffusion.generation.run import generate
 from guided_diffusion.guidance.config import GuidanceConfig
 
 LABELS = torch.arange(3).repeat_interleave(10)
@@ -46,20 +45,18 @@ def test_a_manifest_is_said_in_flat_words() -> None:
 
 
 def test_what_our_own_samples_say_is_all_known(tmp_path, diffusion_run, classifier_run) -> None:
-    config = SampleConfig(
-        diffusion=diffusion_run,
-        classifier=classifier_run,
-        out=tmp_path / "samples",
+    config = tiny.sample_config(
+        tmp_path / "samples",
         num_samples=2,
         steps=2,
         seed=11,
         guidance=GuidanceConfig(scale=3.0, sigma_max=20.0),
     )
     model, guide = load_diffusion(diffusion_run), load_classifier(classifier_run)
-    generate(config, model, guide)
+    tiny.generate(config, model, guide)
     record = sampling_record(read_manifest(config.out))
     assert "unknown" not in record.values()
-    assert (record["seed"], record["sampler"], record["steps"], record["scale"]) == (11, config.sampler, 2, 3.0)
+    assert (record["seed"], record["sampler"], record["steps"], record["scale"]) == (11, "ddim", 2, 3.0)
     assert record["guidance.sigma_max"] == 20.0
     assert record["weights"] == model.weights
     assert record["weights_sha256"] == file_sha256(model.checkpoint.weights_file(model.weights))

@@ -17,8 +17,6 @@ from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.denoiser import Threshold, clipped
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.diffusion.schedules import make_chain
-from guided_diffusion.generation.config import SampleConfig
-from guided_diffusion.generation.run import generate
 from guided_diffusion.guidance import (
     classifier_score,
     entropy_scaled_score,
@@ -105,15 +103,15 @@ def test_autoguidance_extrapolates_from_the_weaker_weights(free, free_run):
 def test_the_classifier_and_the_null_class_guide_together(free, classifier_run, tmp_path):
     """The classifier is of the noise of `diffusion_run`, whose chain is the same."""
     classifier = load_classifier(classifier_run)
-    config = SampleConfig(
-        diffusion=Path("unused"), out=tmp_path / "both", num_samples=4, steps=5,
+    config = tiny.sample_config(
+        tmp_path / "both", num_samples=4, steps=5,
         guidance=GuidanceConfig(scale=3.0, **free_of_class(2.0)),
     )  # fmt: skip
-    generate(config, free, classifier)
+    tiny.generate(config, free, classifier)
     alone = {"free": GuidanceConfig(**free_of_class(2.0)), "guide": GuidanceConfig(scale=3.0)}
     for name, changed in alone.items():
         changed = replace(config, out=tmp_path / name, guidance=changed)
-        generate(changed, free, classifier if name == "guide" else None)
+        tiny.generate(changed, free, classifier if name == "guide" else None)
         assert not np.array_equal(made(tmp_path / name), made(tmp_path / "both"))
 
 
@@ -176,11 +174,11 @@ def test_a_judge_of_clean_images_guides_to_the_class_it_is_asked_for(tmp_path, m
     means = {}
     for scale in (0.0, 4.0):
         guiding = GuidanceConfig(**by_judge(judge_run, scale=scale, gradient=gradient))
-        config = SampleConfig(
-            diffusion=Path("unused"), out=tmp_path / str(scale), num_samples=16, steps=10, sampler=sampler,
+        config = tiny.sample_config(
+            tmp_path / str(scale), num_samples=16, steps=10, sampler=sampler,
             guidance=guiding,
         )  # fmt: skip
-        generate(config, model)
+        tiny.generate(config, model)
         brightness = made(config.out).mean(axis=(1, 2, 3))
         means[scale] = brightness[1::2].mean() - brightness[::2].mean()
     assert means[4.0] > means[0.0] + 3
@@ -244,12 +242,12 @@ def test_another_batch_size_moves_samples_guided_through_the_network_by_a_grey_l
     tmp_path, model, judge_run
 ):
     guiding = through_the_network(model, judge_run, 4.0)
-    config = SampleConfig(
-        diffusion=Path("unused"), out=tmp_path / "many", num_samples=6, steps=10, sampler="ddpm",
+    config = tiny.sample_config(
+        tmp_path / "many", num_samples=6, steps=10, sampler="ddpm",
         guidance=guiding.config,
     )  # fmt: skip
-    generate(config, model)
-    generate(replace(config, out=tmp_path / "one", batch_size=1), model)
+    tiny.generate(config, model)
+    tiny.generate(replace(config, out=tmp_path / "one", batch_size=1), model)
     difference = made(tmp_path / "many").astype(int) - made(tmp_path / "one")
     assert abs(difference).max() <= 1
 
@@ -262,8 +260,8 @@ def test_sample_i_guided_by_a_clean_classifier_does_not_depend_on_its_batch(mode
 
 
 def test_the_manifest_says_who_guided_and_how(tmp_path, free, free_run, classifier_run, judge_run):
-    config = SampleConfig(
-        diffusion=free_run, out=tmp_path, num_samples=2, steps=5, sampler="ddpm", gradient_at="mean",
+    config = tiny.sample_config(
+        tmp_path, num_samples=2, steps=5, sampler="ddpm", gradient_at="mean",
         guidance=GuidanceConfig(
             scale=2.0, class_scales={"light": 3.0, 0: 1.5}, score="entropy_scaled", sigma_max=9.0,
             further={str(classifier_run): 0.5}, **by_weaker(f"{free_run}:network", 1.5),
@@ -271,7 +269,7 @@ def test_the_manifest_says_who_guided_and_how(tmp_path, free, free_run, classifi
         ),
     )  # fmt: skip
     classifier = load_classifier(classifier_run)
-    generate(config, free, classifier)
+    tiny.generate(config, free, classifier)
     record = json.loads((tmp_path / "manifest.json").read_text())["guidance"]
     judge = record.pop("off_the_shelf")
     assert (judge["scale"], judge["gradient"], len(judge["sha256"])) == (1.0, "x_t", 64)
@@ -287,7 +285,7 @@ def test_the_manifest_says_who_guided_and_how(tmp_path, free, free_run, classifi
 def test_class_scales_and_a_judge_from_the_command_line(tmp_path, free_run, classifier_run, judge_run):
     process = tiny.start(
         "sample.py", f"--diffusion={free_run}", f"--classifier={classifier_run}", f"--out={tmp_path / 'out'}",
-        "--num_samples=2", "--steps=5", "--guidance.class_scales={dark: 2, 1: 0.5}",
+        "--num_samples=2", "--sampler.steps=5", "--guidance.class_scales={dark: 2, 1: 0.5}",
         "--guidance.classifier_free.weight=1.5", f"--guidance.clean_classifier.name=classifier:{judge_run}",
         f"--guidance.further={{{classifier_run}: 2}}",
     )  # fmt: skip
@@ -398,4 +396,4 @@ def test_a_manifest_does_not_depend_on_how_classes_were_called_or_ordered(model,
 
 def test_gradients_at_the_mean_are_refused_for_ddim():
     with pytest.raises(ValueError, match="sampler.gradient_at mean was given to ddim; it is for ddpm: leave it out"):
-        SampleConfig(diffusion=Path("unused"), out=Path("out"), gradient_at="mean")
+        SamplerConfig(gradient_at="mean")

@@ -1,4 +1,4 @@
-"""What an objective may do besides: weigh, drop labels, learn where to draw timesteps, and train in continuous time."""
+"""Options of objectives: min-SNR weights, label dropout, importance sampling of timesteps, continuous time."""
 
 import json
 import math
@@ -22,7 +22,6 @@ from guided_diffusion.diffusion.model import DiffusionConfig, load_diffusion
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain, sampling_chain
 from guided_diffusion.diffusion.timesteps import LossSecondMoment
-from guided_diffusion.generation.run import SampleConfig, generate
 from guided_diffusion.guidance import extrapolated
 from guided_diffusion.guidance.config import GuidanceConfig
 from guided_diffusion.models.unet import UNetConfig
@@ -263,12 +262,12 @@ def test_a_model_in_continuous_time_trains_and_samples_at_any_number_of_levels(t
     assert model.config.chain == CONTINUOUS
     for sampler, steps in (("ddim", 7), ("ddpm", "50"), ("ddim", "")):
         out = tmp_path / f"{sampler}{steps}"
-        generate(SampleConfig(diffusion=run, out=out, num_samples=4, sampler=sampler, steps=steps), model, None)
+        tiny.generate(tiny.sample_config(out, num_samples=4, sampler=sampler, steps=steps), model)
         (shard,) = iterate_shards(out)
         assert shard.images.shape == (4, 8, 8, 1)
         assert len(np.unique(shard.images, axis=0)) == 4
     with pytest.raises(ValueError, match="continuous in time and has no numbered steps to cut into sections"):
-        generate(SampleConfig(diffusion=run, out=tmp_path / "no", steps="10,20"), model, None)
+        tiny.generate(tiny.sample_config(tmp_path / "no", steps="10,20"), model)
 
 
 def test_a_classifier_of_continuous_time_guides_the_model_whose_noise_it_knows(tmp_path, class_folder):
@@ -277,8 +276,6 @@ def test_a_classifier_of_continuous_time_guides_the_model_whose_noise_it_knows(t
     train_classifier(tiny.classifier_config(out, class_folder, diffusion=run, iterations=2, heldout=class_folder))
     guide = load_classifier(out)
     assert guide.config.chain == CONTINUOUS
-    sampling = SampleConfig(
-        diffusion=run, out=tmp_path / "out", num_samples=4, steps=5, guidance=GuidanceConfig(scale=2.0)
-    )
-    generate(sampling, load_diffusion(run), guide)
+    sampling = tiny.sample_config(tmp_path / "out", num_samples=4, steps=5, guidance=GuidanceConfig(scale=2.0))
+    tiny.generate(sampling, load_diffusion(run), guide)
     assert (tmp_path / "out" / "grid.png").exists()

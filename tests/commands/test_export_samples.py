@@ -9,9 +9,9 @@ import torch
 from evaluation.pixel_extractor import CLASS_NAMES, PixelExtractor, noisy_images, save_class_folders, save_samples
 from PIL import Image
 
+from guided_diffusion.commands.export_samples import ExportConfig, export_samples
 from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.evaluation.run import evaluate
-from guided_diffusion.generation.export import ExportConfig, export_samples
 
 LABELS = torch.arange(120) % 3
 

@@ -5,19 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image, ImageSequence
 
 from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.denoiser import Estimate
 from guided_diffusion.diffusion.model import load_diffusion
-from guided_diffusion.generation.animation import MOST_FRAMES, Film
-from guided_diffusion.generation.config import SampleConfig
-from guided_diffusion.generation.run import generate
+from guided_diffusion.generation.sample_pictures import MOST_FRAMES, Film
 
-CONFIG = SampleConfig(
-    diffusion=Path("unused"), out=Path("unused"), num_samples=6, batch_size=3, shard_size=4, steps=5, animate=4
-)
+CONFIG = tiny.sample_config(Path("unused"), num_samples=6, batch_size=3, shard_size=4, steps=5, animate=4)
 
 
 def shard_bytes(directory: Path) -> dict[str, bytes]:
@@ -26,7 +23,7 @@ def shard_bytes(directory: Path) -> dict[str, bytes]:
 
 def test_the_last_frame_shows_the_samples_and_their_estimate(tmp_path, diffusion_run):
     model = load_diffusion(diffusion_run)
-    generate(replace(CONFIG, out=tmp_path / "a"), model, None)
+    tiny.generate(replace(CONFIG, out=tmp_path / "a"), model)
     with Image.open(tmp_path / "a" / "animation.webp") as film:
         frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(film)]
     assert len(frames) == 5
@@ -47,10 +44,10 @@ def test_the_last_frame_shows_the_samples_and_their_estimate(tmp_path, diffusion
 def test_an_animation_changes_no_sample_and_may_come_later(tmp_path, diffusion_run):
     model = load_diffusion(diffusion_run)
     plain = replace(CONFIG, out=tmp_path / "a", animate=0)
-    generate(plain, model, None)
+    tiny.generate(plain, model)
     before = shard_bytes(tmp_path / "a")
     assert not (tmp_path / "a" / "animation.webp").exists()
-    generate(replace(plain, animate=1), model, None)
+    tiny.generate(replace(plain, animate=1), model)
     assert (tmp_path / "a" / "animation.webp").exists()
     assert shard_bytes(tmp_path / "a") == before
 
