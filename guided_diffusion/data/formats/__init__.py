@@ -30,17 +30,17 @@ class Format:
 
 
 FORMATS: Mapping[str, Format] = {
-    "huggingface": Format("a Hugging Face dataset (hf:NAME, or saved)", huggingface.recognise, huggingface.open_stored),
+    "huggingface": Format("a Hugging Face dataset (hf:NAME or saved)", huggingface.recognise, huggingface.open_stored),
     "zip": Format("a .zip of such a folder", zip.recognise, zip.open_stored),
     "prepared": Format("prepared images", packed.recognise, packed.open_stored),
-    "shards": Format("a directory of samples", samples.recognise, samples.open_stored),
-    "npz": Format("an .npz batch", npz.recognise, npz.open_stored),
+    "shards": Format("a directory of samples (not for training)", samples.recognise, samples.open_stored),
+    "npz": Format("an .npz batch (not for training)", npz.recognise, npz.open_stored),
     "webdataset": Format("WebDataset .tar shards", webdataset.recognise, webdataset.open_stored),
     "folder": Format("a folder of images (one folder per class)", folder.recognise, folder.open_stored),
 }
 """In the order in which they are tried; protocols of evaluations record the names."""
 
-EXPECTED = " or ".join(entry.described for entry in reversed(FORMATS.values()))
+EXPECTED = ", or ".join(entry.described for entry in reversed(FORMATS.values()))
 
 
 def format_of(path: Path) -> str:
