@@ -51,13 +51,12 @@ def upsample(config: UpsampleConfig) -> None:
     from ..distributed import this_process
     from ..generation.cascade import UpsamplingRun, stored_base
     from ..generation.shard_writer import make_shards
-    from ..models.precision import check_precision
+    from ..models.precision import check_precision, in_precision
 
     device, evaluations = this_process().device, Counter[str]()
     check_precision(config.precision, device)
-    upsampler = load_upsampler(
-        config.upsampler, weights=config.weights, device=device, precision=config.precision, counter=evaluations
-    )
+    upsampler = load_upsampler(config.upsampler, weights=config.weights, device=device)
+    upsampler = in_precision(upsampler, config.precision, counter=evaluations)
     source = open_image_set(config.base)
     rate = config.conditioning_noise
     run = UpsamplingRun(settings=config, upsampler=upsampler, base=stored_base(source), conditioning_noise=rate)
