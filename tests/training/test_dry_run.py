@@ -1,4 +1,4 @@
-"""The cost of a training, estimated by a dry run."""
+"""The printed cost of a training that is not started."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Trainings survive failing numbers, files, disks and data."""
+"""Trainings whose numbers, files, disks or data fail."""
 
 import errno
 import os

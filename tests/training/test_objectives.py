@@ -1,4 +1,4 @@
-"""Options of objectives: weights, label dropout, learned distributions of timesteps, continuous time."""
+"""Options of objectives: min-SNR weights, label dropout, importance sampling of timesteps, continuous time."""
 
 import json
 import math
