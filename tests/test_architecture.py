@@ -1,6 +1,5 @@
 """The rules of docs/architecture.md hold, and each of them notices what breaks it."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
@@ -20,7 +19,9 @@ from guided_diffusion.samplers.config import SAMPLERS
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("guided_diffusion", "classifiers", "scripts", "examples", "tests", "benchmarks", "docs")
 
-PENDING: dict[str, list[str]] = json.loads((Path(__file__).parent / "architecture_pending.json").read_text())
+PENDING: dict[str, set[str]] = {
+    "packages_over_budget": {"docs/architecture.md"},  # all budgets together are over MAX_TOTAL_LINES
+}
 """Places that break a rule and are let off, by rule. One that is let off without need fails: the list only shrinks."""
 
 WELL_KEPT = {
@@ -110,7 +111,7 @@ def assert_none(violations: Iterable[Violation], rule: str) -> None:
     found = defaultdict(list)
     for violation in violations:
         found[violation.place].append(violation.found)
-    let_off = set(PENDING.get(rule, []))
+    let_off = PENDING.get(rule, set())
     assert {place: reasons for place, reasons in found.items() if place not in let_off} == {}
     assert not let_off - found.keys(), "let off without need"
 
@@ -124,13 +125,14 @@ def member_names() -> set[str]:
     """Names of members and of their own options, from the tables of their families.
 
     Left out are words that mean something else as well: ddim and ddpm, of which encoding and RePaint are variants, the
-    plain score, and the metrics accuracy, precision, recall, density and coverage.
+    plain score, and the metrics accuracy, precision, recall, density and coverage; and eta, which the manifests of all
+    samplers hold.
     """
     options = {option for entry in SAMPLERS.values() for option in entry.options}
     hints = get_type_hints(GuidanceConfig)
     kinds = {field.name for field in fields(GuidanceConfig) if is_dataclass(hints[field.name])}
     names = options | kinds | {*SAMPLERS, *CLASSIFIER_SCORES, *NUMBERS, *EXTRACTORS, *FORMATS}
-    return names - {"ddim", "ddpm", "plain", "accuracy", "precision", "recall", "density", "coverage"}
+    return names - {"ddim", "ddpm", "eta", "plain", "accuracy", "precision", "recall", "density", "coverage"}
 
 
 def test_a_members_name_stands_in_its_own_file_and_the_table(repository):
