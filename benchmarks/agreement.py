@@ -1,4 +1,4 @@
-"""Our evaluation beside torch-fidelity's: the same pictures, the same Inception weights, every number that both give.
+"""Agreement with torch-fidelity: every common number, on the same pictures with the same Inception weights.
 
 python benchmarks/agreement.py --generated DIR --real DIR [--weights FILE]
 """

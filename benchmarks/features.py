@@ -1,4 +1,4 @@
-"""Images a second of our Inception extractor beside torch-fidelity's, by turns in this process.
+"""Speed and accuracy of our Inception extractor and torch-fidelity's, by turns in one process.
 
 python benchmarks/features.py [--sizes "[64, 256]"] [--weights FILE]
 """

@@ -1,4 +1,4 @@
-"""Speed and memory of the metrics beside torch-fidelity's, and of the Fréchet distance beside scipy's square root.
+"""Speed and memory of our metrics, torch-fidelity's, and a Fréchet distance by scipy's matrix square root.
 
 OMP_NUM_THREADS=2 python benchmarks/metrics.py [--samples 10000] [--subsets 10] [--repeats 3]
 

@@ -114,6 +114,21 @@ def informed_levels(diagnosis: Diagnosis) -> list[LevelReport]:
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Probes:
+    """Held-out images at links of a chain; an image has the same noise at every link."""
+
+    images: ImageSet
+    chosen: Sequence[int]
+    """Indices of the images to use."""
+    chain: DiffusionChain | None
+    """None: clean images, at t = 0."""
+    links: Sequence[int]
+    """Indices into the chain."""
+    seed: int
+    """Seed of the noise."""
+
+
 def diagnosed(
     classifier: Classifier, data: DataConfig, *, max_images: int, num_levels: int, batch_size: int, seed: int
 ) -> Diagnosis:
@@ -122,51 +137,42 @@ def diagnosed(
     Raises:
         ValueError: as `open_heldout`; images of one class only.
     """
-    folder = open_heldout(data, classifier.config)
-    chosen = evenly_spaced(len(folder), most=max_images)
-    y = folder.labels[chosen]
+    images = open_heldout(data, classifier.config)
+    chosen = evenly_spaced(len(images), most=max_images)
+    y = images.labels[chosen]
     if len(y.unique()) == 1:
         raise ValueError(
             f"{data.path} holds images of one class only, where a constant answer is right; give images of "
             f"several classes"
         )
     chain = None if classifier.config.chain is None else make_chain(classifier.config.chain)
-    indices = level_indices(chain, count=num_levels)
-    checkpoint = classifier.checkpoint
+    links = level_indices(chain, count=num_levels)
+    probes = Probes(images=images, chosen=chosen, chain=chain, links=links, seed=seed)
     return summarize(
-        measure_levels(classifier.network, chain, folder, chosen, indices=indices, seed=seed, batch_size=batch_size),
+        measure_levels(classifier.network, probes, batch_size=batch_size),
         y,
-        classifier=f"{checkpoint.path.parent.name}/{checkpoint.path.name}",
+        classifier=classifier.name,
         data=data.path,
-        trained_on_it=_is_training_folder(data.path, checkpoint.run),
+        trained_on_it=_is_training_folder(data.path, classifier.checkpoint.run),
         guides=chain is not None,
     )
 
 
-def measure_levels(
-    network: NoisyClassifier,
-    chain: DiffusionChain | None,
-    folder: ImageSet,
-    chosen: Sequence[int],
-    *,
-    indices: Sequence[int],
-    seed: int,
-    batch_size: int,
-) -> list[LevelMeasurement]:
-    """The classifier at each index of the chain, on the chosen images of a folder.
-
-    Each image is read once, and noised at every level with the same eps. chain None: the images as they are, at t = 0.
-    """
-    found: dict[int, list[tuple[Tensor, Tensor]]] = {k: [] for k in indices}
-    device = next(network.parameters()).device
-    with tqdm(total=len(chosen) * len(indices), desc="diagnosis", unit="img", leave=False) as bar:
+@torch.no_grad()
+def measure_levels(network: NoisyClassifier, probes: Probes, *, batch_size: int) -> list[LevelMeasurement]:
+    """The classifier at each link, on all probes; each image is read once."""
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {k: [] for k in probes.links}
+    device, chosen, chain = next(network.parameters()).device, probes.chosen, probes.chain
+    with tqdm(total=len(chosen) * len(found), desc="diagnosis", unit="img", leave=False) as bar:
         for first in range(0, len(chosen), batch_size):
-            x0, y = (tensor.to(device) for tensor in read_images(folder, chosen[first : first + batch_size]))
-            eps = SeededNoise(seed, range(first, first + len(x0)))(x0)
-            for k in indices:
-                found[k].append(_predicted(network, x0, y, eps, step_at(chain, k, like=x0)))
+            x0, y = (tensor.to(device) for tensor in read_images(probes.images, chosen[first : first + batch_size]))
+            eps = SeededNoise(probes.seed, range(first, first + len(x0)))(x0)
+            for k in probes.links:
+                step = step_at(chain, k, like=x0)
+                x_t = q_sample(x0, eps, step)
+                gradient = classifier_score(network.log_prob, y, 1.0)(x_t, step)
+                found[k].append((network.log_prob(x_t, step.t).cpu(), correction_ratio(gradient, eps, step).cpu()))
                 bar.update(len(x0))
-    slope_errors = measure_slopes(network, chain, folder, chosen, indices=indices, seed=seed)
     return [
         LevelMeasurement(
             t=0.0 if chain is None else float(chain.t[k]),
@@ -175,38 +181,22 @@ def measure_levels(
             corrections=torch.cat([corrections for _, corrections in found[k]]),
             slope_error=error,
         )
-        for k, error in zip(indices, slope_errors, strict=True)
+        for k, error in zip(probes.links, measure_slopes(network, probes), strict=True)
     ]
 
 
 @torch.no_grad()
-def _predicted(network: NoisyClassifier, x0: Tensor, y: Tensor, eps: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-    """log p (B, num_classes) and `correction_ratio` (B,) of one batch at one step, on the CPU."""
-    x_t = q_sample(x0, eps, step)
-    gradient = classifier_score(network.log_prob, y, 1.0)(x_t, step)
-    return network.log_prob(x_t, step.t).cpu(), correction_ratio(gradient, eps, step).cpu()
-
-
-@torch.no_grad()
-def measure_slopes(
-    network: NoisyClassifier,
-    chain: DiffusionChain | None,
-    folder: ImageSet,
-    chosen: Sequence[int],
-    *,
-    indices: Sequence[int],
-    seed: int,
-) -> list[float]:
-    """`slope_error` of the gradient that guidance uses, at each index, on SLOPE_IMAGES of the chosen images."""
-    few = [chosen[i] for i in evenly_spaced(len(chosen), most=SLOPE_IMAGES)]
-    x0, y = (tensor.to(next(network.parameters()).device) for tensor in read_images(folder, few))
-    noise = SeededNoise(seed, range(len(few)))
+def measure_slopes(network: NoisyClassifier, probes: Probes) -> list[float]:
+    """`slope_error` of the gradient that guidance uses, at each link, on SLOPE_IMAGES of the probes."""
+    few = [probes.chosen[i] for i in evenly_spaced(len(probes.chosen), most=SLOPE_IMAGES)]
+    x0, y = (tensor.to(next(network.parameters()).device) for tensor in read_images(probes.images, few))
+    noise = SeededNoise(probes.seed, range(len(few)))
     eps, direction = noise(x0), noise(x0)
     exact = deepcopy(network).double()
     term = classifier_score(network.log_prob, y, 1.0)
     errors: list[float] = []
-    for k in indices:
-        step = step_at(chain, k, like=x0)
+    for k in probes.links:
+        step = step_at(probes.chain, k, like=x0)
         x_t = q_sample(x0, eps, step)
         errors.append(slope_error(term(x_t, step), exact.log_prob, x_t, step.t, y, direction=direction))
     return errors

@@ -143,9 +143,9 @@ def _in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str]
     key = re.match(r'Parser key "([\w.]+)"', message)
     got = re.search(r'(?:Got value: |Given value: |Unable to load config ")([^"\n]*)', message)
     if key and got and key[1] in options:
-        is_renamed = RENAMED_OPTIONS.get(key[1]) in options
-        expected = f"{key[1]} takes {_expected(options[key[1]])}; got {got[1]}"
-        return _unknown(key[1], options) if is_renamed else expected
+        if dataclasses.is_dataclass(options[key[1]]) and RENAMED_OPTIONS.get(key[1]) in options:
+            return _unknown(key[1], options)  # a value of its old name, which is a group
+        return f"{key[1]} takes {_expected(options[key[1]])}; got {got[1]}"
     if lonely := re.match(r"argument --([\w.]+): expected one argument", message):
         kind = options.get(lonely[1], Path)  # --config is no option of a config
         return f"{lonely[1]} takes {_expected(kind)}; got nothing"

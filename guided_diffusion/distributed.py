@@ -96,20 +96,17 @@ def on_main_process(work: Callable[[], T]) -> T:
         ValueError: on the other processes, if the main one raised ValueError or OSError.
         RuntimeError: on the other processes, if it raised anything else.
     """
-    result: T | None = None
-    failure: Exception | None = None
+    result, failure, refusal = None, None, None
     if this_process().is_main:
         try:
             result = work()
         except Exception as error:  # any: the others must not wait for a result that will not come
             failure = error
-    refused = isinstance(failure, ValueError | OSError)
-    message = str(failure) if refused else f"the main process failed: {failure!r}"
-    result, error = broadcast_from_main((result, None if failure is None else (refused, message)))
-    if failure is not None:
-        raise failure
-    if error is not None:
-        raise (ValueError if error[0] else RuntimeError)(error[1])
+            is_refusal = isinstance(error, ValueError | OSError)
+            refusal = ValueError(str(error)) if is_refusal else RuntimeError(f"the main process failed: {error!r}")
+    result, refusal = broadcast_from_main((result, refusal))
+    if refusal is not None:
+        raise failure or refusal
     return cast(T, result)
 
 

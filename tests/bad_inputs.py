@@ -498,7 +498,7 @@ REAL_NPZ = ("--real=data.npz",)
 STATISTICS = {"mu": np.zeros(32), "sigma": np.eye(32)}
 EVALUATION_CASES = (
     BadInput(name="No images to evaluate", script="evaluate", options=GENERATED,
-             says=("there is nothing at data; expected a folder of images (one folder per class) or ",)),
+             says=("there is nothing at data; expected a folder of images (one folder per class), or ",)),
     BadInput(name="No real images", script="evaluate", options=("--real=photos",),
              says=("there is nothing at photos; expected",)),
     BadInput(name="An empty folder of samples", script="evaluate", make=lambda: Path("data").mkdir(),

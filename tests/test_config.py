@@ -129,7 +129,7 @@ def test_a_refusal_says_what_an_option_takes_in_plain_words(options, message):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerGroup:
-    """How to sample."""
+    """Settings of sampling."""
 
     name: str = "ddpm"
     """Name."""
@@ -142,7 +142,7 @@ class GroupedConfig:
     """A command whose options have moved into groups."""
 
     sampler: SamplerGroup = SamplerGroup()
-    """How to sample."""
+    """Settings of sampling."""
     data: InnerConfig = InnerConfig(width=1)
     """A group that has lost an option."""
 
@@ -177,8 +177,18 @@ def test_a_key_of_an_earlier_version_is_refused_with_its_present_name(tmp_path, 
         parse(GroupedConfig, ["--config", str(tmp_path / "config.yaml")])
 
 
-def test_an_old_name_that_a_command_still_has_is_no_old_name():
-    assert parse(ListsConfig, ["--steps", "25"]).steps == (25,)
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(GroupedConfig):
+    """A command with an option of an old name beside the group that has the new one."""
+
+    steps: int = 1
+    """Number."""
+
+
+def test_an_old_name_that_a_command_has_is_no_old_name():
+    assert parse(SweepConfig, ["--steps", "25"]).steps == 25
+    with pytest.raises(ValueError, match="^steps takes a whole number; got fast"):
+        parse(SweepConfig, ["--steps", "fast"])
 
 
 @dataclass(frozen=True, kw_only=True)

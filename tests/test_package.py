@@ -31,6 +31,22 @@ def test_importing_the_package_and_listing_its_commands_loads_no_library():
     assert all(f"\n  {command} " in done.stdout for group in COMMANDS.values() for command in group)
 
 
+def test_help_of_no_command_imports_what_only_its_work_needs():
+    code = """
+import contextlib, io, sys
+from importlib import import_module
+for name in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        import_module(f"guided_diffusion.commands.{name}").main(["--help"])
+    heavy = {"PIL", "accelerate", "datasets", "matplotlib", "scipy", "sklearn", "torchmetrics", "torchvision", "wandb"}
+    if found := heavy & sys.modules.keys():
+        sys.exit(f"{name} --help imports {found}")
+"""
+    commands = [command for group in COMMANDS.values() for command in group]
+    done = subprocess.run([sys.executable, "-c", code, *commands], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_every_command_is_listed():
     listed = sorted(command for group in COMMANDS.values() for command in group)
     assert listed == sorted(file.stem for file in COMMAND_FILES if "\ndef main(" in file.read_text())

@@ -94,14 +94,8 @@ def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 def smoothed(curves: Mapping[str, Sequence[tuple[int, float]]], length: int) -> dict[str, list[tuple[int, float]]]:
     """Means of `length` points, at the iteration of the last; the end may be a mean of fewer."""
-    return {
-        name: [_mean_point(points[start : start + length]) for start in range(0, len(points), length)]
-        for name, points in curves.items()
-    }
-
-
-def _mean_point(points: Sequence[tuple[int, float]]) -> tuple[int, float]:
-    return points[-1][0], sum(value for _, value in points) / len(points)
+    parts = {name: [points[i : i + length] for i in range(0, len(points), length)] for name, points in curves.items()}
+    return {name: [(part[-1][0], sum(y for _, y in part) / len(part)) for part in of] for name, of in parts.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -26,7 +26,7 @@ MOST_WIDTH = 800
 
 
 def write_evaluation_page(path: Path, report: Report, *, generated: ImageSet, real: ImageSet | None) -> None:
-    """Write a report as a page, with pictures of both sides. real: None, where there are statistics only.
+    """Write a report as a page, with pictures of both sets. real: None if there are statistics only.
 
     Raises:
         ValueError, OSError: an image that cannot be read, or a place that cannot be written to.
@@ -88,13 +88,8 @@ def _better(key: str) -> str:
 
 
 def _figure_sections(report: Report) -> list[str]:
-    """The figures of all metrics, under one heading where they share it."""
-    found: dict[str, list[str]] = {}
-    for metric in METRICS:
-        for heading, draw in metric.figures.items():
-            if figure := draw(report):
-                found.setdefault(heading, []).append(image(png(figure)))
-    sections = [section(heading, _side_by_side(figures)) for heading, figures in found.items()]
+    drawn = ((heading, draw(report)) for metric in METRICS for heading, draw in metric.figures.items())
+    sections = [section(heading, image(png(figure))) for heading, figure in drawn if figure]
     if report.per_class_accuracy:
         rows = _text_table(("class", "accuracy"), worst_classes(report))
         sections.append(section("Classes of the lowest accuracy", rows))
@@ -107,11 +102,11 @@ def _warnings(report: Report) -> str:
 
 
 def _image_grids(generated: ImageSet, real: ImageSet | None) -> str:
-    sides = {"generated": generated} | ({} if real is None else {"real": real})
+    sets = {"generated": generated} | ({} if real is None else {"real": real})
     figures = [
         f"<figure>{image(_picture(_some(source)))}<figcaption>{name}: {html.escape(str(source.path))}"
         f"</figcaption></figure>"
-        for name, source in sides.items()
+        for name, source in sets.items()
     ]
     return _side_by_side(figures)
 

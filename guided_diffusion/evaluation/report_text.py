@@ -16,7 +16,7 @@ FULL_PROTOCOL_SAMPLES = 50_000
 PRINT_WIDTH = 110
 """Characters in a line of the printed protocol."""
 HASH_DIGITS = 12
-"""Of a SHA-256 that is printed beside others."""
+"""Of a SHA-256 in print."""
 _WORST_CLASSES = 5
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -87,13 +87,19 @@ def worst_classes(report: Report) -> list[tuple[str, str]]:
 
 def format_report(report: Report) -> str:
     """A report as plain text: numbers, reasons for those that are missing, the worst classes, and the protocol."""
-    worst = columns(worst_classes(report))
+    rows, extractor = rows_of(report), report.protocol["extractor"]["name"]
+    values = aligned([row.value for row in rows])
     blocks = (
-        _number_lines(report),
-        ["lowest accuracy of a class", *(f"  {line}" for line in worst)] if worst else [],
+        columns([[row.name, value, row.spread, extractor] for row, value in zip(rows, values, strict=True)]),
+        _listed("absent", [(shown_name(report, key), reason) for key, reason in report.absent.items()]),
+        _listed("lowest accuracy of a class", worst_classes(report)),
         _protocol_lines(report.protocol),
     )
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+
+def _listed(heading: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    return [heading, *(f"  {line}" for line in columns(rows))] if rows else []
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
@@ -117,21 +123,6 @@ def aligned(numbers: Sequence[str]) -> list[str]:
     before = max((len(whole) for whole, _, _ in parts), default=0)
     after = max((len(point + decimals) for _, point, decimals in parts), default=0)
     return [f"{whole:>{before}}{point + decimals:<{after}}" for whole, point, decimals in parts]
-
-
-def _number_lines(report: Report) -> list[str]:
-    rows = rows_of(report)
-    missing = [(shown_name(report, key), reason) for key, reason in report.absent.items()]
-    name_width = max(len(name) for name in [*(row.name for row in rows), *(name for name, _ in missing)])
-    spread_width = max((len(row.spread) for row in rows), default=0)
-    values = aligned([row.value for row in rows])
-    value_width = max([len("absent"), *map(len, values)])
-    extractor = report.protocol["extractor"]["name"]
-    lines = [
-        f"{row.name:<{name_width}}  {value:>{value_width}}  {row.spread:<{spread_width}}  {extractor}"
-        for row, value in zip(rows, values, strict=True)
-    ]
-    return lines + [f"{name:<{name_width}}  {'absent':>{value_width}}  {reason}" for name, reason in missing]
 
 
 def _protocol_lines(protocol: Mapping[str, Any]) -> list[str]:

@@ -168,22 +168,16 @@ def _report(source: ImageSet, generated: MeasuredSet, real: MeasuredReal, extrac
         warnings.append(f"both sides are {source.path}: this says nothing about samples")
     for warning in warnings:
         _logger.warning("%s", warning)
-    metrics: dict[str, float] = {}
-    absent: dict[str, str] = {}
-    per_class: dict[str, float] = {}
-    details: dict[str, Any] = {}
-    for metric in METRICS:
-        result = metric.result(*sets)
-        metrics |= result.values
-        per_class |= result.per_class_accuracy
-        details |= result.details
-        if result.missing:
-            absent |= {number.key: result.missing for number in metric.numbers if not number.is_deviation}
+    results = [(metric, metric.result(*sets)) for metric in METRICS]
+
+    def merged(part: str) -> dict[str, Any]:
+        return {key: value for _, result in results for key, value in getattr(result, part).items()}
+
     return Report(
-        metrics=metrics,
-        absent=absent,
-        per_class_accuracy=per_class,
-        details=details,
+        metrics=merged("values"),
+        absent={item.key: why for metric, result in results if (why := result.missing) for item in metric.shown},
+        per_class_accuracy=merged("per_class_accuracy"),
+        details=merged("details"),
         warnings=warnings,
         protocol=protocol_record(source, generated, real, extractor),
         display_names=display_names(

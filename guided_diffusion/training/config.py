@@ -177,10 +177,9 @@ class DiffusionTrainingConfig(TrainingConfig):
 
     def _check_loss(self) -> None:
         learned = has_learned_variance(self.variance)
-        if learned == (self.loss == "simple"):
+        if self.loss != "vlb" and learned == (self.loss == "simple"):
             wanted = 'loss "hybrid" or "vlb"' if learned else 'loss "simple" or "vlb"'
-            if self.loss != "vlb":
-                raise ValueError(f'variance "{self.variance}" cannot be trained with loss "{self.loss}"; take {wanted}')
+            raise ValueError(f'variance "{self.variance}" cannot be trained with loss "{self.loss}"; take {wanted}')
         if self.min_snr_gamma is None:
             return
         if self.min_snr_gamma <= 0:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..data.image_set import ImageSet
-from ..diffusion.chain import Step, broadcast_like
+from ..diffusion.chain import broadcast_like
 from ..diffusion.denoiser import has_learned_variance
 from ..diffusion.losses import Noised, hybrid_loss, min_snr_weight, simple_loss, vlb_loss
 from ..diffusion.model import DiffusionConfig
@@ -61,17 +61,14 @@ class DiffusionObjective:
         prediction, variance, num_steps = self.config.prediction, self.config.variance, self.config.chain.num_steps
         if self.loss == "vlb":
             return vlb_loss(output, noised, prediction=prediction, variance=variance, num_steps=num_steps)
-        weight = self._simple_weight(noised.step, noised.x0)
+        weight = 1.0
+        if self.min_snr_gamma is not None:
+            weight = min_snr_weight(noised.step, prediction=prediction, gamma=self.min_snr_gamma).to(noised.x0.dtype)
         if self.loss == "simple":
             return weight * mse
         return hybrid_loss(
             output, noised, prediction=prediction, variance=variance, num_steps=num_steps, simple_weight=weight
         )
-
-    def _simple_weight(self, step: Step, x0: Tensor) -> Tensor | float:
-        if self.min_snr_gamma is None:
-            return 1.0
-        return min_snr_weight(step, prediction=self.config.prediction, gamma=self.min_snr_gamma).to(x0.dtype)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -35,11 +34,6 @@ class PublishedTraining(NamedTuple):
     batch: int
     iterations: int
 
-    @property
-    def images(self) -> int:
-        """Images seen."""
-        return self.batch * self.iterations
-
 
 PUBLISHED = (
     PublishedTraining("improved DDPM's CIFAR-10", "diffusion", 32, 52.5, 128, 500_000),
@@ -56,8 +50,7 @@ PUBLISHED = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Speed:
+class Speed(NamedTuple):
     """A measured speed."""
 
     seconds_per_iteration: float
@@ -76,16 +69,8 @@ def estimate_cost(run: TrainingRun) -> None:
     run.network.train()
     flops, activations, speed = _flops_per_image(state), bytes_per_image(state), _measured(state)
     if state.process.is_main:
-        parameters = sum(parameter.numel() for parameter in run.network.parameters())
-        rows = [
-            ("network", f"{parameters / 1e6:.3g} M parameters, {flops / 1e9:.3g} GFLOP forward per image"),
-            ("batch", _batch(state)),
-            ("memory", _memory(state, activations)),
-            ("checkpoints", _checkpoints(run)),
-            ("speed", _speed(run, speed)),
-            *_budget(state, speed),
-        ]
-        print("\n".join(f"{name:12} {text}" for name, text in rows))
+        rows = _size_rows(state, flops, activations) | _time_rows(state, speed)
+        print("\n".join(f"{name:12} {text}" for name, text in rows.items()))
         print("Nothing was written. Without --dry_run this training begins.")
 
 
@@ -115,7 +100,7 @@ def _measured(state: TrainState) -> Speed:
     state.optimizer.zero_grad()
     mean = elapsed / count
     seconds = _mean_over_processes((state.num_micro_batches - 1) * mean + max(with_update, mean))
-    return Speed(seconds_per_iteration=seconds, waiting=waited / elapsed, measured_seconds=elapsed)
+    return Speed(seconds, waited / elapsed, elapsed)
 
 
 def _stream(state: TrainState) -> Iterator[Batch]:
@@ -143,58 +128,51 @@ def _flops_per_image(state: TrainState) -> int:
     return counter.get_total_flops()
 
 
-def _batch(state: TrainState) -> str:
-    processes, count = state.process.world_size, state.num_micro_batches
-    micro = f"{_count(count, 'micro-batch', 'micro-batches')} of at most {state.micro_size}"
-    return f"{state.run.config.batch.size} images an iteration = {_count(processes, 'process', 'processes')} x {micro}"
-
-
-def _memory(state: TrainState, activations: int) -> str:
-    kept, peak = training_bytes(state.run.network, averages=len(state.run.config.ema_decays)), peak_bytes()
-    text = (
-        f"{_bytes(kept)} of weights, gradients, moments and averages; activations {_bytes(activations)} an image, "
-        f"{_bytes(activations * state.micro_size)} a micro-batch"
-    )
-    return text if peak is None else f"{text}; measured peak {_bytes(peak)}"
-
-
-def _checkpoints(run: TrainingRun) -> str:
-    config, directory = run.config, run.directory.absolute()
-    size = (3 + len(config.ema_decays)) * sum(p.numel() * p.element_size() for p in run.network.parameters())
+def _size_rows(state: TrainState, flops: int, activations: int) -> dict[str, str]:
+    """Rows on network, batch and memory."""
+    run, network, config = state.run, state.run.network, state.run.config
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    processes = _count(state.process.world_size, "process", "processes")
+    micro_batches = _count(state.num_micro_batches, "micro-batch", "micro-batches")
+    kept, peak = training_bytes(network, averages=len(config.ema_decays)), peak_bytes()
+    checkpoint = (3 + len(config.ema_decays)) * weights
     milestones = config.total_iterations // config.keep_every_iterations if config.keep_every_iterations else 0
-    count = config.keep_checkpoints + milestones
-    existing = next(path for path in [directory, *directory.parents] if path.exists())
-    free = shutil.disk_usage(existing).free
-    needed = (count + 1) * size  # a new one is written before an old one is deleted
-    verdict = "" if needed < free else ": TOO LITTLE"
-    return f"{_bytes(size)} each, at most {count} kept, {_bytes(free)} free on their disk{verdict}"
+    count, directory = config.keep_checkpoints + milestones, run.directory.absolute()
+    free = shutil.disk_usage(next(path for path in [directory, *directory.parents] if path.exists())).free
+    is_enough = (count + 1) * checkpoint < free  # a new one is written before an old one is deleted
+    return {
+        "network": f"{parameters / 1e6:.3g} M parameters, {flops / 1e9:.3g} GFLOP forward per image",
+        "batch": f"{config.batch.size} images an iteration = {processes} x {micro_batches} of at most "
+        f"{state.micro_size}",
+        "memory": f"{_bytes(kept)} of weights, gradients, moments and averages; activations {_bytes(activations)} an "
+        f"image, {_bytes(activations * state.micro_size)} a micro-batch"
+        + ("" if peak is None else f"; measured peak {_bytes(peak)}"),
+        "checkpoints": f"{_bytes(checkpoint)} each, at most {count} kept, {_bytes(free)} free on their disk"
+        + ("" if is_enough else ": TOO LITTLE"),
+    }
 
 
-def _speed(run: TrainingRun, speed: Speed) -> str:
-    rate = run.config.batch.size / speed.seconds_per_iteration
-    return (
-        f"{rate:.4g} images/s, {speed.seconds_per_iteration:.3g} s an iteration, measured over "
-        f"{speed.measured_seconds:.0f} s, {speed.waiting:.0%} of them waiting for images"
-    )
-
-
-def _budget(state: TrainState, speed: Speed) -> list[tuple[str, str]]:
-    """Rows on budget, duration and the published training to compare with."""
-    run, iterations = state.run, state.run.config.total_iterations
-    images = iterations * run.config.batch.size
+def _time_rows(state: TrainState, speed: Speed) -> dict[str, str]:
+    """Rows on speed, budget, duration and the published training to compare with."""
+    run, iterations, batch = state.run, state.run.config.total_iterations, state.run.config.batch.size
+    images, seconds = iterations * batch, speed.seconds_per_iteration
     remaining = max(0, iterations - state.start_iteration)
-    left = timedelta(seconds=round(remaining * speed.seconds_per_iteration))
+    rows = {
+        "speed": f"{batch / seconds:.4g} images/s, {seconds:.3g} s an iteration, measured over "
+        f"{speed.measured_seconds:.0f} s, {speed.waiting:.0%} of them waiting for images",
+        "budget": f"{iterations:,} iterations = {images:,} images = {images / len(run.batches.images):.3g} epochs",
+        "time": f"{timedelta(seconds=round(remaining * seconds))} for the {remaining:,} iterations to go, without "
+        f"checkpoints and previews",
+    }
     published = nearest_published(run.kind, image_size=run.batches.images.image_size)
-    comparison = "no published training" if published is None else (
-        f"{published.name}: {published.parameters:g} M parameters, {published.iterations:,} iterations of "
-        f"{published.batch} = {published.images:,} images; this budget is {images / published.images:.2g} of them"
-    )  # fmt: skip
-    epochs = images / len(run.batches.images)
-    return [
-        ("budget", f"{iterations:,} iterations = {images:,} images = {epochs:.3g} epochs"),
-        ("time", f"{left} for the {remaining:,} iterations to go, without checkpoints and previews"),
-        ("compares to", comparison),
-    ]
+    if published is not None:
+        seen = published.batch * published.iterations
+        rows["compares to"] = (
+            f"{published.name}: {published.parameters:g} M parameters, {published.iterations:,} iterations of "
+            f"{published.batch} = {seen:,} images; this budget is {images / seen:.2g} of them"
+        )
+    return rows
 
 
 def _count(number: int, one: str, several: str) -> str:

@@ -21,19 +21,34 @@ from .run import TrainingRun, TrainState
 from .step import Updated
 
 
+@dataclass(frozen=True)
+class Writer:
+    """A place for metrics besides metrics.jsonl."""
+
+    log: Callable[[Mapping[str, float], int], None]
+    """(metrics, iteration)."""
+    close: Callable[[], None]
+
+
 class TrainingLog:
-    """Running means of logged losses. The main process, which has a tracker, shows and records them."""
+    """Running means of logged losses over all processes; the main process shows and records them.
+
+    metrics.jsonl holds each line once: a resumed run first drops those after its start.
+    """
 
     def __init__(self, state: TrainState) -> None:
         run, start = state.run, state.start_iteration
-        self.batch_size = run.config.batch.size
-        self.tracker = Tracker(run, start_iteration=start) if state.process.is_main else None
+        self.is_main, self.batch_size = state.process.is_main, run.config.batch.size
+        self.file, self.writers = run.directory / "metrics.jsonl", list[Writer]()
+        if self.is_main:
+            self._drop_after(start)
+            self.writers = _writers(run, start_iteration=start)
         self.bar = tqdm(
             total=run.config.total_iterations,
             initial=start,
             unit="it",
             desc=run.directory.name,
-            disable=self.tracker is None,
+            disable=not self.is_main,
             mininterval=0.1 if sys.stderr.isatty() else 60.0,  # a month of bars would fill a log file
         )
         self.broken_in_a_row = 0
@@ -46,8 +61,8 @@ class TrainingLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.bar.close()
-        if self.tracker is not None:
-            self.tracker.close()
+        for writer in self.writers:
+            writer.close()
 
     def add(self, updated: Updated) -> None:
         """Count an iteration."""
@@ -74,20 +89,40 @@ class TrainingLog:
         metrics["images_per_second"] = images / (time.perf_counter() - self.since)
         shown = {name: f"{metrics[name]:.4g}" for name in ("loss", "images_per_second", "skipped") if name in metrics}
         self.bar.set_postfix(shown)
-        if self.tracker is not None:
-            self.tracker.log(iteration, metrics)
+        self._record(iteration, metrics)
         self._begin_interval(iteration)
 
     def write_observed(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Record and show the metrics of an observation."""
-        if metrics and self.tracker is not None:
-            self.tracker.log(iteration, {"observed": True, **metrics})
+        if metrics:
+            self._record(iteration, {"observed": True, **metrics})
             self.say(f"iteration {iteration}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+
+    def lacks_observation(self, iteration: int) -> bool:
+        """True on the main process if no line holds an observation after `iteration` updates."""
+        found = (_iteration_of(line) == iteration and "observed" in json.loads(line) for line in self._lines())
+        return self.is_main and not any(found)
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        if self.tracker is not None:
+        if self.is_main:
             self.bar.write(text)
+
+    def _record(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        if self.is_main:
+            with self.file.open("a") as file:
+                file.write(json.dumps({"iteration": iteration, **metrics}) + "\n")
+        for writer in self.writers:
+            writer.log(metrics, iteration)
+
+    def _lines(self) -> list[str]:
+        return self.file.read_text().splitlines() if self.file.exists() else []
+
+    def _drop_after(self, iteration: int) -> None:
+        if self.file.exists():
+            kept = [line for line in self._lines() if _iteration_of(line) <= iteration]
+            with atomic_write(self.file) as file:
+                file.write("".join(line + "\n" for line in kept).encode())
 
     def _begin_interval(self, iteration: int) -> None:
         self.sums: dict[str, tuple[Tensor, int]] = {}
@@ -95,47 +130,12 @@ class TrainingLog:
         self.since, self.since_iteration = time.perf_counter(), iteration
 
 
-@dataclass(frozen=True)
-class Writer:
-    """A further place for metrics."""
-
-    log: Callable[[Mapping[str, float], int], None]
-    """(metrics, iteration)."""
-    close: Callable[[], None]
-
-
-class Tracker:
-    """Metrics of one run in metrics.jsonl, each once: a resumed run first drops those after its start."""
-
-    def __init__(self, run: TrainingRun, *, start_iteration: int) -> None:
-        self.file = run.directory / "metrics.jsonl"
-        kept = [line for line in self._lines() if _iteration_of(line) <= start_iteration]
-        if self.file.exists():
-            with atomic_write(self.file) as file:
-                file.write("".join(line + "\n" for line in kept).encode())
-        self.writers = [tensorboard(run.directory, start_iteration)] if run.config.tensorboard else []
-        if run.config.wandb != "off":
-            settings = to_plain(run.settings)
-            self.writers.append(wandb(run.directory, run.config.wandb, run.config.wandb_project, settings))
-
-    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Record metrics of the run after `iteration` updates."""
-        with self.file.open("a") as file:
-            file.write(json.dumps({"iteration": iteration, **metrics}) + "\n")
-        for writer in self.writers:
-            writer.log(metrics, iteration)
-
-    def has_observed(self, iteration: int) -> bool:
-        """True where a line holds an observation after `iteration` updates."""
-        return any(_iteration_of(line) == iteration and "observed" in json.loads(line) for line in self._lines())
-
-    def close(self) -> None:
-        """Close the other writers."""
-        for writer in self.writers:
-            writer.close()
-
-    def _lines(self) -> list[str]:
-        return self.file.read_text().splitlines() if self.file.exists() else []
+def _writers(run: TrainingRun, *, start_iteration: int) -> list[Writer]:
+    config = run.config
+    writers = [tensorboard(run.directory, start_iteration)] if config.tensorboard else []
+    if config.wandb != "off":
+        writers.append(wandb(run.directory, config.wandb, config.wandb_project, to_plain(run.settings)))
+    return writers
 
 
 def _iteration_of(line: str) -> float:

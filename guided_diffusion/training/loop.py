@@ -133,10 +133,9 @@ def _resume_observing(state: TrainState, log: TrainingLog, stop: StopRequest) ->
     """Recall early stopping, and make up for an observation that a stopped run left out after its last checkpoint."""
     iteration = state.iteration
     state.has_converged = _stop_early(state, {})
-    if state.run.observe is not None and iteration > 0 and state.is_due(state.run.config.observe_every_iterations):
-        is_missing = log.tracker is not None and not log.tracker.has_observed(iteration)
-        if on_any_process(torch.tensor(is_missing))[0]:
-            _observe(state, log, stop)
+    is_due = iteration > 0 and state.is_due(state.run.config.observe_every_iterations)
+    if is_due and on_any_process(torch.tensor(log.lacks_observation(iteration)))[0]:
+        _observe(state, log, stop)
 
 
 def _observe(state: TrainState, log: TrainingLog, stop: StopRequest) -> None:

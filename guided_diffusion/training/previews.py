@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,13 +44,8 @@ COLUMNS = 8
 _logger = logging.getLogger(__name__)
 
 
-class Preview(NamedTuple):
-    """Previews of one moment."""
-
-    picture: Tensor
-    """uint8 grid (C, H, W)."""
-    previews: Colours
-    data: Colours
+Draw = Callable[[nn.Module], tuple[Tensor, Colours, Colours]]
+"""Network -> uint8 grid (C, H, W), the colours of the previews and those of the data."""
 
 
 def diffusion_previews(
@@ -68,7 +62,7 @@ def diffusion_previews(
     classifier_on = _classifier(config.classifier, model, run=training.out)
     reference = cache(lambda: colours(data[i][0] for i in evenly_spaced(len(data), most=REFERENCE_IMAGES)))
 
-    def draw(network: nn.Module) -> Preview:
+    def draw(network: nn.Module) -> tuple[Tensor, Colours, Colours]:
         device = next(network.parameters()).device
         classifier = classifier_on(device)
         num_classes = model.network.num_classes or (1 if classifier is None else len(classifier.class_names))
@@ -82,7 +76,7 @@ def diffusion_previews(
 
         x0 = preview_samples(denoiser, model, chain, count=config.images, device=device)
         columns = num_classes if 1 < num_classes <= MOST_CLASS_COLUMNS else COLUMNS
-        return Preview(grid(to_uint8(x0), columns=columns), colours(x0), reference())
+        return grid(to_uint8(x0), columns=columns), colours(x0), reference()
 
     return partial(_observe, draw, training)
 
@@ -103,7 +97,7 @@ def upsampler_previews(
         return None
     chain = preview_chain(model.chain, config.steps)
 
-    def draw(network: nn.Module) -> Preview:
+    def draw(network: nn.Module) -> tuple[Tensor, Colours, Colours]:
         device = next(network.parameters()).device
         images, labels = zip(*(data[index] for index in evenly_spaced(len(data), most=config.images)), strict=True)
         low_res, y = reduced(torch.stack(images)).to(device), torch.tensor(labels, device=device)
@@ -114,30 +108,28 @@ def upsampler_previews(
         x0 = preview_samples(denoiser, model, chain, count=len(y), device=device)
         shown = F.interpolate(low_res.cpu(), size=x0.shape[2:], mode="nearest-exact")
         pairs = rearrange([to_uint8(shown), to_uint8(x0)], "two b c h w -> (b two) c h w")
-        return Preview(grid(pairs, columns=COLUMNS), colours(x0), colours(images))
+        return grid(pairs, columns=COLUMNS), colours(x0), colours(images)
 
     return partial(_observe, draw, training)
 
 
-def _observe(
-    draw: Callable[[nn.Module], Preview], training: TrainingConfig, network: nn.Module, iteration: int
-) -> Mapping[str, float]:
+def _observe(draw: Draw, training: TrainingConfig, network: nn.Module, iteration: int) -> Mapping[str, float]:
     """Write OUT/previews/0005000.png, warn of a colour cast, and return the colours as metrics."""
-    drawn = draw(network)
+    picture, previews, data = draw(network)
     decay = max(training.training.ema_decays, default=None)
     initial = 0.0 if decay is None else decay**iteration  # the initial weights' share of the averaged ones
     if this_process().is_main:
         file = training.out / "previews" / f"{iteration:07d}.png"
-        write_png(file, drawn.picture)
+        write_png(file, picture)
         young = f", {initial:.0%} of them still as they began" if initial > 0.01 else ""
         tqdm.write(f"{file}: previews by the weights {'network' if decay is None else f'ema_{decay}'}{young}")
-        if (cast := cast_in_words(drawn.previews, drawn.data)) is not None:
+        if (cast := cast_in_words(previews, data)) is not None:
             cause = "the model is not there yet" if initial <= 0.01 else (
                 f"{initial:.0%} of the averaged weights that made them (ema_{decay}) are still the initial ones"
             )  # fmt: skip
             others = "it may have had too few iterations, or too high a learning rate"
             _logger.warning("previews at iteration %d are %s: %s; %s", iteration, cast, cause, others)
-    return colour_metrics(drawn.previews, drawn.data)
+    return colour_metrics(previews, data)
 
 
 def _classifier(path: Path | None, model: DiffusionConfig, *, run: Path) -> Callable[[torch.device], Classifier | None]:

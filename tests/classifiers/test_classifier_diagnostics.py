@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from classifiers import diagnosis as diagnostics
-from classifiers.diagnosis import LevelMeasurement, correction_ratio, measure_levels, measure_slopes, summarize
+from classifiers.diagnosis import LevelMeasurement, Probes, correction_ratio, measure_levels, measure_slopes, summarize
 from classifiers.trained_model import load_classifier
 from classifiers.validation import open_heldout, predictions, read_images
 from guided_diffusion.commands.diagnose_classifier import DiagnoseConfig, diagnose_classifier
@@ -27,7 +27,8 @@ def test_levels_are_measured_with_the_gradient_and_the_noise_of_each_picture(bat
     classifier = load_classifier(classifier_run)
     network, folder = classifier.network, open_heldout(tiny.data(class_folder), classifier.config)
     chosen = list(range(0, 20, 2))
-    levels = measure_levels(network, CHAIN, folder, chosen, indices=(0, 30), seed=3, batch_size=batch_size)
+    probes = Probes(images=folder, chosen=chosen, chain=CHAIN, links=(0, 30), seed=3)
+    levels = measure_levels(network, probes, batch_size=batch_size)
     x0, y = read_images(folder, chosen)
     eps = SeededNoise(3, range(10))(x0)
     for level, k in zip(levels, (0, 30), strict=True):
@@ -43,10 +44,11 @@ def test_levels_are_measured_with_the_gradient_and_the_noise_of_each_picture(bat
 def test_a_real_networks_gradient_is_its_slope_and_a_corrupted_one_is_not(class_folder, classifier_run):
     classifier = load_classifier(classifier_run)
     network, folder = classifier.network, open_heldout(tiny.data(class_folder), classifier.config)
-    sound = measure_slopes(network, CHAIN, folder, range(20), indices=(0, 25, 49), seed=0)
+    probes = Probes(images=folder, chosen=range(20), chain=CHAIN, links=(0, 25, 49), seed=0)
+    sound = measure_slopes(network, probes)
     assert max(sound) < 1e-3  # float32's gradient against float64's slope
     network.head.register_full_backward_hook(lambda module, grad_input, grad_output: (1.2 * grad_input[0],))
-    corrupted = measure_slopes(network, CHAIN, folder, range(20), indices=(0, 25, 49), seed=0)
+    corrupted = measure_slopes(network, probes)
     assert corrupted == pytest.approx([1 - 1 / 1.2] * 3, abs=1e-3)
 
 

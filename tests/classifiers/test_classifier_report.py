@@ -1,4 +1,4 @@
-"""A diagnosis in print: the table's cells and what the figure's lines and markers stand for."""
+"""The table of a diagnosis, and the lines and markers of its figure."""
 
 import math
 from dataclasses import replace

@@ -247,7 +247,7 @@ def test_places_without_images_are_refused(tmp_path: Path) -> None:
         open_image_set(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is nothing at"):
         open_image_set(tmp_path / "absent")
-    with pytest.raises(FileNotFoundError, match=r"there is nothing at hf:cifar10; .*\(hf:NAME, or saved\)"):
+    with pytest.raises(FileNotFoundError, match=r"there is nothing at hf:cifar10; .*\(hf:NAME or saved\)"):
         open_image_set(Path("hf:cifar10"))
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(ValueError, match="is a file of no known format"):

@@ -108,11 +108,11 @@ def test_classes_are_ranked_by_their_accuracy() -> None:
     assert [bar.get_height() for bar in axis.patches] == [0.2, 0.5, 0.9]
 
 
-def test_a_thousand_classes_are_a_curve() -> None:
+def test_a_thousand_classes_have_no_names() -> None:
     figure = class_accuracy_figure(report(per_class_accuracy={str(n): n % 7 / 7 for n in range(1000)}))
     (axis,) = figure.axes
-    assert not axis.patches
-    assert list(axis.lines[0].get_ydata()) == sorted(n % 7 / 7 for n in range(1000))
+    assert not axis.get_xticklabels()
+    assert [bar.get_height() for bar in axis.patches] == sorted(n % 7 / 7 for n in range(1000))
 
 
 def test_names_with_dollars_are_drawn_as_they_are(tmp_path, sides) -> None:

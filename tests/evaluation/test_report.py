@@ -91,12 +91,11 @@ def test_one_split_has_no_deviation() -> None:
 def test_columns_line_up_and_every_number_names_its_extractor() -> None:
     metrics = METRICS | {"frechet_distance_extrapolated": 3.5}
     text = format_report(report(metrics=metrics, details=DETAILS, absent={"accuracy": "the samples carry no labels"}))
-    lines = text[: text.index("\n\n")].splitlines()
-    numbers, absent = lines[:-1], lines[-1]
+    numbers, absent = (block.splitlines() for block in text.split("\n\n")[:2])
     assert len(numbers) == 7
     assert len({line.index("inception-2015") for line in numbers}) == 1
     assert len({re.search(r"\d\.\d", line).start() for line in numbers}) == 1
-    assert re.fullmatch(r"accuracy +absent  the samples carry no labels", absent)
+    assert absent == ["absent", "  accuracy  the samples carry no labels"]
 
 
 def test_the_worst_five_classes_are_printed_and_all_are_kept(tmp_path) -> None:

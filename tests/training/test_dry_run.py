@@ -1,4 +1,4 @@
-"""What a training would cost."""
+"""The printed cost of a training that is not started."""
 
 from dataclasses import replace
 
@@ -73,4 +73,3 @@ def test_the_nearest_published_training_is_nearest_in_octaves():
     assert nearest_published("diffusion", image_size=91).name == "ADM's ImageNet 128"
     assert nearest_published("upsampler", image_size=512).iterations == 1_050_000
     assert nearest_published("test", image_size=8) is None
-    assert nearest_published("diffusion", image_size=64).images == 1_105_920_000

@@ -112,7 +112,7 @@ def test_weights_and_their_averages_end_as_the_published_ones(run: Run):
 
 
 def test_the_comparison_sees_an_update_that_is_left_out(run: Run):
-    """What the tolerances are worth: one update is a hundred times the one for whole tensors."""
+    """The tolerance of whole tensors is a hundredth of one update."""
     key = "out.2.weight"
     for name, tensors, seen in (("final", run.parameters, 1e-4), ("final_ema1", run.averages[1], 1e-5)):
         expected = STORED[f"{name}/{key}"]

@@ -1,4 +1,4 @@
-"""How many images fit into memory at a time."""
+"""The memory of a training, and the batch that fits into it."""
 
 import psutil
 import pytest

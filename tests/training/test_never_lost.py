@@ -1,4 +1,4 @@
-"""What becomes of a training when numbers, files, disks or data fail."""
+"""Trainings whose numbers, files, disks or data fail."""
 
 import errno
 import os

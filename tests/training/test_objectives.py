@@ -1,4 +1,4 @@
-"""What an objective may do besides: weigh, drop labels, learn where to draw timesteps, and train in continuous time."""
+"""Options of objectives: min-SNR weights, label dropout, importance sampling of timesteps, continuous time."""
 
 import json
 import math

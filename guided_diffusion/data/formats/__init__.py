@@ -24,22 +24,23 @@ class Format:
     open_stored: Callable[[Path, Labels | None], StoredImages]
     """Open the images at a path. labels: as `DataConfig.labels`; None takes the labels that there are, if any.
 
-    Raises FileNotFoundError or ValueError for labels that are not there, and for damaged or unfit files, by name.
+    Raises:
+        FileNotFoundError, ValueError: labels that are not there, and damaged or unfit files, by name.
     """
 
 
 FORMATS: Mapping[str, Format] = {
-    "huggingface": Format("a Hugging Face dataset (hf:NAME, or saved)", huggingface.recognise, huggingface.open_stored),
+    "huggingface": Format("a Hugging Face dataset (hf:NAME or saved)", huggingface.recognise, huggingface.open_stored),
     "zip": Format("a .zip of such a folder", zip.recognise, zip.open_stored),
     "prepared": Format("prepared images", packed.recognise, packed.open_stored),
-    "shards": Format("a directory of samples", samples.recognise, samples.open_stored),
-    "npz": Format("an .npz batch", npz.recognise, npz.open_stored),
+    "shards": Format("a directory of samples (not for training)", samples.recognise, samples.open_stored),
+    "npz": Format("an .npz batch (not for training)", npz.recognise, npz.open_stored),
     "webdataset": Format("WebDataset .tar shards", webdataset.recognise, webdataset.open_stored),
     "folder": Format("a folder of images (one folder per class)", folder.recognise, folder.open_stored),
 }
 """In the order in which they are tried; protocols of evaluations record the names."""
 
-EXPECTED = " or ".join(entry.described for entry in reversed(FORMATS.values()))
+EXPECTED = ", or ".join(entry.described for entry in reversed(FORMATS.values()))
 
 
 def format_of(path: Path) -> str:

@@ -12,12 +12,12 @@ from .metric import Metric, Number, Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_BARS = 40
-"""Classes that a bar each fits; of more, a curve is drawn."""
+MOST_NAMES = 40
+"""Classes whose names fit below their bars."""
 
 
 def class_accuracy_figure(report: Report) -> "Figure | None":
-    """Accuracy of each class, in ascending order: bars by name, or a curve where there are too many to name."""
+    """Bars of the accuracy of each class, in ascending order, named if there are few."""
     from matplotlib.figure import Figure  # here, since it takes a second to import
 
     if not report.per_class_accuracy:
@@ -28,15 +28,10 @@ def class_accuracy_figure(report: Report) -> "Figure | None":
     axis = figure.subplots()
     axis.grid(alpha=0.3)
     axis.set_axisbelow(True)
-    if len(ranked) <= MOST_BARS:
-        axis.bar(range(len(ranked)), values)
-        # A class may be called anything, and two dollars are no formula.
-        axis.set_xticks(range(len(ranked)), [name for name, _ in ranked], rotation=45, ha="right", parse_math=False)
-    else:
-        axis.fill_between(range(1, len(ranked) + 1), values, alpha=0.3)
-        axis.plot(range(1, len(ranked) + 1), values)
-        axis.set_xlabel("classes, the least accurate first")
-        axis.set_xlim(1, len(ranked))
+    axis.bar(range(len(ranked)), values)
+    names = [name for name, _ in ranked] if len(ranked) <= MOST_NAMES else []
+    # A class may be called anything, and two dollars are no formula.
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
     if "accuracy" in report.metrics:
         axis.axhline(report.metrics["accuracy"], color="grey", linestyle=":", label="all samples")
         figure.legend(loc="outside upper right")
@@ -50,7 +45,7 @@ def _compute(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig
     if labels is None or not (labels >= 0).any():
         return Result(missing="the samples carry no labels")
     if names is None:
-        return Result(missing="nothing says which classes the samples' labels mean")
+        return Result(missing="the samples do not name the classes of their labels")
     if columns is None or generated.probabilities is None:
         return Result(missing="the extractor does not know the names of its classes")
     if unknown := [name for name in names if name not in columns]:

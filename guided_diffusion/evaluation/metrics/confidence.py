@@ -22,7 +22,7 @@ CONFIDENCE = 0.95
 FEWEST_PER_DIMENSION = 10
 """Samples for each feature, below which a bootstrap interval is much too wide."""
 FEWEST_RESAMPLINGS = 40
-"""Below which 95 % of them is not told from all."""
+"""Resamplings below which the 95 % interval is their whole range."""
 BLOCK_ROWS = 4096
 """Features in float64 at once, 64 MiB of Inception's."""
 _FEWEST_OF_A_CLASS = 20

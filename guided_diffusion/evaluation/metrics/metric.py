@@ -75,6 +75,11 @@ class Metric:
     """Figures of the page under their headings; None where a report lacks the data."""
 
     @property
+    def shown(self) -> list[Number]:
+        """The numbers that have a row of their own."""
+        return [number for number in self.numbers if not number.is_deviation]
+
+    @property
     def decisive_fields(self) -> Mapping[str, str]:
         """All protocol fields across which the numbers cannot be compared, and their names in print."""
         return {**(FEATURE_COUNTS if self.looks_at == "features" else {}), **self.protocol}

@@ -143,8 +143,8 @@ def _density_coverage(generated: MeasuredSet, real: MeasuredSet, config: Evaluat
 
 
 def _warnings(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> list[str]:
-    sides = {"generated": generated, "real": real}
-    counts = {name: one.manifold_size for name, one in sides.items() if one.features is not None}
+    sets = {"generated": generated, "real": real}
+    counts = {name: one.manifold_size for name, one in sets.items() if one.features is not None}
     return [
         f"the {name} side has {count} images to look for {config.neighbours} neighbours in: precision, recall, "
         f"density and coverage mean little"
