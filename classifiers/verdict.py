@@ -76,12 +76,12 @@ def _calibration(diagnosis: Diagnosis, informed: Sequence[LevelReport], scale: f
             f"(--training.stop_after_worse), random crops and flips, weight decay or --entropy_weight help."
         )
     if scale == SCALE_LIMIT:
-        return "It makes no error at the levels it knows, so these images cannot tell whether it is too sure of itself."
+        return "It makes no error at the levels above chance, so these images cannot show whether it is overconfident."
     if scale < 1 / RESOLUTION:
-        return f"It is overconfident: its log-probabilities are honest times {scale:.2g} ({error})."
+        return f"It is overconfident: its log-probabilities are calibrated when scaled by {scale:.2g} ({error})."
     if scale > RESOLUTION:
-        return f"It is underconfident: its log-probabilities are honest times {scale:.2g} ({error})."
-    return f"It is calibrated: its log-probabilities are honest times {scale:.2g}, as good as 1 ({error})."
+        return f"It is underconfident: its log-probabilities are calibrated when scaled by {scale:.2g} ({error})."
+    return f"It is calibrated: scaling its log-probabilities by {scale:.2g}, about 1, is best ({error})."
 
 
 def _unsound(worst: LevelReport) -> str:
@@ -103,7 +103,7 @@ def _starting_scale(scale: float) -> str:
     if scale == 0:
         return "There is no scale to start from: on these images its log-probabilities say less than a guess does."
     start = 1.0 if scale == SCALE_LIMIT else scale
-    reason = "nothing here says otherwise" if scale == SCALE_LIMIT else "there p(y | x_t) is honest"
+    reason = "nothing here says otherwise" if scale == SCALE_LIMIT else "it calibrates p(y | x_t)"
     return (
         f"Start from --guidance.scale {start:.2g} ({reason}) and go up by factors of 2: this makes no promise about "
         f"looks, for which ADM's models were sampled at 0.5 to 10 (table 14), trading diversity for likeness."

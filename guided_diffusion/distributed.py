@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=2)
+TIMEOUT = timedelta(hours=2)
 """Timeout of collectives: the others wait while one process makes previews, writes a checkpoint or computes metrics.
 Torch's default is 10 minutes. The first process group of a program decides, so every call passes it."""
 
@@ -61,7 +61,7 @@ def this_process() -> Process:
 
     # Without `cpu`, on a machine without accelerators, accelerate takes each of torchrun's processes for the only one:
     # all would do the whole work, and sums over the process group would count everything once per process.
-    state = PartialState(cpu=not has_accelerator(), timeout=PATIENCE)
+    state = PartialState(cpu=not has_accelerator(), timeout=TIMEOUT)
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     if world_size != state.num_processes:
         raise ValueError(
@@ -149,8 +149,8 @@ def make_accelerator(precision: Literal["auto", "float32", "bfloat16", "float16"
     if precision == "float16" and not has_accelerator():
         raise ValueError("training.precision float16 needs a GPU; take float32 here")
     short = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision]
-    patience = InitProcessGroupKwargs(timeout=PATIENCE)
-    return Accelerator(mixed_precision=short, cpu=not has_accelerator(), kwargs_handlers=[patience])
+    timeout = InitProcessGroupKwargs(timeout=TIMEOUT)
+    return Accelerator(mixed_precision=short, cpu=not has_accelerator(), kwargs_handlers=[timeout])
 
 
 @contextmanager

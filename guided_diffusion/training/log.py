@@ -18,7 +18,7 @@ from ..config import to_plain
 from ..distributed import reduced
 from ..files import atomic_write
 from .run import TrainingRun, TrainState
-from .step import Updated
+from .step import UpdateResult
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TrainingLog:
         for writer in self.writers:
             writer.close()
 
-    def add(self, updated: Updated) -> None:
+    def add(self, updated: UpdateResult) -> None:
         """Count an iteration."""
         self.bar.update()
         if updated.numbers is None:

@@ -121,7 +121,7 @@ def _observe(draw: Draw, training: TrainingConfig, network: nn.Module, iteration
     if this_process().is_main:
         file = training.out / "previews" / f"{iteration:07d}.png"
         write_png(file, picture)
-        young = f", {initial:.0%} of them still as they began" if initial > 0.01 else ""
+        young = f", still {initial:.0%} the initial ones" if initial > 0.01 else ""
         tqdm.write(f"{file}: previews by the weights {'network' if decay is None else f'ema_{decay}'}{young}")
         if (cast := cast_in_words(previews, data)) is not None:
             cause = "the model is not there yet" if initial <= 0.01 else (

@@ -19,7 +19,7 @@ DROPOUT = 1 << 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Updated:
+class UpdateResult:
     """The outcome of an update; the same on every process but for the numbers."""
 
     numbers: Mapping[str, Tensor] | None
@@ -30,7 +30,7 @@ class Updated:
     """Some process was asked to stop."""
 
 
-def update(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest) -> Updated:
+def update(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest) -> UpdateResult:
     """One optimiser update on this process's share of a batch; it counts as an iteration.
 
     Raises:
@@ -53,11 +53,11 @@ def update(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest)
     state.iteration += 1
     if not is_finite:
         can_be_lowered = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
-        return Updated(numbers=None, is_overflow=can_be_lowered and not broken_losses, stop_requested=stops)
+        return UpdateResult(numbers=None, is_overflow=can_be_lowered and not broken_losses, stop_requested=stops)
     state.ema.update()
     if isinstance(objective, Adaptive):
         objective.update(gathered(observed))
-    return Updated(numbers={**means, "grad_norm": norm}, stop_requested=stops)
+    return UpdateResult(numbers={**means, "grad_norm": norm}, stop_requested=stops)
 
 
 def backward(state: TrainState, batch: Batch, *, synced: bool) -> Losses:
