@@ -3,20 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+from einops import rearrange
+
+from classifiers.trained_model import Classifier, load_classifier
+
+from .diffusion.model import DiffusionModel, load_diffusion, parse_label
+from .distributed import default_device
 from .generation.config import SamplingConfig
+from .generation.plan import InTurn, Plan, batches_of
+from .generation.run import SamplingRun
 from .guidance.config import GuidanceConfig
+from .guidance.run import Guidance
 from .samplers import SamplerConfig, SamplerName
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    from classifiers.trained_model import Classifier
-
-    from .diffusion.model import DiffusionModel
-    from .generation.run import SamplingRun
 
 _OPTIONS = {
     config: tuple(field.name for field in fields(config) if field.name not in ("name", "sampler"))
@@ -28,8 +30,8 @@ _OPTIONS = {
 class GuidedDiffusion:
     """A diffusion model and, if there is one, the classifier that guides it, on one device."""
 
-    model: "DiffusionModel"
-    classifier: "Classifier | None" = None
+    model: DiffusionModel
+    classifier: Classifier | None = None
 
     @classmethod
     def load(
@@ -38,7 +40,7 @@ class GuidedDiffusion:
         *,
         classifier: Path | str | None = None,
         weights: str | None = None,
-        device: "torch.device | str | None" = None,
+        device: torch.device | str | None = None,
     ) -> "GuidedDiffusion":
         """Load run directories or checkpoints.
 
@@ -50,12 +52,6 @@ class GuidedDiffusion:
             ValueError: a checkpoint of another kind, weights that it does not have, or a classifier that does not fit
                 the model, naming the difference.
         """
-        from classifiers.trained_model import load_classifier
-
-        from .diffusion.model import load_diffusion
-        from .distributed import default_device
-        from .guidance.run import Guidance
-
         device = default_device() if device is None else device
         model = load_diffusion(Path(diffusion), weights=weights, device=device)
         guide = None if classifier is None else load_classifier(Path(classifier), device=device)
@@ -68,7 +64,7 @@ class GuidedDiffusion:
         return self.model.config.class_names or (() if self.classifier is None else self.classifier.class_names)
 
     @property
-    def device(self) -> "torch.device":
+    def device(self) -> torch.device:
         """Device of the networks."""
         return self.model.device
 
@@ -81,7 +77,7 @@ class GuidedDiffusion:
         guidance: GuidanceConfig | None = None,
         sampler: SamplerName | SamplerConfig = SamplerConfig.name,
         **options: Any,  # of `SamplerConfig` and `SamplingConfig`, which check them
-    ) -> "np.ndarray":
+    ) -> np.ndarray:
         """uint8 images (N, H, W, C), as Pillow and matplotlib take them.
 
         labels: a label or class name for each sample, or a rule of scripts/sample.py, such as "all" or "uniform".
@@ -96,8 +92,6 @@ class GuidedDiffusion:
             TypeError: an unknown option.
             ValueError: an unknown class, and all else that scripts/sample.py refuses.
         """
-        from .generation.run import SamplingRun  # with accelerate's help, which is slow to import
-
         settings, guidance = _settings(sampler, options), _with_scale(guidance or GuidanceConfig(), scale)
         run = SamplingRun.assemble(self.model, self.classifier, guidance=guidance, settings=settings)
         return _sampled(run, labels, num_samples)
@@ -122,13 +116,7 @@ def _with_scale(guidance: GuidanceConfig, scale: float | None) -> GuidanceConfig
     return replace(guidance, scale=scale)
 
 
-def _sampled(run: "SamplingRun", labels: Sequence[int | str] | str, num_samples: int | None) -> "np.ndarray":
-    import torch
-    from einops import rearrange
-
-    from .diffusion.model import parse_label
-    from .generation.plan import InTurn, Plan, batches_of
-
+def _sampled(run: SamplingRun, labels: Sequence[int | str] | str, num_samples: int | None) -> np.ndarray:
     if isinstance(labels, str):
         rule = run.label_rule(labels)
         count = 1 if rule is None else len(run.guidance.class_names)

@@ -3,16 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+from torch import Tensor
 
 from ..config import run_command
 from ..data.config import DataConfig
+from ..data.pictures import write_png
+from ..diffusion.images import grid
+from ..diffusion.model import load_diffusion, weights_record
+from ..distributed import default_device
+from ..files import atomic_write, write_json
 from ..generation.config import check_at_least_one
+from ..generation.encoding import Codec, mean_grey_levels, psnr
+from ..generation.input_images import open_inputs
 from ..samplers import SamplerConfig
 from ..samplers.config import check_clip
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +62,6 @@ def encode(config: EncodeConfig) -> None:
     Raises:
         FileNotFoundError, ValueError: as `load_diffusion` and `open_inputs`; timesteps that the chain does not have.
     """
-    import numpy as np  # with Pillow's help, which is slow to import
-    from einops import rearrange
-
-    from ..data.pictures import write_png
-    from ..diffusion.images import grid
-    from ..diffusion.model import load_diffusion, weights_record
-    from ..distributed import default_device
-    from ..files import atomic_write, write_json
-    from ..generation.encoding import Codec
-    from ..generation.input_images import open_inputs
-
     model = load_diffusion(config.diffusion, weights=config.weights, device=default_device())
     codec = Codec(
         model=model, sampler=SamplerConfig(steps=config.steps, clip=config.clip), batch_size=config.batch_size
@@ -90,10 +87,8 @@ def encode(config: EncodeConfig) -> None:
     )
 
 
-def _record(files: Sequence[str], labels: "Tensor", images: "Tensor", decoded: "Tensor") -> dict[str, Any]:
+def _record(files: Sequence[str], labels: Tensor, images: Tensor, decoded: Tensor) -> dict[str, Any]:
     """Distances of decoded images from the originals, together and each; plain values."""
-    from ..generation.encoding import mean_grey_levels, psnr
-
     ratios, levels = psnr(images, decoded), mean_grey_levels(images, decoded)
     columns = zip(files, labels.tolist(), ratios.tolist(), levels.tolist(), strict=True)
     return {

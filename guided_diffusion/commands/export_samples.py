@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..config import run_command
 from ..data.formats.samples import NO_LABEL, iterate_shards, merged_npz, read_labels, read_manifest
+from ..data.pictures import picture, write_png
 from ..files import atomic_directory
+from ..generation.sample_pictures import class_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +44,6 @@ def export_samples(config: ExportConfig) -> None:
         FileExistsError: the folder exists; files are replaced.
         ValueError: missing or damaged samples, or class names that cannot name directories.
     """
-    from ..data.pictures import write_png  # Pillow is slow to import
-    from ..generation.sample_pictures import class_grid
-
     if config.out.suffix == ".npz":
         merged_npz(config.samples, config.out)
     elif config.out.suffix == ".png":
@@ -57,10 +58,6 @@ def write_pictures(samples: Path, out: Path) -> None:
     Raises:
         FileNotFoundError, FileExistsError, ValueError: as `export_samples`.
     """
-    import torch
-
-    from ..data.pictures import picture
-
     labels = read_labels(samples)
     names = () if (labels == NO_LABEL).all() else _directory_names(samples)
     digits = len(str(len(labels) - 1))

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..config import run_command
 from ..data.config import DataConfig
+from ..data.pictures import write_png
+from ..distributed import this_process
 from ..generation.config import GuidedRunConfig, SampleSetConfig, check_at_least_one
+from ..generation.inpainting import InpaintingRun, read_mask
+from ..generation.input_images import open_inputs
+from ..generation.plan import InTurn, Plan
+from ..generation.run import SamplingRun
+from ..generation.shard_writer import make_shards
 from ..samplers import SamplerConfig
-
-if TYPE_CHECKING:
-    from ..generation.run import SamplingRun
 
 COMPARISON_NAME = "comparison.png"
 
@@ -60,24 +63,11 @@ def inpaint(config: InpaintConfig) -> None:
         ValueError: a mask or images that the model does not fit, networks that do not fit together, unknown labels or
             timesteps, or a directory that holds other samples; nothing is written then.
     """
-    from ..generation.run import SamplingRun  # with accelerate's help, which is slow to import
-
     write_inpainted(SamplingRun.open(config), config)
 
 
-def write_inpainted(run: "SamplingRun", config: InpaintConfig) -> None:
-    """Write the images of an opened run.
-
-    Raises:
-        FileNotFoundError, ValueError: as `inpaint`.
-    """
-    from ..data.pictures import write_png
-    from ..distributed import this_process
-    from ..generation.inpainting import InpaintingRun, read_mask
-    from ..generation.input_images import open_inputs
-    from ..generation.plan import InTurn, Plan
-    from ..generation.shard_writer import make_shards
-
+def write_inpainted(run: SamplingRun, config: InpaintConfig) -> None:
+    """Write the images of an opened run, as `inpaint`."""
     fill = read_mask(config.mask, size=run.model.config.network.image_size)
     own_labels = run.guidance.knows_classes and config.labels is None
     class_names = (run.guidance.class_names or None) if own_labels else None

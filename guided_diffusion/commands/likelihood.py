@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import run_command
 from ..data.config import DataConfig
+from ..diffusion.model import load_diffusion
+from ..distributed import default_device
+from ..files import atomic_write, write_json
 from ..generation.config import check_at_least_one
+from ..generation.input_images import open_inputs
+from ..generation.likelihood import Likelihood, Share, bounded_chain, measured_likelihood
+from ..html import png
 from ..samplers.config import check_clip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from ..generation.likelihood import Likelihood, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +59,6 @@ def likelihood(config: LikelihoodConfig) -> None:
     Raises:
         FileNotFoundError, ValueError: as `load_diffusion`, `open_inputs` and `measured_likelihood`.
     """
-    from ..diffusion.model import load_diffusion
-    from ..distributed import default_device
-    from ..files import atomic_write, write_json
-    from ..generation.input_images import open_inputs
-    from ..generation.likelihood import bounded_chain, measured_likelihood
-    from ..html import png
-
     model = load_diffusion(config.diffusion, weights=config.weights, device=default_device())
     bounded_chain(model)  # refuses a model in continuous time before the data are read
     inputs = open_inputs(config.data, model, most=config.max_images, class_names=model.config.class_names or None)
@@ -77,7 +74,7 @@ def likelihood(config: LikelihoodConfig) -> None:
     print(f"\nwritten to {out} and {out.with_suffix('.png').name}")
 
 
-def format_likelihood(found: "Likelihood", *, diffusion: str, data: str) -> str:
+def format_likelihood(found: Likelihood, *, diffusion: str, data: str) -> str:
     """The bound as a table, and the number of terms evaluated; diffusion, data: names of the model and the images."""
     last = found.num_steps - 1
     rows = {
@@ -94,11 +91,11 @@ def format_likelihood(found: "Likelihood", *, diffusion: str, data: str) -> str:
     return "\n".join([f"{diffusion} on {found.num_images} images of {data}: {evaluated}", "", head, *lines])
 
 
-def _error(share: "Share") -> str:
+def _error(share: Share) -> str:
     return "unknown" if share.std_error is None else f"{share.std_error:.5f}"
 
 
-def likelihood_figure(found: "Likelihood", *, diffusion: str) -> "Figure":
+def likelihood_figure(found: Likelihood, *, diffusion: str) -> "Figure":
     """Bits per dimension of one link, against its timestep, on a logarithmic scale; L_0 is the leftmost."""
     from matplotlib.figure import Figure
 

@@ -26,7 +26,7 @@ class MakeReferenceConfig:
     image_size: int | None = None
     """Side in pixels of the images that will be compared; pictures get the published centre crop to it.
 
-    None: the images as they are, which must then have one size.
+    null: the images as they are, which must then have one size.
     """
     channels: int | None = None
     """Channels of pictures: 3 makes grey ones coloured. null: the mode of the files, which must be one."""

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..config import run_command
+from ..data.formats.samples import check_manifest
+from ..diffusion.model import load_upsampler
+from ..distributed import this_process
+from ..generation.cascade import UpsamplingRun, planned_base
 from ..generation.config import RunConfig, SampleSetConfig
+from ..generation.run import SamplingRun
+from ..generation.sample_pictures import write_animation
+from ..generation.shard_writer import make_shards
 from ..samplers import SamplerConfig
 from .upsample import UpsampleConfig, upsample
-
-if TYPE_CHECKING:
-    from ..generation.run import SamplingRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +52,6 @@ def sample(config: SampleConfig) -> None:
         ValueError: networks that do not fit together, unknown labels or timesteps, or a directory that holds samples
             made with other settings; nothing is written then.
     """
-    from ..generation.run import SamplingRun  # with accelerate's help, which is slow to import
-
     run = SamplingRun.open(config)
     if config.upsampler is None:
         write_samples(run, config)
@@ -58,16 +59,8 @@ def sample(config: SampleConfig) -> None:
         write_cascade(run, config)
 
 
-def write_samples(run: "SamplingRun", config: SampleConfig) -> None:
-    """Write the samples of an opened run; `config.upsampler` is not used.
-
-    Raises:
-        FileNotFoundError, ValueError: as `sample`.
-    """
-    from ..distributed import this_process
-    from ..generation.sample_pictures import write_animation
-    from ..generation.shard_writer import make_shards
-
+def write_samples(run: SamplingRun, config: SampleConfig) -> None:
+    """Write the samples of an opened run, as `sample`; `config.upsampler` is not used."""
     plan = run.plan(config)
     run.warn_of_strong_tilt()
     make_shards(config, plan, run.manifest(plan), run.sample, run.evaluations)
@@ -75,16 +68,8 @@ def write_samples(run: "SamplingRun", config: SampleConfig) -> None:
         write_animation(config.out / "animation.webp", run, plan, count=config.animate)
 
 
-def write_cascade(run: "SamplingRun", config: SampleConfig) -> None:
-    """Write samples in `config.out`/base, and their enlargements in `config.out`.
-
-    Raises:
-        FileNotFoundError, ValueError: as `sample` and `upsample`, before anything is written.
-    """
-    from ..data.formats.samples import check_manifest
-    from ..diffusion.model import load_upsampler
-    from ..generation.cascade import UpsamplingRun, planned_base
-
+def write_cascade(run: SamplingRun, config: SampleConfig) -> None:
+    """Write samples in `config.out`/base and their enlargements in `config.out`; what does not fit is refused first."""
     assert config.upsampler is not None
     base = replace(config, out=config.out / "base", upsampler=None, conditioning_noise=0.0)
     own = {"upsampler": config.upsampler, "base": base.out, "weights": None, "sampler": unguided(config.sampler)}

@@ -9,22 +9,29 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from ..config import run_command, to_plain
+from ..data.formats.samples import complete_shards, read_manifest
+from ..diffusion.chain import Step
+from ..diffusion.denoiser import Estimate
+from ..diffusion.noise import SeededNoise
+from ..distributed import this_process
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.extractors.config import ExtractorConfig
 from ..files import atomic_write, write_json
 from ..generation.config import SampleSetConfig
+from ..generation.run import SamplingRun
 from ..samplers import SamplerConfig, SamplerName
 from ..samplers.config import OPTIONS, SAMPLERS, owners
 from .sample import SampleConfig, write_samples
 from .sweep_report import Outcome, best_of, format_outcomes, write_sweep_report
 
 if TYPE_CHECKING:
-    from ..diffusion.chain import Step
     from ..evaluation.extractors.features import FeatureExtractor
     from ..evaluation.inputs import RealInput
     from ..evaluation.run import MeasuredReal
-    from ..generation.run import SamplingRun
 
 EVALUATION_NAME = "evaluation.json"
 
@@ -93,9 +100,7 @@ def sweep(config: SweepConfig) -> None:
         FileNotFoundError, ValueError: as `sample` and `evaluate`; wrong settings and real images that cannot be used
             are found before any samples are made.
     """
-    from ..distributed import this_process
-    from ..evaluation.run import cache_directory
-    from ..generation.run import SamplingRun
+    from ..evaluation.run import cache_directory  # with torchmetrics, which is slow to import
 
     settings = sample_configs(config)
     opened = SamplingRun.open(settings[0])
@@ -124,7 +129,7 @@ class Evaluator:
     real: "RealInput"
 
     @classmethod
-    def open(cls, config: SweepConfig, run: "SamplingRun") -> "Evaluator":
+    def open(cls, config: SweepConfig, run: SamplingRun) -> "Evaluator":
         """Open the extractor and the real images for the samples of a run.
 
         Raises:
@@ -195,16 +200,11 @@ def sample_configs(config: SweepConfig) -> list[SampleConfig]:
     ]  # fmt: skip
 
 
-def network_evaluations(run: "SamplingRun") -> int:
+def network_evaluations(run: SamplingRun) -> int:
     """Evaluations of denoising networks for each sample, counted on an image of one pixel without the networks."""
-    import torch
-
-    from ..diffusion.denoiser import Estimate
-    from ..diffusion.noise import SeededNoise
-
     evaluations = 0
 
-    def denoiser(x_t: torch.Tensor, step: "Step") -> Estimate:
+    def denoiser(x_t: Tensor, step: Step) -> Estimate:
         nonlocal evaluations
         evaluations += run.guidance.network_evaluations(step)
         return Estimate(x0=x_t, log_var=0.0)
@@ -220,8 +220,6 @@ def stored_evaluation(
 
     None for one that is older than a shard, damaged, or without these records.
     """
-    from ..data.formats.samples import complete_shards, read_manifest
-
     path = samples / EVALUATION_NAME
     written = [shard.stat().st_mtime_ns for shard in complete_shards(samples)]
     if not path.is_file() or path.stat().st_mtime_ns < max(written):

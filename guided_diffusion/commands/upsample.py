@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from ..config import run_command
+from ..diffusion.images import from_uint8, to_uint8
+from ..diffusion.model import load_upsampler
+from ..distributed import this_process
+from ..generation.cascade import UpsamplingRun, stored_base
 from ..generation.config import RunConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..generation.plan import SampleBatch
+from ..generation.plan import SampleBatch
+from ..generation.shard_writer import make_shards
+from ..models.precision import check_precision, in_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,29 +48,22 @@ def upsample(config: UpsampleConfig) -> None:
         ValueError: images that the upsampler does not enlarge, naming the difference, or a directory that holds other
             samples; nothing is written then.
     """
-    from ..data.image_set import open_image_set
-    from ..diffusion.images import from_uint8, to_uint8
-    from ..diffusion.model import load_upsampler
-    from ..distributed import this_process
-    from ..generation.cascade import UpsamplingRun, stored_base
-    from ..generation.shard_writer import make_shards
-    from ..models.precision import check_precision
+    from ..data.image_set import open_image_set  # with Pillow, which no help needs
 
     device, evaluations = this_process().device, Counter[str]()
     check_precision(config.precision, device)
-    upsampler = load_upsampler(
-        config.upsampler, weights=config.weights, device=device, precision=config.precision, counter=evaluations
-    )
+    upsampler = load_upsampler(config.upsampler, weights=config.weights, device=device)
+    upsampler = in_precision(upsampler, config.precision, counter=evaluations)
     source = open_image_set(config.base)
     rate = config.conditioning_noise
     run = UpsamplingRun(settings=config, upsampler=upsampler, base=stored_base(source), conditioning_noise=rate)
     plan = run.plan(shard_size=config.shard_size)
 
     @lru_cache(maxsize=1)  # batches of one shard follow one another
-    def base_images(first: int) -> "Tensor":
+    def base_images(first: int) -> Tensor:
         return source.read(range(first, min(first + plan.shard_size, plan.num_samples)))
 
-    def enlarge(batch: "SampleBatch") -> "Tensor":
+    def enlarge(batch: SampleBatch) -> Tensor:
         ids = batch.ids
         first = ids.start // plan.shard_size * plan.shard_size
         pixels = base_images(first)[ids.start - first : ids.stop - first]

@@ -12,7 +12,7 @@ class EvaluationConfig:
     image_size: int | None = None
     """Side in pixels; pictures in folders get the published centre crop to it.
 
-    None: the size of the generated images.
+    null: the size of the generated images.
     """
     neighbours: int = 3
     """k of precision and recall: the radius of a ball around a feature, in neighbours.

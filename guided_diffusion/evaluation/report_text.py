@@ -3,8 +3,7 @@
 import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .extractors.weights import PublishedWeights
 from .metrics import METRICS, NUMBERS, UNCERTAINTY
@@ -50,26 +49,20 @@ def display_names(
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One number as a table shows it."""
+class Row(NamedTuple):
+    """One number as a table shows it; spread: its uncertainty in words, empty where nothing is known."""
 
     key: str
     name: str
     value: str
     spread: str
-    """Its uncertainty in words; empty where nothing is known."""
 
 
 def rows_of(report: Report) -> list[Row]:
     """The numbers of a report in the order of a table."""
+    spreads = {key: words(report) for key, words in UNCERTAINTY.items() if key in report.metrics}
     return [
-        Row(
-            key=key,
-            name=shown_name(report, key),
-            value=number(report.metrics[key]),
-            spread=UNCERTAINTY[key](report) if key in UNCERTAINTY else "",
-        )
+        Row(key, shown_name(report, key), number(report.metrics[key]), spreads.get(key, ""))
         for key in in_order(report.metrics)
     ]
 

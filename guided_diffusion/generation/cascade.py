@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..data.formats.samples import without_environments
-from ..data.image_set import ImageSet
 from ..diffusion.chain import DiffusionChain, diffused
 from ..diffusion.model import (
     UpsamplerModel,
@@ -23,6 +22,9 @@ from ..samplers import Sampler, make_sampler
 from .config import SamplingConfig
 from .plan import InTurn, Plan, SampleBatch
 from .run import SamplingRun, run_record
+
+if TYPE_CHECKING:
+    from ..data.image_set import ImageSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class Base:
     """Plain values that identify them: the manifest of our samples, else the SHA-256 of the content."""
 
 
-def stored_base(source: ImageSet) -> Base:
+def stored_base(source: "ImageSet") -> Base:
     """The base of images on disk."""
     height, width, channels = source.shape
     manifest = source.manifest
@@ -169,7 +171,7 @@ def check_base(upsampler: UpsamplerModel, base: Base) -> None:
         )
 
 
-def _content_sha256(source: ImageSet) -> str:
+def _content_sha256(source: "ImageSet") -> str:
     """SHA-256 of shape, labels and pixels, the same for any files that hold them. Reads all images."""
     digest = sha256(repr((len(source), source.shape)).encode())
     if source.is_labelled:

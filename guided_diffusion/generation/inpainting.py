@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from ..data.formats.samples import iterate_shards
@@ -79,6 +78,8 @@ def read_mask(path: Path, *, size: int) -> Tensor:
         FileNotFoundError: no such file.
         ValueError: no picture, one of another size or with grey in it, or one all black or all white.
     """
+    from PIL import Image  # here, so that commands show their help without it
+
     if not path.is_file():
         raise FileNotFoundError(f"there is no mask {path}; expected a picture of {size}x{size} pixels, white and black")
     try:

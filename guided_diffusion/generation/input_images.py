@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..data.config import DataConfig
-from ..data.image_set import ImageSet, open_training_set
 from ..data.subset import evenly_spaced
 from ..diffusion.model import DiffusionModel
+
+if TYPE_CHECKING:
+    from ..data.image_set import ImageSet
 
 
 @dataclass(frozen=True)
 class InputImages:
     """Centre crops of a data set, evenly spaced in its order."""
 
-    dataset: ImageSet
+    dataset: "ImageSet"
     indices: Sequence[int]
     """Places in the data set."""
 
@@ -42,6 +45,8 @@ def open_inputs(
         FileNotFoundError, ValueError: as `open_training_set`; another number of channels than the
             model's, or more classes.
     """
+    from ..data.image_set import open_training_set  # with Pillow, which no help needs
+
     dataset = open_training_set(data, image_size=model.config.network.image_size, class_names=class_names)
     name, channels, num_classes = model.checkpoint.path, model.image_shape[0], model.config.network.num_classes
     if dataset.channels != channels:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +22,6 @@ LABEL_STAGE = 1
 """Labels are drawn under a seed of their own, that of an upsampler to one pixel (`cascade.stage_seed`)."""
 
 
-class LabelRule(Protocol):
-    """A rule for the class of each sample."""
-
-    def label(self, sample_id: int) -> int:
-        """The class asked of a sample."""
-        ...
-
-    def record(self) -> Any:  # plain values of any kind
-        """All that labels depend on besides the run's seed, as plain values for the manifest."""
-        ...
-
-
 @dataclass(frozen=True)
 class InTurn:
     """Labels in turn: sample i has labels[i mod len(labels)]."""
@@ -43,9 +31,11 @@ class InTurn:
     """Record of a long list, for the manifest; None: the list itself."""
 
     def label(self, sample_id: int) -> int:
+        """The class asked of a sample."""
         return self.labels[sample_id % len(self.labels)]
 
-    def record(self) -> Any:
+    def record(self) -> Any:  # plain values of any kind
+        """All that labels depend on besides the run's seed, for the manifest."""
         return list(self.labels) if self.origin is None else dict(self.origin)
 
 
@@ -67,6 +57,10 @@ class Drawn:
         # Weights (10, 10) draw other labels than (1, 1), so only ones may be left out.
         all_one = set(self.weights) == {1}
         return {"policy": self.policy} if all_one else {"policy": self.policy, "weights": list(self.weights)}
+
+
+LabelRule = InTurn | Drawn
+"""A rule for the class of each sample."""
 
 
 @dataclass(frozen=True)

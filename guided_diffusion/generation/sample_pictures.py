@@ -1,10 +1,10 @@
 """Pictures beside the shards: a grid of the first samples, and the denoising of a few as an animation."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from ..data.formats.samples import NO_LABEL, iterate_shards, read_labels
@@ -14,6 +14,9 @@ from ..diffusion.images import grid, to_uint8
 from ..files import atomic_write
 from .plan import Plan, batches_of
 from .run import SamplingRun
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MOST_FRAMES = 60
 FRAME_MILLISECONDS = 80
@@ -78,7 +81,7 @@ def write_animation(path: Path, run: SamplingRun, plan: Plan, *, count: int) -> 
         )
 
 
-def _frame(x_t: Tensor, x0: Tensor, *, columns: int) -> Image.Image:
+def _frame(x_t: Tensor, x0: Tensor, *, columns: int) -> "Image.Image":
     left, right = grid(x_t, columns=columns), grid(x0, columns=columns)
     gap = left.new_full((*left.shape[:2], left.shape[2] // columns // 2), WHITE)
     return picture(torch.cat([left, gap, right], dim=2))

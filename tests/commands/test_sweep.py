@@ -32,14 +32,18 @@ from guided_diffusion.guidance.config import (
 from guided_diffusion.samplers import SamplerConfig
 
 
+def sweep_config(out: Path, diffusion: Path, classifier: Path, judge: Path, real: Path, **options) -> SweepConfig:
+    few = {"scales": (4.0,), "samplers": ("ddim", "heun"), "steps": (4,), "num_samples": 8}
+    extractor = ExtractorConfig(name=f"classifier:{judge}")
+    return SweepConfig(
+        out=out, diffusion=diffusion, classifier=classifier, real=real, extractor=extractor, **(few | options)
+    )
+
+
 @pytest.fixture
 def config(tmp_path, diffusion_run, classifier_run, judge_run, class_folder) -> SweepConfig:
-    return SweepConfig(
-        out=tmp_path / "sweep", diffusion=diffusion_run, classifier=classifier_run, real=class_folder,
-        extractor=ExtractorConfig(name=f"classifier:{judge_run}"), scales=(4.0,), samplers=("ddim", "heun"),
-        steps=(4,), num_samples=8,
-        write_config=tmp_path / "best.yaml",
-    )  # fmt: skip
+    out, best = tmp_path / "sweep", tmp_path / "best.yaml"
+    return sweep_config(out, diffusion_run, classifier_run, judge_run, class_folder, write_config=best)
 
 
 def changed(config: SweepConfig, **values) -> SweepConfig:
@@ -58,6 +62,21 @@ def evaluations(monkeypatch) -> list[Path]:
 
     monkeypatch.setattr(evaluation, "evaluate", counted)
     return seen
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, diffusion_run, classifier_run, judge_run, class_folder) -> Path:
+    """Directory of a finished sweep of one setting. Nobody changes what is in it."""
+    out = tmp_path_factory.mktemp("done") / "sweep"
+    sweep(sweep_config(out, diffusion_run, classifier_run, judge_run, class_folder, samplers=("ddim",)))
+    return out
+
+
+@pytest.fixture
+def few(config, done) -> SweepConfig:
+    """A sweep of one setting, finished."""
+    shutil.copytree(done, config.out)
+    return changed(config, samplers=("ddim",))
 
 
 def test_every_combination_is_made_and_evaluated_and_the_best_is_written_down(config, evaluations, capsys):
@@ -88,11 +107,11 @@ def test_what_is_there_is_not_made_again_but_what_is_missing_is(config, evaluati
     assert (config.out / "report.html").is_file()
 
 
-def test_an_evaluation_under_another_protocol_is_not_taken(config, evaluations):
-    sweep(config)
-    evaluations.clear()
-    sweep(changed(config, protocol=EvaluationConfig(neighbours=2)))
-    assert len(evaluations) == 2
+def test_an_evaluation_under_another_protocol_is_not_taken(few, evaluations):
+    sweep(few)
+    assert not evaluations
+    sweep(changed(few, protocol=EvaluationConfig(neighbours=2)))
+    assert len(evaluations) == 1
 
 
 def test_an_evaluation_against_pictures_that_were_replaced_is_not_taken(config, evaluations, tmp_path):
@@ -105,25 +124,21 @@ def test_an_evaluation_against_pictures_that_were_replaced_is_not_taken(config, 
     assert len(evaluations) == 2
 
 
-def test_an_evaluation_that_does_not_say_against_which_files_is_not_taken(config, evaluations):
-    few = changed(config, samplers=("ddim",))
-    sweep(few)
-    path = config.out / "samples" / "ddim-4-scale4" / "evaluation.json"
+def test_an_evaluation_that_does_not_say_against_which_files_is_not_taken(few, evaluations):
+    path = few.out / "samples" / "ddim-4-scale4" / "evaluation.json"
     record = json.loads(path.read_text())
     del record["protocol"]["real"]["files_sha256"]  # as evaluations were written once
     path.write_text(json.dumps(record))
     sweep(few)
-    assert len(evaluations) == 2
+    assert len(evaluations) == 1
 
 
-def test_an_evaluation_of_samples_that_were_made_again_since_is_not_taken(config, evaluations):
-    few = changed(config, samplers=("ddim",))
-    sweep(few)
-    shard = config.out / "samples" / "ddim-4-scale4" / "shard-00000.npz"
+def test_an_evaluation_of_samples_that_were_made_again_since_is_not_taken(few, evaluations):
+    shard = few.out / "samples" / "ddim-4-scale4" / "shard-00000.npz"
     evaluated = (shard.parent / "evaluation.json").stat().st_mtime_ns
     os.utime(shard, ns=(evaluated, evaluated + 1))  # as of a shard that was rewritten under the same manifest
     sweep(few)
-    assert len(evaluations) == 2
+    assert len(evaluations) == 1
 
 
 @pytest.mark.parametrize(
@@ -135,12 +150,10 @@ def test_an_evaluation_of_samples_that_were_made_again_since_is_not_taken(config
         pytest.param('{"metrics": {}, "display_names": {}, "protocol": {"generated": 1}}', id="of other parts"),
     ],
 )
-def test_an_evaluation_that_is_damaged_is_made_again(config, evaluations, content):
-    few = changed(config, samplers=("ddim",))
+def test_an_evaluation_that_is_damaged_is_made_again(few, evaluations, content):
+    (few.out / "samples" / "ddim-4-scale4" / "evaluation.json").write_text(content)
     sweep(few)
-    (config.out / "samples" / "ddim-4-scale4" / "evaluation.json").write_text(content)
-    sweep(few)
-    assert len(evaluations) == 2
+    assert len(evaluations) == 1
 
 
 def test_a_sweep_against_pictures_inside_a_zip_goes_on(config, evaluations, tmp_path, class_folder):

@@ -26,7 +26,7 @@ class ExtractorConfig:
     weights: Path | None = None
     """File of the published weights of inception or dinov2.
 
-    None: the environment variable GUIDED_DIFFUSION_INCEPTION_WEIGHTS or GUIDED_DIFFUSION_DINOV2_WEIGHTS, or a download.
+    null: the environment variable GUIDED_DIFFUSION_INCEPTION_WEIGHTS or GUIDED_DIFFUSION_DINOV2_WEIGHTS, or a download.
     """
 
     def __post_init__(self) -> None:
