@@ -38,22 +38,27 @@ class EvaluateConfig:
             raise ValueError(f"with --compare, --out is a page NAME.html; got {self.out}")
         if not self.compare and self.out is not None and self.out.suffix != ".json":
             raise ValueError(f"the report goes into a file NAME.json, a page NAME.html beside it; got --out {self.out}")
-        missing = [name for name in ("--generated", "--real") if name not in given]
+        missing = ", ".join(name for name in ("--generated", "--real") if name not in given)
         if not self.compare and missing:
-            raise ValueError(
-                f"needed and not given: {', '.join(missing)}; or compare evaluations, --compare A.json B.json"
-            )
+            raise ValueError(f"needed and not given: {missing}; or compare evaluations, --compare A.json B.json")
 
 
 def evaluate_samples(config: EvaluateConfig) -> None:
     """Measure, write the report and print it on the main process; or compare reports, if there are any to compare."""
+    # Imported here, so that --help and bad options do not wait for SciPy and torchmetrics.
     if config.compare:
-        compare_evaluations(config.compare, page=config.out)
+        from ..evaluation.compare import compare_reports, format_comparison
+
+        comparison = compare_reports(config.compare)
+        print(format_comparison(comparison))
+        if config.out is not None:
+            from ..evaluation.page import write_comparison_page
+
+            write_comparison_page(config.out, comparison)
         return
-    # Here, so that --help and bad options do not wait for SciPy and torchmetrics.
     from ..distributed import this_process
     from ..evaluation.report_text import format_report
-    from ..evaluation.run import evaluate, page_path, report_path
+    from ..evaluation.run import evaluate, report_path
 
     assert config.generated is not None  # as `__post_init__` makes sure
     assert config.real is not None
@@ -61,28 +66,11 @@ def evaluate_samples(config: EvaluateConfig) -> None:
     extractor = open_extractor(config.extractor, device=process.device)
     out = config.out or report_path(config.generated, extractor)
     report = evaluate(
-        generated=config.generated,
-        channels=config.channels,
-        real=config.real,
-        extractor=extractor,
-        config=config.protocol,
-        out=out,
-        page=True,
-    )
+        generated=config.generated, channels=config.channels, real=config.real, extractor=extractor,
+        config=config.protocol, out=out, page=True,
+    )  # fmt: skip
     if process.is_main:
-        print(f"{format_report(report)}\n\n{out}\n{page_path(out)}")
-
-
-def compare_evaluations(reports: Sequence[Path], *, page: Path | None) -> None:
-    """Print the differences between evaluations and their protocols; page: HTML file of the same content."""
-    from ..evaluation.compare import compare_reports, format_comparison  # here, as above
-
-    comparison = compare_reports(reports)
-    print(format_comparison(comparison))
-    if page is not None:
-        from ..evaluation.page import write_comparison_page
-
-        write_comparison_page(page, comparison)
+        print(f"{format_report(report)}\n\n{out}\n{out.with_suffix('.html')}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

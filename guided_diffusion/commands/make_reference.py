@@ -24,17 +24,13 @@ class MakeReferenceConfig:
     extractor: ExtractorConfig = ExtractorConfig()
     """Network whose features are measured."""
     image_size: int | None = None
-    """Side in pixels of the images that will be compared; pictures get the published centre crop to it.
-
-    null: the images as they are, which must then have one size.
-    """
+    """Side in pixels of the images to compare; pictures get the published centre crop to it. null: as they are, of one
+    size."""
     channels: int | None = None
     """Channels of pictures: 3 makes grey ones coloured. null: the mode of the files, which must be one."""
     manifold_images: int = 10_000
-    """Images, spread over the set, to keep for precision, recall, density, coverage and the kernel distance, at most.
-
-    Published; with 0 these numbers will be absent.
-    """
+    """Images, at most, to keep for precision, recall, density, coverage and kernel distance, which are absent with 0.
+    Spread over the set; published."""
     batch_size: int = 64
     """Images of one forward pass of the extractor, per process."""
 
@@ -53,23 +49,17 @@ def make_reference_file(config: MakeReferenceConfig) -> None:
     from ..evaluation.reference_builder import make_reference
 
     process = this_process()
+    extractor = open_extractor(config.extractor, device=process.device)
     make_reference(
-        config.images,
-        extractor=open_extractor(config.extractor, device=process.device),
-        out=config.out,
-        image_size=config.image_size,
-        channels=config.channels,
-        manifold_images=config.manifold_images,
-        batch_size=config.batch_size,
-    )
+        config.images, extractor=extractor, out=config.out, image_size=config.image_size, channels=config.channels,
+        manifold_images=config.manifold_images, batch_size=config.batch_size,
+    )  # fmt: skip
     if process.is_main:
         written = read_reference(config.out)
         assert written is not None
-        kept = min(config.manifold_images, written.pooled.count or 0)
-        print(
-            f"{config.out}: statistics of {written.pooled.count:,} images on {written.extractor}, with {kept:,} of the "
-            f"images; SHA-256 {file_sha256(config.out)}"
-        )
+        count = written.pooled.count or 0
+        summary = f"{count:,} images on {extractor.name}, with {min(config.manifold_images, count):,} of the images"
+        print(f"{config.out}: statistics of {summary}; SHA-256 {file_sha256(config.out)}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from .metrics import METRICS
 from .protocol import NONE, UNKNOWN, flat_protocol
 from .report import Report, number, read_report, shown_name
-from .report_text import aligned, columns, in_order, word
+from .report_text import aligned, columns, in_order, listed, word
 
 NOT_RECORDED = "not recorded"
 _NOT_KNOWN = frozenset({NOT_RECORDED, UNKNOWN})
@@ -23,14 +23,11 @@ _DECISIVE_FOR_ALL: Mapping[str, str] = {
     "generated.num_images": "N generated",
     "real.num_images": "N real",
     "real.images": "real images",
-    "real.sha256": "real file",
-    "real.files_sha256": "real files (names, sizes, times of change)",
     "extractor.sha256": "extractor",
     "generated.image_size": "generated image size",
     "real.image_size": "real image size",
     "generated.channels": "generated channels",
     "generated.resize": "generated resize",
-    "real.resize": "real resize",
     "arithmetic.features": "arithmetic of features",
 }
 """Protocol fields across which no numbers can be compared, and their names in print; each metric adds its own."""
@@ -41,6 +38,7 @@ _IDENTITY = ("features.mean_norm", "features.total_variance")
 decoders that differ in a few grey levels."""
 _SAMPLING = ("generated.sampling.", "generated.sha256", "generated.files_sha256")
 """Beginnings of the fields that are the subject of a comparison."""
+
 Kind = Literal["decisive", "unknown", "subject", "other"]
 _HEADINGS: Mapping[Kind, str] = {
     "decisive": "Differences that make the numbers incomparable",
@@ -64,13 +62,10 @@ class Comparison:
     """Evaluations side by side, and the differences between their protocols."""
 
     paths: tuple[Path, ...]
+    letters: tuple[str, ...]
+    """Names of the evaluations in tables: A, B, .., or numbers where letters do not suffice."""
     reports: tuple[Report, ...]
     differences: tuple[Difference, ...]
-
-    @property
-    def letters(self) -> list[str]:
-        """Names of the evaluations in tables: A, B, .., or numbers where letters do not suffice."""
-        return _letters(len(self.paths))
 
     @property
     def verdict(self) -> str:
@@ -93,33 +88,30 @@ class Comparison:
 
 
 def compare_reports(paths: Sequence[Path]) -> Comparison:
-    """The comparison of the evaluations in files.
-
-    Raises:
-        FileNotFoundError: a file that is missing.
-        ValueError: fewer than two files, or one that is no evaluation record.
-    """
+    """The comparison of the evaluations in files, two at least."""
     if len(paths) < 2:
         raise ValueError(f"a comparison takes two evaluation records or more, got {len(paths)}")
-    reports = tuple(read_report(path) for path in paths)
-    protocols = [_flat(report) for report in reports]
-    images = {side: _same_images(protocols, side) for side in ("generated", "real")}
-    if images["real"]:
-        protocols = [one | {"real.images": words} for one, words in zip(protocols, images["real"], strict=True)]
-    decisive = _decisive(reports, protocols)
-    hidden = [f"{side}.{name}" for side in images for name in _IDENTITY]
-    names = dict.fromkeys([*decisive, *(name for one in protocols for name in one if name not in hidden)])
+    reports = tuple(map(read_report, paths))
+    letters = tuple(chr(ord("A") + n) if len(paths) <= 26 else str(n + 1) for n in range(len(paths)))
+    protocols = [flat_protocol(report.protocol) for report in reports]
+    generated, real = (_same_images(protocols, side, letters) for side in ("generated", "real"))
+    protocols = [one | {"real.images": words} for one, words in zip(protocols, real, strict=True)]
+    measured = Counter(key for report in reports for key in report.metrics)
+    decisive = dict(_DECISIVE_FOR_ALL)
+    for metric in METRICS:
+        if any(measured[item.key] > 1 for item in metric.numbers):
+            decisive |= metric.decisive_fields
+    names = dict.fromkeys([*decisive, *(name for one in protocols for name in one if not name.endswith(_IDENTITY))])
     differences: list[Difference] = []
     for name in names:
         values = [protocol.get(name, NOT_RECORDED) for protocol in protocols]
         if any(value != values[0] or value == NOT_RECORDED for value in values):
             words = tuple(_word(name, value) for value in values)
-            differences.append(
-                Difference(_kind(name, words, decisive), decisive.get(name, name.removeprefix(_SAMPLING[0])), words)
-            )
-    if len(set(images["generated"])) > 1 and not any(item.kind == "subject" for item in differences):
-        differences.append(Difference("unknown", "why the generated images differ", tuple(images["generated"])))
-    return Comparison(tuple(paths), reports, tuple(differences))
+            shown = decisive.get(name, name.removeprefix(_SAMPLING[0]))
+            differences.append(Difference(_kind(name, words, decisive), shown, words))
+    if len(set(generated)) > 1 and not any(item.kind == "subject" for item in differences):
+        differences.append(Difference("unknown", "why the generated images differ", generated))
+    return Comparison(tuple(paths), letters, reports, tuple(differences))
 
 
 def format_comparison(comparison: Comparison) -> str:
@@ -132,8 +124,7 @@ def format_comparison(comparison: Comparison) -> str:
         [comparison.verdict],
     ]
     for heading, differences in comparison.groups.items():
-        cells = [["", *letters], *([item.name, *item.values] for item in differences)]
-        blocks.append([heading, *(f"  {line}" for line in columns(cells))])
+        blocks.append(listed(heading, [["", *letters], *([item.name, *item.values] for item in differences)]))
     return "\n\n".join("\n".join(lines) for lines in blocks)
 
 
@@ -151,40 +142,18 @@ def metric_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return head, [list(row) for row in zip(names, *map(aligned, values), *map(aligned, steps), strict=True)]
 
 
-def _decisive(reports: Sequence[Report], protocols: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Fields across which the numbers that several reports have cannot be compared, and their names in print."""
-    measured = Counter(key for report in reports for key in report.metrics)
-    fields = dict(_DECISIVE_FOR_ALL)
-    for metric in METRICS:
-        if any(measured[item.key] > 1 for item in metric.numbers):
-            fields |= metric.decisive_fields
-    # The best identity of the real images decides: their features; else the content, if all sides are single files;
-    # else names, sizes and dates.
-    if all("real.images" in protocol for protocol in protocols):
-        weaker = ("real.sha256", "real.files_sha256", "real.resize")
-    else:
-        are_files = all("real.sha256" in protocol for protocol in protocols)
-        weaker = ("real.images", "real.files_sha256" if are_files else "real.sha256")
-    return {field: name for field, name in fields.items() if field not in weaker}
-
-
-def _same_images(protocols: Sequence[Mapping[str, Any]], side: str) -> list[str]:
-    """For each protocol, words for the first that has the same images; empty unless all have features of one
-    extractor."""
+def _same_images(protocols: Sequence[Mapping[str, Any]], side: str, letters: Sequence[str]) -> tuple[str, ...]:
+    """For each protocol, words for the first that has the same images, as far as features of one extractor tell."""
     names = [f"{side}.{name}" for name in _IDENTITY]
-    one_extractor = len({protocol.get("extractor.sha256") for protocol in protocols}) == 1
-    if not one_extractor or not all(name in protocol for protocol in protocols for name in names):
-        return []
+    are_known = all(name in protocol for protocol in protocols for name in names)
+    if not are_known or len({protocol.get("extractor.sha256") for protocol in protocols}) > 1:
+        return (NOT_RECORDED,) * len(protocols)
 
     def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         return all(math.isclose(one[name], other[name], rel_tol=1e-5) for name in names)
 
-    firsts = [next(n for n, other in enumerate(protocols) if same(other, protocol)) for protocol in protocols]
-    return [f"those of {_letters(len(protocols))[first]}" for first in firsts]
-
-
-def _letters(count: int) -> list[str]:
-    return [chr(ord("A") + n) if count <= 26 else str(n + 1) for n in range(count)]
+    firsts = (next(n for n, other in enumerate(protocols) if same(other, protocol)) for protocol in protocols)
+    return tuple(f"those of {letters[first]}" for first in firsts)
 
 
 def _kind(name: str, words: Sequence[str], decisive: Collection[str]) -> Kind:
@@ -199,15 +168,6 @@ def _kind(name: str, words: Sequence[str], decisive: Collection[str]) -> Kind:
 def _known(words: Iterable[str]) -> list[str]:
     """The different values among them."""
     return [word for word in dict.fromkeys(words) if word not in _NOT_KNOWN]
-
-
-def _flat(report: Report) -> dict[str, Any]:
-    """A report's protocol under dotted names. For stored statistics, the files are those that they were made of."""
-    values = flat_protocol(report.protocol)
-    if values:
-        values.setdefault("generated.order", "as stored")  # reports that lack the field are of unshuffled samples
-    originals = values.get("real.record.files_sha256")
-    return values if originals is None else values | {"real.files_sha256": originals}
 
 
 def _word(name: str, value: Any) -> str:  # a plain value

@@ -10,26 +10,17 @@ class EvaluationConfig:
     batch_size: int = 64
     """Images of one forward pass of the extractor, per process."""
     image_size: int | None = None
-    """Side in pixels; pictures in folders get the published centre crop to it.
-
-    null: the size of the generated images.
-    """
+    """Side in pixels, to which pictures get the published centre crop; null: the size of the generated images."""
     neighbours: int = 3
-    """k of precision and recall: the radius of a ball around a feature, in neighbours.
-
-    3 is Kynkäänniemi's, and ADM's.
-    """
+    """k of precision and recall, the radius of a ball around a feature; 3 is Kynkäänniemi's, and ADM's."""
     density_neighbours: int = 5
     """k of density and coverage, Naeem et al.'s."""
     split_size: int = 5000
     """Images per split of the Inception Score, as published."""
     real_manifold: int = 10_000
-    """Real images, spread over the set, for precision, recall, density, coverage and the kernel distance.
-
-    At most; published.
-    """
+    """Most real images for precision, recall, density, coverage and kernel distance; spread over the set, published."""
     generated_manifold: int = 50_000
-    """The same of generated images. Published."""
+    """The same of generated images; published."""
     kid_subsets: int = 100
     """Pairs of subsets that the kernel distance is averaged over."""
     kid_subset_size: int = 1000
@@ -48,8 +39,8 @@ class EvaluationConfig:
                 f"an interval needs at least 2 resamplings; got --protocol.bootstrap {self.bootstrap} (0 for none)"
             )
         most = max(self.neighbours, self.density_neighbours)
-        for name, kept in (("real_manifold", self.real_manifold), ("generated_manifold", self.generated_manifold)):
-            if kept <= most:
+        for name in ("real_manifold", "generated_manifold"):
+            if (kept := getattr(self, name)) <= most:
                 raise ValueError(f"--protocol.{name} must exceed the {most} neighbours that are looked at, got {kept}")
 
     @property

@@ -19,7 +19,6 @@ from .extractors.features import Features
 Row = tuple[Features, Tensor | None]
 """The features of a batch, and its labels if there are any."""
 
-_KINDS = ("pooled", "spatial", "probabilities")
 _BATCH_SIZES = "batch_sizes"
 
 _logger = logging.getLogger(__name__)
@@ -63,13 +62,14 @@ class FeatureCache:
         """Add a batch; those added between two calls of `flush` are consecutive."""
         if not self._can_write:
             return
-        kinds = {kind: getattr(row[0], kind) for kind in _KINDS} | {"labels": row[1]}
+        kinds = vars(row[0]) | {"labels": row[1]}
         values = {kind: rows.cpu() for kind, rows in kinds.items() if rows is not None}
-        if sum(self._sizes) + len(values["pooled"]) > self.most_images:
+        length = len(values["pooled"])
+        if sum(len(others["pooled"]) for others in self._waiting) + length > self.most_images:
             self.flush()
         if not self._waiting:
             self._first = batch
-        self._waiting.append(values)
+        self._waiting.append(values | {_BATCH_SIZES: torch.tensor([length])})
         if time.monotonic() - self._written_at >= self.every_seconds:
             self.flush()
 
@@ -79,16 +79,12 @@ class FeatureCache:
             whole = {kind: torch.cat([values[kind] for values in self._waiting]) for kind in self._waiting[0]}
             try:
                 with atomic_write(self._path(self._first)) as file:
-                    file.write(save(whole | {_BATCH_SIZES: torch.tensor(self._sizes)}))
+                    file.write(save(whole))
             except OSError as error:
                 self._can_write = False
                 _logger.warning("an interrupted evaluation will start over: %s: %s", self.directory, error)
         self._waiting = []
         self._written_at = time.monotonic()
-
-    @property
-    def _sizes(self) -> list[int]:
-        return [len(values["pooled"]) for values in self._waiting]
 
     def _path(self, first: int) -> Path:
         return self.directory / f"part-{first:07d}.safetensors"

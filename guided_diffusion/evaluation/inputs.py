@@ -38,12 +38,6 @@ class MeasuredReal:
     extractor_sha256: str
     config: EvaluationConfig
 
-    def check(self, *, shape: tuple[int, int, int], extractor: FeatureExtractor, config: EvaluationConfig) -> None:
-        """Refuse an evaluation with images of another shape, another extractor or other settings."""
-        found, wanted = (self.shape, self.extractor_sha256, self.config), (shape, extractor.sha256, config)
-        if found != wanted:
-            raise ValueError(f"{self.input.path} was measured for {found}, not for {wanted}; measure it again")
-
 
 def open_generated(path: Path, *, config: EvaluationConfig, channels: int | None = None) -> ImageSet:
     """The generated images at `path`; unreadable ones are refused, and sets that are too small."""
@@ -58,9 +52,7 @@ def open_real(
     """The real images or statistics at `path`; refused unless comparable with generated images of `shape` (H, W, C)."""
     reference = read_reference(path) if path.suffix == ".npz" and path.is_file() else None
     if reference is not None:
-        _check_extractor(path, reference, extractor)
-        _check_shape(path, reference, shape)
-        _check_dimensions(path, reference, extractor, shape)
+        _check_reference(path, reference, shape, extractor)
     height, width, channels = shape
     images = None
     if reference is None or reference.has_images:
@@ -75,7 +67,10 @@ def open_real(
     return RealInput(path=path, images=images, reference=reference, files_sha256=fingerprint)
 
 
-def _check_extractor(path: Path, reference: Reference, extractor: FeatureExtractor) -> None:
+def _check_reference(
+    path: Path, reference: Reference, shape: tuple[int, int, int], extractor: FeatureExtractor
+) -> None:
+    """Refuse statistics of another extractor, of images of another shape, or of features of other dimensions."""
     if reference.extractor_sha256 is None and extractor.published != INCEPTION:
         raise ValueError(
             f"{path} does not name the network of its statistics, so they count as the published 2015 Inception's, "
@@ -86,30 +81,17 @@ def _check_extractor(path: Path, reference: Reference, extractor: FeatureExtract
             f"{path} was made with {reference.extractor} (SHA-256 {reference.extractor_sha256}), "
             f"not with {extractor.name} ({extractor.sha256}); use the same extractor for both sides"
         )
-
-
-def _check_shape(path: Path, reference: Reference, shape: tuple[int, int, int]) -> None:
-    """By the reference's record; published files have none."""
     height, width, channels = shape
     for name, wanted in (("image_size", [height, width]), ("channels", channels)):
-        stored = (reference.record or {}).get(name, wanted)
+        stored = (reference.record or {}).get(name, wanted)  # published files have no record
         if stored != wanted:
             raise ValueError(
                 f"the generated images have {name} {wanted}, the images of the statistics in {path} {stored}; make a "
                 f"reference of images like the generated ones"
             )
-
-
-def _check_dimensions(
-    path: Path, reference: Reference, extractor: FeatureExtractor, shape: tuple[int, int, int]
-) -> None:
-    """By the features of one black image: only the network knows their dimensions."""
-    height, width, channels = shape
-    features = extractor(torch.zeros(1, channels, height, width, dtype=torch.uint8))
-    for name, stored, found in (
-        ("mu", reference.pooled, features.pooled),
-        ("mu_s", reference.spatial, features.spatial),
-    ):
+    features = extractor(torch.zeros(1, channels, height, width, dtype=torch.uint8))  # only it knows their dimensions
+    pairs = {"mu": (reference.pooled, features.pooled), "mu_s": (reference.spatial, features.spatial)}
+    for name, (stored, found) in pairs.items():
         if stored is not None and found is not None and len(stored.mean) != found.shape[1]:
             raise ValueError(
                 f"{path} holds {name} of {len(stored.mean)} dimensions, but features of {extractor.name} have "

@@ -7,6 +7,7 @@ not record is "unknown"; guidance or a model that the samples did not use is "no
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -43,7 +44,7 @@ _SAMPLING_FIELDS = {
 _OF_THE_SET = ("num_samples", "shard_size", "class_names", ENVIRONMENTS)
 """Parts of a manifest that concern the set, not the making of one sample."""
 _MOST_VALUES = 16
-"""Of a list that is written out; a longer one is replaced by its length and hash."""
+"""Longest list that is written out; a longer one is replaced by its length and hash."""
 _PACKAGES = (
     "guided-diffusion", "torch", "numpy", "scipy", "pillow", "accelerate", "timm", "torchmetrics", "torch-fidelity",
 )  # fmt: skip
@@ -53,6 +54,9 @@ def protocol_record(
     source: ImageSet, generated: MeasuredSet, real: MeasuredReal, extractor: FeatureExtractor
 ) -> dict[str, Any]:
     """The protocol of one evaluation, as a Report keeps it; source: the generated images."""
+    assert generated.features is not None
+    device, dtype = generated.device, str(generated.features.dtype).removeprefix("torch.")
+    is_gpu = device.type == "cuda"
     return {
         "generated": _generated_record(source, generated),
         "real": _real_record(real),
@@ -63,7 +67,11 @@ def protocol_record(
             "resize": extractor.resize,
         },
         "settings": asdict(real.config),
-        "arithmetic": _arithmetic(generated),
+        "arithmetic": {
+            "device": torch.cuda.get_device_name(device) if is_gpu else f"{device.type}, {platform.machine()}",
+            "features": f"{dtype}, TensorFloat-32 off",  # all extractors compute within `exact_float32`
+            "statistics": "float64",
+        },
         "versions": versions(),
     }
 
@@ -88,8 +96,10 @@ def sampling_record(manifest: Mapping[str, Any] | None) -> dict[str, Any]:
     record["labels"] = _label_policy(stored.get("labels", UNKNOWN), manifest.get("class_names"))
     if record["classifier"] == NONE and record["scale"] == UNKNOWN:
         record["scale"] = NONE  # it is the classifier's
-    others = {name: value for name, value in flat(stored).items() if value is not None and not _is_common(name)}
-    return record | others | {f"base.{name}": value for name, value in base.items()}
+    common = tuple(f"{place}." for place in _SAMPLING_FIELDS.values())
+    others = {name: value for name, value in flat(stored).items() if not f"{name}.".startswith(common)}
+    record |= {name: value for name, value in others.items() if value is not None}
+    return record | {f"base.{name}": value for name, value in base.items()}
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:  # plain JSON values of any kind
@@ -106,24 +116,17 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:  # plain JSON values o
 
 
 def flat_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol under dotted names, without manifests: the record of sampling has their content.
-
-    It is made here if an old protocol lacks it.
-    """
-    generated = dict(protocol.get("generated", {}))
-    generated = {"sampling": sampling_record(generated.get("manifest"))} | generated
-    values = flat(dict(protocol) | {"generated": generated})
-    return {name: value for name, value in values.items() if "manifest" not in name.split(".")}
+    """A protocol under dotted names, without manifests: the record of sampling has their content."""
+    return {name: value for name, value in flat(protocol).items() if "manifest" not in name.split(".")}
 
 
 def source_record(source: ImageSet) -> dict[str, Any]:
     """A set of images: its place, kind, shape and resize."""
     height, width, channels = source.shape
-    stored = {"sha256": file_sha256(source.path)} if source.path.is_file() else {}
     return {
         "path": str(source.path),
         "kind": source.format,
-        **stored,
+        **({"sha256": file_sha256(source.path)} if source.path.is_file() else {}),
         "num_images": len(source),
         "image_size": [height, width],
         "channels": channels,
@@ -133,16 +136,17 @@ def source_record(source: ImageSet) -> dict[str, Any]:
 
 
 def _generated_record(source: ImageSet, samples: MeasuredSet) -> dict[str, Any]:
-    # A manifest identifies samples better than their files' dates, and a single file is hashed whole.
-    is_identified = source.manifest is not None or source.path.is_file()
-    return {
-        **source_record(source),
-        **({} if is_identified else {"files_sha256": source.files_sha256()}),
+    record = source_record(source)
+    if source.manifest is None and not source.path.is_file():
+        record["files_sha256"] = source.files_sha256()  # a manifest is better than dates, and a file is hashed whole
+    environments: list[Mapping[str, Any]] = (source.manifest or {}).get(ENVIRONMENTS, [])
+    devices = [f"{made.get('device', UNKNOWN)} with torch {made.get('torch', UNKNOWN)}" for made in environments]
+    return record | {
         "features": _identity(samples),
         "num_manifold_images": samples.manifold_size,
         "order": samples.order,
         "sampling": sampling_record(source.manifest),
-        "made_on": _made_on(source.manifest),
+        "made_on": "; ".join(dict.fromkeys(devices)) or UNKNOWN,
     }
 
 
@@ -187,10 +191,6 @@ def _field(manifest: Mapping[str, Any], *place: str) -> Any:  # a plain value
     return NONE if value is None else value
 
 
-def _is_common(name: str) -> bool:
-    return any(name == place or name.startswith(f"{place}.") for place in _SAMPLING_FIELDS.values())
-
-
 def _label_policy(labels: Any, class_names: Sequence[str] | None) -> str:  # labels: as a LabelRule records itself
     if isinstance(labels, list):
         if class_names and labels == list(range(len(class_names))):
@@ -211,30 +211,10 @@ def _shortened(value: Any) -> Any:  # a plain value
     return f"{len(values)} values, SHA-256 {sha256(json.dumps(values).encode()).hexdigest()}"
 
 
-def _made_on(manifest: Mapping[str, Any] | None) -> str:
-    environments: list[Mapping[str, Any]] = (manifest or {}).get(ENVIRONMENTS, [])
-    devices = [f"{made.get('device', UNKNOWN)} with torch {made.get('torch', UNKNOWN)}" for made in environments]
-    return "; ".join(dict.fromkeys(devices)) or UNKNOWN
-
-
-def _arithmetic(samples: MeasuredSet) -> dict[str, Any]:
-    """Device and precision of the features; all extractors compute within `exact_float32`."""
-    device, features = samples.device, samples.features
-    assert features is not None
-    on_gpu = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {platform.machine()}",
-        "features": f"{str(features.dtype).removeprefix('torch.')}, TensorFloat-32 off",
-        "statistics": "float64",
-    }
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers may depend on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found

@@ -51,13 +51,16 @@ def read_reference(path: Path) -> Reference | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            texts = {name: str(arrays[name]) for name in ("extractor", "extractor_sha256", "record") if name in members}
+            record = json.loads(texts.pop("record", "null"))
+            if not isinstance(record, dict | None):
+                raise ValueError(f"record is {record!r}, not a JSON object")
             return Reference(
                 pooled=_stored_gaussian(arrays, "mu", "sigma"),
                 spatial=_stored_gaussian(arrays, "mu_s", "sigma_s") if "mu_s" in members else None,
                 has_images="arr_0" in members,
-                extractor=str(arrays["extractor"]) if "extractor" in members else None,
-                extractor_sha256=str(arrays["extractor_sha256"]) if "extractor_sha256" in members else None,
-                record=_stored_record(arrays["record"]) if "record" in members else None,
+                record=cast("dict[str, Any] | None", record),
+                **texts,
             )
     except (*DAMAGED_FILE_ERRORS, TypeError) as error:  # TypeError: several values of num_images
         raise ValueError(f"{path} is no reference file ({error}); make or fetch it again") from error
@@ -69,33 +72,28 @@ def write_reference(
     """Write a reference file, whole or not at all.
 
     images, kept: a set and the ascending indices of its images that go into `arr_0`; they are streamed.
-
-    Raises:
-        ValueError: an image that cannot be read.
-        OSError: a place that cannot be written to.
     """
     pooled, spatial = reference.pooled, reference.spatial
-    arrays = {"mu": pooled.mean, "sigma": pooled.cov}
+    arrays: dict[str, Any] = {"mu": pooled.mean.cpu().numpy(), "sigma": pooled.cov.cpu().numpy()}
     if spatial is not None:
-        arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.cov}
-    values: dict[str, Any] = {
-        "extractor": reference.extractor,
-        "extractor_sha256": reference.extractor_sha256,
-        "record": json.dumps(reference.record or {}, allow_nan=False),
-    }
+        arrays |= {"mu_s": spatial.mean.cpu().numpy(), "sigma_s": spatial.cov.cpu().numpy()}
+    arrays |= {"extractor": reference.extractor, "extractor_sha256": reference.extractor_sha256}
+    arrays["record"] = json.dumps(reference.record or {}, allow_nan=False)
     if pooled.count is not None:
-        values["num_images"] = pooled.count
+        arrays["num_images"] = pooled.count
     with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, tensor in arrays.items():
-            write_array(archive, name, tensor.cpu().numpy())
-        for name, value in values.items():
-            write_array(archive, name, np.array(value))
+        for name, values in arrays.items():
+            write_array(archive, name, np.array(values))
         if images is not None and len(kept):
             write_rows(archive, "arr_0", images.stream(kept), shape=(len(kept), *images.shape))
 
 
 def _stored_gaussian(arrays: Any, mean_name: str, cov_name: str) -> Gaussian:  # arrays: numpy's NpzFile, untyped there
-    mean, cov = _stored_numbers(arrays, mean_name), _stored_numbers(arrays, cov_name)
+    values = {name: arrays[name] for name in (mean_name, cov_name)}
+    for name, stored in values.items():
+        if stored.dtype.kind not in "fiu":
+            raise ValueError(f"{name} holds {stored.dtype.str.lstrip('|=')}, not real numbers")
+    mean, cov = (torch.from_numpy(stored.astype(np.float64)) for stored in values.values())
     if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
         raise ValueError(f"{mean_name} {tuple(mean.shape)} and {cov_name} {tuple(cov.shape)} are not (D,) and (D, D)")
     if not (torch.isfinite(mean).all() and torch.isfinite(cov).all()):
@@ -105,17 +103,3 @@ def _stored_gaussian(arrays: Any, mean_name: str, cov_name: str) -> Gaussian:  #
     except ValueError as error:
         raise ValueError(f"{cov_name} is no covariance: {error}") from error
     return Gaussian(mean, cov, int(arrays["num_images"]) if "num_images" in arrays else None)
-
-
-def _stored_numbers(arrays: Any, name: str) -> torch.Tensor:
-    values = arrays[name]
-    if values.dtype.kind not in "fiu":
-        raise ValueError(f"{name} holds {values.dtype.str.lstrip('|=')}, not real numbers")
-    return torch.from_numpy(values.astype(np.float64))
-
-
-def _stored_record(text: Any) -> Mapping[str, Any]:  # text: a numpy array of one string, as numpy.load gives it
-    record = json.loads(str(text))
-    if not isinstance(record, dict):
-        raise ValueError(f"record is {record!r}, not a JSON object")
-    return cast(Mapping[str, Any], record)

@@ -5,10 +5,10 @@ from pathlib import Path
 from shutil import rmtree
 
 from ..data.formats.npz import npz_members
-from ..data.image_set import ImageSet, open_image_set
+from ..data.image_set import open_image_set
 from ..distributed import on_main_process
 from .extractors.features import FeatureExtractor
-from .measure import MeasuredSet, spread_over
+from .measure import spread_over
 from .metrics.frechet import low_rank
 from .protocol import source_record, versions
 from .reference import Reference, write_reference
@@ -32,56 +32,34 @@ def make_reference(
     manifold_images: images, spread over the set, that go into the file for metrics that need more than statistics.
     Evaluating against the file, with as many real_manifold, gives the numbers that the images would. Several processes
     share the work; an interrupted run resumes as `evaluate` does.
-
-    Raises:
-        ValueError: images that are damaged, too few or of mixed sizes, a reference in their place, or an unfit `out`.
-        OSError: missing images, or an `out` that exists or cannot be written.
     """
-    _check_out(out, images)
-    _refuse_reference(images)
+    _check_paths(images, out)
     source = open_image_set(images, image_size=image_size, channels=channels)
     if len(source) < 2:
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
     cache = cache_directory(out)
     measured = measure_source(source, extractor, name="images", batch_size=batch_size, manifold_size=0, cache=cache)
-    reference = _reference(measured, source, extractor, batch_size=batch_size)
-    kept = spread_over(len(source), keep=manifold_images).tolist()
-
-    def write() -> None:
-        if warning := low_rank(measured.pooled, "real"):
-            _logger.warning("%s", warning)
-        write_reference(out, reference, images=source, kept=kept)
-        rmtree(cache, ignore_errors=True)
-
-    on_main_process(write)
-
-
-def _reference(measured: MeasuredSet, source: ImageSet, extractor: FeatureExtractor, *, batch_size: int) -> Reference:
     record = source_record(source) | {
         "files_sha256": source.files_sha256(),
         "class_names": list(source.class_names) or None,
         "batch_size": batch_size,
         "versions": versions(),
     }
-    return Reference(
-        pooled=measured.pooled,
-        spatial=measured.spatial,
-        extractor=extractor.name,
-        extractor_sha256=extractor.sha256,
+    reference = Reference(
+        pooled=measured.pooled, spatial=measured.spatial, extractor=extractor.name, extractor_sha256=extractor.sha256,
         record=record,
-    )
+    )  # fmt: skip
+
+    def write() -> None:
+        if warning := low_rank(measured.pooled, "real"):
+            _logger.warning("%s", warning)
+        write_reference(out, reference, images=source, kept=spread_over(len(source), keep=manifold_images).tolist())
+        rmtree(cache, ignore_errors=True)
+
+    on_main_process(write)
 
 
-def _refuse_reference(images: Path) -> None:
-    """Its arr_0 would pass for a set of which it holds only some images."""
-    if images.suffix == ".npz" and images.is_file() and "mu" in npz_members(images):
-        raise ValueError(
-            f"{images} is a reference already (it holds mu): give it to evaluate.py as --real, or give here the images "
-            f"that it was made of"
-        )
-
-
-def _check_out(out: Path, images: Path) -> None:
+def _check_paths(images: Path, out: Path) -> None:
     if out.suffix != ".npz":
         raise ValueError(f"a reference file is NAME.npz, got --out {out}")
     if out.exists():
@@ -89,3 +67,9 @@ def _check_out(out: Path, images: Path) -> None:
     if out.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"{out} would lie among the images of {images} and change them; give --out another directory")
     refuse_unwritable(out)
+    if images.suffix == ".npz" and images.is_file() and "mu" in npz_members(images):
+        # Its arr_0 would pass for a set of which it holds only some images.
+        raise ValueError(
+            f"{images} is a reference already (it holds mu): give it to evaluate.py as --real, or give here the images "
+            f"that it was made of"
+        )

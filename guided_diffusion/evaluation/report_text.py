@@ -25,10 +25,9 @@ def display_name(key: str, *, published: PublishedWeights | None, num_images: in
 
     num_images: generated images that it was computed from; None for a number that does not depend on that.
     """
-    found = NUMBERS[key]
-    name, *others = found.name.split(" ")
-    if published and found.inception_name:
-        name = f"{name}-{published.suffix}" if published.suffix else found.inception_name.split(" ")[0]
+    name, *others = NUMBERS[key].name.split(" ")
+    if published and (inception_name := NUMBERS[key].inception_name):
+        name = f"{name}-{published.suffix}" if published.suffix else inception_name.split(" ")[0]
     if num_images is not None and num_images < FULL_PROTOCOL_SAMPLES:
         thousands, rest = divmod(num_images, 1000)
         name = f"{name}-{thousands}k" if thousands and not rest else f"{name}-{num_images}"
@@ -39,9 +38,8 @@ def display_names(
     *, published: PublishedWeights | None, num_generated: int, num_manifold: int | None = None
 ) -> dict[str, str]:
     """Name in print of every number; num_manifold: generated images whose features are kept, None for all."""
-    num_manifold = num_generated if num_manifold is None else num_manifold
     # An accuracy is a mean over images; the expectations of all other numbers depend on the count of images.
-    counts = {"features": num_manifold, "labels": None}
+    counts = {"features": num_generated if num_manifold is None else num_manifold, "labels": None}
     return {
         item.key: display_name(item.key, published=published, num_images=counts.get(metric.looks_at, num_generated))
         for metric in METRICS
@@ -84,14 +82,15 @@ def format_report(report: Report) -> str:
     values = aligned([row.value for row in rows])
     blocks = (
         columns([[row.name, value, row.spread, extractor] for row, value in zip(rows, values, strict=True)]),
-        _listed("absent", [(shown_name(report, key), reason) for key, reason in report.absent.items()]),
-        _listed("lowest accuracy of a class", worst_classes(report)),
+        listed("absent", [(shown_name(report, key), reason) for key, reason in report.absent.items()]),
+        listed("lowest accuracy of a class", worst_classes(report)),
         _protocol_lines(report.protocol),
     )
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
-def _listed(heading: str, rows: Sequence[Sequence[str]]) -> list[str]:
+def listed(heading: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, indented under its heading; none if it has no rows."""
     return [heading, *(f"  {line}" for line in columns(rows))] if rows else []
 
 
@@ -119,7 +118,7 @@ def aligned(numbers: Sequence[str]) -> list[str]:
 
 
 def _protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
-    """A block of lines for each part of the protocol, and one for the making of the samples."""
+    """A block of lines, broken between words only, for each part of the protocol and for the making of the samples."""
     parts: dict[str, list[str]] = {}
     for name, value in flat_protocol(protocol).items():
         part, _, field = name.partition(".")
@@ -129,14 +128,11 @@ def _protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
             parts.setdefault(part, []).append(f"{field.replace('_', ' ')} {word(value)}")
     if all(item.endswith(UNKNOWN) for item in parts["sampling"]):
         parts["sampling"] = [UNKNOWN]
-    return [_wrapped(f"{part:<12}", words) for part, words in parts.items()]
-
-
-def _wrapped(title: str, words: Sequence[str]) -> str:
-    """Title and words, broken into lines between words only."""
-    whole = ", ".join(word.replace(" ", _NO_BREAK) for word in words)
-    filled = textwrap.fill(
-        whole, PRINT_WIDTH, initial_indent=title, subsequent_indent=" " * len(title),
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
-    return filled.replace(_NO_BREAK, " ")
+    lines: list[str] = []
+    for part, items in parts.items():
+        filled = textwrap.fill(
+            ", ".join(item.replace(" ", _NO_BREAK) for item in items), PRINT_WIDTH, initial_indent=f"{part:<12}",
+            subsequent_indent=" " * 12, break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+        lines.append(filled.replace(_NO_BREAK, " "))
+    return lines

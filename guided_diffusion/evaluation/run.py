@@ -37,31 +37,25 @@ def evaluate(
     """Compare the images at `generated` with those at `real`, write the report as JSON and return it.
 
     real: images, an npz of reference statistics, or the result of `measure_real`. out: None is `report_path`. page:
-    also write an HTML page, `page_path(out)`. channels: of generated pictures, as of `open_image_set`. Several
+    also write an HTML page beside the report. channels: of generated pictures, as of `open_image_set`. Several
     processes (torchrun, accelerate launch) share the batches, and all return the report. An interrupted evaluation
-    leaves a cache beside the report; the same call resumes from it.
-
-    Raises:
-        FileNotFoundError: missing images.
-        ValueError: damaged or too few images, or sets that do not fit each other or the extractor; before anything is
-            measured, as far as possible.
-        PermissionError: the report's directory cannot be written to.
+    leaves a cache beside the report; the same call resumes from it. Input that cannot be used is refused before
+    anything is measured, as far as possible.
     """
     config, out = config or EvaluationConfig(), out or report_path(generated, extractor)
     refuse_unwritable(out)
     source = open_generated(generated, config=config, channels=channels)
     cache = cache_directory(out)
-    target = (
-        measure_real(real, shape=source.shape, extractor=extractor, config=config, cache=cache)
-        if isinstance(real, Path)
-        else real
-    )
-    target.check(shape=source.shape, extractor=extractor, config=config)
+    if isinstance(real, Path):
+        real = measure_real(real, shape=source.shape, extractor=extractor, config=config, cache=cache)
+    found, wanted = (real.shape, real.extractor_sha256, real.config), (source.shape, extractor.sha256, config)
+    if found != wanted:
+        raise ValueError(f"{real.input.path} was measured for {found}, not for {wanted}; measure it again")
     measured = measure_source(
         source, extractor, name="generated", batch_size=config.batch_size, manifold_size=config.generated_manifold,
         keep_all=config.keeps_all_features, cache=cache,
     )  # fmt: skip
-    return on_main_process(lambda: _conclude(source, measured, target, extractor, out=out, page=page))
+    return on_main_process(lambda: _conclude(source, measured, real, extractor, out=out, page=page))
 
 
 def measure_real(
@@ -75,22 +69,17 @@ def measure_real(
     """The real images or statistics at `path`, for evaluations of images of `shape` (H, W, C).
 
     Statistics that are stored count, features come from the images. cache: directory of interrupted measurements.
-
-    Raises:
-        FileNotFoundError: missing images.
-        ValueError: damaged or too few images, or of another shape or extractor.
     """
     opened = open_real(path, shape=shape, extractor=extractor, config=config)
     stored = opened.reference
-    measured = MeasuredSet(pooled=stored.pooled) if stored else None
+    measured = MeasuredSet(pooled=stored.pooled, spatial=stored.spatial) if stored else None
     if opened.images is not None:
-        measured = measure_source(
+        of_images = measure_source(
             opened.images, extractor, name="real", batch_size=config.batch_size, manifold_size=config.real_manifold,
             cache=cache,
         )  # fmt: skip
+        measured = replace(of_images, pooled=stored.pooled, spatial=stored.spatial) if stored else of_images
     assert measured is not None  # `open_real` gives images or statistics
-    if stored:
-        measured = replace(measured, pooled=stored.pooled, spatial=stored.spatial)
     return MeasuredReal(input=opened, measured=measured, shape=shape, extractor_sha256=extractor.sha256, config=config)
 
 
@@ -125,11 +114,6 @@ def report_path(generated: Path, extractor: FeatureExtractor) -> Path:
     return place.with_name(f"{stem}-{name}")
 
 
-def page_path(out: Path) -> Path:
-    """Place of the page of the report `out`."""
-    return out.with_suffix(".html")
-
-
 def cache_directory(out: Path) -> Path:
     """Place of the features until the report `out` is written; hidden, so that it counts as no sample."""
     return out.with_name(f".{out.name}.parts")
@@ -150,30 +134,19 @@ def _conclude(
     source: ImageSet, generated: MeasuredSet, real: MeasuredReal, extractor: FeatureExtractor, *, out: Path, page: bool
 ) -> Report:
     """Compute the numbers, and write the report and its page."""
-    with exact_float32():
-        report = _report(source, generated, real, extractor)
-    write_report(out, report)
-    if page:
-        from .page import write_evaluation_page  # here, since matplotlib takes a second to import
-
-        write_evaluation_page(page_path(out), report, generated=source, real=real.input.images)
-    shutil.rmtree(cache_directory(out), ignore_errors=True)
-    return report
-
-
-def _report(source: ImageSet, generated: MeasuredSet, real: MeasuredReal, extractor: FeatureExtractor) -> Report:
     sets = (generated, real.measured, real.config)
     warnings = [warning for metric in METRICS for warning in metric.warnings(*sets)]
     if source.path.resolve() == real.input.path.resolve():
         warnings.append(f"both sides are {source.path}: this says nothing about samples")
     for warning in warnings:
         _logger.warning("%s", warning)
-    results = [(metric, metric.result(*sets)) for metric in METRICS]
+    with exact_float32():
+        results = [(metric, metric.result(*sets)) for metric in METRICS]
 
     def merged(part: str) -> dict[str, Any]:
         return {key: value for _, result in results for key, value in getattr(result, part).items()}
 
-    return Report(
+    report = Report(
         metrics=merged("values"),
         absent={item.key: why for metric, result in results if (why := result.missing) for item in metric.shown},
         per_class_accuracy=merged("per_class_accuracy"),
@@ -184,3 +157,10 @@ def _report(source: ImageSet, generated: MeasuredSet, real: MeasuredReal, extrac
             published=extractor.published, num_generated=len(source), num_manifold=generated.manifold_size
         ),
     )
+    write_report(out, report)
+    if page:
+        from .page import write_evaluation_page  # here, since matplotlib takes a second to import
+
+        write_evaluation_page(out.with_suffix(".html"), report, generated=source, real=real.input.images)
+    shutil.rmtree(cache_directory(out), ignore_errors=True)
+    return report

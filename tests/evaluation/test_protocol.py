@@ -207,6 +207,3 @@ def test_a_flat_protocol_leaves_manifests_to_the_record_of_sampling() -> None:
     assert not [name for name in told if "manifest" in name.split(".")]
     assert told["generated.sampling.scale"] == 2.0
     assert told["settings.image_size"] is None
-    old = protocol()
-    del old["generated"]["sampling"]
-    assert flat_protocol(old)["generated.sampling.weights"] == "ema_0.9999"

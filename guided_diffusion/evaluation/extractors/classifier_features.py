@@ -36,7 +36,18 @@ class ClassifierFeatures:
     def __call__(self, images_uint8: Tensor) -> Features:
         """The pooled vector, 7 channels of the last feature map, and class probabilities, of images (N, C, H, W)."""
         network = self.classifier.network
-        self._refuse_other_images(tuple(images_uint8.shape[1:]))
+        config, side = network.config, network.config.image_size
+        _, channels, height, width = images_uint8.shape
+        if channels != config.in_channels:
+            raise ValueError(
+                f"{self.name} was trained on images of {config.in_channels} channels, got {channels}; take an "
+                f"extractor that was trained on such images"
+            )
+        if config.pooling == "attention" and (height, width) != (side, side):
+            raise ValueError(
+                f"{self.name} takes images of {side}x{side} pixels, got {height}x{width}; "
+                f"--protocol.image_size {side} crops pictures to that, other images need another extractor"
+            )
         device = next(network.parameters()).device
         images = from_uint8(images_uint8.to(device))
         with exact_float32():
@@ -46,28 +57,10 @@ class ClassifierFeatures:
         spatial = rearrange(feature_map[:, :SPATIAL_CHANNELS], "n c h w -> n (h w c)")
         return Features(pooled=pooled, spatial=spatial, probabilities=probabilities)
 
-    def _refuse_other_images(self, shape: tuple[int, ...]) -> None:
-        config = self.classifier.network.config
-        side = config.image_size
-        if shape[0] != config.in_channels:
-            raise ValueError(
-                f"{self.name} was trained on images of {config.in_channels} channels, got {shape[0]}; take an "
-                f"extractor that was trained on such images"
-            )
-        if config.pooling == "attention" and shape[1:] != (side, side):
-            raise ValueError(
-                f"{self.name} takes images of {side}x{side} pixels, got {shape[1]}x{shape[2]}; "
-                f"--protocol.image_size {side} crops pictures to that, other images need another extractor"
-            )
-
 
 def load_classifier_features(run: Path, *, device: torch.device | str) -> ClassifierFeatures:
-    """The extractor "classifier:RUN".
-
-    Raises:
-        FileNotFoundError: no checkpoint there.
-        ValueError: no classifier, or one of noisy images, whose features of clean ones mean little.
-    """
+    """The extractor "classifier:RUN"; a classifier of noisy images is a ValueError: its features of clean ones mean
+    little."""
     classifier = load_classifier(run, device=device)
     if classifier.config.chain is not None:
         raise ValueError(

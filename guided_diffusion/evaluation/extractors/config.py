@@ -35,13 +35,7 @@ class ExtractorConfig:
 
 
 def open_extractor(config: ExtractorConfig, *, device: torch.device) -> FeatureExtractor:
-    """The extractor of that name on `device`.
-
-    Raises:
-        ValueError: an unknown name, or weights that do not fit.
-        FileNotFoundError: missing weights.
-        ImportError: a missing optional package.
-    """
+    """The extractor of that name on `device`; an unknown name is a ValueError."""
     if config.name.startswith(CLASSIFIER_PREFIX):
         return load_classifier_features(Path(config.name.removeprefix(CLASSIFIER_PREFIX)), device=device)
     if config.name not in EXTRACTORS:

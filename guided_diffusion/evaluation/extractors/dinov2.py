@@ -45,13 +45,7 @@ def dinov2_features(network: nn.Module, images: Tensor, device: torch.device) ->
 
 
 def load_dinov2(weights: Path | None = None, *, device: torch.device | str = "cpu") -> PublishedExtractor:
-    """The extractor in float32 on `device`; weights: Meta's dinov2_vitl14_pretrain.pth, see `find_weights`.
-
-    Raises:
-        FileNotFoundError: missing weights.
-        ValueError: a file of something else.
-        ImportError: no timm.
-    """
+    """The extractor in float32 on `device`; weights: Meta's dinov2_vitl14_pretrain.pth, see `find_weights`."""
     path = find_weights(WEIGHTS, weights)
     network = vision_transformer()
     sha256 = load_weights(network, path, WEIGHTS, convert=for_224_pixels)
@@ -66,14 +60,9 @@ def vision_transformer(*, width: int = 1024, depth: int = 24, heads: int = 16) -
     except ImportError as error:
         raise ImportError("the DINOv2 extractor needs timm: pip install timm") from error
     with torch.device("meta"):  # 300 million numbers that the file replaces would take seconds to draw
+        # init_values: there are layer scales; the file holds them.
         return VisionTransformer(
-            img_size=_INPUT_SIZE,
-            patch_size=_PATCH_SIZE,
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
-            init_values=1.0,  # there are layer scales; the file holds them
-            num_classes=0,
+            _INPUT_SIZE, _PATCH_SIZE, embed_dim=width, depth=depth, num_heads=heads, init_values=1.0, num_classes=0
         )
 
 

@@ -39,7 +39,34 @@ class InceptionNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for name, layer in _layers().items():
+        # Layers in the order of their use, under the names that the weights' file has.
+        try:
+            from torch_fidelity import feature_extractor_inceptionv3 as blocks
+        except ImportError as error:
+            raise ImportError("the Inception extractor needs torch-fidelity: pip install torch-fidelity") from error
+        layers = {
+            "Conv2d_1a_3x3": blocks.BasicConv2d(3, 32, kernel_size=3, stride=2),
+            "Conv2d_2a_3x3": blocks.BasicConv2d(32, 32, kernel_size=3),
+            "Conv2d_2b_3x3": blocks.BasicConv2d(32, 64, kernel_size=3, padding=1),
+            "MaxPool_1": nn.MaxPool2d(kernel_size=3, stride=2),
+            "Conv2d_3b_1x1": blocks.BasicConv2d(64, 80, kernel_size=1),
+            "Conv2d_4a_3x3": blocks.BasicConv2d(80, 192, kernel_size=3),
+            "MaxPool_2": nn.MaxPool2d(kernel_size=3, stride=2),
+            "Mixed_5b": blocks.InceptionA(192, pool_features=32),
+            "Mixed_5c": blocks.InceptionA(256, pool_features=64),
+            "Mixed_5d": blocks.InceptionA(288, pool_features=64),
+            "Mixed_6a": blocks.InceptionB(288),
+            "Mixed_6b": blocks.InceptionC(768, channels_7x7=128),
+            "Mixed_6c": blocks.InceptionC(768, channels_7x7=160),
+            "Mixed_6d": blocks.InceptionC(768, channels_7x7=160),
+            "Mixed_6e": blocks.InceptionC(768, channels_7x7=192),
+            "Mixed_7a": blocks.InceptionD(768),
+            "Mixed_7b": blocks.InceptionE_1(1280),
+            "Mixed_7c": blocks.InceptionE_2(2048),
+            "AvgPool": nn.AdaptiveAvgPool2d(output_size=(1, 1)),
+            "fc": nn.Linear(2048, 1008),
+        }
+        for name, layer in layers.items():
             self.add_module(name, layer)
 
     def forward(self, images_uint8: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,13 +97,7 @@ def inception_features(network: nn.Module, images: Tensor, device: torch.device)
 
 
 def load_inception(weights: Path | None = None, *, device: torch.device | str = "cpu") -> PublishedExtractor:
-    """The extractor in float32 on `device`; weights: torch-fidelity's file, see `find_weights`.
-
-    Raises:
-        FileNotFoundError: missing weights.
-        ValueError: a file of something else.
-        ImportError: no torch-fidelity.
-    """
+    """The extractor in float32 on `device`; weights: torch-fidelity's file, see `find_weights`."""
     path = find_weights(WEIGHTS, weights)
     network = InceptionNetwork()
     sha256 = load_weights(network, path, WEIGHTS)
@@ -112,33 +133,3 @@ def resized_like_tensorflow(images: Tensor, *, size: int) -> Tensor:
         upper = images.index_select(dim, (low + 1).clamp_max(length - 1))
         images = upper.sub_(lower).mul_(fraction).add_(lower)
     return images
-
-
-def _layers() -> dict[str, nn.Module]:
-    """All layers in the order of their use, under the names that the weights' file has."""
-    try:
-        from torch_fidelity import feature_extractor_inceptionv3 as blocks
-    except ImportError as error:
-        raise ImportError("the Inception extractor needs torch-fidelity: pip install torch-fidelity") from error
-    return {
-        "Conv2d_1a_3x3": blocks.BasicConv2d(3, 32, kernel_size=3, stride=2),
-        "Conv2d_2a_3x3": blocks.BasicConv2d(32, 32, kernel_size=3),
-        "Conv2d_2b_3x3": blocks.BasicConv2d(32, 64, kernel_size=3, padding=1),
-        "MaxPool_1": nn.MaxPool2d(kernel_size=3, stride=2),
-        "Conv2d_3b_1x1": blocks.BasicConv2d(64, 80, kernel_size=1),
-        "Conv2d_4a_3x3": blocks.BasicConv2d(80, 192, kernel_size=3),
-        "MaxPool_2": nn.MaxPool2d(kernel_size=3, stride=2),
-        "Mixed_5b": blocks.InceptionA(192, pool_features=32),
-        "Mixed_5c": blocks.InceptionA(256, pool_features=64),
-        "Mixed_5d": blocks.InceptionA(288, pool_features=64),
-        "Mixed_6a": blocks.InceptionB(288),
-        "Mixed_6b": blocks.InceptionC(768, channels_7x7=128),
-        "Mixed_6c": blocks.InceptionC(768, channels_7x7=160),
-        "Mixed_6d": blocks.InceptionC(768, channels_7x7=160),
-        "Mixed_6e": blocks.InceptionC(768, channels_7x7=192),
-        "Mixed_7a": blocks.InceptionD(768),
-        "Mixed_7b": blocks.InceptionE_1(1280),
-        "Mixed_7c": blocks.InceptionE_2(2048),
-        "AvgPool": nn.AdaptiveAvgPool2d(output_size=(1, 1)),
-        "fc": nn.Linear(2048, 1008),
-    }

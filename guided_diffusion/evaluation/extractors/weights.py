@@ -33,42 +33,31 @@ class PublishedWeights:
     variable: str
     """Environment variable for the path of the file."""
 
-    @property
-    def advice(self) -> str:
-        """The three ways to supply the file, for error messages."""
-        return (
-            f"get {self.url} ({self.mebibytes} MiB) on a machine with a network, and either give its path with "
-            f"--extractor.weights PATH, or put the path into the environment variable {self.variable}, "
-            f"or copy the file to {Path(get_dir()) / 'checkpoints'}"
-        )
-
 
 def find_weights(published: PublishedWeights, path: Path | None) -> Path:
     """The weights' file: `path`, else the environment variable's, else torch's hub cache.
 
-    A missing cache entry is downloaded, and kept only if its SHA-256 is the published one.
-
-    Raises:
-        FileNotFoundError: a path that is missing, or a download that fails.
+    A missing cache entry is downloaded, and kept only if its SHA-256 is the published one. A missing path or a failed
+    download is a FileNotFoundError.
     """
-    named = path or (Path(value) if (value := os.environ.get(published.variable)) else None)
-    if named is not None:
-        if not named.is_file():
-            raise FileNotFoundError(
-                f"there are no {published.network} weights at {named}, which was given; {published.advice}"
-            )
-        return named
-    cached = Path(get_dir()) / "checkpoints" / published.url.rsplit("/", 1)[1]
-    if not cached.is_file():
-        cached.parent.mkdir(parents=True, exist_ok=True)
+    named = path or os.environ.get(published.variable)
+    found = Path(named) if named else Path(get_dir()) / "checkpoints" / published.url.rsplit("/", 1)[1]
+    if found.is_file():
+        return found
+    problem = f"there are no {published.network} weights at {named}, which was given"
+    if not named:
+        found.parent.mkdir(parents=True, exist_ok=True)
         try:
             # Downloads beside the target and renames it once the hash agrees.
-            download_url_to_file(published.url, str(cached), hash_prefix=published.sha256)
+            download_url_to_file(published.url, str(found), hash_prefix=published.sha256)
+            return found
         except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(
-                f"the {published.network} weights could not be downloaded ({error}); {published.advice}"
-            ) from error
-    return cached
+            problem = f"the {published.network} weights could not be downloaded ({error})"
+    raise FileNotFoundError(
+        f"{problem}; get {published.url} ({published.mebibytes} MiB) on a machine with a network, and either give its "
+        f"path with --extractor.weights PATH, or put the path into the environment variable {published.variable}, "
+        f"or copy the file to {Path(get_dir()) / 'checkpoints'}"
+    )
 
 
 def load_weights(
@@ -80,10 +69,8 @@ def load_weights(
 ) -> str:
     """Load the file into `network`, in float32, and return its SHA-256; log a warning if it is not the published one.
 
-    The network may have been built on the meta device. convert: from the file's tensors to the network's.
-
-    Raises:
-        ValueError: a file of something else.
+    The network may have been built on the meta device. convert: from the file's tensors to the network's. A file of
+    something else is a ValueError.
     """
     try:
         weights = convert(torch.load(path, map_location="cpu", weights_only=True))

@@ -1,6 +1,6 @@
 """Uncertainty of the Fréchet distance: extrapolation to infinitely many samples, and a bootstrap interval."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,10 +26,10 @@ FEWEST_RESAMPLINGS = 40
 BLOCK_ROWS = 4096
 """Features in float64 at once, 64 MiB of Inception's."""
 _FEWEST_OF_A_CLASS = 20
-"""Samples that are resampled within their class, at least; of 20, their variance is 5 % too small."""
+"""Samples to resample within their class: n of them vary by (n - 1) / n of what they should, 20 by 5 % too little."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Extrapolation:
     """A Fréchet distance as a line over 1 / N.
 
@@ -43,7 +43,7 @@ class Extrapolation:
     distances: tuple[float, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Interval:
     """Bootstrap interval of a Fréchet distance.
 
@@ -76,31 +76,21 @@ def extrapolated_frechet_distance(
     Raises:
         ValueError: fewer than 4 (D + 1) features, or 3 points.
     """
-    count, sizes = len(generated), _subset_sizes(generated, points)
-    draws = np.random.default_rng(seed)
-    groups = class_groups(count, classes)
-    distances = [resampled_distance(generated, mixed(groups, draws)[:size], real) for size in sizes]
-    line: Any = linregress(1 / sizes, distances)  # typed as a tuple, of which the intercept's error is no part
-    return Extrapolation(
-        distance=float(line.intercept),
-        standard_error=float(line.intercept_stderr),
-        sizes=tuple(sizes.tolist()),
-        distances=tuple(distances),
-    )
-
-
-def _subset_sizes(generated: Tensor, points: int) -> np.ndarray:
     check_rows(generated, "generated features")
     count, dimensions = generated.shape
+    smallest = max(count // 10, 2 * (dimensions + 1))
     if points < 3:
         raise ValueError(f"a line and its error need at least 3 points, got {points}")
-    smallest = max(count // 10, 2 * (dimensions + 1))
     if count < 2 * smallest:
         raise ValueError(
             f"extrapolation needs at least {2 * smallest} generated images, four for each of the {dimensions} features "
             f"and four more, got {count}; generate more, or leave the extrapolation out"
         )
-    return np.linspace(smallest, count, points).round().astype(int)
+    sizes = np.linspace(smallest, count, points).round().astype(int)
+    draws, groups = np.random.default_rng(seed), class_groups(count, classes)
+    distances = [resampled_distance(generated, mixed(groups, draws)[:size], real) for size in sizes]
+    line: Any = linregress(1 / sizes, distances)  # typed as a tuple, of which the intercept's error is no part
+    return Extrapolation(float(line.intercept), float(line.intercept_stderr), tuple(sizes.tolist()), tuple(distances))
 
 
 def bootstrap_frechet_distance(
@@ -132,20 +122,17 @@ def bootstrap_frechet_distance(
     if resamples < 2 or not 0 < confidence < 1:
         raise ValueError(f"an interval needs 2 resamplings and 0 < confidence < 1, got {resamples} and {confidence}")
     itself = resampled_distance(generated, np.arange(len(generated)), real)
-    draws, groups = np.random.default_rng(seed), _resampling_groups(len(generated), classes)
+    draws, groups = np.random.default_rng(seed), class_groups(len(generated), classes)
+    if min(map(len, groups)) < _FEWEST_OF_A_CLASS:
+        groups = class_groups(len(generated), None)
     distances: list[float] = []
     for _ in range(resamples):
-        distances.append(resampled_distance(generated, drawn_again(groups, draws), real))
+        drawn = np.concatenate([group[draws.integers(len(group), size=len(group))] for group in groups])
+        distances.append(resampled_distance(generated, drawn, real))
         on_resample()
     tail = (1 - confidence) / 2
     low, high = (float(end) for end in itself + np.quantile(np.array(distances) - np.mean(distances), [tail, 1 - tail]))
-    return Interval(low=low, high=high, standard_error=float(np.std(distances, ddof=1)), distances=tuple(distances))
-
-
-def _resampling_groups(count: int, classes: Tensor | None) -> list[np.ndarray]:
-    # n samples of a class, drawn again, vary by (n - 1) / n of what they should.
-    groups = class_groups(count, classes)
-    return groups if min(map(len, groups)) >= _FEWEST_OF_A_CLASS else class_groups(count, None)
+    return Interval(low, high, float(np.std(distances, ddof=1)), tuple(distances))
 
 
 def class_groups(count: int, classes: Tensor | None) -> list[np.ndarray]:
@@ -154,8 +141,8 @@ def class_groups(count: int, classes: Tensor | None) -> list[np.ndarray]:
         return [np.arange(count)]
     if classes.shape != (count,):
         raise ValueError(f"expected a class for each of {count} features, got shape {tuple(classes.shape)}")
-    numbers = classes.cpu().numpy()
-    return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
+    of_each = classes.cpu().numpy()
+    return [np.flatnonzero(of_each == one) for one in np.unique(of_each)]
 
 
 def mixed(groups: Sequence[np.ndarray], draws: np.random.Generator) -> np.ndarray:
@@ -163,11 +150,6 @@ def mixed(groups: Sequence[np.ndarray], draws: np.random.Generator) -> np.ndarra
     members = np.concatenate([draws.permutation(group) for group in groups])
     places = np.concatenate([(np.arange(len(group)) + draws.random(len(group))) / len(group) for group in groups])
     return members[np.argsort(places)]
-
-
-def drawn_again(groups: Sequence[np.ndarray], draws: np.random.Generator) -> np.ndarray:
-    """As many indices of each group as it has, with replacement."""
-    return np.concatenate([group[draws.integers(len(group), size=len(group))] for group in groups])
 
 
 def resampled_distance(features: Tensor, drawn: np.ndarray, real: Gaussian) -> float:
@@ -196,7 +178,7 @@ def weighted_gaussian(features: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     return centre + total / count, scatter / (count - 1)
 
 
-def balanced_classes(generated: MeasuredSet) -> Tensor | None:
+def _balanced_classes(generated: MeasuredSet) -> Tensor | None:
     """The labels, if each class has as many samples as any other: then their numbers are not random."""
     labels = generated.labels
     if labels is None or (labels < 0).any():
@@ -210,15 +192,10 @@ def _extrapolate(generated: MeasuredSet, real: MeasuredSet, config: EvaluationCo
         return Result()
     assert generated.features is not None
     try:
-        found = extrapolated_frechet_distance(generated.features, real.pooled, classes=balanced_classes(generated))
+        found = extrapolated_frechet_distance(generated.features, real.pooled, classes=_balanced_classes(generated))
     except ValueError as error:  # too few samples for it
         return Result(missing=str(error))
     return Result(values={"frechet_distance_extrapolated": found.distance}, details={"extrapolation": asdict(found)})
-
-
-def _extrapolation_error(report: Report) -> str:
-    found = report.details.get("extrapolation")
-    return "" if found is None else f"± {found['standard_error']:.2g} (standard error of the line)"
 
 
 def _bootstrap(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
@@ -227,41 +204,42 @@ def _bootstrap(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConf
     assert generated.features is not None
     with tqdm(total=config.bootstrap, desc="bootstrap", unit="set") as bar:
         interval = bootstrap_frechet_distance(
-            generated.features, real.pooled, resamples=config.bootstrap, classes=balanced_classes(generated),
+            generated.features, real.pooled, resamples=config.bootstrap, classes=_balanced_classes(generated),
             on_resample=bar.update,
         )  # fmt: skip
     settings = {"confidence": CONFIDENCE, "resamples": config.bootstrap}
     return Result(details={"bootstrap": asdict(interval) | settings})
 
 
-def _interval(report: Report) -> str:
-    found = report.details.get("bootstrap")
-    if found is None:
-        return ""
-    source = f"({found['confidence']:.0%} of {found['resamples']} resamplings)"
-    return f"{number(found['low'])} .. {number(found['high'])} {source}"
-
-
-def _bootstrap_warnings(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> list[str]:
+def _bootstrap_warnings(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Iterator[str]:
     if not config.bootstrap or generated.features is None:
-        return []
+        return
     count, dimensions = generated.features.shape
-    found: list[str] = []
     if config.bootstrap < FEWEST_RESAMPLINGS:
-        found.append(f"{config.bootstrap} resamplings do not show where 95 % of them lie; 200 do")
+        yield f"{config.bootstrap} resamplings do not show where 95 % of them lie; 200 do"
     if count < FEWEST_PER_DIMENSION * dimensions:
-        found.append(
+        yield (
             f"with {count} samples of {dimensions} dimensions the bootstrap interval is too wide, by half or more; "
             f"from {25 * dimensions} on by a tenth"
         )
-    return found
+
+
+def _error_of_line(report: Report) -> str:
+    return f"± {report.details['extrapolation']['standard_error']:.2g} (standard error of the line)"
+
+
+def _interval(report: Report) -> str:
+    if (found := report.details.get("bootstrap")) is None:
+        return ""
+    bounds = f"{number(found['low'])} .. {number(found['high'])}"
+    return f"{bounds} ({found['confidence']:.0%} of {found['resamples']} resamplings)"
 
 
 EXTRAPOLATION = Metric(
     numbers=(Number(key="frechet_distance_extrapolated", name="FD∞", inception_name="FID∞", lower_is_better=True),),
     looks_at="pooled",
     compute=_extrapolate,
-    uncertainty={"frechet_distance_extrapolated": _extrapolation_error},
+    uncertainty={"frechet_distance_extrapolated": _error_of_line},
 )
 BOOTSTRAP = Metric(
     numbers=(),

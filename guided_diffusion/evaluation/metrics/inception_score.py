@@ -1,5 +1,7 @@
 """Inception Score (Salimans et al. 2016)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -12,11 +14,8 @@ from .metric import Metric, Number, Result, check_rows, deviation
 def inception_score(probabilities: Tensor, *, split_size: int = 5000) -> tuple[float, float]:
     """exp(mean KL(p(y|x) || p(y))): its mean over consecutive splits, and standard deviation.
 
-    probabilities: (N, C), rows summing to one. A split holds `split_size` rows, the last may be short and counts the
-    same, as published. Depends on the order of the rows if there is more than one split.
-
-    Raises:
-        ValueError: other input.
+    probabilities: (N, C), rows summing to one, else a ValueError. A split holds `split_size` rows, the last may be
+    short and counts the same, as published. Depends on the order of the rows if there is more than one split.
     """
     check_rows(probabilities, "probabilities")
     if split_size < 1:
@@ -26,15 +25,13 @@ def inception_score(probabilities: Tensor, *, split_size: int = 5000) -> tuple[f
         raise ValueError(
             f"rows of probabilities must sum to one, got {sums.min():.6g}..{sums.max():.6g}; pass a softmax, not logits"
         )
-    scores = torch.stack([_split_score(split) for split in probabilities.split(split_size)])
-    return float(scores.mean()), float(scores.std(correction=0))
-
-
-def _split_score(probabilities: Tensor) -> Tensor:
-    p = probabilities.double()
-    marginal = p.mean(dim=0, keepdim=True)
-    # xlogy: a class of probability zero adds nothing, where p log p would give nan.
-    return (torch.xlogy(p, p) - torch.xlogy(p, marginal)).sum(dim=1).mean().exp()
+    scores: list[Tensor] = []
+    for split in probabilities.split(split_size):
+        p = split.double()
+        marginal = p.mean(dim=0, keepdim=True)
+        # xlogy: a class of probability zero adds nothing, where p log p would give nan.
+        scores.append((torch.xlogy(p, p) - torch.xlogy(p, marginal)).sum(dim=1).mean().exp())
+    return float(torch.stack(scores).mean()), float(torch.stack(scores).std(correction=0))
 
 
 def _compute(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
@@ -46,11 +43,10 @@ def _compute(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig
     return Result(values={"inception_score": mean, "inception_score_std": std})
 
 
-def _warnings(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> list[str]:
+def _warnings(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Iterator[str]:
     splits, last = divmod(generated.pooled.count or 0, config.split_size)
-    if generated.probabilities is None or not splits or not 0 < last < config.split_size // 2:
-        return []
-    return [f"the Inception Score's last split has {last} images and counts like the others, as published"]
+    if generated.probabilities is not None and splits and 0 < last < config.split_size // 2:
+        yield f"the Inception Score's last split has {last} images and counts like the others, as published"
 
 
 def _uncertainty(report: Report) -> str:

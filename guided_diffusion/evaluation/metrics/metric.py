@@ -1,6 +1,6 @@
 """The interface of a metric: its numbers, their computation, and the settings that they depend on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,7 @@ from ..report import Report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FEATURE_COUNTS: Mapping[str, str] = {
+_FEATURE_COUNTS: Mapping[str, str] = {
     "generated.num_manifold_images": "N generated of precision and recall",
     "real.num_manifold_images": "N real of precision and recall",
 }
@@ -53,7 +53,6 @@ class Result:
 
 Computation = Callable[[MeasuredSet, MeasuredSet, EvaluationConfig], Result]
 """From the generated set, the real set and the settings to the numbers."""
-Warnings = Callable[[MeasuredSet, MeasuredSet, EvaluationConfig], Sequence[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ class Metric:
     """Called only if both sets have that input."""
     protocol: Mapping[str, str] = field(default_factory=dict)
     """Protocol fields across which the numbers cannot be compared, and their names in print."""
-    warnings: Warnings = lambda generated, real, config: ()
+    warnings: Callable[[MeasuredSet, MeasuredSet, EvaluationConfig], Iterable[str]] = lambda generated, real, config: ()
     """Reasons to doubt the numbers, a sentence each."""
     uncertainty: Mapping[str, Callable[[Report], str]] = field(default_factory=dict)
     """By key of a number, the words beside it, such as an interval; empty where the report says nothing."""
@@ -82,23 +81,19 @@ class Metric:
     @property
     def decisive_fields(self) -> Mapping[str, str]:
         """All protocol fields across which the numbers cannot be compared, and their names in print."""
-        return {**(FEATURE_COUNTS if self.looks_at == "features" else {}), **self.protocol}
+        return {**(_FEATURE_COUNTS if self.looks_at == "features" else {}), **self.protocol}
 
     def result(self, generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
         """The numbers, or the reason for which there are none."""
-        missing = self._missing_input(generated, real)
-        return Result(missing=missing) if missing else self.compute(generated, real, config)
-
-    def _missing_input(self, generated: MeasuredSet, real: MeasuredSet) -> str | None:
-        if self.looks_at == "spatial" and generated.spatial is None:
-            return "the extractor has no spatial features"
-        if self.looks_at == "spatial" and real.spatial is None:
-            return "the reference holds no mu_s, sigma_s"
-        if self.looks_at == "probabilities" and generated.probabilities is None:
-            return "the extractor has no class probabilities"
-        if self.looks_at == "features" and real.features is None:
-            return "the reference holds statistics but no images (arr_0)"
-        return None
+        for looks_at, is_missing, reason in (
+            ("spatial", generated.spatial is None, "the extractor has no spatial features"),
+            ("spatial", real.spatial is None, "the reference holds no mu_s, sigma_s"),
+            ("probabilities", generated.probabilities is None, "the extractor has no class probabilities"),
+            ("features", real.features is None, "the reference holds statistics but no images (arr_0)"),
+        ):
+            if self.looks_at == looks_at and is_missing:
+                return Result(missing=reason)
+        return self.compute(generated, real, config)
 
 
 def deviation(report: Report, key: str, *, over: str) -> str:

@@ -16,6 +16,8 @@ from .metric import Metric, Number, Result, check_comparable, check_rows
 # Features on each side of a block of distances, 4 MiB of them in float32. Smaller blocks multiply more slowly; larger
 # ones leave the cache before they are compared with the radii, and those of the diagonal find more distances twice.
 _BLOCK_SIDE = 1024
+_FEWEST_PER_NEIGHBOUR = 10
+"""Images for each neighbour that is looked at, below which balls reach across the set."""
 
 
 def precision_recall(*, real: Tensor, generated: Tensor, k: int = 3) -> tuple[float, float]:
@@ -23,10 +25,7 @@ def precision_recall(*, real: Tensor, generated: Tensor, k: int = 3) -> tuple[fl
 
     Precision is the share of generated features inside the manifold of the real ones, recall the reverse. A set's
     manifold is the union of balls around its features that reach to their k-th nearest neighbours, boundary included.
-    Distances in the features' precision, float32 at least.
-
-    Raises:
-        ValueError: a set of k or fewer features.
+    Distances in the features' precision, float32 at least. A set of k or fewer features is a ValueError.
     """
     generated_inside, real_inside = manifold_membership(real=real, generated=generated, k=k)
     return float(generated_inside.double().mean()), float(real_inside.double().mean())
@@ -39,8 +38,7 @@ def manifold_membership(*, real: Tensor, generated: Tensor, k: int = 3) -> tuple
     generated_radii = squared_manifold_radii(generated, k=k, name="generated")
     real_inside = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     generated_inside = torch.zeros(len(generated), dtype=torch.bool, device=real.device)
-    for rows, columns in _blocks(len(generated), len(real)):
-        distances = _block_distances(generated, real, rows, columns)
+    for rows, columns, distances in _blocks(generated, real):
         generated_inside[rows] |= (distances <= real_radii[columns]).any(dim=1)
         real_inside[columns] |= (distances <= generated_radii[rows, None]).any(dim=0)
     return generated_inside, real_inside
@@ -54,17 +52,15 @@ def density_coverage(*, real: Tensor, generated: Tensor, k: int = 5) -> tuple[fl
     generated feature inside. The boundary is not inside, as the authors' code has it, so that a ball holds k features
     of its own set, the centre among them: a set has density and coverage 1 against itself, exactly, but for ties. What
     is just as far from the centre as the k-th neighbour does not count: repeated images, and, by float32's rounding,
-    about one neighbour in 50,000. Distances in the features' precision, float32 at least.
-
-    Raises:
-        ValueError: a real set of k or fewer features.
+    about one neighbour in 50,000. Distances in the features' precision, float32 at least. A real set of k or fewer
+    features is a ValueError.
     """
     real, generated = _comparable(real=real, generated=generated)
     radii = squared_manifold_radii(real, k=k, name="real")
     pairs = torch.zeros((), dtype=torch.int64, device=real.device)
     covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for rows, columns in _blocks(len(generated), len(real)):
-        inside = _block_distances(generated, real, rows, columns) < radii[columns]
+    for _, columns, distances in _blocks(generated, real):
+        inside = distances < radii[columns]
         pairs += inside.sum()
         covered[columns] |= inside.any(dim=0)
     return int(pairs) / (k * len(generated)), float(covered.double().mean())
@@ -80,10 +76,7 @@ def squared_manifold_radii(features: Tensor, *, k: int, name: str = "given") -> 
             f"{name} set has {len(features)} features, but each needs {k} neighbours besides itself; give more images"
         )
     nearest = features.new_full((len(features), k + 1), torch.inf)
-    for rows, columns in _blocks(len(features), len(features)):
-        if rows.start > columns.start:
-            continue  # the mirror image of a block that has its turn
-        distances = _block_distances(features, features, rows, columns)
+    for rows, columns, distances in _blocks(features, features, without_mirrored=True):
         nearest[columns] = _smallest(nearest[columns], distances.T)
         if rows != columns:
             nearest[rows] = _smallest(nearest[rows], distances)
@@ -97,26 +90,25 @@ def squared_distances(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _comparable(*, real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sets in their common dtype."""
     check_comparable(real=real, generated=generated)
     dtype = torch.promote_types(torch.promote_types(real.dtype, generated.dtype), torch.float32)
     return real.to(dtype), generated.to(dtype)
 
 
-def _blocks(num_rows: int, num_columns: int) -> Iterator[tuple[slice, slice]]:
-    for row in range(0, num_rows, _BLOCK_SIDE):
-        for column in range(0, num_columns, _BLOCK_SIDE):
-            yield slice(row, min(row + _BLOCK_SIDE, num_rows)), slice(column, min(column + _BLOCK_SIDE, num_columns))
+def _blocks(u: Tensor, v: Tensor, *, without_mirrored: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows of u, rows of v, and the squared distances between them; without_mirrored: for u = v, each pair once.
 
-
-def _block_distances(u: Tensor, v: Tensor, rows: slice, columns: slice) -> Tensor:
-    """Squared distances of u[rows] to v[columns].
-
-    u v^T and (v u^T)^T differ in their last bits. The block that begins earlier is the left factor, here and for the
-    radii, so that a set compared with itself finds the very distances that its radii are.
+    u v^T and (v u^T)^T differ in their last bits. The block that begins earlier is the left factor, for a set and for
+    its radii, so that a set compared with itself finds the very distances that its radii are.
     """
-    if rows.start <= columns.start:
-        return squared_distances(u[rows], v[columns])
-    return squared_distances(v[columns], u[rows]).T
+    for row in range(0, len(u), _BLOCK_SIDE):
+        for column in range(0, len(v), _BLOCK_SIDE):
+            rows, columns = slice(row, row + _BLOCK_SIDE), slice(column, column + _BLOCK_SIDE)
+            if row <= column:
+                yield rows, columns, squared_distances(u[rows], v[columns])
+            elif not without_mirrored:
+                yield rows, columns, squared_distances(v[columns], u[rows]).T
 
 
 def _smallest(nearest: Tensor, distances: Tensor) -> Tensor:
@@ -125,32 +117,26 @@ def _smallest(nearest: Tensor, distances: Tensor) -> Tensor:
     return both.topk(nearest.shape[1], largest=False).values
 
 
-FEWEST_PER_NEIGHBOUR = 10
-"""Images for each neighbour that is looked at, below which balls reach across the set."""
-
-
 def _precision_recall(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
     precision, recall = precision_recall(real=real.manifold, generated=generated.manifold, k=config.neighbours)
     return Result(values={"precision": precision, "recall": recall})
 
 
 def _density_coverage(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
-    k = config.density_neighbours
-    if len(real.manifold) <= k:
-        return Result(missing=f"it looks at {k} neighbours, of {len(real.manifold)} real images")
+    k, count = config.density_neighbours, len(real.manifold)
+    if count <= k:
+        return Result(missing=f"it looks at {k} neighbours, of {count} real images")
     density, coverage = density_coverage(real=real.manifold, generated=generated.manifold, k=k)
     return Result(values={"density": density, "coverage": coverage})
 
 
-def _warnings(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> list[str]:
-    sets = {"generated": generated, "real": real}
-    counts = {name: one.manifold_size for name, one in sets.items() if one.features is not None}
-    return [
-        f"the {name} side has {count} images to look for {config.neighbours} neighbours in: precision, recall, "
-        f"density and coverage mean little"
-        for name, count in counts.items()
-        if count < FEWEST_PER_NEIGHBOUR * config.neighbours
-    ]
+def _warnings(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Iterator[str]:
+    for name, one in (("generated", generated), ("real", real)):
+        if one.features is not None and one.manifold_size < _FEWEST_PER_NEIGHBOUR * config.neighbours:
+            yield (
+                f"the {name} side has {one.manifold_size} images to look for {config.neighbours} neighbours in: "
+                f"precision, recall, density and coverage mean little"
+            )
 
 
 PRECISION_RECALL = Metric(
