@@ -47,9 +47,6 @@ class DecodedImages:
     """Settings of a training set: crop, flip and on_error; None: centre crops, and damage is an error."""
     _warned: set[Path] = field(default_factory=set[Path], init=False)
 
-    def __len__(self) -> int:
-        return len(self.entries)
-
     @property
     def shape(self) -> tuple[int, int, int]:
         """(H, W, C) of every image."""
@@ -73,11 +70,8 @@ class DecodedImages:
         """The image as a training sees it: crop and mirror as configured, drawn from `rng`."""
         assert self.size is not None
         assert self.config is not None
-        image = self._image(index)
-        if self.config.crop == "random":
-            pixels = random_crop(image, self.size, rng=rng)
-        else:
-            pixels = center_crop(image, self.size)
+        image, random = self._image(index), self.config.crop == "random"
+        pixels = random_crop(image, self.size, rng=rng) if random else center_crop(image, self.size)
         return pixels[:, ::-1] if self.config.flip and rng.random() < 0.5 else pixels
 
     def stream(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
@@ -89,15 +83,16 @@ class DecodedImages:
         shape = self.shape
         for index, pixels in zip(indices, _read_ahead(self.pixels, indices), strict=True):
             if pixels.shape != shape:
+                found, first = (f"{height}x{width}" for height, width, _ in (pixels.shape, shape))
                 raise ValueError(
-                    f"{self.path(index)} has {_sides(pixels.shape)} pixels but {self.path(0)} has {_sides(shape)}: a "
-                    f"set must have one size; crop them all to one, with --image_size N (evaluate.py: "
-                    f"--protocol.image_size N)"
+                    f"{self.path(index)} has {found} pixels but {self.path(0)} has {first}: a set must have one size; "
+                    f"crop them all to one, with --image_size N (evaluate.py: --protocol.image_size N)"
                 )
             yield pixels[None]
 
     def _image(self, index: int) -> Image.Image:
-        for candidate in self._class_from(index):
+        candidate = index
+        while True:
             try:
                 return self._decoded(candidate)
             except DamagedImageError as damage:
@@ -109,16 +104,12 @@ class DecodedImages:
                 if path not in self._warned:
                     self._warned.add(path)
                     _logger.warning("%s; the next image of its class is used instead", damage)
-        raise DamagedImageError(
-            f"no image of the class of {self.path(index)} can be decoded; repair these images or remove them"
-        )
-
-    def _class_from(self, index: int) -> Iterator[int]:
-        """`index`, then the other images of its class, cyclically."""
-        yield index
-        members = np.flatnonzero(self.labels == self.labels[index])
-        yield from members[members > index].tolist()
-        yield from members[members < index].tolist()
+            members = np.flatnonzero(self.labels == self.labels[index])
+            candidate = int(members[np.searchsorted(members, candidate, side="right") % len(members)])
+            if candidate == index:
+                raise DamagedImageError(
+                    f"no image of the class of {self.path(index)} can be decoded; repair these images or remove them"
+                )
 
     def _decoded(self, index: int) -> Image.Image:
         try:
@@ -149,23 +140,12 @@ def _read_ahead(read: Callable[[int], NDArray[np.uint8]], indices: Sequence[int]
 
     Pillow decodes outside Python's lock: two threads on two cores bring photographs to 256 pixels 1.9 times as fast.
     """
-
-    def several(first: int) -> list[NDArray[np.uint8]]:
-        return [read(index) for index in indices[first : first + _AT_ONCE]]
-
     readers = min(_MOST_READERS, os.cpu_count() or 1)
     waiting: deque[Future[list[NDArray[np.uint8]]]] = deque()
-    pool = ThreadPoolExecutor(readers)
-    try:
+    with ThreadPoolExecutor(readers) as pool:
         for first in range(0, len(indices), _AT_ONCE):
-            waiting.append(pool.submit(several, first))
+            waiting.append(pool.submit(lambda some: [*map(read, some)], indices[first : first + _AT_ONCE]))
             if len(waiting) > readers:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
-    finally:  # also for a caller that wants no more
-        pool.shutdown(cancel_futures=True)
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]}x{shape[1]}"

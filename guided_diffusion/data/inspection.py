@@ -19,7 +19,7 @@ from tqdm import tqdm
 from .config import CHANNELS, Labels
 from .crops import DamagedImageError, damage_named, decoded
 from .formats.folder import FolderImages
-from .formats.storage import EncodedImages
+from .formats.storage import EncodedImages, PackedNames
 from .formats.tree import folder_tree
 from .image_set import open_pictures
 from .workers import chunks, read_in_workers
@@ -92,7 +92,7 @@ def inspected(path: Path, *, labels: Labels, num_workers: int) -> Inspection:
         ValueError: nothing in it that could be images.
     """
     try:
-        _, stored, files = open_pictures(path, labels)
+        stored, files = open_pictures(path, labels)
         numbers, class_names, refusal = stored.labels, stored.class_names, None
     except ValueError as error:
         names = folder_tree(path).images if path.is_dir() else ()
@@ -100,10 +100,10 @@ def inspected(path: Path, *, labels: Labels, num_workers: int) -> Inspection:
             raise
         classes = [name.split("/", 1)[0] if "/" in name else "beside the class folders" for name in names]
         found, numbers = np.unique(classes, return_inverse=True)
-        class_names, refusal, files = tuple(found.tolist()), str(error), FolderImages(path, names)
+        class_names, refusal, files = tuple(found.tolist()), str(error), FolderImages(path, PackedNames(names))
     facts: list[Facts] = []
-    with tqdm(total=len(files), desc="decoding", unit="files") as bar:
-        for chunk in read_in_workers(partial(_facts, files), chunks(len(files)), num_workers=num_workers):
+    with tqdm(total=len(numbers), desc="decoding", unit="files") as bar:
+        for chunk in read_in_workers(partial(_facts, files), chunks(len(numbers)), num_workers=num_workers):
             facts += chunk
             bar.update(len(chunk))
     return Inspection(path=path, refusal=refusal, files=files, labels=numbers, class_names=class_names, facts=facts)

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,16 +121,13 @@ def _csv_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
     return pairs
 
 
-class _Members(list[tuple[str, Any]]):
-    """A JSON object as a list of pairs: a dict would keep the last of two equal names, and say nothing."""
-
-
 def _json_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
     try:
-        members = json.loads(text, object_pairs_hook=_Members)
+        # An object becomes a tuple of pairs: a dict would keep the last of two equal names, and say nothing.
+        members = json.loads(text, object_pairs_hook=tuple)
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is not JSON ({error})") from error
-    if not isinstance(members, _Members):
+    if not isinstance(members, tuple):
         raise ValueError(f"{source} is no table of labels; expected {TABLES}")
     stored = dict(members).get("labels")
     pairs: list[tuple[str, Label]] = []
@@ -140,7 +136,6 @@ def _json_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
             case [str() as file, str() | int() as label] if not isinstance(label, bool):
                 pairs.append((file, label))
             case _:
-                raise ValueError(
-                    f"{source} holds {json.dumps(pair)} where a file and its label were expected: {TABLES}"
-                )
+                held = json.dumps(pair)
+                raise ValueError(f"{source} holds {held} where a file and its label were expected: {TABLES}")
     return pairs

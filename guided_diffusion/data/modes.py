@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
 from .config import CHANNELS, DataConfig, Mode
-from .crops import DamagedImageError, damage_named, header_mode
+from .crops import DamagedImageError, damage_named
 from .decoder import stopped
 from .formats.storage import EncodedImages, StoredImages
 
@@ -21,19 +22,19 @@ def header_modes(stored: StoredImages, files: EncodedImages, root: Path, config:
 
     Raises:
         DamagedImageError: a broken image that is not to be skipped.
-        OSError: an image that cannot be read for other reasons.
         ValueError: no image is sound.
     """
+    count = len(stored.labels)
     if stored.mode is not None:
-        return [stored.mode] * len(files)
+        return [stored.mode] * count
     modes: list[str | None] = []
     # A bar outside the drivers: this is the one long thing that happens before a driver has anything to report.
-    few = len(files) <= _FILES_WORTH_A_BAR
-    for index in tqdm(range(len(files)), desc="reading image headers", unit="files", disable=few):
+    few = count <= _FILES_WORTH_A_BAR
+    for index in tqdm(range(count), desc="reading image headers", unit="files", disable=few):
         path = files.path(index)
         try:
-            with damage_named(path), files.open(index) as file:
-                modes.append(header_mode(file))
+            with damage_named(path), files.open(index) as file, Image.open(file) as image:
+                modes.append(image.mode)
         except (DamagedImageError, FileNotFoundError) as error:
             if isinstance(error, FileNotFoundError):
                 if not path.is_symlink():
@@ -46,7 +47,7 @@ def header_modes(stored: StoredImages, files: EncodedImages, root: Path, config:
             modes.append(None)
     if not any(modes):
         first = files.path(0).relative_to(root)
-        raise ValueError(f"none of the {len(modes)} images in {root} can be read; the first is {first}")
+        raise ValueError(f"none of the {count} images in {root} can be read; the first is {first}")
     return modes
 
 
@@ -64,17 +65,16 @@ def common_mode(modes: Sequence[str | None], files: EncodedImages, root: Path, *
     grey, colour = ("--data.mode L", "--data.mode RGB") if in_training else ("--channels 1", "--channels 3")
     if len(counts) == 1:
         (mode,) = counts
+        remedy = grey if mode in _GREY_MODES else colour
         raise ValueError(
-            f"the images in {root} are of mode {mode}, which is neither grey (L) nor colour (RGB); "
-            f"{grey if mode in _GREY_MODES else colour} converts them"
+            f"the images in {root} are of mode {mode}, which is neither grey (L) nor colour (RGB); {remedy} converts "
+            f"them"
         )
     listed = ", ".join(f"{count} {mode}" for mode, count in counts.most_common())
-    examples = " and ".join(
-        f"{files.path(modes.index(mode)).relative_to(root)} is {mode}" for mode, _ in counts.most_common(2)
-    )
+    examples = [f"{files.path(modes.index(mode)).relative_to(root)} is {mode}" for mode, _ in counts.most_common(2)]
     raise ValueError(
-        f"images of several modes in {root}: {listed}; for example {examples}; {colour} converts all to colour"
-        f"{f', {grey} all to grey' if in_training else ''}"
+        f"images of several modes in {root}: {listed}; for example {' and '.join(examples)}; {colour} converts all to "
+        f"colour{f', {grey} all to grey' if in_training else ''}"
     )
 
 
@@ -90,9 +90,7 @@ def mode_with_channels(modes: Sequence[str | None], files: EncodedImages, channe
         raise ValueError(
             f"pictures have 1 or 3 channels, {channels} were asked for; compare {files.path(0)} with images of 1 or 3"
         )
-    for index, mode in enumerate(modes):
-        if mode not in (None, *_GREY_MODES):
-            raise ValueError(
-                f"{files.path(index)} is in colour where grey pictures were expected; convert one of the sets"
-            )
+    coloured = next((files.path(index) for index, mode in enumerate(modes) if mode not in _GREY_MODES), None)
+    if coloured is not None:
+        raise ValueError(f"{coloured} is in colour where grey pictures were expected; convert one of the sets")
     return "L"

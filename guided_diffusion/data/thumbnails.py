@@ -1,7 +1,5 @@
 """A page of thumbnails, a row for each class, to look at before a training."""
 
-import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from ..files import atomic_write
 from .crops import center_crop, damage_named, decoded
 from .formats.storage import EncodedImages
 from .inspection import Inspection
+from .subset import evenly_spaced
 
 SIDE = 96
 """Side of a thumbnail, pixels."""
@@ -28,7 +27,7 @@ def write_thumbnails(path: Path, found: Inspection) -> None:
     """
     font = ImageFont.load_default(TEXT_SIZE)
     sound, counts = found.sound, found.class_counts
-    shown = _evenly(range(len(counts)), MOST_ROWS)
+    shown = evenly_spaced(len(counts), most=MOST_ROWS)
     page = Image.new("RGB", (LABEL_WIDTH + MOST_COLUMNS * STEP, (len(shown) + 1) * STEP - SIDE // 2), "white")
     draw = ImageDraw.Draw(page)
     title = f"{len(shown)} of {len(counts):,} classes, {len(found.labels):,} images"
@@ -41,12 +40,10 @@ def write_thumbnails(path: Path, found: Inspection) -> None:
         lines += [f"{len(members) - len(whole):,} broken"] if len(whole) < len(members) else []
         draw.multiline_text((STEP - SIDE, top + SIDE // 2), "\n".join(lines), fill="black", font=font, anchor="lm")
         page.paste("white", (LABEL_WIDTH, top, page.width, top + SIDE))  # over the end of a long name
-        for column, index in enumerate(_evenly(whole, MOST_COLUMNS)):
-            page.paste(_thumbnail(found.files, index), (LABEL_WIDTH + column * STEP, top))
-    encoded = io.BytesIO()
-    page.save(encoded, format="PNG")
+        for column, member in enumerate(evenly_spaced(len(whole), most=MOST_COLUMNS)):
+            page.paste(_thumbnail(found.files, whole[member]), (LABEL_WIDTH + column * STEP, top))
     with atomic_write(path) as file:
-        file.write(encoded.getvalue())
+        page.save(file, format="PNG")
 
 
 def _thumbnail(files: EncodedImages, index: int) -> Image.Image:
@@ -59,9 +56,3 @@ def _thumbnail(files: EncodedImages, index: int) -> Image.Image:
     framed = Image.new("RGB", (SIDE, SIDE), "white")
     framed.paste(square, ((SIDE - enlarged) // 2, (SIDE - enlarged) // 2))
     return framed
-
-
-def _evenly(items: Sequence[int], most: int) -> list[int]:
-    """At most `most` items, the first among them, evenly spaced."""
-    count = min(len(items), most)
-    return [items[i * len(items) // count] for i in range(count)]

@@ -1,8 +1,8 @@
 """Images of Hugging Face datasets, from the hub or from disk, through the `datasets` library (the extra "hf")."""
 
 import io
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
@@ -13,25 +13,22 @@ from .storage import StoredImages
 PREFIX = "hf:"
 
 
+@dataclass(frozen=True)
 class DatasetRows:
     """Rows of a dataset, whose Arrow files are mapped into memory."""
 
+    source: Path
+    """For messages."""
+    images: Any
+    """A datasets.Dataset whose `column` gives the encoded bytes of an image."""
+    column: str
     root = None
 
-    def __init__(self, source: Path, images: Any, column: str) -> None:
-        """source: for messages. images: a datasets.Dataset whose `column` gives the encoded bytes of an image."""
-        self._source = source
-        self._images = images
-        self._column = column
-
-    def __len__(self) -> int:
-        return len(self._images)
-
     def path(self, index: int) -> Path:
-        return self._source / str(index)
+        return self.source / str(index)
 
     def open(self, index: int) -> IO[bytes]:
-        image = self._images[int(index)][self._column]
+        image = self.images[int(index)][self.column]
         if image is None or (image["bytes"] is None and image["path"] is None):
             raise ValueError("the row holds no image")
         return Path(image["path"]).open("rb") if image["bytes"] is None else io.BytesIO(image["bytes"])
@@ -52,11 +49,7 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """
     if labels == "filenames":
         raise ValueError(f"{path} is a Hugging Face dataset, whose images have no file names; leave out data.labels")
-    name, split = str(path), ""
-    if name.startswith(PREFIX):
-        name, _, split = name.removeprefix(PREFIX).partition(":")
-    library = _library()
-    dataset = _loaded(library, path, name, split or None)
+    dataset = _loaded(path)
     image_column = _only_column(dataset, "Image", path)
     label_column = _only_column(dataset, "ClassLabel", path, wanted=str(labels) if isinstance(labels, Path) else None)
     rows = dataset.with_format(None).select_columns(label_column)[:][label_column]
@@ -68,7 +61,7 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
             f"them out, or give another split"
         )
     images = dataset.with_format(None).select_columns(image_column)
-    images = images.cast_column(image_column, library.Image(decode=False))
+    images = images.cast_column(image_column, replace(dataset.features[image_column], decode=False))
     return StoredImages(
         images=DatasetRows(path, images, image_column),
         labels=numbers,
@@ -76,29 +69,35 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     )
 
 
-def _library() -> ModuleType:
+def _loaded(path: Path) -> Any:
+    """The datasets.Dataset of hf:NAME, hf:NAME:SPLIT or a directory."""
     try:
-        import datasets
+        import datasets as library
     except ImportError as missing:
         raise ImportError(
             "Hugging Face datasets need the datasets library: pip install guided-diffusion[hf]"
         ) from missing
-    return datasets
-
-
-def _loaded(library: ModuleType, path: Path, name: str, split: str | None) -> Any:
+    name, split = str(path), ""
+    if name.startswith(PREFIX):
+        name, _, split = name.removeprefix(PREFIX).partition(":")
     if (Path(name) / "dataset_dict.json").is_file():
         splits = sorted(entry.name for entry in Path(name).iterdir() if entry.is_dir())
         raise ValueError(
             f"{name} holds the splits {', '.join(splits)}; give one, as --data.path {Path(name) / splits[0]}"
         )
     saved = (Path(name) / "state.json").is_file()
-    if saved and split is not None:
+    if saved and split:
         raise ValueError(f"{name} is a dataset without splits, as save_to_disk wrote it; leave out ':{split}'")
     try:
         if saved:
             return library.load_from_disk(name)
-        return library.load_dataset(name, split=split or _only_split(library, name))
+        if not split:
+            split, *others = splits = library.get_dataset_split_names(name)
+            if others:
+                raise ValueError(
+                    f"it has the splits {', '.join(splits)}; give one, as --data.path {PREFIX}{name}:{split}"
+                )
+        return library.load_dataset(name, split=split)
     except IndexError as error:  # from load_from_disk; load_dataset has errors of its own
         raise ValueError(f"{path} has no rows") from error
     except ConnectionError as error:
@@ -109,13 +108,6 @@ def _loaded(library: ModuleType, path: Path, name: str, split: str | None) -> An
     except (ValueError, OSError, library.exceptions.DatasetsError) as error:
         reason = error.__cause__ or error  # DatasetGenerationError itself says only that there was an error
         raise ValueError(f"{path} cannot be loaded as a Hugging Face dataset: {reason}") from error
-
-
-def _only_split(library: ModuleType, name: str) -> str:
-    splits = library.get_dataset_split_names(name)
-    if len(splits) > 1:
-        raise ValueError(f"it has the splits {', '.join(splits)}; give one, as --data.path {PREFIX}{name}:{splits[0]}")
-    return splits[0]
 
 
 def _only_column(dataset: Any, kind: str, path: Path, *, wanted: str | None = None) -> str:
