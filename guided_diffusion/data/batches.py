@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from .config import check_num_workers
 from .decoder import x0_of
 from .image_set import ImageSet
 from .workers import read_in_workers
@@ -58,8 +59,7 @@ class EndlessBatches:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"the global batch is at least 1 sample, not {self.batch_size}")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers is a number of processes, 0 or more, not {self.num_workers}")
+        check_num_workers(self.num_workers)
 
     def micro_batches(
         self, *, start_iteration: int = 0, rank: int = 0, world_size: int = 1, micro_size: int | None = None
@@ -73,7 +73,6 @@ class EndlessBatches:
             ValueError: at once, if the batch does not divide or an argument is out of range; while iterating, as
                 reading the images raises it in whichever process. OSError likewise.
         """
-        share = self.share(world_size)
         if start_iteration < 0 or not 0 <= rank < world_size:
             raise ValueError(
                 f"start_iteration={start_iteration}, rank={rank}, world_size={world_size}: "
@@ -81,6 +80,7 @@ class EndlessBatches:
             )
         if micro_size is not None and micro_size < 1:
             raise ValueError(f"a micro-batch is at least 1 sample, not {micro_size}")
+        share = self.share(world_size)
         entries = self._entries(start_iteration * self.batch_size + rank * share, share, micro_size or share)
         read = partial(_read_batch, self.images, self.seed)
         return read_in_workers(read, entries, num_workers=self.num_workers, pin_memory=torch.cuda.is_available())
@@ -91,8 +91,6 @@ class EndlessBatches:
         Raises:
             ValueError: a batch that does not divide over the processes.
         """
-        if world_size < 1:
-            raise ValueError(f"world_size={world_size} is a count, at least 1")
         below = self.batch_size // world_size * world_size
         if below != self.batch_size:
             nearest = " or ".join(str(size) for size in (below, below + world_size) if size)

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .config import DataConfig, Labels, Mode
-from .decoder import DecodedImages, x0_of
+from .decoder import DecodedImages, common_mode, header_modes, mode_with_channels, x0_of
 from .formats import EXPECTED, open_stored
 from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
 from .formats.tree import files_sha256
 from .labels import renumbered
-from .modes import common_mode, header_modes, mode_with_channels
 
 _LOOKED_AT = 16
 """Images in whose values a wrong range shows."""
@@ -98,11 +97,7 @@ class ImageSet:
         return self._pictures.augmented(index, rng)
 
     def stream(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-        """The images (n, H, W, C) of ascending indices, in pieces of whatever length suits the storage.
-
-        Raises:
-            ValueError: images of several shapes, or damaged ones.
-        """
+        """The images (n, H, W, C) of ascending indices, in pieces of whatever length suits the storage."""
         for images in self.source.stream(indices) if len(indices) else ():
             if images.shape[1:] != self.shape:
                 raise ValueError(
@@ -136,13 +131,8 @@ class ImageSet:
             yield _channels_first(islice(images, batch_size)), labels
 
     def files_sha256(self) -> str:
-        """SHA-256 of the names, sizes and times of change of the files that hold the images, as `tree.files_sha256`.
-
-        Of samples only the shards count, since reports come to lie beside them.
-
-        Raises:
-            FileNotFoundError: the files were moved or removed.
-        """
+        """`tree.files_sha256` of the files that hold the images: of samples the shards alone, since reports come to lie
+        beside them."""
         place = _place(self.path)
         if place is None:
             raise FileNotFoundError(f"{self.path} is gone: it was moved or removed after it was opened")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Label = str | int
+LabelsAndNames = tuple[NDArray[np.int64], tuple[str, ...]]
 
 TABLES = 'CSV with the columns file,label, JSON {"FILE": LABEL, ..} or JSON {"labels": [["FILE", LABEL], ..]}'
 
@@ -19,7 +20,7 @@ TABLES = 'CSV with the columns file,label, JSON {"FILE": LABEL, ..} or JSON {"la
 _MOST_CLASSES = 1_000_000
 
 
-def numbered(labels: Sequence[Label], *, source: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def numbered(labels: Sequence[Label], *, source: Path) -> LabelsAndNames:
     """The class number of each label, and the names of the classes.
 
     Labels that are all whole numbers are class numbers already, and their digits the names of the classes 0 to the
@@ -43,9 +44,7 @@ def numbered(labels: Sequence[Label], *, source: Path) -> tuple[NDArray[np.int64
     return np.array(numbers, dtype=np.int64), tuple(str(number) for number in range(max(numbers) + 1))
 
 
-def indexed(
-    classes: Sequence[str], class_names: Sequence[str] | None = None
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def indexed(classes: Sequence[str], class_names: Sequence[str] | None = None) -> LabelsAndNames:
     """The number of each class among the class names; None: those that occur, sorted."""
     names = tuple(sorted(set(classes)) if class_names is None else class_names)
     number_of = {name: number for number, name in enumerate(names)}

@@ -49,7 +49,10 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """
     if labels == "filenames":
         raise ValueError(f"{path} is a Hugging Face dataset, whose images have no file names; leave out data.labels")
-    dataset = _loaded(path)
+    name, split = str(path), ""
+    if name.startswith(PREFIX):
+        name, _, split = name.removeprefix(PREFIX).partition(":")
+    dataset = _loaded(path, name, split)
     image_column = _only_column(dataset, "Image", path)
     label_column = _only_column(dataset, "ClassLabel", path, wanted=str(labels) if isinstance(labels, Path) else None)
     rows = dataset.with_format(None).select_columns(label_column)[:][label_column]
@@ -62,49 +65,35 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
         )
     images = dataset.with_format(None).select_columns(image_column)
     images = images.cast_column(image_column, replace(dataset.features[image_column], decode=False))
-    return StoredImages(
-        images=DatasetRows(path, images, image_column),
-        labels=numbers,
-        class_names=tuple(dataset.features[label_column].names),
-    )
+    class_names = tuple(dataset.features[label_column].names)
+    return StoredImages(images=DatasetRows(path, images, image_column), labels=numbers, class_names=class_names)
 
 
-def _loaded(path: Path) -> Any:
-    """The datasets.Dataset of hf:NAME, hf:NAME:SPLIT or a directory."""
+def _loaded(path: Path, name: str, split: str) -> Any:
     try:
         import datasets as library
     except ImportError as missing:
-        raise ImportError(
-            "Hugging Face datasets need the datasets library: pip install guided-diffusion[hf]"
-        ) from missing
-    name, split = str(path), ""
-    if name.startswith(PREFIX):
-        name, _, split = name.removeprefix(PREFIX).partition(":")
+        raise ImportError("Hugging Face datasets need a library: pip install guided-diffusion[hf]") from missing
     if (Path(name) / "dataset_dict.json").is_file():
         splits = sorted(entry.name for entry in Path(name).iterdir() if entry.is_dir())
-        raise ValueError(
-            f"{name} holds the splits {', '.join(splits)}; give one, as --data.path {Path(name) / splits[0]}"
-        )
+        advice = f"give one, as --data.path {Path(name) / splits[0]}"
+        raise ValueError(f"{name} holds the splits {', '.join(splits)}; {advice}")
     saved = (Path(name) / "state.json").is_file()
     if saved and split:
         raise ValueError(f"{name} is a dataset without splits, as save_to_disk wrote it; leave out ':{split}'")
     try:
         if saved:
             return library.load_from_disk(name)
-        if not split:
-            split, *others = splits = library.get_dataset_split_names(name)
-            if others:
-                raise ValueError(
-                    f"it has the splits {', '.join(splits)}; give one, as --data.path {PREFIX}{name}:{split}"
-                )
-        return library.load_dataset(name, split=split)
+        splits = [split] if split else library.get_dataset_split_names(name)
+        if len(splits) > 1:
+            advice = f"give one, as --data.path {PREFIX}{name}:{splits[0]}"
+            raise ValueError(f"it has the splits {', '.join(splits)}; {advice}")
+        return library.load_dataset(name, split=splits[0])
     except IndexError as error:  # from load_from_disk; load_dataset has errors of its own
         raise ValueError(f"{path} has no rows") from error
     except ConnectionError as error:
-        raise ConnectionError(
-            f"{path} cannot be fetched: {error}. Without a network, give the path of a copy that save_to_disk wrote "
-            f"elsewhere"
-        ) from error
+        advice = "without a network, give the path of a copy that save_to_disk wrote elsewhere"
+        raise ConnectionError(f"{path} cannot be fetched: {error}; {advice}") from error
     except (ValueError, OSError, library.exceptions.DatasetsError) as error:
         reason = error.__cause__ or error  # DatasetGenerationError itself says only that there was an error
         raise ValueError(f"{path} cannot be loaded as a Hugging Face dataset: {reason}") from error

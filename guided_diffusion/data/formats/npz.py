@@ -48,14 +48,14 @@ def recognise(path: Path) -> bool:
 def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """A batch, whose labels are its own."""
     num_images, height, width, channels = _stored_shape(path)
-    labels = np.full(num_images, NO_LABEL)
+    numbers = np.full(num_images, NO_LABEL)
     if "arr_1" in npz_members(path):
         found, dtype = _header(path, "arr_1")
         if found != (num_images,) or not np.issubdtype(dtype, np.integer):
             raise ValueError(f"{path} must hold arr_1 as {num_images} integer labels, got {dtype} {found}")
         with refuse_damage(f"{path} is damaged: arr_1 cannot be read"), np.load(path, allow_pickle=False) as arrays:
-            labels = arrays["arr_1"].astype(np.int64)
-    return StoredImages(images=BatchImages(path, (height, width, channels)), labels=labels)
+            numbers = arrays["arr_1"].astype(np.int64)
+    return StoredImages(images=BatchImages(path, (height, width, channels)), labels=numbers)
 
 
 def rows_within(indices: Sequence[int], *, first: int, length: int) -> NDArray[np.int64]:
@@ -75,11 +75,7 @@ def refuse_damage(complaint: str, *, remedy: str = "make or fetch it again") -> 
 
 
 def npz_members(path: Path) -> frozenset[str]:
-    """Names of the arrays in an npz file.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Names of the arrays in an npz file."""
     with refuse_damage(f"{path} is not a readable npz file"), zipfile.ZipFile(path) as archive:
         return frozenset(name.removesuffix(".npy") for name in archive.namelist())
 
@@ -123,11 +119,7 @@ def _rows(path: Path, *, start: int, stop: int) -> Iterator[tuple[int, NDArray]]
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and type of an array, of which the file is left at the first element.
-
-    Raises:
-        ValueError: no array of numpy's.
-    """
+    """Shape, Fortran order and type of an array, of which the file is left at the first element."""
     first = np.lib.format.read_magic(file) == (1, 0)
     # Version 3 differs from 2 in the names of fields, which an array of numbers has not.
     return np.lib.format.read_array_header_1_0(file) if first else np.lib.format.read_array_header_2_0(file)

@@ -139,19 +139,12 @@ def read_labels(directory: Path) -> np.ndarray:
     return joined
 
 
-def num_shards(*, num_samples: int, shard_size: int) -> int:
-    """Number of shards that hold `num_samples` samples."""
-    if num_samples < 1 or shard_size < 1:
-        raise ValueError(f"num_samples and shard_size must be positive, got {num_samples} and {shard_size}")
-    return -(-num_samples // shard_size)
-
-
-def missing_shards(directory: Path, *, num_samples: int, shard_size: int) -> list[int]:
+def missing_shards(directory: Path, num_samples: int, shard_size: int) -> list[int]:
     """The numbers of the shards still to make, ascending.
 
     A shard counts as made if a file of its name ends as an npz must; only `read_shard` checks the content.
     """
-    expected = range(num_shards(num_samples=num_samples, shard_size=shard_size))
+    expected = range(-(-num_samples // shard_size))
     return [n for n in expected if not zipfile.is_zipfile(shard_path(directory, n))]
 
 
@@ -218,7 +211,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{directory} holds no {MANIFEST_NAME}, so it is not a directory of samples")
     try:
         manifest = json.loads(path.read_text())
-        num_shards(num_samples=manifest["num_samples"], shard_size=manifest["shard_size"])
+        if manifest["num_samples"] < 1 or manifest["shard_size"] < 1:
+            raise ValueError("num_samples and shard_size must be positive")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); move it away and run the sampling command again") from error
     return manifest
@@ -230,14 +224,13 @@ def complete_shards(directory: Path) -> list[Path]:
     Raises:
         ValueError: some are missing.
     """
-    counts = {name: read_manifest(directory)[name] for name in ("num_samples", "shard_size")}
-    missing, total = missing_shards(directory, **counts), num_shards(**counts)
+    manifest = read_manifest(directory)
+    num_samples, shard_size = manifest["num_samples"], manifest["shard_size"]
+    missing, total = missing_shards(directory, num_samples, shard_size), -(-num_samples // shard_size)
     if missing:
         some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-        raise ValueError(
-            f"{directory} lacks {len(missing)} of its {total} shards ({some}); run the sampling command again to make "
-            f"them"
-        )
+        found = f"{directory} lacks {len(missing)} of its {total} shards ({some})"
+        raise ValueError(f"{found}; run the sampling command again to make them")
     return [shard_path(directory, n) for n in range(total)]
 
 

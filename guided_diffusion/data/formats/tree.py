@@ -9,13 +9,10 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..config import Labels
-from ..labels import indexed, numbered, table_labels
+from ..labels import LabelsAndNames, indexed, numbered, table_labels
 from .storage import NO_LABEL
-
-LabelsAndNames = tuple[NDArray[np.int64], tuple[str, ...]]
 
 _logger = logging.getLogger(__name__)
 
@@ -44,8 +41,7 @@ class Tree:
 
 def folder_tree(root: Path) -> Tree:
     """All files below a directory."""
-    directories = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _is_junk(entry.name))
-    return _tree(root, directories, listed_files(root))
+    return _tree(root, class_directories(root), _listed_files(root))
 
 
 def archive_tree(root: Path, members: Iterable[str]) -> Tree:
@@ -66,7 +62,7 @@ def _tree(root: Path, directories: Iterable[str], files: Iterable[str]) -> Tree:
     return Tree(root=root, directories=tuple(directories), images=tuple(images), others=tuple(others))
 
 
-def listed_files(directory: Path) -> Iterator[str]:
+def _listed_files(directory: Path) -> Iterator[str]:
     """Files below `directory`, relative to it: entries sorted by name, subdirectories expanded in place."""
     with os.scandir(directory) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
@@ -74,7 +70,7 @@ def listed_files(directory: Path) -> Iterator[str]:
         if _is_junk(entry.name):
             continue
         if entry.is_dir():
-            yield from (f"{entry.name}/{file}" for file in listed_files(directory / entry.name))
+            yield from (f"{entry.name}/{file}" for file in _listed_files(directory / entry.name))
         else:
             yield entry.name
 
@@ -85,7 +81,7 @@ def files_sha256(path: Path) -> str:
     It detects replaced pictures without reading a million of them.
     """
     digest = sha256()
-    for name in listed_files(path) if path.is_dir() else [""]:
+    for name in _listed_files(path) if path.is_dir() else [""]:
         found = (path / name).stat()
         digest.update(repr((name, found.st_size, found.st_mtime_ns)).encode())
     return digest.hexdigest()
@@ -97,19 +93,8 @@ def _is_junk(name: str) -> bool:
 
 
 def class_directories(root: Path) -> list[str]:
-    """The names of a class folder's directories, sorted: its classes in the order of their labels.
-
-    Raises:
-        FileNotFoundError: the path does not exist.
-        ValueError: it is no folder, holds no folders, or holds images beside them.
-    """
-    if not root.is_dir():
-        kind, found = (ValueError, "is a file") if root.exists() else (FileNotFoundError, "does not exist")
-        raise kind(f"{root} {found}; expected a folder that holds one folder of images per class")
-    entries = sorted(entry for entry in root.iterdir() if not _is_junk(entry.name))
-    directories = [entry.name for entry in entries if entry.is_dir()]
-    _refuse_unclassed(root, directories, [entry.name for entry in entries if not entry.is_dir()])
-    return directories
+    """The names of a class folder's directories, sorted: its classes in the order of their labels."""
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _is_junk(entry.name))
 
 
 def tree_labels(tree: Tree, labels: Labels | None, read: Callable[[Path], bytes | None]) -> LabelsAndNames:
@@ -145,10 +130,9 @@ def _folder_classes(tree: Tree) -> list[str]:
     classes = [image.split("/", 1)[0] for image in tree.images]
     empty = sorted(set(tree.directories) - set(classes))
     if empty:
-        raise ValueError(
-            f"the class folder '{empty[0]}' in {tree.root} holds no images ({', '.join(EXTENSIONS)})"
-            f"{_held_instead(file for file in tree.others if file.startswith(empty[0] + '/'))}; fill it or remove it"
-        )
+        held = _held_instead(file for file in tree.others if file.startswith(f"{empty[0]}/"))
+        found = f"holds no images ({', '.join(EXTENSIONS)}){held}"
+        raise ValueError(f"the class folder '{empty[0]}' in {tree.root} {found}; fill it or remove it")
     if tree.wrapper is not None:  # legal, but mostly a folder that was packed or named by mistake
         inner = sorted({image.split("/", 2)[1] for image in tree.images})
         _logger.warning(
@@ -182,10 +166,8 @@ def _refuse_unclassed(root: Path, directories: Iterable[str], files: list[str]) 
             f"no class; move them into class folders or elsewhere"
         )
     if not directories:
-        raise ValueError(
-            f"no images in {root}: it holds no class folders{_held_instead(files)}; expected "
-            f"{root / '<class>' / '*.jpg'}"
-        )
+        held, expected = _held_instead(files), root / "<class>" / "*.jpg"
+        raise ValueError(f"no images in {root}: it holds no class folders{held}; expected {expected}")
 
 
 def _held_instead(files: Iterable[str]) -> str:
