@@ -1,6 +1,6 @@
-"""Our evaluation beside torch-fidelity's: the same pictures, the same Inception weights, every number that both give.
+"""Agreement with torch-fidelity: every common number, on the same pictures with the same Inception weights.
 
-python benchmarks/agreement.py --generated DIR --real DIR [--inception.weights FILE]
+python benchmarks/agreement.py --generated DIR --real DIR [--weights FILE]
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 
 from guided_diffusion.config import run_command
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.extractors.inception import WEIGHTS, InceptionConfig, load_inception
+from guided_diffusion.evaluation.extractors.inception import WEIGHTS, load_inception
 from guided_diffusion.evaluation.extractors.weights import find_weights
 from guided_diffusion.evaluation.run import evaluate
 
@@ -23,7 +23,7 @@ THEIRS = {
     "precision": "precision",
     "recall": "recall",
 }
-"""What torch-fidelity calls our metrics."""
+"""torch-fidelity's names of our metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class AgreementConfig:
     """Folder of pictures of one size, more than 2,048 of them, or covariances are singular."""
     real: Path
     """The same."""
-    inception: InceptionConfig = InceptionConfig()
-    """Where the weights are."""
+    weights: Path | None = None
+    """Inception's, torch-fidelity's file; null: as evaluate.py finds them."""
     batch_size: int = 64
     """Images at a time, of both."""
 
@@ -48,13 +48,13 @@ def compare(config: AgreementConfig) -> None:
     """
     from torch_fidelity import calculate_metrics
 
-    weights = find_weights(WEIGHTS, config.inception.weights)
+    weights = find_weights(WEIGHTS, config.weights)
     settings = EvaluationConfig(batch_size=config.batch_size, split_size=10**9, real_manifold=50_000)
     with TemporaryDirectory() as directory:
         ours = evaluate(
             generated=config.generated,
             real=config.real,
-            extractor=load_inception(InceptionConfig(weights=weights)),
+            extractor=load_inception(weights),
             config=settings,
             out=Path(directory) / "report.json",
         ).metrics

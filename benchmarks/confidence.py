@@ -1,4 +1,4 @@
-"""How right the extrapolated Fréchet distance and the bootstrap interval are, on Gaussians whose distance is known.
+"""Accuracy of the extrapolated Fréchet distance and the bootstrap interval, on Gaussians of known distance.
 
 python benchmarks/confidence.py [--dimensions 64]
 
@@ -33,7 +33,7 @@ class ConfidenceBenchmark:
     dimensions: int = 64
     """Of the features."""
     samples_per_dimension: tuple[int, ...] = (2, 5, 10, 25, 50)
-    """How many samples there are for each."""
+    """Numbers of samples for each."""
     sets: int = 100
     """Of samples, of each number."""
     resampled_sets: int = 25

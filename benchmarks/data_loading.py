@@ -12,10 +12,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from guided_diffusion.commands.prepare_data import PrepareConfig, prepare_data
 from guided_diffusion.config import run_command
 from guided_diffusion.data.batches import EndlessBatches
-from guided_diffusion.data.image_set import DataConfig, open_dataset
-from guided_diffusion.data.preparation import PrepareConfig, prepare_data
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.image_set import open_training_set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ def main(config: BenchmarkConfig) -> None:
 
 def images_per_second(data: DataConfig, config: BenchmarkConfig) -> float:
     """Of the training's own stream of batches, without the start of its workers."""
-    dataset = open_dataset(data, image_size=config.size)
+    dataset = open_training_set(data, image_size=config.size)
     stream = EndlessBatches(dataset, batch_size=config.batch_size, seed=0, num_workers=data.num_workers).micro_batches()
     next(stream)
     batches = -(-config.images // config.batch_size)

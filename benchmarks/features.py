@@ -1,6 +1,6 @@
-"""Images a second of our Inception extractor beside torch-fidelity's, by turns in this process.
+"""Speed and accuracy of our Inception extractor and torch-fidelity's, by turns in one process.
 
-python benchmarks/features.py [--sizes "[64, 256]"] [--inception.weights FILE]
+python benchmarks/features.py [--sizes "[64, 256]"] [--weights FILE]
 """
 
 import time
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.config import run_command
+from guided_diffusion.evaluation.extractors.features import PublishedExtractor
 from guided_diffusion.evaluation.extractors.inception import (
-    InceptionConfig,
-    InceptionExtractor,
     InceptionNetwork,
     load_inception,
     resized_like_tensorflow,
@@ -25,8 +24,8 @@ from guided_diffusion.evaluation.extractors.inception import (
 class FeatureBenchmark:
     """Extracts features of the same random images with both, on the CPU."""
 
-    inception: InceptionConfig = InceptionConfig()
-    """Where the weights are; null takes random ones, which are as fast."""
+    weights: Path | None = None
+    """Inception's, torch-fidelity's file; null: random ones, which are as fast."""
     sizes: tuple[int, ...] = (64, 256)
     """Sides of the images, in pixels."""
     batch_size: int = 32
@@ -46,8 +45,8 @@ def compare(config: FeatureBenchmark) -> None:
     """
     torch.set_num_threads(config.threads)
     with TemporaryDirectory() as directory:
-        path = config.inception.weights or _random_weights(Path(directory) / "weights.pth")
-        ours, theirs = load_inception(InceptionConfig(weights=path)), _torch_fidelity(path)
+        path = config.weights or _random_weights(Path(directory) / "weights.pth")
+        ours, theirs = load_inception(path), _torch_fidelity(path)
         exact = InceptionNetwork().eval()
         exact.load_state_dict(torch.load(path, weights_only=True))
     print(f"{'size':>5} {'ours':>9} {'theirs':>9} {'speed':>6} {'ours from':>10} {'ours from':>10} {'theirs from':>11}")
@@ -87,7 +86,7 @@ def _random_weights(path: Path) -> Path:
 
 
 @torch.inference_mode()
-def _seconds(extractor: InceptionExtractor | torch.nn.Module, images: Tensor) -> float:
+def _seconds(extractor: PublishedExtractor | torch.nn.Module, images: Tensor) -> float:
     started = time.perf_counter()
     extractor(images)
     return time.perf_counter() - started

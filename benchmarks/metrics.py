@@ -1,4 +1,4 @@
-"""Speed and memory of the metrics beside torch-fidelity's, and of the Fréchet distance beside scipy's square root.
+"""Speed and memory of our metrics, torch-fidelity's, and a Fréchet distance by scipy's matrix square root.
 
 OMP_NUM_THREADS=2 python benchmarks/metrics.py [--samples 10000] [--subsets 10] [--repeats 3]
 
@@ -20,7 +20,8 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 from guided_diffusion.config import run_command
-from guided_diffusion.evaluation.metrics.frechet import frechet_distance, kernel_distance
+from guided_diffusion.evaluation.metrics.frechet import frechet_distance
+from guided_diffusion.evaluation.metrics.kernel import kernel_distance
 from guided_diffusion.evaluation.metrics.neighbours import density_coverage, precision_recall
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 

@@ -1,4 +1,4 @@
-"""How near each sampler comes to the exact distribution at few evaluations, where nothing is learned and all is known.
+"""Error of every sampler at few evaluations, with an exact denoiser and an exact classifier.
 
 PYTHONPATH=tests python benchmarks/mixture_few_steps.py
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
+from oracles.counting import Counted
 from oracles.mixture import GaussianMixture, batch_noise, draws, three_blobs
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from guided_diffusion.config import run_command
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.guidance import classifier_score
-from guided_diffusion.samplers import Counted, SamplerConfig, SamplerName, make_sampler
+from guided_diffusion.samplers import SamplerConfig, SamplerName, make_sampler
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"langevin": {"langevin_steps": 1, "snr": 0.7}}
 """Langevin's published hundred steps a level would leave it no second level."""

@@ -1,4 +1,4 @@
-"""What guidance above Bayes' rule buys and costs, where the denoiser and the classifier are exact.
+"""Gain and cost of guidance above Bayes' rule, where the denoiser and the classifier are exact.
 
 PYTHONPATH=tests python benchmarks/mixture_guidance.py
 
@@ -24,6 +24,7 @@ from functools import cached_property
 
 import torch
 from einops import rearrange
+from oracles.counting import Counted
 from oracles.mixture import GaussianMixture, batch_noise, draws
 from torch import Tensor
 
@@ -32,7 +33,7 @@ from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.metrics.neighbours import precision_recall
 from guided_diffusion.guidance import LogProb, ScoreTerm, classifier_score, entropy_scaled_score, within
-from guided_diffusion.samplers import Counted, SamplerConfig, SamplerName, make_sampler
+from guided_diffusion.samplers import SamplerConfig, SamplerName, make_sampler
 
 DIMENSIONS = 4
 
@@ -55,7 +56,7 @@ class GuidanceBenchmark:
     intervals: tuple[tuple[float, float], ...] = ((0.0, 2.0), (0.3, 2.0), (0.3, math.inf))
     """Pairs of sigma between which a plain scale holds."""
     classes: int = 4
-    """How many, equally likely."""
+    """Number of classes, equally likely."""
     components: int = 5
     """Of each class, equally likely."""
     spread: float = 0.5
@@ -66,12 +67,12 @@ class GuidanceBenchmark:
     samples: int = 1000
     """Of each class of each mixture."""
     mixtures: int = 3
-    """How many; seeds 0, 1, .. draw their means."""
+    """Number of mixtures; seeds 0, 1, .. draw their means."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What a row says of one class's samples, or the average over several."""
+    """A row of the table: of one class's samples, or the average over several."""
 
     asked: float
     modes: float

@@ -1,4 +1,4 @@
-"""What a link costs outside the networks, sampler by sampler.
+"""Cost of a link outside the networks, sampler by sampler.
 
 OMP_NUM_THREADS=1 python benchmarks/sampling_overhead.py
 
@@ -19,7 +19,8 @@ from guided_diffusion.diffusion.denoiser import Denoiser, Estimate, NetworkDenoi
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.guidance import ScoreTerm
-from guided_diffusion.samplers import OWNERS, SamplerConfig, SamplerName, make_sampler
+from guided_diffusion.samplers import SamplerConfig, SamplerName, make_sampler
+from guided_diffusion.samplers.config import SAMPLERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def _fastest(
     minus: Callable[[], float] = lambda: 0.0,
 ) -> float:
     """Milliseconds a link; minus: seconds so far that do not count."""
-    options = {"langevin_steps": 1} if name in OWNERS["langevin_steps"] else {}
+    options = {"langevin_steps": 1} if "langevin_steps" in SAMPLERS[name].options else {}
     sampler_config = SamplerConfig(name=name, steps=config.steps, **options)
     sampler, chain = make_sampler(sampler_config), sampler_config.levels(ChainConfig())
     x_T = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))

@@ -1,18 +1,17 @@
-"""What predictions of held-out images say of a classifier's probabilities: whether they are right, likely, and honest.
+"""Accuracy, likelihood and calibration of a classifier's predictions.
 
 Throughout, log_p (N, C) are log-probabilities in nats and y (N,) int64 the right classes, on one device.
 """
 
 import math
 
-from scipy.optimize import root_scalar
 from torch import Tensor
 
 SCALE_LIMIT = 100.0
-"""`calibrating_scale` looks no further: beyond it, nothing but certainty is left to sharpen."""
+"""Upper limit of `calibrating_scale`, where all probabilities are 0 or 1 already."""
 
 _ROWS = 4096
-"""Predictions at a time in the search for a scale, which needs them in float64."""
+"""Predictions at a time in float64 in the search for a scale."""
 
 
 def accuracy(log_p: Tensor, y: Tensor) -> float:
@@ -21,7 +20,7 @@ def accuracy(log_p: Tensor, y: Tensor) -> float:
 
 
 def log_likelihood(log_p: Tensor, y: Tensor) -> float:
-    """Mean log-probability of the right class, nats; -log C is that of a classifier that knows nothing."""
+    """Mean log-probability of the right class, nats; -log C is chance."""
     return float(log_p.gather(1, y[:, None]).double().mean())
 
 
@@ -31,7 +30,7 @@ def mean_confidence(log_p: Tensor) -> float:
 
 
 def normalized_entropy(log_p: Tensor) -> float:
-    """Mean entropy of the prediction over that of the uniform one, log C: 0 certainty, 1 ignorance."""
+    """Mean entropy of the prediction over that of the uniform one, log C: 0 is certain, 1 uniform."""
     entropy = -(log_p.double().exp() * log_p.double()).sum(dim=1)
     return float(entropy.mean()) / math.log(log_p.shape[1])
 
@@ -39,7 +38,7 @@ def normalized_entropy(log_p: Tensor) -> float:
 def calibration_error(log_p: Tensor, y: Tensor, *, bins: int = 15) -> float:
     """Expected calibration error (1706.04599 eq. 3): the mean |accuracy - confidence| of the images' bins, 0..1.
 
-    Bins are equally wide and hold their upper ends. torchmetrics' metric of this name holds the lower ends, so that
+    Bins are equally wide and include their upper ends. Those of torchmetrics' metric include the lower ends, so that
     a confidence of exactly 1, which float32 often reaches, is in a bin of its own.
     """
     log_confidence, predicted = log_p.max(dim=1)
@@ -53,16 +52,17 @@ def calibrating_scale(log_p: Tensor, y: Tensor) -> float:
     """s* = argmax over s in [0, SCALE_LIMIT] of mean log softmax(s * log_p)[y], the inverse of temperature scaling's T.
 
     Below 1 the classifier was overconfident, above 1 underconfident. softmax(s * log_p) is p(y | x)^s normalised over
-    the classes, and guidance with scale s follows the gradient of log p(y | x)^s without that normaliser (ADM section
-    4.3), so s* makes the probabilities honest and need not be the scale of the best samples. The mean is concave in s:
-    its derivative, the mean of log p(y) - E_{c ~ softmax(s * log_p)}[log p(c)], falls to 0 once.
+    the classes. Guidance with scale s follows the gradient of log p(y | x)^s without that normaliser (ADM section 4.3),
+    so s* calibrates the probabilities and need not be the scale of the best samples. The mean is concave in s: its
+    derivative, the mean of log p(y) - E_{c ~ softmax(s * log_p)}[log p(c)], falls to 0 once.
     """
+    from scipy.optimize import root_scalar  # here, since it is slow to import and training has no use for it
 
     def derivative(s: float) -> float:
         total = 0.0
         for rows, labels in zip(log_p.split(_ROWS), y.split(_ROWS), strict=True):
             logits = rows.double()
-            # Each term is at least 0 where the prediction is right, so rounding cannot make a root of a flat end.
+            # Terms of right predictions are never negative, so that rounding cannot make a root of a flat end.
             lead = logits.gather(1, labels[:, None]) - logits
             total += float(((s * logits).softmax(dim=1) * lead).sum())
         return total / len(y)
@@ -75,5 +75,5 @@ def calibrating_scale(log_p: Tensor, y: Tensor) -> float:
 
 
 def kl_to_uniform(log_p: Tensor) -> Tensor:
-    """(N,) KL(p || uniform) = log C - H(p), nats, differentiable: 0 for ignorance, log C for certainty."""
+    """(N,) KL(p || uniform) = log C - H(p), nats, differentiable: 0 for the uniform prediction."""
     return math.log(log_p.shape[1]) + (log_p.exp() * log_p).sum(dim=1)

@@ -1,24 +1,23 @@
-"""The diagnosis command: a classifier measured on held-out images, noise level by noise level, and what it comes to."""
+"""Diagnosis of a classifier: measurements on held-out images at noise levels of its chain."""
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from guided_diffusion.data.image_set import DataConfig, ImageDataset
-from guided_diffusion.data.listing import evenly_spaced
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.image_set import ImageSet
+from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import DiffusionChain, Step, q_sample
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain
-from guided_diffusion.distributed import default_device
-from guided_diffusion.files import write_json
-from guided_diffusion.guidance import classifier_score
+from guided_diffusion.guidance import LogProb, classifier_score
 
 from .calibration import (
     accuracy,
@@ -28,47 +27,24 @@ from .calibration import (
     mean_confidence,
     normalized_entropy,
 )
-from .heldout import level_indices, open_heldout, read_images, step_at
 from .model import NoisyClassifier
-from .report import diagnosis_figure, format_diagnosis, write_figure
-from .slope import correction_ratio, slope_error
-from .trained_model import Classifier, load_classifier
-from .verdict import Diagnosis, LevelReport, is_informed, verdict
+from .trained_model import Classifier
+from .validation import level_indices, open_heldout, read_images, step_at
 
 SLOPE_IMAGES = 8
-"""Images whose gradients are held against finite differences, at every level."""
+"""Images for the comparison of gradients with finite differences, at every level."""
 
+HALF_WIDTH = 1e-4
+"""Half width of the central difference, along a unit vector: its truncation error, about 1e-8 of the third derivative,
+and float64's rounding, about 1e-12, are both far below float32's rounding of the gradient."""
 
-@dataclass(frozen=True, kw_only=True)
-class DiagnoseConfig:
-    """Measure a classifier on held-out images, noise level by noise level, and say whether it is fit to guide."""
-
-    classifier: Path
-    """Run directory or checkpoint of the classifier."""
-    data: DataConfig
-    """Images that it was not trained on."""
-    max_images: int = 5000
-    """Of more, this many are measured, evenly spaced."""
-    levels: int = 11
-    """Noise levels, evenly spread over its chain, both ends included."""
-    batch_size: int = 64
-    """Images at a time; gradients need as much memory as guided sampling does."""
-    seed: int = 0
-    """Of the noise."""
-    out: Path | None = None
-    """JSON file to write, a figure beside it; null: diagnosis.json in the classifier's checkpoint's run directory."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_images", "levels", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.out is not None and self.out.suffix != ".json":
-            raise ValueError(f"out is a JSON file, and the figure beside it ends in .png; got {self.out}, not *.json")
+STANDARD_ERRORS = 3.0
+"""An accuracy so far above chance is significant: at 11 levels, one uninformed classifier in 70 gets there by luck."""
 
 
 @dataclass(frozen=True)
 class LevelMeasurement:
-    """What a classifier says of N images at one noise level."""
+    """Predictions and gradients for N images at one noise level."""
 
     t: float
     alpha_bar: float
@@ -79,76 +55,124 @@ class LevelMeasurement:
     slope_error: float
 
 
-def diagnose(config: DiagnoseConfig) -> None:
-    """Print the measurements and the verdict; write both as JSON, with a figure beside it if there are several levels.
+@dataclass(frozen=True, kw_only=True)
+class LevelReport:
+    """Measurements at one noise level."""
 
-    Raises:
-        ValueError, FileNotFoundError: as `load_classifier` and `open_heldout`; images of one class only.
-    """
-    classifier = load_classifier(config.classifier, device=default_device())
-    diagnosis = measured(classifier, config)
-    sentences = verdict(diagnosis)
-    print(format_diagnosis(diagnosis), *(fill(sentence, width=100) for sentence in sentences), sep="\n\n")
-    out = config.out or classifier.checkpoint.path.parent / "diagnosis.json"
-    write_json(out, asdict(diagnosis) | {"verdict": sentences})
-    if len(diagnosis.levels) > 1:
-        write_figure(out.with_suffix(".png"), diagnosis_figure(diagnosis))
-    print(f"\nwritten to {out}")
+    t: float
+    """Timestep, on the scale of the network."""
+    alpha_bar: float
+    """Signal power."""
+    accuracy: float
+    """Share of the images classified rightly, 0..1."""
+    log_likelihood: float
+    """Mean log-probability of the right class, nats; -log(num_classes) is chance."""
+    confidence: float
+    """Mean probability of the likeliest class, 0..1."""
+    calibration_error: float
+    """Expected calibration error, 0..1."""
+    entropy: float
+    """Mean entropy of the prediction over log(num_classes), 0..1."""
+    correction: float
+    """Mean of sqrt(1 - alpha_bar) ||grad log p(y | x_t)|| / ||eps||: guidance at scale 1 relative to the noise."""
+    slope_error: float
+    """Relative error of that gradient against finite differences in float64."""
 
 
-def measured(classifier: Classifier, config: DiagnoseConfig) -> Diagnosis:
-    """The classifier on the images that the config names.
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """All measurements of a classifier."""
+
+    classifier: str
+    data: str
+    num_images: int
+    trained_on_it: bool
+    """True if `data` is the folder that the classifier was trained on."""
+    guides: bool
+    """True for a classifier of noisy images, false for a judge of clean ones."""
+    chance: float
+    """1 / num_classes."""
+    commonest: float
+    """Share of the commonest class among the images: the accuracy of a constant prediction."""
+    levels: tuple[LevelReport, ...]
+    """In the order of growing noise."""
+    scale: float | None
+    """s* of `calibrating_scale`, pooled over all levels above chance; null without such a level."""
+
+
+def is_informed(accuracy: float, *, commonest: float, num_images: int) -> bool:
+    """True for an accuracy significantly above that of a constant prediction."""
+    return accuracy > commonest + STANDARD_ERRORS * math.sqrt(commonest * (1 - commonest) / num_images)
+
+
+def informed_levels(diagnosis: Diagnosis) -> list[LevelReport]:
+    """The levels with an accuracy above chance."""
+    return [
+        level
+        for level in diagnosis.levels
+        if is_informed(level.accuracy, commonest=diagnosis.commonest, num_images=diagnosis.num_images)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probes:
+    """Held-out images at links of a chain; an image has the same noise at every link."""
+
+    images: ImageSet
+    chosen: Sequence[int]
+    """Indices of the images to use."""
+    chain: DiffusionChain | None
+    """None: clean images, at t = 0."""
+    links: Sequence[int]
+    """Indices into the chain."""
+    seed: int
+    """Seed of the noise."""
+
+
+def diagnosed(
+    classifier: Classifier, data: DataConfig, *, max_images: int, num_levels: int, batch_size: int, seed: int
+) -> Diagnosis:
+    """The diagnosis on at most `max_images` of the data, at noise levels evenly spread over the chain.
 
     Raises:
         ValueError: as `open_heldout`; images of one class only.
     """
-    folder = open_heldout(config.data, classifier.config)
-    chosen = evenly_spaced(len(folder), most=config.max_images)
-    y = folder.labels[chosen]
+    images = open_heldout(data, classifier.config)
+    chosen = evenly_spaced(len(images), most=max_images)
+    y = images.labels[chosen]
     if len(y.unique()) == 1:
         raise ValueError(
-            f"{config.data.path} holds images of one class only, where a constant answer is right; give images of "
+            f"{data.path} holds images of one class only, where a constant answer is right; give images of "
             f"several classes"
         )
     chain = None if classifier.config.chain is None else make_chain(classifier.config.chain)
-    indices = level_indices(chain, count=config.levels)
-    checkpoint = classifier.checkpoint
+    links = level_indices(chain, count=num_levels)
+    probes = Probes(images=images, chosen=chosen, chain=chain, links=links, seed=seed)
     return summarize(
-        measure_levels(
-            classifier.network, chain, folder, chosen, indices=indices, seed=config.seed, batch_size=config.batch_size
-        ),
+        measure_levels(classifier.network, probes, batch_size=batch_size),
         y,
-        classifier=f"{checkpoint.path.parent.name}/{checkpoint.path.name}",
-        data=config.data.path,
-        trained_on_it=_is_training_folder(config.data.path, checkpoint.run),
+        classifier=classifier.name,
+        data=data.path,
+        trained_on_it=_is_training_folder(data.path, classifier.checkpoint.run),
         guides=chain is not None,
     )
 
 
-def measure_levels(
-    network: NoisyClassifier,
-    chain: DiffusionChain | None,
-    folder: ImageDataset,
-    chosen: Sequence[int],
-    *,
-    indices: Sequence[int],
-    seed: int,
-    batch_size: int,
-) -> list[LevelMeasurement]:
-    """The classifier at each index of the chain, on the chosen images of a folder.
-
-    Each image is read once, and noised at every level with the same eps. chain None: the images as they are, at t = 0.
-    """
-    found: dict[int, list[tuple[Tensor, Tensor]]] = {k: [] for k in indices}
-    device = next(network.parameters()).device
-    with tqdm(total=len(chosen) * len(indices), desc="diagnosis", unit="img", leave=False) as bar:
+@torch.no_grad()
+def measure_levels(network: NoisyClassifier, probes: Probes, *, batch_size: int) -> list[LevelMeasurement]:
+    """The classifier at each link, on all probes; each image is read once."""
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {k: [] for k in probes.links}
+    device, chosen, chain = next(network.parameters()).device, probes.chosen, probes.chain
+    with tqdm(total=len(chosen) * len(found), desc="diagnosis", unit="img", leave=False) as bar:
         for first in range(0, len(chosen), batch_size):
-            x0, y = (tensor.to(device) for tensor in read_images(folder, chosen[first : first + batch_size]))
-            eps = SeededNoise(seed, range(first, first + len(x0)))(x0)
-            for k in indices:
-                found[k].append(_predicted(network, x0, y, eps, step_at(chain, k, like=x0)))
+            x0, y = (tensor.to(device) for tensor in read_images(probes.images, chosen[first : first + batch_size]))
+            eps = SeededNoise(probes.seed, range(first, first + len(x0)))(x0)
+            for k in probes.links:
+                step = step_at(chain, k, like=x0)
+                x_t = q_sample(x0, eps, step)
+                gradient = classifier_score(network.log_prob, y, 1.0)(x_t, step)
+                found[k].append((network.log_prob(x_t, step.t).cpu(), correction_ratio(gradient, eps, step).cpu()))
                 bar.update(len(x0))
-    slope_errors = measure_slopes(network, chain, folder, chosen, indices=indices, seed=seed)
     return [
         LevelMeasurement(
             t=0.0 if chain is None else float(chain.t[k]),
@@ -157,38 +181,22 @@ def measure_levels(
             corrections=torch.cat([corrections for _, corrections in found[k]]),
             slope_error=error,
         )
-        for k, error in zip(indices, slope_errors, strict=True)
+        for k, error in zip(probes.links, measure_slopes(network, probes), strict=True)
     ]
 
 
 @torch.no_grad()
-def _predicted(network: NoisyClassifier, x0: Tensor, y: Tensor, eps: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-    """log p (B, num_classes) and `correction_ratio` (B,) of one batch at one step, on the CPU."""
-    x_t = q_sample(x0, eps, step)
-    gradient = classifier_score(network.log_prob, y, 1.0)(x_t, step)
-    return network.log_prob(x_t, step.t).cpu(), correction_ratio(gradient, eps, step).cpu()
-
-
-@torch.no_grad()
-def measure_slopes(
-    network: NoisyClassifier,
-    chain: DiffusionChain | None,
-    folder: ImageDataset,
-    chosen: Sequence[int],
-    *,
-    indices: Sequence[int],
-    seed: int,
-) -> list[float]:
-    """`slope_error` of the gradient that guidance uses, at each index, on SLOPE_IMAGES of the chosen images."""
-    few = [chosen[i] for i in evenly_spaced(len(chosen), most=SLOPE_IMAGES)]
-    x0, y = (tensor.to(next(network.parameters()).device) for tensor in read_images(folder, few))
-    noise = SeededNoise(seed, range(len(few)))
+def measure_slopes(network: NoisyClassifier, probes: Probes) -> list[float]:
+    """`slope_error` of the gradient that guidance uses, at each link, on SLOPE_IMAGES of the probes."""
+    few = [probes.chosen[i] for i in evenly_spaced(len(probes.chosen), most=SLOPE_IMAGES)]
+    x0, y = (tensor.to(next(network.parameters()).device) for tensor in read_images(probes.images, few))
+    noise = SeededNoise(probes.seed, range(len(few)))
     eps, direction = noise(x0), noise(x0)
     exact = deepcopy(network).double()
     term = classifier_score(network.log_prob, y, 1.0)
     errors: list[float] = []
-    for k in indices:
-        step = step_at(chain, k, like=x0)
+    for k in probes.links:
+        step = step_at(probes.chain, k, like=x0)
         x_t = q_sample(x0, eps, step)
         errors.append(slope_error(term(x_t, step), exact.log_prob, x_t, step.t, y, direction=direction))
     return errors
@@ -197,7 +205,7 @@ def measure_slopes(
 def summarize(
     levels: Sequence[LevelMeasurement], y: Tensor, *, classifier: str, data: Path, trained_on_it: bool, guides: bool
 ) -> Diagnosis:
-    """The numbers of a diagnosis. y: (N,) the right classes of the images measured.
+    """The diagnosis of these measurements. y: (N,) the right classes of the images.
 
     Raises:
         ValueError: log-probabilities that are not finite.
@@ -243,6 +251,34 @@ def _report(level: LevelMeasurement, y: Tensor) -> LevelReport:
 
 
 def _is_training_folder(path: Path, run: Mapping[str, Any]) -> bool:
-    """An imported classifier's run does not say what data it was trained on."""
+    """True if the run's data are this folder; an imported classifier's run does not name its data."""
     trained_on = run.get("data", {}).get("path")
     return trained_on is not None and Path(trained_on).resolve() == path.resolve()
+
+
+def correction_ratio(gradient: Tensor, eps: Tensor, step: Step) -> Tensor:
+    """sqrt(1 - alpha_bar) ||g|| / ||eps|| of each sample: guidance's correction of eps at scale 1, relative to eps.
+
+    gradient: grad_{x_t} log p(y | x_t) (B, C, H, W); eps: the noise in x_t, of that shape. Returns (B,).
+    """
+    norm_g, norm_eps = (torch.linalg.vector_norm(x.double().flatten(1), dim=1) for x in (gradient, eps))
+    amplitude = torch.as_tensor((1 - step.alpha_bar) ** 0.5, device=gradient.device).flatten()
+    return amplitude * norm_g / norm_eps
+
+
+def slope_error(gradient: Tensor, log_prob: LogProb, x_t: Tensor, t: Tensor, y: Tensor, *, direction: Tensor) -> float:
+    """Error of the gradient's slopes against finite differences of log p(y | x_t), relative to the larger of the two.
+
+    Each sample's slope along its direction is (log p(x_t + h u) - log p(x_t - h u)) / 2h, u the unit vector; the error
+    is a quotient of norms over the batch, 0 where all slopes are exactly 0 and never above 2.
+
+    gradient: (B, C, H, W), as guidance computes it. log_prob: the same classifier in float64. x_t, direction: (B, C, H,
+    W); t: (B,); y: (B,) int64.
+    """
+    u = direction.double() / torch.linalg.vector_norm(direction.double(), dim=(1, 2, 3), keepdim=True)
+    ends = [log_prob(x_t.double() + h * u, t.double()) for h in (HALF_WIDTH, -HALF_WIDTH)]
+    above, below = (log_p.gather(1, y[:, None]).flatten() for log_p in ends)
+    measured = (above - below) / (2 * HALF_WIDTH)
+    claimed = (gradient.double() * u).sum(dim=(1, 2, 3))
+    size = float(torch.maximum(measured.norm(), claimed.norm()))
+    return float((claimed - measured).norm()) / size if size else 0.0

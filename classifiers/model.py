@@ -51,8 +51,7 @@ class NoisyClassifier(nn.Module):
 
     def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
         """log p(y | x_t, t) of every class, (B, num_classes), nats, in float32 at least."""
-        logits = self(x_t, t)
-        return F.log_softmax(logits if logits.element_size() > 4 else logits.float(), dim=1)
+        return log_probabilities(self(x_t, t))
 
     def feature_map(self, x_t: Tensor, t: Tensor) -> Tensor:
         """The last feature map (B, channels, H / down-factor, W / down-factor), normalised and activated."""
@@ -71,3 +70,8 @@ class NoisyClassifier(nn.Module):
                 f"attention pooling was built for {side}x{side} images, got {x_t.shape[2]}x{x_t.shape[3]}; "
                 f'resize them, or train a classifier with pooling "adaptive"'
             )
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Log-probabilities (B, num_classes), nats, of logits, in float32 at least."""
+    return F.log_softmax(logits if logits.element_size() > 4 else logits.float(), dim=1)

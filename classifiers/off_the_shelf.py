@@ -1,20 +1,19 @@
-"""Classifiers of clean images that nobody trained for guidance, as those who sample see them."""
+"""Classifiers of clean images, of torchvision or trained here, for guidance at the estimate of x_0."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision.models
 from torch import Tensor, nn
 from torch.hub import download_url_to_file, get_dir
-from torchvision.models import get_model, get_model_weights, list_models
-from torchvision.transforms import InterpolationMode
 
-from guided_diffusion.checkpoint import file_sha256, read_tensors
+from guided_diffusion.checkpoint import read_tensors
 from guided_diffusion.data.imagenet import imagenet_class_names
-from guided_diffusion.guidance.config import CleanGuide
+from guided_diffusion.files import file_sha256
 
 from .trained_model import load_classifier
 
@@ -24,20 +23,54 @@ SOFTPLUS_BETA = 3.0
 BUILT_WITH: Mapping[str, Mapping[str, bool]] = {
     name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")
 }
-"""What torchvision builds these networks with when it fetches their weights itself: they normalise once more."""
-
-KINDS = "torchvision:NAME, torchvision:NAME:FILE or classifier:RUN"
+"""Options with which torchvision builds these networks for its own weights: they normalise once more."""
 
 
-def load_clean_guide(name: str, *, smooth: bool, device: torch.device | str) -> CleanGuide:
-    """The classifier that `GuidanceConfig.off_the_shelf` names, on `device`.
+@dataclass(frozen=True)
+class CleanClassifier:
+    """A classifier of clean images, ready for use."""
+
+    network: Callable[[Tensor], Tensor]
+    """x_0 (B, C, H, W), nominally in [-1, 1], to logits (B, num_classes), differentiable with respect to x_0."""
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int] | None
+    """(C, H, W) of the images it takes; None: it resizes images of any size."""
+    name: str
+    """For messages and manifests, such as "torchvision:resnet50"."""
+    sha256: str
+    """Of its weights."""
+
+    def labels_of(self, class_names: Sequence[str]) -> tuple[int, ...]:
+        """Its own label of each of a model's classes; all of its labels for a model without class names.
+
+        Classes are matched by name. A thousand sorted WordNet ids (n01440764, ..) are ImageNet's classes in order.
+
+        Raises:
+            ValueError: classes that it does not know, naming one.
+        """
+        are_ids = len(class_names) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in class_names)
+        are_imagenet = are_ids and list(class_names) == sorted(class_names) and len(self.class_names) == 1000
+        if not class_names or are_imagenet:
+            return tuple(range(len(self.class_names)))
+        known = {name: label for label, name in enumerate(self.class_names)}
+        unknown = [name for name in class_names if name not in known]
+        if unknown:
+            shown = ", ".join(self.class_names[:5]) + (", .." if len(self.class_names) > 5 else "")
+            raise ValueError(
+                f"{self.name} does not know {len(unknown)} of the model's {len(class_names)} classes, the first "
+                f'"{unknown[0]}"; it knows {len(self.class_names)}: {shown}'
+            )
+        return tuple(known[name] for name in class_names)
+
+
+def load_clean_classifier(name: str, *, smooth: bool, device: torch.device | str) -> CleanClassifier:
+    """The classifier that `CleanClassifierConfig.name` names, on `device`.
 
     smooth: with Softplus for each ReLU, as EluCD's recipe has it. Classifiers trained here have no ReLU.
 
     Raises:
         FileNotFoundError: no such run or file.
-        ValueError: another kind of name, an unknown network, weights that do not fit it, a run that holds no classifier
-            of clean images.
+        ValueError: another kind of name, an unknown network, weights that do not fit it, or a noisy-image classifier.
         OSError: weights that could not be downloaded, saying how to give a file.
     """
     kind, _, what = name.partition(":")
@@ -46,10 +79,12 @@ def load_clean_guide(name: str, *, smooth: bool, device: torch.device | str) -> 
         return _torchvision(network_name, Path(file) if file else None, smooth=smooth, device=device)
     if kind == "classifier" and what:
         return _judge(Path(what), device=device)
-    raise ValueError(f'there is no off-the-shelf classifier "{name}"; give {KINDS}')
+    raise ValueError(
+        f'there is no clean classifier "{name}"; give torchvision:NAME, torchvision:NAME:FILE or classifier:RUN'
+    )
 
 
-def clean_guide(
+def clean_classifier(
     network: nn.Module,
     *,
     class_names: Sequence[str],
@@ -59,8 +94,8 @@ def clean_guide(
     name: str,
     sha256: str,
     interpolation: str = "bilinear",
-) -> CleanGuide:
-    """Any network of normalised RGB images as a guide; it is put into evaluation mode and its parameters are frozen.
+) -> CleanClassifier:
+    """A clean classifier of a network of normalised RGB images, which is frozen and put into evaluation mode.
 
     network: (B, 3, size, size), of which (x - mean) / std was taken for x in [0, 1], to logits (B, num_classes).
     """
@@ -74,7 +109,7 @@ def clean_guide(
             rgb = F.interpolate(rgb, (size, size), mode=interpolation, align_corners=False, antialias=True)
         return network(((rgb + 1) / 2 - mean_rgb) / std_rgb).to(x_0.dtype)
 
-    return CleanGuide(logits, tuple(class_names), image_shape=None, name=name, sha256=sha256)
+    return CleanClassifier(logits, tuple(class_names), image_shape=None, name=name, sha256=sha256)
 
 
 def smoothed(network: nn.Module, *, beta: float = SOFTPLUS_BETA) -> nn.Module:
@@ -87,16 +122,21 @@ def smoothed(network: nn.Module, *, beta: float = SOFTPLUS_BETA) -> nn.Module:
     return network
 
 
-def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.device | str) -> CleanGuide:
+def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.device | str) -> CleanClassifier:
+    # Here, because importing torchvision takes a second and 170 MB, and most runs have no use for it.
+    import torchvision.models
+    from torchvision.models import get_model, get_model_weights, list_models
+    from torchvision.transforms import InterpolationMode
+
     known = list_models(module=torchvision.models)
     if name not in known:
         raise ValueError(f'torchvision has no classifier "{name}"; it has {", ".join(known)}')
     weights = get_model_weights(name)["DEFAULT"]
     stored = _downloaded(name, weights.url) if file is None else file
     network = get_model(name, weights=None, **BUILT_WITH.get(name, {}))
-    _fill(network, _read(stored), stored)
+    _fill(network, stored)
     preset = weights.transforms()
-    return clean_guide(
+    return clean_classifier(
         (smoothed(network) if smooth else network).to(device),
         class_names=imagenet_class_names(),
         size=preset.crop_size[0],
@@ -108,24 +148,18 @@ def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.de
     )
 
 
-def _judge(run: Path, *, device: torch.device | str) -> CleanGuide:
+def _judge(run: Path, *, device: torch.device | str) -> CleanClassifier:
     classifier = load_classifier(run, device=device)
-    checkpoint = classifier.checkpoint
-    if classifier.config.chain is not None:
+    if classifier.chain is not None:
         raise ValueError(
-            f"{checkpoint.path} was trained on noisy images and is asked about x_t itself: give it as --classifier"
+            f"{classifier.checkpoint.path} was trained on noisy images and is evaluated at x_t: give it as --classifier"
         )
 
     def logits(x_0: Tensor) -> Tensor:
         return classifier.network(x_0, torch.zeros(len(x_0), device=x_0.device))
 
-    return CleanGuide(
-        logits,
-        classifier.config.class_names,
-        image_shape=classifier.image_shape,
-        name=f"classifier:{checkpoint.path.parent.name}/{checkpoint.path.name}",
-        sha256=file_sha256(checkpoint.weights_file(classifier.weights)),
-    )
+    name, shape = f"classifier:{classifier.name}", classifier.image_shape
+    return CleanClassifier(logits, classifier.class_names, shape, name=name, sha256=classifier.sha256)
 
 
 def _downloaded(name: str, url: str) -> Path:
@@ -139,26 +173,22 @@ def _downloaded(name: str, url: str) -> Path:
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f"the weights of {name} could not be downloaded ({error}); get {url} on a machine that can, and either "
-                f"copy it to {file.parent} or give its path: --guidance.off_the_shelf torchvision:{name}:FILE"
+                f"copy it to {file.parent} or give its path: --guidance.clean_classifier.name torchvision:{name}:FILE"
             ) from None
     return file
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _fill(network: nn.Module, file: Path) -> None:
+    """Load a state dict into a network."""
     if not file.is_file():
         raise FileNotFoundError(f"there are no weights {file}; expected a state dict, .pth or .safetensors")
-    if file.suffix == ".safetensors":
-        return read_tensors(file)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        state = None if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's own errors among them, which only the border to published files may name
         reason = str(error).splitlines()[0]
         raise ValueError(f"{file} holds no state dict that can be read without running its code ({reason})") from None
-
-
-def _fill(network: nn.Module, state: dict[str, Tensor], file: Path) -> None:
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(read_tensors(file) if state is None else state)
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the weights {file} do not fit {type(network).__name__}: {reason}") from None

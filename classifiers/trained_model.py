@@ -1,25 +1,28 @@
-"""A trained classifier as a whole: its network, the chain whose noise it knows, and the names of its classes."""
+"""A trained classifier as a whole: network, chain of its training noise, and names of classes."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from guided_diffusion.checkpoint import Checkpoint, load_weights, open_checkpoint
-from guided_diffusion.config import from_plain
+from guided_diffusion.checkpoint import Checkpoint
+from guided_diffusion.diffusion.model import load_network
 from guided_diffusion.diffusion.schedules import ChainConfig
+from guided_diffusion.files import file_sha256
 
-from .model import ClassifierConfig, NoisyClassifier
+from .model import ClassifierConfig, NoisyClassifier, log_probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierModelConfig:
-    """What a classifier is, apart from its weights: the "model" of its checkpoint's config.json."""
+    """A classifier apart from its weights: the "model" of its checkpoint's config.json."""
 
     network: ClassifierConfig
     """The encoder and its pooling."""
     chain: ChainConfig | None
-    """The chain of the diffusion model whose noise it was trained on; null: it knows clean images only."""
+    """The chain of the diffusion model whose noise it was trained on; null: clean images only."""
     class_names: tuple[str, ...]
     """Names of the classes, in label order."""
 
@@ -30,9 +33,30 @@ class Classifier:
 
     config: ClassifierModelConfig
     network: NoisyClassifier
+    """May be an `EvaluatedNetwork` around one, which gives logits alone."""
     checkpoint: Checkpoint
     weights: str
-    """Which of the checkpoint's weights these are."""
+    """Name of these weights in the checkpoint."""
+
+    @property
+    def name(self) -> str:
+        """Run and checkpoint, for messages and manifests."""
+        return self.checkpoint.name
+
+    @property
+    def chain(self) -> ChainConfig | None:
+        """The chain of its training noise; None: clean images only."""
+        return self.config.chain
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in label order."""
+        return self.config.class_names
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file of its weights."""
+        return file_sha256(self.checkpoint.weights_file(self.weights))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -40,18 +64,18 @@ class Classifier:
         network = self.config.network
         return network.in_channels, network.image_size, network.image_size
 
+    def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """log p(y | x_t, t) of every class, (B, num_classes), nats."""
+        return log_probabilities(self.network(x_t, t))
+
 
 def load_classifier(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> Classifier:
     """The classifier of a checkpoint or run directory.
 
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: a checkpoint of another kind, or weights that it has not or that do not fit.
+        ValueError: a checkpoint of another kind, or weights that are missing or do not fit.
     """
-    checkpoint = open_checkpoint(path, "classifier")
-    config = from_plain(ClassifierModelConfig, checkpoint.model, source=str(checkpoint.path / "config.json"))
-    with torch.device("meta"):
-        network = NoisyClassifier(config.network)
-    load_weights(network, checkpoint, weights)
-    network.eval().requires_grad_(False).to(device)
-    return Classifier(config, network, checkpoint, weights or checkpoint.default_weights())
+    return Classifier(
+        *load_network(path, "classifier", ClassifierModelConfig, NoisyClassifier, weights=weights, device=device)
+    )

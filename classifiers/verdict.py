@@ -1,87 +1,25 @@
-"""Is the classifier any good? What its numbers at each noise level come to, in plain sentences."""
+"""The verdict on a classifier's diagnosis, in plain sentences."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from guided_diffusion.diffusion.chain import sigma
 
 from .calibration import SCALE_LIMIT
-
-STANDARD_ERRORS = 3.0
-"""An accuracy this far above chance is no luck: at 11 levels, one classifier in 70 that knows nothing gets there."""
+from .diagnosis import Diagnosis, LevelReport, informed_levels
 
 RESOLUTION = 1.25
-"""Scales closer than this factor are the same: ADM's tuned scales (table 14) are a quarter apart or more."""
+"""Scales within this factor count as equal: ADM's tuned scales (table 14) are a quarter apart or more."""
 
 SOUND = 0.01
-"""Largest relative error of a sound slope: a hundred times float32's rounding, a hundredth of what moves a sample."""
+"""Largest relative error of a sound slope: a hundred times float32's rounding, a hundredth of a visible effect."""
 
 NEGLIGIBLE = 1e-4
-"""Corrections below this share of eps move no pixel, and rounding may be all there is to them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LevelReport:
-    """A classifier at one noise level."""
-
-    t: float
-    """Timestep, as networks are told it."""
-    alpha_bar: float
-    """Signal power."""
-    accuracy: float
-    """Share of the images classified rightly, 0..1."""
-    log_likelihood: float
-    """Mean log-probability of the right class, nats; -log(num_classes) is chance."""
-    confidence: float
-    """Mean probability of the likeliest class, 0..1."""
-    calibration_error: float
-    """Expected calibration error, 0..1."""
-    entropy: float
-    """Mean entropy of the prediction over log(num_classes), 0..1."""
-    correction: float
-    """Mean of sqrt(1 - alpha_bar) ||grad log p(y | x_t)|| / ||eps||: guidance at scale 1 beside the noise."""
-    slope_error: float
-    """Relative error of that gradient against finite differences in float64."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Diagnosis:
-    """What was measured of a classifier."""
-
-    classifier: str
-    data: str
-    num_images: int
-    trained_on_it: bool
-    """Whether `data` is the folder that the classifier was trained on."""
-    guides: bool
-    """Whether it knows a diffusion model's noise; a judge of clean images does not."""
-    chance: float
-    """1 / num_classes."""
-    commonest: float
-    """Share of the commonest class among the images: what a constant answer gets right."""
-    levels: tuple[LevelReport, ...]
-    """From the least noise to the most."""
-    scale: float | None
-    """s* of `calibrating_scale`, all informed levels pooled; null without such a level."""
-
-
-def is_informed(accuracy: float, *, commonest: float, num_images: int) -> bool:
-    """Whether an accuracy is better than what a constant answer has, beyond the luck of so many images."""
-    return accuracy > commonest + STANDARD_ERRORS * math.sqrt(commonest * (1 - commonest) / num_images)
-
-
-def informed_levels(diagnosis: Diagnosis) -> list[LevelReport]:
-    """The levels at which the classifier knows something of the classes."""
-    return [
-        level
-        for level in diagnosis.levels
-        if is_informed(level.accuracy, commonest=diagnosis.commonest, num_images=diagnosis.num_images)
-    ]
+"""Corrections below this share of eps change no pixel and may be rounding alone."""
 
 
 def verdict(diagnosis: Diagnosis) -> list[str]:
-    """What it knows, whether its probabilities are honest, whether its gradient is sound, what scale to start from."""
+    """Sentences on accuracy, calibration and gradient, and a scale to start from."""
     informed = informed_levels(diagnosis)
     sentences: list[str] = []
     if diagnosis.trained_on_it:
@@ -91,25 +29,25 @@ def verdict(diagnosis: Diagnosis) -> list[str]:
     if not informed or diagnosis.scale is None:
         sentences.append(
             "It is no better than chance at any noise level. Guidance by it would add noise and no class: train it "
-            "longer, and make sure that images and labels belong together."
+            "longer, and make sure that images and labels match."
         )
         return sentences
-    sentences += [_knowledge(diagnosis, informed), _honesty(diagnosis, informed, diagnosis.scale)]
+    sentences += [_accuracy(diagnosis, informed), _calibration(diagnosis, informed, diagnosis.scale)]
     if not diagnosis.guides:
         return [*sentences, "It was trained on clean images, so it can judge samples and guides none."]
-    felt = [level for level in diagnosis.levels if level.correction > NEGLIGIBLE]
-    if not felt:
+    effective = [level for level in diagnosis.levels if level.correction > NEGLIGIBLE]
+    if not effective:
         return [
             *sentences,
             f"It guides nothing: at scale 1 it corrects eps by less than {NEGLIGIBLE:g} of it everywhere.",
         ]
-    worst = max(felt, key=lambda level: level.slope_error)
+    worst = max(effective, key=lambda level: level.slope_error)
     if worst.slope_error > SOUND:
         return [*sentences, _unsound(worst)]
-    return [*sentences, _sound(felt, worst), _start(diagnosis.scale)]
+    return [*sentences, _sound(effective, worst), _starting_scale(diagnosis.scale)]
 
 
-def _knowledge(diagnosis: Diagnosis, informed: Sequence[LevelReport]) -> str:
+def _accuracy(diagnosis: Diagnosis, informed: Sequence[LevelReport]) -> str:
     first, last = informed[0], informed[-1]
     known = f"at {_right(first)}" if last is first else f"from {_right(first)}, to {_right(last)}"
     span = f"It knows the classes {known}."
@@ -125,7 +63,7 @@ def _right(level: LevelReport) -> str:
     return f"t = {level.t:g}, {level.accuracy:.1%} right"
 
 
-def _honesty(diagnosis: Diagnosis, informed: Sequence[LevelReport], scale: float) -> str:
+def _calibration(diagnosis: Diagnosis, informed: Sequence[LevelReport], scale: float) -> str:
     chance = math.log(diagnosis.chance)
     worst = max(informed, key=lambda level: level.calibration_error)
     error = f"calibration error up to {worst.calibration_error:.3f}, at t = {worst.t:g}"
@@ -138,12 +76,12 @@ def _honesty(diagnosis: Diagnosis, informed: Sequence[LevelReport], scale: float
             f"(--training.stop_after_worse), random crops and flips, weight decay or --entropy_weight help."
         )
     if scale == SCALE_LIMIT:
-        return "It makes no error at the levels it knows, so these images cannot tell whether it is too sure of itself."
+        return "It makes no error at the levels above chance, so these images cannot show whether it is overconfident."
     if scale < 1 / RESOLUTION:
-        return f"It is overconfident: its log-probabilities are honest times {scale:.2g} ({error})."
+        return f"It is overconfident: its log-probabilities are calibrated when scaled by {scale:.2g} ({error})."
     if scale > RESOLUTION:
-        return f"It is underconfident: its log-probabilities are honest times {scale:.2g} ({error})."
-    return f"It is calibrated: its log-probabilities are honest times {scale:.2g}, as good as 1 ({error})."
+        return f"It is underconfident: its log-probabilities are calibrated when scaled by {scale:.2g} ({error})."
+    return f"It is calibrated: scaling its log-probabilities by {scale:.2g}, about 1, is best ({error})."
 
 
 def _unsound(worst: LevelReport) -> str:
@@ -153,19 +91,19 @@ def _unsound(worst: LevelReport) -> str:
     )
 
 
-def _sound(felt: Sequence[LevelReport], worst: LevelReport) -> str:
-    least, most = min(felt, key=lambda level: level.correction), max(felt, key=lambda level: level.correction)
+def _sound(effective: Sequence[LevelReport], worst: LevelReport) -> str:
+    least, most = min(effective, key=lambda level: level.correction), max(effective, key=lambda level: level.correction)
     return (
         f"Its gradient is sound, the slope of log p(y | x_t) to within {worst.slope_error:.1g}. At scale 1 it corrects "
         f"eps by {least.correction:.2%} (t = {least.t:g}) to {most.correction:.2%} of it (t = {most.t:g})."
     )
 
 
-def _start(scale: float) -> str:
+def _starting_scale(scale: float) -> str:
     if scale == 0:
         return "There is no scale to start from: on these images its log-probabilities say less than a guess does."
     start = 1.0 if scale == SCALE_LIMIT else scale
-    reason = "nothing here says otherwise" if scale == SCALE_LIMIT else "there p(y | x_t) is honest"
+    reason = "nothing here says otherwise" if scale == SCALE_LIMIT else "it calibrates p(y | x_t)"
     return (
         f"Start from --guidance.scale {start:.2g} ({reason}) and go up by factors of 2: this makes no promise about "
         f"looks, for which ADM's models were sampled at 0.5 to 10 (table 14), trading diversity for likeness."

@@ -1,64 +1,60 @@
-"""Class-conditional image generation by classifier-guided diffusion: the names that most programs need."""
+"""Class-conditional image generation by classifier-guided diffusion: the public names.
 
+A name is imported when it is first used, so that `import guided_diffusion` itself is quick.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .diffusion.chain import DiffusionChain, Step
-from .diffusion.denoiser import Estimate, NetworkDenoiser
-from .diffusion.model import load_diffusion, load_upsampler
-from .diffusion.noise import SeededNoise
-from .diffusion.schedules import ChainConfig, make_chain, timestep_subset
-from .guidance import (
-    between,
-    classifier_score,
-    entropy_scaled_score,
-    extrapolated,
-    guided_at_estimate,
-    guided_through,
-    summed,
-    tilted,
-    within,
-)
-from .guidance.config import GuidanceConfig
-from .models.unet import UNet, UNetConfig
-from .samplers import ddim, ddim_reverse, ddpm
-
 if TYPE_CHECKING:
+    from .diffusion.chain import DiffusionChain, Step
+    from .diffusion.denoiser import Estimate, NetworkDenoiser
+    from .diffusion.model import load_diffusion, load_upsampler
+    from .diffusion.noise import SeededNoise
+    from .diffusion.schedules import ChainConfig, make_chain, timestep_subset
+    from .guidance import (
+        between,
+        classifier_score,
+        entropy_scaled_score,
+        extrapolated,
+        guided_at_estimate,
+        guided_through,
+        summed,
+        tilted,
+        within,
+    )
+    from .guidance.config import GuidanceConfig
+    from .models.unet import UNet, UNetConfig
     from .pipeline import GuidedDiffusion
+    from .samplers import SamplerConfig, ddim, ddim_reverse, ddpm
 
+__version__ = "0.2.0"
+
+_MODULES = {
+    "diffusion.chain": ("DiffusionChain", "Step"),
+    "diffusion.denoiser": ("Estimate", "NetworkDenoiser"),
+    "diffusion.model": ("load_diffusion", "load_upsampler"),
+    "diffusion.noise": ("SeededNoise",),
+    "diffusion.schedules": ("ChainConfig", "make_chain", "timestep_subset"),
+    "guidance": (
+        "between", "classifier_score", "entropy_scaled_score", "extrapolated", "guided_at_estimate", "guided_through",
+        "summed", "tilted", "within",
+    ),
+    "guidance.config": ("GuidanceConfig",),
+    "models.unet": ("UNet", "UNetConfig"),
+    "pipeline": ("GuidedDiffusion",),
+    "samplers": ("SamplerConfig", "ddim", "ddim_reverse", "ddpm"),
+}  # fmt: skip
 __all__ = [
-    "ChainConfig",
-    "DiffusionChain",
-    "Estimate",
-    "GuidanceConfig",
-    "GuidedDiffusion",
-    "NetworkDenoiser",
-    "SeededNoise",
-    "Step",
-    "UNet",
-    "UNetConfig",
-    "between",
-    "classifier_score",
-    "ddim",
-    "ddim_reverse",
-    "ddpm",
-    "entropy_scaled_score",
-    "extrapolated",
-    "guided_at_estimate",
-    "guided_through",
-    "load_diffusion",
-    "load_upsampler",
-    "make_chain",
-    "summed",
-    "tilted",
-    "timestep_subset",
-    "within",
-]
+    "ChainConfig", "DiffusionChain", "Estimate", "GuidanceConfig", "GuidedDiffusion", "NetworkDenoiser",
+    "SamplerConfig", "SeededNoise", "Step", "UNet", "UNetConfig", "between", "classifier_score", "ddim", "ddim_reverse",
+    "ddpm", "entropy_scaled_score", "extrapolated", "guided_at_estimate", "guided_through", "load_diffusion",
+    "load_upsampler", "make_chain", "summed", "tilted", "timestep_subset", "within",
+]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    """GuidedDiffusion, once it is asked for: it brings sampling runs and classifiers, which import this package."""
-    if name == "GuidedDiffusion":
-        from .pipeline import GuidedDiffusion
-
-        return GuidedDiffusion
+def __getattr__(name: str) -> Any:  # names of many types
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,21 +1,18 @@
-"""Checkpoint directories: what a model is (config.json) and its weights (safetensors), complete or not there at all.
+"""Checkpoint directories: a model's description (config.json) and weights (safetensors), complete or absent.
 
     runs/adm64/checkpoint-0300000/
       config.json          kind, format, model, full run config, iteration, library versions, SHA-256 of the files
       network.safetensors  ema_0.9999.safetensors
       resume/              what only training needs; safe to delete
 
-A run directory may be given wherever a checkpoint is: its best checkpoint is meant if training was told to look for
-one (best.json), else its newest. Reading never unpickles.
+Wherever a checkpoint is expected, a run directory stands for its best checkpoint if training marked one (best.json),
+else for its newest. Reading never unpickles.
 """
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,14 +21,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .run_directory import best, checkpoint_name, is_checkpoint_name, latest, remove
+from .files import atomic_directory, file_sha256
+from .run_directory import best, checkpoint_name, checkpoints, latest
 
 FORMAT = 1
 """Version of the layout; raised when a reader of the old one would misread the new."""
 
 
 class DamagedCheckpointError(ValueError):
-    """A checkpoint whose files are not what was written."""
+    """A checkpoint whose files have changed since they were written."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,16 @@ class Checkpoint:
     kind: str
     iteration: int
     model: Mapping[str, Any]
-    """Plain values of what the kind needs to build its network and use it."""
+    """Plain values that the kind needs to build its network and use it."""
     run: Mapping[str, Any]
-    """The run's whole config, as it was resolved."""
+    """The run's whole resolved config."""
     sha256: Mapping[str, str]
     """Of each of its other files, by path in it; empty where none was recorded."""
+
+    @property
+    def name(self) -> str:
+        """Its run and its own directory, for messages and records: "diffusion/checkpoint-0300000"."""
+        return f"{self.path.parent.name}/{self.path.name}"
 
     @property
     def weight_names(self) -> tuple[str, ...]:
@@ -80,9 +83,9 @@ def save_checkpoint(
     weights: Mapping[str, Mapping[str, Tensor]],
     write_resume: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write run_dir/checkpoint-<iteration> as a whole: into a temporary sibling, synced to disk, renamed.
+    """Write run_dir/checkpoint-<iteration>, whole or not at all; an equal name is replaced.
 
-    weights: name -> state dict. write_resume: fills the directory resume/ with what training alone needs.
+    weights: name -> state dict. write_resume: fills the directory resume/, which only training needs.
     """
     target = run_dir / checkpoint_name(iteration)
     record: dict[str, Any] = {
@@ -93,34 +96,18 @@ def save_checkpoint(
         "run": run,
         "versions": {name: version(name) for name in ("torch", "safetensors", "accelerate")},
     }
-    with _appearing_whole(target) as partial:
+    for left_by_a_crash in run_dir.glob(".partial-*"):
+        shutil.rmtree(left_by_a_crash)
+    with atomic_directory(target, replace=True) as partial:
         for name, state in weights.items():
             write_tensors(state, partial / f"{name}.safetensors")
         if write_resume is not None:
             (partial / "resume").mkdir()
             write_resume(partial / "resume")
-        record["sha256"] = {name: file_sha256(partial / name) for name in _files(partial)}
+        files = sorted(file for file in partial.rglob("*") if file.is_file())
+        record["sha256"] = {file.relative_to(partial).as_posix(): file_sha256(file) for file in files}
         (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n")
     return target
-
-
-@contextmanager
-def _appearing_whole(target: Path) -> Iterator[Path]:
-    """A directory to fill, which takes the name `target` once it is on disk, or is gone if filling it fails."""
-    for left_by_a_crash in target.parent.glob(".partial-*"):
-        shutil.rmtree(left_by_a_crash)
-    partial = target.parent / f".partial-{target.name}"
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        sync_to_disk(partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if target.exists():
-        remove(target)
-    partial.rename(target)
-    _sync(target.parent)
 
 
 def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
@@ -131,37 +118,32 @@ def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
         DamagedCheckpointError: its description cannot be read.
         ValueError: a checkpoint of another kind or of a later format.
     """
-    is_checkpoint = (path / "config.json").is_file() or (is_checkpoint_name(path.name) and path.is_dir())
+    is_checkpoint = (path / "config.json").is_file() or path in checkpoints(path.parent)
     directory = path if is_checkpoint else best(path) or latest(path)
     if directory is None:
         found = "it holds no checkpoint-*" if path.is_dir() else "no such directory"
         raise FileNotFoundError(f"no checkpoint at {path} ({found}); give a run directory or a checkpoint in one")
     try:
         record = json.loads((directory / "config.json").read_text())
-        found_format = int(record["format"])
-        # A later format may lack the keys that are read next.
-        checkpoint = None if found_format > FORMAT else _described(directory, record)
+        is_later = int(record["format"]) > FORMAT  # which may lack the keys that are read next
+        fields = {} if is_later else {name: record[name] for name in ("kind", "iteration", "model", "run")}
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         file = directory / "config.json"
         raise DamagedCheckpointError(f"{file} is not a checkpoint's description: {error!r}") from None
-    if checkpoint is None:
-        raise ValueError(f"{directory} has format {found_format}; this version reads up to {FORMAT}: update it")
+    if is_later:
+        raise ValueError(f"{directory} has format {record['format']}; this version reads up to {FORMAT}: update it")
+    checkpoint = Checkpoint(path=directory, **fields, sha256=record.get("sha256", {}))
     if checkpoint.kind not in (kind, *others):
         needed = " or ".join(f'"{one}"' for one in (kind, *others))
         raise ValueError(f'{directory} holds a model of kind "{checkpoint.kind}", but kind {needed} is needed here')
     return checkpoint
 
 
-def _described(directory: Path, record: Mapping[str, Any]) -> Checkpoint:
-    sha256 = record.get("sha256", {})
-    return Checkpoint(directory, record["kind"], record["iteration"], record["model"], record["run"], sha256)
-
-
 def verify(checkpoint: Checkpoint) -> None:
-    """Read all of a checkpoint's files and compare them with what was written; resume/ may have been deleted whole.
+    """Compare all of a checkpoint's files with their recorded hashes; resume/ may have been deleted whole.
 
     Raises:
-        DamagedCheckpointError: a file that is missing or has another content, named.
+        DamagedCheckpointError: a file that is missing or has another content.
     """
     for name, written in checkpoint.sha256.items():
         file = checkpoint.path / name
@@ -202,7 +184,7 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
-    except SafetensorError as error:  # what it makes of the operating system's own
+    except SafetensorError as error:  # which hides the operating system's error
         raise OSError(f"{file} could not be written: {error}") from None
 
 
@@ -214,34 +196,6 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(file)
-    except SafetensorError as error:
-        raise DamagedCheckpointError(f"{file} is damaged ({error}); take another checkpoint") from None
-    except FileNotFoundError:
-        raise DamagedCheckpointError(f"{file} is missing; take another checkpoint") from None
-
-
-def _files(directory: Path) -> list[str]:
-    return sorted(file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file())
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def sync_to_disk(directory: Path) -> None:
-    """Force a directory's files, and the directories themselves, onto the disk."""
-    for path in [*directory.rglob("*"), directory]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    except (SafetensorError, FileNotFoundError) as error:
+        fault = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+        raise DamagedCheckpointError(f"{file} is {fault}; take another checkpoint") from None

@@ -20,9 +20,6 @@ C = TypeVar("C")
 
 _jsonargparse: Any = jsonargparse  # its signatures are untyped in part
 
-DEBUG_VARIABLE = "GUIDED_DIFFUSION_DEBUG"
-"""Environment variable that makes scripts show the traceback of an error they would state in one line."""
-
 RENAMED_OPTIONS: Mapping[str, str] = {
     "sampler": "sampler.name",
     "steps": "sampler.steps",
@@ -32,13 +29,16 @@ RENAMED_OPTIONS: Mapping[str, str] = {
     "clip": "sampler.clip",
     "threshold": "sampler.threshold",
     "guidance.gradient_at": "sampler.gradient_at",
-    "guidance.entropy_scaled": "guidance.score",
+    "guidance.entropy_scaled": "--guidance.entropy_scaled true is called --guidance.score entropy_scaled",
     "guidance.free_weight": "guidance.classifier_free.weight",
     "guidance.weak": "guidance.autoguidance.model",
     "guidance.weak_weight": "guidance.autoguidance.weight",
     "guidance.off_the_shelf": "guidance.clean_classifier.name",
     "guidance.off_the_shelf_scale": "guidance.clean_classifier.scale",
     "guidance.off_the_shelf_gradient": "guidance.clean_classifier.gradient",
+    "extractor": "extractor.name",
+    "inception.weights": "extractor.weights",
+    "dinov2.weights": "extractor.weights",
     "data.decode": "--data.decode has been removed: images are always decoded whole; leave it out",
 }
 """Options of earlier versions and their present names, or a sentence for one that has none.
@@ -47,29 +47,35 @@ An old name is refused with its new one by commands that have the new one; elsew
 """
 
 
-def run_command(config_class: type[C], run: Callable[[C], object], argv: Sequence[str] | None = None) -> None:
-    """What every command does: `--config FILE` and options become one config, which is run.
+def run_command(
+    config_class: type[C],
+    run: Callable[[C], object],
+    argv: Sequence[str] | None = None,
+    *,
+    positional: str | None = None,
+) -> None:
+    """Run a command on its config, as `parse` makes it of `--config FILE` and options.
+
+    positional: the option whose value may come first on the command line, without its name.
 
     Bad input (ValueError, OSError) or a missing optional package ends the process with its message on standard error
     and status 2; with GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback.
     """
     try:
-        run(parse(config_class, argv))
+        words = sys.argv[1:] if argv is None else argv
+        is_positional = positional is not None and words and not words[0].startswith("-")
+        run(parse(config_class, [f"--{positional}", *words] if is_positional else words))
     except (ValueError, OSError, ImportError) as error:
-        if os.environ.get(DEBUG_VARIABLE):
+        if os.environ.get("GUIDED_DIFFUSION_DEBUG"):
             raise
-        print(f"error: {_stated(error)}", file=sys.stderr)
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:
+            text = f"{error.strerror}: {error.filename}"  # without the operating system's error number
+        print(f"error: {text}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def _stated(error: Exception) -> str:
-    """The message of an error, without the number of one that the operating system raised."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
-    return str(error)
 
 
 def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
@@ -90,18 +96,14 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
             config_class,
             as_positional=False,
             args=arguments,
-            description=_summary(config_class),
+            description=(config_class.__doc__ or "").strip().split("\n\n")[0],
             allow_abbrev=False,  # what is short for one option today may be short for two tomorrow
             exit_on_error=False,  # which would print the usage, seventy lines of it, before what is wrong
         )
     except jsonargparse.ArgumentError as error:
         raise ValueError(_in_words(str(error), options, arguments)) from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{' or '.join(_config_files(arguments))} is no YAML file of options: {error}") from None
-
-
-def _summary(config_class: type) -> str:
-    return (config_class.__doc__ or "").strip().split("\n\n")[0]
+        raise ValueError(f"{_config_file(arguments)} is no YAML file of options: {error}") from None
 
 
 def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -115,7 +117,7 @@ def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _with_lists(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
-    """A command line on which the words after an option that takes a list are the one value they stand for."""
+    """A command line with the words after an option that takes a list joined into one YAML list."""
     joined: list[str] = []
     rest = list(arguments)
     while rest:
@@ -123,29 +125,27 @@ def _with_lists(arguments: Sequence[str], options: Mapping[str, Any]) -> list[st
         joined.append(option)
         if option.startswith("--") and get_origin(options.get(option.removeprefix("--"))) is tuple:
             words = list(itertools.takewhile(lambda word: not word.startswith("--") and word != "-h", rest))
-            joined += [_listed(words)] if words else []
             rest = rest[len(words) :]
+            if words and words[0].startswith("["):
+                joined.append(" ".join(words))  # a YAML list that the shell split at its blanks: "[8," "4]"
+            elif words:  # quoted, so that YAML reads no comma or colon in them; jsonargparse converts to numbers
+                joined.append(json.dumps(words, ensure_ascii=False))
     return joined
 
 
-def _listed(words: Sequence[str]) -> str:
-    """Words as a YAML list. A list that the shell has split at its blanks, "[8," "4]", is that list."""
-    # Quoted, or YAML would take a comma or a colon for its own; jsonargparse makes numbers of texts where they belong.
-    return " ".join(words) if words[0].startswith("[") else json.dumps(words, ensure_ascii=False)
-
-
 def _in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str]) -> str:
-    """What jsonargparse complains of, in one line, in the words of the command line rather than of Python's types."""
+    """An error of jsonargparse in one line, in terms of the command line instead of Python's types."""
+    if unrecognized := re.match(r"unrecognized arguments: --", message):
+        unknown = re.findall(r"(?<!\S)--([^\s=]+)", message[unrecognized.end() - 2 :])
+        return "; ".join(_unknown(name, options) for name in dict.fromkeys(unknown))
+    if refused := re.match(r"(?:Group '(.+)' does not accept option|Option) '(.+?)'", message):
+        return _unknown(".".join(filter(None, refused.groups())), options)
     key = re.match(r'Parser key "([\w.]+)"', message)
-    if renamed := _renamed(key[1] if key else "", message, options, arguments):
-        return renamed
     got = re.search(r'(?:Got value: |Given value: |Unable to load config ")([^"\n]*)', message)
     if key and got and key[1] in options:
+        if dataclasses.is_dataclass(options[key[1]]) and RENAMED_OPTIONS.get(key[1]) in options:
+            return _unknown(key[1], options)  # a value of its old name, which is a group
         return f"{key[1]} takes {_expected(options[key[1]])}; got {got[1]}"
-    for pattern in (r"unrecognized arguments: --([^\s=]+)", r"Group '(.+)' does not accept option '(.+)'",
-                    r"Option '(.+)' is not accepted"):  # fmt: skip
-        if unknown := re.match(pattern, message):
-            return _unknown(".".join(unknown.groups()), options)
     if lonely := re.match(r"argument --([\w.]+): expected one argument", message):
         kind = options.get(lonely[1], Path)  # --config is no option of a config
         return f"{lonely[1]} takes {_expected(kind)}; got nothing"
@@ -155,30 +155,32 @@ def _in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str]
         names = ", ".join(f"--{name}" for name in missing[1].split(", "))
         return f"needed and not given: {names}; give them as options, or a --config file that says them"
     if re.match(r"(Problems parsing|Unexpected) config: ", message):
-        file = " or ".join(_config_files(arguments))
-        reason = " ".join(message.split(": ", 1)[1].replace('in "<unicode string>", ', "at ").split())
-        return f"{file} is no YAML file of options, such as 'out: runs/mine': {reason[:200] or 'it is empty'}"
+        reason = " ".join(message.split(": ", 1)[1].replace('in "<unicode string>", ', "at ").split())[:200]
+        file = _config_file(arguments)
+        return f"{file} is no YAML file of options, such as 'out: runs/mine': {reason or 'it is empty'}"
     return " ".join(re.sub(r'^Parser key "([\w.]+)"', r"--\1", message).split())
 
 
-def _renamed(refused: str, message: str, options: Mapping[str, Any], arguments: Sequence[str]) -> str:
-    """New names of the old ones on the command line and in a refusal; empty if there is none."""
-    quoted = re.match(r"(?:Group '(.+)' does not accept option|Option) '(.+)'", message)
-    in_file = ".".join(filter(None, quoted.groups())) if quoted else refused
-    typed = [word[2:].partition("=")[0] for word in arguments if word.startswith("--")]
-    unknown = dict.fromkeys([in_file, *(name for name in typed if name not in options)])
-    notes: list[str] = []
-    for name in unknown:
-        new = RENAMED_OPTIONS.get(name, "")
-        if new in options:
-            notes.append(f"--{name} is called --{new}")
-        elif " " in new and name.rpartition(".")[0] in options:
-            notes.append(new)
-    return "; ".join(notes)
+def _unknown(name: str, options: Mapping[str, Any]) -> str:
+    new = RENAMED_OPTIONS.get(name, "")
+    if new in options:
+        return f"--{name} is called --{new}"
+    group, _, last = name.rpartition(".")
+    if " " in new and group in options:
+        return new
+    meant = [option for option in options if option.rpartition(".")[2] == last]  # only its group is missing or wrong
+    meant = meant or difflib.get_close_matches(name, options, n=1)
+    advice = f"did you mean {_alternatives(meant)}?" if meant else "--help lists all options"
+    return f"there is no option {name}; {advice}"
+
+
+def _config_file(arguments: Sequence[str]) -> str:
+    """The values of `--config FILE` and `--config=FILE`, for a message."""
+    return " or ".join(re.findall(r"(?:^|\0)--config[\0=]([^\0]*)", "\0".join(arguments)))
 
 
 def _expected(kind: Any) -> str:  # any field's type
-    """What values a field of that type takes."""
+    """The values that a field of this type takes."""
     if kind in _KINDS:
         return _KINDS[kind]
     if get_origin(kind) is Literal:
@@ -205,21 +207,6 @@ _KINDS: Mapping[Any, str] = {
 
 def _alternatives(values: Sequence[str]) -> str:
     return " or ".join(filter(None, (", ".join(values[:-1]), values[-1])))
-
-
-def _unknown(name: str, options: Mapping[str, Any]) -> str:
-    last = name.rpartition(".")[2]
-    meant = [option for option in options if option.rpartition(".")[2] == last]  # only its group is missing or wrong
-    meant = meant or difflib.get_close_matches(name, options, n=1)
-    advice = f"did you mean {_alternatives(meant)}?" if meant else "--help lists all options"
-    return f"there is no option {name}; {advice}"
-
-
-def _config_files(arguments: Sequence[str]) -> list[str]:
-    """The values of `--config FILE` and `--config=FILE`."""
-    following = zip(arguments, [*arguments[1:], ""], strict=True)
-    return [value if option == "--config" else option.removeprefix("--config=")
-            for option, value in following if option == "--config" or option.startswith("--config=")]  # fmt: skip
 
 
 def to_plain(value: Any) -> Any:  # any config value: the result is what JSON can hold
@@ -250,7 +237,7 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plain values of any kind
-    """Where two plain values differ, a line each: "sampler.eta: absent there, 0.5 now"."""
+    """Differences of two plain values, a line each: "sampler.eta: absent there, 0.5 now"."""
     if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
         old, new = cast(Mapping[str, Any], stored), cast(Mapping[str, Any], wanted)
         return [
@@ -264,8 +251,7 @@ def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plai
 
 
 def identified(value: Any) -> Any:  # plain values of any kind
-    """A plain value without what it may say either way: fields that are null, and names beside a "sha256", which says
-    what it is whatever it is called."""
+    """A plain value without fields that do not identify it: null ones, and names beside a "sha256"."""
     if isinstance(value, list):
         return [identified(item) for item in cast(list[Any], value)]
     if not isinstance(value, dict):

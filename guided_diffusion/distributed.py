@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=2)
+TIMEOUT = timedelta(hours=2)
 """Timeout of collectives: the others wait while one process makes previews, writes a checkpoint or computes metrics.
 Torch's default is 10 minutes. The first process group of a program decides, so every call passes it."""
 
 
 def has_accelerator() -> bool:
-    """Whether to use torch's accelerator. Not Apple's: it has no float64, in which coefficients are computed."""
+    """True where torch has an accelerator. Apple's does not count: it has no float64, as coefficients need."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator is not None and accelerator.type != "mps"
 
@@ -61,7 +61,7 @@ def this_process() -> Process:
 
     # Without `cpu`, on a machine without accelerators, accelerate takes each of torchrun's processes for the only one:
     # all would do the whole work, and sums over the process group would count everything once per process.
-    state = PartialState(cpu=not has_accelerator(), timeout=PATIENCE)
+    state = PartialState(cpu=not has_accelerator(), timeout=TIMEOUT)
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     if world_size != state.num_processes:
         raise ValueError(
@@ -96,20 +96,17 @@ def on_main_process(work: Callable[[], T]) -> T:
         ValueError: on the other processes, if the main one raised ValueError or OSError.
         RuntimeError: on the other processes, if it raised anything else.
     """
-    result: T | None = None
-    failure: Exception | None = None
+    result, failure, refusal = None, None, None
     if this_process().is_main:
         try:
             result = work()
         except Exception as error:  # any: the others must not wait for a result that will not come
             failure = error
-    refused = isinstance(failure, ValueError | OSError)
-    message = str(failure) if refused else f"the main process failed: {failure!r}"
-    result, error = broadcast_from_main((result, None if failure is None else (refused, message)))
-    if failure is not None:
-        raise failure
-    if error is not None:
-        raise (ValueError if error[0] else RuntimeError)(error[1])
+            is_refusal = isinstance(error, ValueError | OSError)
+            refusal = ValueError(str(error)) if is_refusal else RuntimeError(f"the main process failed: {error!r}")
+    result, refusal = broadcast_from_main((result, refusal))
+    if refusal is not None:
+        raise failure or refusal
     return cast(T, result)
 
 
@@ -152,8 +149,8 @@ def make_accelerator(precision: Literal["auto", "float32", "bfloat16", "float16"
     if precision == "float16" and not has_accelerator():
         raise ValueError("training.precision float16 needs a GPU; take float32 here")
     short = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision]
-    patience = InitProcessGroupKwargs(timeout=PATIENCE)
-    return Accelerator(mixed_precision=short, cpu=not has_accelerator(), kwargs_handlers=[patience])
+    timeout = InitProcessGroupKwargs(timeout=TIMEOUT)
+    return Accelerator(mixed_precision=short, cpu=not has_accelerator(), kwargs_handlers=[timeout])
 
 
 @contextmanager
@@ -180,14 +177,23 @@ def clip_gradients(model: nn.Module, *, max_norm: float | None) -> Tensor:
     return norm.full_tensor() if _is_sharded(norm) else norm
 
 
-def reduced(accelerator: "Accelerator", values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:
+def on_any_process(*facts: Tensor) -> list[bool]:
+    """Each fact, () bool: True on every process if it holds on any. The host waits for the device here."""
+    return (reduced(torch.stack([fact.to(this_process().device) for fact in facts]).float(), "sum") > 0).tolist()
+
+
+def reduced(values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:
     """Sums or means over processes, on every process."""
-    return cast(Tensor, accelerator.reduce(values.to(accelerator.device), reduction=reduction))
+    from accelerate.utils.operations import reduce
+
+    return cast(Tensor, reduce(values.to(this_process().device), reduction=reduction))
 
 
-def gathered(accelerator: "Accelerator", values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gathered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Values (b,) of every process concatenated in the order of ranks, (B,), on the CPU."""
-    return {name: cast(Tensor, accelerator.gather(value)).cpu() for name, value in values.items()}
+    from accelerate.utils.operations import gather
+
+    return {name: cast(Tensor, gather(value.to(this_process().device))).cpu() for name, value in values.items()}
 
 
 def shard(network: nn.Module, *, device_type: str) -> None:
@@ -251,7 +257,7 @@ def laid_out_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a smaller batch might help."""
+    """True for errors that a smaller batch might avoid."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)

@@ -1,14 +1,16 @@
-"""One HTML page that holds all it shows: headings, tables, figures and pictures."""
+"""Self-contained HTML pages: headings, tables, figures and pictures in one file, their texts escaped."""
 
 import base64
 import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from .files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
@@ -30,7 +32,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, marked: int | N
     return f"<table>{''.join(lines)}</table>"
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: "Figure") -> bytes:
     """A figure as a PNG file."""
     encoded = io.BytesIO()
     figure.savefig(encoded, format="png", dpi=110)
@@ -39,23 +41,20 @@ def png(figure: Figure) -> bytes:
 
 def image(content: bytes) -> str:
     """A PNG file, within the page."""
-    return f"<img src='{_data_url(content)}'>"
+    return f"<img src='data:image/png;base64,{base64.b64encode(content).decode()}'>"
 
 
 def gallery(pictures: Sequence[tuple[str, bytes]]) -> str:
-    """PNG files side by side, each over its caption, a pixel staying a square."""
-    figures = [
-        f"<figure>{image(content)}<figcaption>{html.escape(said)}</figcaption></figure>" for said, content in pictures
-    ]
-    return f"<div class='gallery'>{''.join(figures)}</div>"
+    """PNG files side by side, each over its caption, enlarged without smoothing."""
+    figures = "".join(
+        f"<figure>{image(content)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for caption, content in pictures
+    )
+    return f"<div class='gallery'>{figures}</div>"
 
 
 def _row(kind: str, cells: Sequence[str], attributes: str) -> str:
     return f"<tr{attributes}>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells) + "</tr>"
-
-
-def _data_url(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 _PAGE = """<!doctype html>

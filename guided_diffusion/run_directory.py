@@ -1,7 +1,4 @@
-"""The checkpoints of a run by their names: which there are, which is meant, which are kept.
-
-What is inside one is the business of `checkpoint`.
-"""
+"""The checkpoints of a run: names, listing, the best and the newest, deletion; `checkpoint` reads and writes them."""
 
 import errno
 import fcntl
@@ -11,24 +8,25 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from .files import write_json
+from .files import remove_directory, write_json
 
-_NAME = re.compile(r"checkpoint-(\d{7,})")
+_NAME = re.compile(r"checkpoint-\d{7,}")
 _BEST = "best.json"
 
 
 def checkpoint_name(iteration: int) -> str:
-    """What the checkpoint of an iteration is called in its run directory."""
+    """Name of an iteration's checkpoint in its run directory."""
     return f"checkpoint-{iteration:07d}"
 
 
 @contextmanager
 def claimed(run_dir: Path) -> Iterator[None]:
-    """The run's directory, made if need be, for this training alone while the block runs.
+    """Lock a run's directory, created if missing, for one training while the block runs.
 
     Raises:
-        ValueError: another training is at work in it.
+        ValueError: another training holds it.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("w") as lock:
@@ -43,15 +41,10 @@ def claimed(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def is_checkpoint_name(name: str) -> bool:
-    """Whether a directory of that name is a checkpoint."""
-    return _NAME.fullmatch(name) is not None
-
-
 def checkpoints(run_dir: Path) -> list[Path]:
     """The checkpoint directories of a run, oldest first."""
-    named = [(match, path) for path in run_dir.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(named, key=lambda pair: int(pair[0][1]))]
+    named = [path for path in run_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(named, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 def latest(run_dir: Path) -> Path | None:
@@ -64,7 +57,7 @@ def prune(run_dir: Path, *, keep: int, keep_every: int | None = None) -> None:
     for path in checkpoints(run_dir)[:-keep]:
         is_milestone = keep_every is not None and int(path.name.removeprefix("checkpoint-")) % keep_every == 0
         if not is_milestone and path != best(run_dir):
-            remove(path)
+            remove_directory(path)
 
 
 def set_aside(path: Path) -> Path:
@@ -83,23 +76,17 @@ def mark_best(run_dir: Path, iteration: int, *, metric: str, value: float) -> No
 
 
 def read_best(run_dir: Path) -> tuple[int, float] | None:
-    """Iteration and value of a run's best checkpoint, None where none is marked or it is gone."""
-    if best(run_dir) is None:
-        return None
-    record = json.loads((run_dir / _BEST).read_text())
-    return int(record["iteration"]), float(record["value"])
+    """Iteration and value of a run's best checkpoint; None where none is marked or it is gone."""
+    record = _best_record(run_dir)
+    return (int(record["iteration"]), float(record["value"])) if record else None
 
 
 def best(run_dir: Path) -> Path | None:
     """The checkpoint directory that `mark_best` marked, or None."""
-    if not (run_dir / _BEST).is_file():
-        return None
-    path = run_dir / json.loads((run_dir / _BEST).read_text())["checkpoint"]
-    return path if path.is_dir() else None
+    record = _best_record(run_dir)
+    return run_dir / record["checkpoint"] if record else None
 
 
-def remove(path: Path) -> None:
-    """Delete a checkpoint, under another name first: what is called one is complete, also while it is being deleted."""
-    doomed = path.with_name(f".partial-removed-{path.name}")
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+def _best_record(run_dir: Path) -> dict[str, Any] | None:
+    record = json.loads((run_dir / _BEST).read_text()) if (run_dir / _BEST).is_file() else None
+    return record if record and (run_dir / record["checkpoint"]).is_dir() else None

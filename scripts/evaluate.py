@@ -1,4 +1,4 @@
-"""Evaluate samples: python scripts/evaluate.py --generated DIR --real DIR --extractor classifier:RUN
+"""Evaluate samples: python scripts/evaluate.py --generated DIR --real DIR --extractor.name classifier:RUN
 Compare evaluations: python scripts/evaluate.py --compare A.json B.json
 """
 

@@ -1,4 +1,4 @@
-"""Measure real images once: python scripts/make_reference.py --images DIR --out FILE.npz --extractor classifier:RUN"""
+"""Measure real images once: python scripts/make_reference.py --images DIR --out FILE.npz"""
 
 from guided_diffusion.commands.make_reference import main
 

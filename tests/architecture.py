@@ -95,7 +95,7 @@ MAX_SCRIPT_LINES = 10
 MAX_FILES_OF_A_NAME = 2
 MAX_TOTAL_LINES = 16_500
 
-SHARED_BASENAMES = {"__init__", "__main__", "config", "run", "model"}
+SHARED_BASENAMES = {"__init__", "config", "run", "model"}
 ODD_OPENING = re.compile(r"(What|Who|Whose|Whom|Which|How|Whether|Where|Those)\b")
 ODD_MODULE_NAME = re.compile(r"(^|_)(what|who|which|how|whether|where|given|told|knowing|begun|beside)(_|$)")
 NOT_OF_ITSELF = re.compile(
@@ -323,7 +323,7 @@ def shared_basenames(tree: Tree) -> Iterator[Violation]:
 
 
 def docstrings(text: str) -> Iterator[str]:
-    """Those of modules, classes, functions and, under an assignment, of fields and constants."""
+    """Docstrings of modules, classes, functions and, under an assignment, of fields and constants."""
     for node in _nodes(text):
         body = getattr(node, "body", None)
         if not isinstance(body, list):
@@ -351,7 +351,7 @@ def other_forms_of_raises(tree: Tree) -> Iterator[Violation]:
         for docstring in docstrings(text):
             lines = docstring.splitlines()
             for line, below in zip(lines, [*lines[1:], ""], strict=True):
-                is_form = line.strip() == "Raises:" and re.match(r"\s+\w+(, \w+)*: \S", below)
+                is_form = line.strip() == "Raises:" and re.match(r"\s+[\w.]+(, [\w.]+)*: \S", below)
                 if re.match(r"\s*Raises\b", line) and not is_form:
                     yield Violation(path, f"{line.strip()!r} is not the form of Raises:")
 
@@ -368,12 +368,14 @@ def fields_without_documentation(tree: Tree) -> Iterator[Violation]:
 
 
 def mentions(text: str, name: str) -> bool:
-    """Whether a source says a name: as a string, an attribute, a keyword, a parameter or a field."""
+    """True if a source says a name: as a string, an attribute, a keyword, a parameter of a function or a field."""
     for node in _nodes(text):
         match node:
             case ast.Constant(value=str(value)) if value == name:
                 return True
-            case ast.Attribute(attr=said) | ast.keyword(arg=said) | ast.arg(arg=said) if said == name:
+            case ast.Attribute(attr=said) | ast.keyword(arg=said) if said == name:
+                return True
+            case ast.FunctionDef() if name in parameters(node):
                 return True
             case ast.AnnAssign(target=ast.Name(id=said)) if said == name:
                 return True
@@ -384,10 +386,13 @@ def names_all_over_the_place(tree: Tree, names: Sequence[str]) -> Iterator[Viola
     """A member's or an option's own name stands in at most 2 library files: its own, and the family's table or config.
 
     A file says a name as a string, an attribute, a keyword, a parameter or a field. An import of a member's function is
-    use of it and does not count; neither do public names and the pipeline, which exist to pass names on, nor the
-    adapters of the published flags.
+    use of it and does not count. Neither do files that exist to pass names on: public names, the pipeline, the table of
+    renamed options, the adapters of the published flags; nor the demo, which is a user of some members.
     """
-    passing = ("guided_diffusion/__init__.py", "guided_diffusion/pipeline.py", "guided_diffusion/openai/")
+    passing = (
+        "guided_diffusion/__init__.py", "guided_diffusion/pipeline.py", "guided_diffusion/config.py",
+        "guided_diffusion/openai/", "guided_diffusion/commands/demo",
+    )  # fmt: skip
     for name in names:
         files = [
             path
@@ -419,6 +424,19 @@ def packages_over_budget(tree: Tree) -> Iterator[Violation]:
             yield Violation(place, f"has {lines} lines, and its budget is {allowed[place]}")
     if sum(allowed.values()) > MAX_TOTAL_LINES:
         yield Violation("docs/architecture.md", f"budgets sum to {sum(allowed.values())}, over {MAX_TOTAL_LINES}")
+
+
+def files_that_the_document_misses(tree: Tree) -> Iterator[Violation]:
+    """docs/architecture.md lists every library file, in the table under its package's heading, and no other."""
+    document = tree["docs/architecture.md"]
+    listed = {
+        package + file
+        for package, section in re.findall(r"^### `([\w/]+/)`$(.*?)(?=^##|\Z)", document, re.MULTILINE | re.DOTALL)
+        for file in re.findall(r"^\| `([\w/]+\.py)` \|", section, re.MULTILINE)
+    }
+    paths = {path for path, _ in under(tree, *LIBRARY) if not path.endswith("/__init__.py")}
+    for path in sorted(paths ^ listed):
+        yield Violation(path, "is not listed in docs/architecture.md" if path in paths else "is listed, but not there")
 
 
 def published_keys_inside(tree: Tree) -> Iterator[Violation]:
@@ -465,7 +483,7 @@ RULES = {
         imports_across_floors, imports_in_a_circle, imports_by_another_style, libraries_out_of_place, core_beyond_torch,
         scripts_with_a_life_of_their_own, tests_that_import_scripts, tests_of_private_names, long_files, long_functions,
         shared_basenames, odd_docstring_openings, other_forms_of_raises, fields_without_documentation,
-        packages_over_budget, published_keys_inside, unpickling, talk_of_its_making,
+        packages_over_budget, files_that_the_document_misses, published_keys_inside, unpickling, talk_of_its_making,
     )
 }  # fmt: skip
 """Every rule of a tree alone, by name; `names_all_over_the_place` needs the names as well."""

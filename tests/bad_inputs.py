@@ -25,10 +25,9 @@ import numpy as np
 import tiny
 from PIL import Image
 
-from classifiers.training import train_classifier
-from guided_diffusion.config import DEBUG_VARIABLE
-from guided_diffusion.data.preparation import PrepareConfig, prepare_data
-from guided_diffusion.training.diffusion_objective import train_diffusion
+from guided_diffusion.commands.prepare_data import PrepareConfig, prepare_data
+from guided_diffusion.commands.train_classifier import train_classifier
+from guided_diffusion.commands.train_diffusion import train_diffusion
 
 RUN = ("--data.path=pictures", "--out=out", "--training.iterations=2")
 BUDGET = RUN[2:]
@@ -47,10 +46,10 @@ USUAL: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "--generated=pictures",
         "--real=pictures",
-        "--extractor=classifier:runs/judge",
+        "--extractor.name=classifier:runs/judge",
         "--out=report.json",
     ),
-    "make_reference": ("--images=pictures", "--extractor=classifier:runs/judge", "--out=reference.npz"),
+    "make_reference": ("--images=pictures", "--extractor.name=classifier:runs/judge", "--out=reference.npz"),
 }
 """A good command line of each script, whose options those of a case replace."""
 
@@ -61,23 +60,23 @@ class BadInput:
     files."""
 
     name: str
-    """What is wrong, as the table says it."""
+    """Description of the input, for the table."""
     script: str = "train_diffusion"
     options: tuple[str, ...] = ()
     """Beside those of `USUAL`."""
     make: Callable[[], object] | None = None
-    """What it takes of files; None: nothing."""
+    """Files that it needs; None: none."""
     says: tuple[str, ...]
     """Parts of the message, in their order."""
     writes: bool = False
-    """Whether anything may have been written by then; what can be seen before is refused before."""
+    """True if something may have been written by then; what can be seen before is refused before."""
     status: int = 2
     """Of the process; 0: a warning, after which the command goes on."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended, and all that it had to say of what is wrong."""
+    """Exit status of a command, and its message."""
 
     status: int
     message: str
@@ -125,7 +124,7 @@ def _run(script: str, options: tuple[str, ...]) -> tuple[int, str]:
     errors, warnings = io.StringIO(), io.StringIO()
     handler, root = logging.StreamHandler(warnings), logging.getLogger()
     arguments, sys.argv = sys.argv, [f"scripts/{script}.py", *options]
-    debug = os.environ.pop(DEBUG_VARIABLE, None)
+    debug = os.environ.pop("GUIDED_DIFFUSION_DEBUG", None)
     root.addHandler(handler)
     try:
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
@@ -137,7 +136,7 @@ def _run(script: str, options: tuple[str, ...]) -> tuple[int, str]:
         sys.argv = arguments
         root.removeHandler(handler)
         if debug is not None:
-            os.environ[DEBUG_VARIABLE] = debug
+            os.environ["GUIDED_DIFFUSION_DEBUG"] = debug
     _, _, stated = f"\n{errors.getvalue()}".rpartition("\nerror: ")
     return status, (stated if status else warnings.getvalue()).removesuffix("\n")
 
@@ -266,9 +265,9 @@ RESUMED = ("--out=runs/diffusion", "--resume=auto", "--training.iterations=4")
 
 
 DATA_CASES = (
-    BadInput(name="No such folder", options=DATA, says=("there is no data; data.path is a folder that holds",)),
+    BadInput(name="No such folder", options=DATA, says=("there is nothing at data; expected a folder of images",)),
     BadInput(name="A text file where a folder is expected", make=lambda: _put("data"), options=DATA,
-             says=("data is a file; data.path is a folder",)),
+             says=("data is a file of no known format; expected a folder of images",)),
     BadInput(name="A folder without class folders", make=lambda: _put("data/readme.txt"), options=DATA,
              says=("no images in data: it holds no class folders", "readme.txt", "expected data/<class>/*.jpg")),
     BadInput(name="An empty class folder", make=lambda: (_classes("a"), Path("data/b").mkdir()), options=DATA,
@@ -412,7 +411,7 @@ OPTION_CASES = (
     BadInput(name="No held-out images to measure", script="train_classifier",
              options=("--heldout=pictures", "--heldout_images=0"), says=("heldout_images must be at least 1, got 0",)),
     BadInput(name="A preview's guidance without a classifier", options=("--preview.scale=4",),
-             says=("preview.scale 4 guides nobody; add --preview.classifier RUN",)),
+             says=("preview.scale 4 needs a classifier; add --preview.classifier RUN",)),
     BadInput(name="A learning rate far too high", writes=True,
              options=("--training.learning_rate=1e30", "--training.max_skipped=2", "--training.iterations=9"),
              says=("loss or gradient were not finite in 2 updates in a row", "images are in out/not_finite-",
@@ -486,7 +485,7 @@ RUN_CASES = (
              says=("pictures holds images of 3 channels, the classifier takes 1; --data.mode converts",)),
     BadInput(name="A diagnosis into a file other than JSON", script="diagnose_classifier", options=("--out=page.png",),
              says=("out is a JSON file", "got page.png, not *.json")),
-    BadInput(name="Nothing to inspect", script="inspect_data", options=DATA, says=("there is no data;",)),
+    BadInput(name="Nothing to inspect", script="inspect_data", options=DATA, says=("there is nothing at data;",)),
     BadInput(name="Prepared images beside other files", script="prepare_data", make=lambda: _put("out/mine.txt"),
              says=("out holds other files; give --out a directory that is new or empty",)),
     BadInput(name="Prepared images of another data set", script="prepare_data", make=lambda: _classes("a"),
@@ -499,13 +498,13 @@ REAL_NPZ = ("--real=data.npz",)
 STATISTICS = {"mu": np.zeros(32), "sigma": np.eye(32)}
 EVALUATION_CASES = (
     BadInput(name="No images to evaluate", script="evaluate", options=GENERATED,
-             says=("there is nothing at data; give a directory of samples, an .npz batch, a folder or a .zip of",)),
+             says=("there is nothing at data; expected a folder of images (one folder per class), or ",)),
     BadInput(name="No real images", script="evaluate", options=("--real=photos",),
-             says=("there is nothing at photos; give",)),
+             says=("there is nothing at photos; expected",)),
     BadInput(name="An empty folder of samples", script="evaluate", make=lambda: Path("data").mkdir(),
              options=GENERATED, says=("no images in data (.jpg", "give a path that holds some")),
     BadInput(name="A text file of samples", script="evaluate", make=lambda: _put("data.txt", "text"),
-             options=("--generated=data.txt",), says=("data.txt is no source of images; give a directory of samples",)),
+             options=("--generated=data.txt",), says=("data.txt is a file of no known format; expected a folder",)),
     BadInput(name="A zip without pictures", script="evaluate", options=("--generated=data.zip",),
              make=lambda: _zipped("a/0.tiff"), says=("no images in data.zip", "but 1 .tiff files, the first a/0.tiff")),
     BadInput(name="An encrypted zip of samples", script="evaluate", options=("--generated=data.zip",),
@@ -543,7 +542,7 @@ EVALUATION_CASES = (
              says=("data.npz holds images of 9x9 pixels where 8x8 were expected; stored arrays are not resized",)),
     BadInput(name="Published statistics for another network than Inception", script="evaluate", options=REAL_NPZ,
              make=_npz(**STATISTICS),
-             says=("data.npz does not say which network its statistics are of", "classifier:runs/judge is not; give")),
+             says=("data.npz does not name the network of its statistics", "classifier:runs/judge is not; give")),
     BadInput(name="A reference of another extractor", script="evaluate", options=REAL_NPZ,
              make=_npz(**STATISTICS, extractor="inception-2015", extractor_sha256="67"),
              says=("data.npz was made with inception-2015 (SHA-256 67), not with classifier:runs/judge",
@@ -563,13 +562,13 @@ EVALUATION_CASES = (
              says=("the generated side has 20 images for features of 32 dimensions: its covariance is singular",
                    "give more than 32 images")),
     BadInput(name="No Inception weights", script="evaluate",
-             options=("--extractor=inception", "--inception.weights=weights.pth"),
+             options=("--extractor.name=inception", "--extractor.weights=weights.pth"),
              says=("there are no Inception weights at weights.pth, which was given; get https://",
-                   "--inception.weights PATH", "GUIDED_DIFFUSION_INCEPTION_WEIGHTS", "copy the file to")),
-    BadInput(name="An unknown extractor", script="evaluate", options=("--extractor=judge",),
+                   "--extractor.weights PATH", "GUIDED_DIFFUSION_INCEPTION_WEIGHTS", "copy the file to")),
+    BadInput(name="An unknown extractor", script="evaluate", options=("--extractor.name=judge",),
              says=('there is no extractor "judge"; give inception', "classifier:RUN")),
     BadInput(name="A judge that was trained on noisy images", script="evaluate",
-             options=("--extractor=classifier:runs/classifier",),
+             options=("--extractor.name=classifier:runs/classifier",),
              says=("runs/classifier/checkpoint-0000002 was trained on noisy images and would judge its own guidance",)),
     BadInput(name="A report that is a directory", script="evaluate", options=("--out=runs",),
              says=("the report goes into a file NAME.json, a page NAME.html beside it; got --out runs",)),
@@ -597,7 +596,7 @@ UNPRIVILEGED_CASES = (
              make=lambda: Path("locked").mkdir(mode=0o555),
              says=("--out locked/out cannot be written: locked",)),
 )  # fmt: skip
-"""Those that root does not meet; they are not in the table."""
+"""Cases that root does not meet; they are not in the table."""
 CHAPTERS = {"Data": DATA_CASES, "Options": OPTION_CASES, "Runs and checkpoints": RUN_CASES,
             "Evaluation": EVALUATION_CASES}  # fmt: skip
 CASES = tuple(case for cases in CHAPTERS.values() for case in cases)

@@ -13,8 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import tiny
 
-from classifiers.training import train_classifier
-from guided_diffusion.training.diffusion_objective import train_diffusion
+from guided_diffusion.commands.train_classifier import train_classifier
+from guided_diffusion.commands.train_diffusion import train_diffusion
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ does it for all three kinds of network and prints what happened; test_training_r
 import argparse
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ import tiny
 
 from guided_diffusion.run_directory import checkpoints, latest
 
-ITERATIONS = 40
+ITERATIONS = 24
 KINDS = ("diffusion", "classifier", "upsampler")
 
 
@@ -43,22 +42,21 @@ def command(kind: str, out: Path, folder: Path, diffusion: Path) -> list[str]:
 def interrupted(arguments: list[str], *, interruptions: int, rng: random.Random) -> Counter[str]:
     """Run the training to its end through so many signals at random moments; what became of its processes."""
     outcomes: Counter[str] = Counter()
-    longest = 10.0  # seconds; brought down to what an undisturbed process takes
+    out = Path(next(argument for argument in arguments if argument.startswith("--out=")).removeprefix("--out="))
     for _ in range(interruptions):
+        wanted = logged(out) + rng.randrange(ITERATIONS // interruptions)
         process = tiny.start(*arguments)
         number = rng.choice([signal.SIGKILL, signal.SIGTERM])
-        moment = rng.uniform(0, longest)
-        begin = time.monotonic()
-        try:
-            process.wait(timeout=moment)
-            longest = min(longest, time.monotonic() - begin)
+        while process.poll() is None and logged(out) < wanted:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.05))  # within an iteration, or while it is saved
+        if process.poll() is not None:
             outcomes["finished first"] += 1
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
+        process.send_signal(number)
         status, output = tiny.finish(process)
         # Before the training listens for it, SIGTERM ends a program as it ends any other.
         if status not in (0, -number):
-            raise AssertionError(f"status {status} after {number.name} at {moment:.2f} s:\n{output}")
+            raise AssertionError(f"status {status} after {number.name} at iteration {wanted}:\n{output}")
         outcomes[f"{number.name}: status {status}"] += 1
     status, output = tiny.finish(tiny.start(*arguments))
     if status != 0:
@@ -66,8 +64,14 @@ def interrupted(arguments: list[str], *, interruptions: int, rng: random.Random)
     return outcomes
 
 
+def logged(out: Path) -> int:
+    """Lines of a training's log, of which every iteration writes one."""
+    file = out / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
 def same(ours: Path, theirs: Path) -> bool:
-    """Whether two runs ended with the same weights, averages and moments, to the bit."""
+    """True if two runs ended with the same weights, averages and moments, to the bit."""
     a, b = (latest(run) for run in (ours, theirs))
     if a is None or b is None or a.name != b.name:
         return False
@@ -78,7 +82,11 @@ def same(ours: Path, theirs: Path) -> bool:
 
 
 def killed_equals_undisturbed(kind: str, directory: Path, *, interruptions: int, seed: int) -> Counter[str]:
-    """Raises AssertionError unless a training of that kind survives its interruptions to the bit."""
+    """Interrupt a training of that kind and compare its end with an undisturbed one's, to the bit.
+
+    Raises:
+        AssertionError: they differ.
+    """
     folder = tiny.write_class_folder(directory / "data")
     diffusion = directory / "chain"
     if kind == "classifier":

@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from guided_diffusion.data.batches import Batch, EndlessBatches
-from guided_diffusion.data.image_set import open_dataset
+from guided_diffusion.data.image_set import open_training_set
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.training.config import LoopConfig
 from guided_diffusion.training.loop import fit
 from guided_diffusion.training.objective import Losses, Objective, Observe
-from guided_diffusion.training.resume import Identity
+from guided_diffusion.training.run import TrainingRun
 
 
 class Convolutions(nn.Module):
@@ -50,21 +50,21 @@ def train(
 ) -> None:
     """Train `Convolutions` on the folder."""
     torch.manual_seed(config.seed)
+    data = open_training_set(tiny.data(folder), image_size=8)
     fit(
-        Convolutions(),
-        objective,
-        EndlessBatches(
-            open_dataset(tiny.data(folder), image_size=8),
-            batch_size=config.batch.size,
-            seed=config.seed,
-            num_workers=0,
-        ),
-        config,
-        run_dir,
-        identity=Identity("test", model or {"width": 8}, {}),
-        observe=observe,
-        best_by=best_by,
-        resume=resume,
+        TrainingRun(
+            directory=run_dir,
+            kind="test",
+            model=model or {"width": 8},
+            settings={},
+            network=Convolutions(),
+            objective=objective,
+            batches=EndlessBatches(data, batch_size=config.batch.size, seed=config.seed, num_workers=0),
+            config=config,
+            observe=observe,
+            best_by=best_by,
+            resume=resume,
+        )
     )
 
 

@@ -1,17 +1,27 @@
 """The rules of docs/architecture.md hold, and each of them notices what breaks it."""
 
-import json
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import architecture
 import pytest
-from architecture import RULES, Tree
+from architecture import RULES, Tree, Violation, names_all_over_the_place
+
+from guided_diffusion.data.formats import FORMATS
+from guided_diffusion.evaluation.extractors.config import EXTRACTORS
+from guided_diffusion.evaluation.metrics import NUMBERS
+from guided_diffusion.guidance.config import CLASSIFIER_SCORES, GuidanceConfig
+from guided_diffusion.samplers.config import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("guided_diffusion", "classifiers", "scripts", "examples", "tests", "benchmarks", "docs")
 
-PENDING: dict[str, list[str]] = json.loads((Path(__file__).parent / "architecture_pending.json").read_text())
+PENDING: dict[str, set[str]] = {
+    "packages_over_budget": {"docs/architecture.md"},  # all budgets together are over MAX_TOTAL_LINES
+}
 """Places that break a rule and are let off, by rule. One that is let off without need fails: the list only shrinks."""
 
 WELL_KEPT = {
@@ -19,12 +29,18 @@ WELL_KEPT = {
     "guided_diffusion/samplers/ddim.py": '"""DDIM (2010.02502)."""\nfrom ..diffusion.chain import Step',
     "guided_diffusion/commands/sample.py": "def main() -> None: ...",
     "scripts/sample.py": "from guided_diffusion.commands.sample import main",
-    "docs/architecture.md": "| `guided_diffusion/` | 1,000 |\n| `classifiers/` | 500 |\n| `scripts/` | 100 |",
 } | {
     place if place.endswith(".py") else f"{place}{library}_{number}.py": f"import {library}"
     for library, places in architecture.LIBRARY_PLACES.items()
     for number, place in enumerate(places)
 }
+BUDGETS = "| `guided_diffusion/` | 1,000 |\n| `classifiers/` | 500 |\n| `scripts/` | 100 |\n"
+LISTED = "\n".join(
+    f"### `{path.rpartition('/')[0]}/`\n| `{Path(path).name}` | x |"
+    for path in WELL_KEPT
+    if not path.startswith("scripts")
+)
+WELL_KEPT["docs/architecture.md"] = BUDGETS + LISTED
 """A tree that follows every rule; violations are planted in it."""
 
 PLANTED: list[tuple[str, str, str]] = [
@@ -68,8 +84,10 @@ PLANTED: list[tuple[str, str, str]] = [
     ),
     ("fields_without_documentation", "guided_diffusion/config.py", "class AConfig:\n    steps: int = 3  # steps"),
     ("packages_over_budget", "classifiers/model.py", "x = 1\n" * 501),
-    ("packages_over_budget", "docs/architecture.md", "| `guided_diffusion/` | 1,000 |\n| `classifiers/` | 9 |"),
-    ("packages_over_budget", "docs/architecture.md", WELL_KEPT["docs/architecture.md"].replace("1,000", "16,000")),
+    ("packages_over_budget", "docs/architecture.md", BUDGETS.replace("500", "0")),
+    ("packages_over_budget", "docs/architecture.md", BUDGETS.replace("1,000", "16,000")),
+    ("files_that_the_document_misses", "guided_diffusion/files.py", ""),
+    ("files_that_the_document_misses", "docs/architecture.md", LISTED + "\n| `gone.py` | x |"),
     ("published_keys_inside", "guided_diffusion/checkpoint.py", "KEY = 'input_blocks.0'"),
     ("unpickling", "guided_diffusion/checkpoint.py", "import pickle"),
     ("unpickling", "guided_diffusion/openai/files.py", "torch.load(path)"),
@@ -88,14 +106,51 @@ def repository() -> Tree:
     return {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted(paths)}
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_the_repository_follows_the_rule(rule, repository):
+def assert_none(violations: Iterable[Violation], rule: str) -> None:
+    """No violations but those that are let off, and all of these."""
     found = defaultdict(list)
-    for violation in RULES[rule](repository):
+    for violation in violations:
         found[violation.place].append(violation.found)
-    let_off = set(PENDING.get(rule, []))
+    let_off = PENDING.get(rule, set())
     assert {place: reasons for place, reasons in found.items() if place not in let_off} == {}
     assert not let_off - found.keys(), "let off without need"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_repository_follows_the_rule(rule, repository):
+    assert_none(RULES[rule](repository), rule)
+
+
+def member_names() -> set[str]:
+    """Names of members and of their own options, from the tables of their families.
+
+    Left out are words that mean something else as well: ddim and ddpm, of which encoding and RePaint are variants, the
+    plain score, and the metrics accuracy, precision, recall, density and coverage; and eta, which the manifests of all
+    samplers hold.
+    """
+    options = {option for entry in SAMPLERS.values() for option in entry.options}
+    hints = get_type_hints(GuidanceConfig)
+    kinds = {field.name for field in fields(GuidanceConfig) if is_dataclass(hints[field.name])}
+    names = options | kinds | {*SAMPLERS, *CLASSIFIER_SCORES, *NUMBERS, *EXTRACTORS, *FORMATS}
+    return names - {"ddim", "ddpm", "eta", "plain", "accuracy", "precision", "recall", "density", "coverage"}
+
+
+def test_a_members_name_stands_in_its_own_file_and_the_table(repository):
+    names = sorted(member_names())
+    assert len(names) > 20
+    assert_none(names_all_over_the_place(repository, names), "names_all_over_the_place")
+
+
+@pytest.mark.parametrize("source", ["x = 'heun'", "x.heun", "f(heun=1)", "def f(heun): ...", "class C:\n    heun: int"])
+def test_a_members_name_in_a_third_file_is_noticed(source):
+    two = WELL_KEPT | {"guided_diffusion/samplers/heun.py": source, "guided_diffusion/samplers/config.py": source}
+    assert not list(names_all_over_the_place(two, ["heun"]))
+    assert list(names_all_over_the_place(two | {"guided_diffusion/training/log.py": source}, ["heun"]))
+
+
+def test_stored_numbers_are_small():
+    large = [path.name for path in (ROOT / "tests" / "golden").rglob("*.npz") if path.stat().st_size > 102_400]
+    assert not large, "tests/golden/strip.py keeps every case with fewer elements"
 
 
 @pytest.mark.parametrize(("rule", "path", "source"), PLANTED)

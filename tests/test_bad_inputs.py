@@ -14,7 +14,7 @@ may_do_everything = pytest.mark.skipif(os.geteuid() == 0, reason="root may read 
 
 @pytest.fixture(scope="session")
 def material(shared: Path) -> Path:
-    """What `attempt` copies for each case."""
+    """Files that `attempt` copies for each case."""
     path = shared / "material"
     path.mkdir()
     write_material(path)

@@ -1,4 +1,4 @@
-"""How YAML files and command lines become configs, what is refused, and which options every script has."""
+"""YAML files and command lines become configs; what is refused, and which options every script has."""
 
 import ast
 import importlib
@@ -11,13 +11,13 @@ import pytest
 import tiny
 from script_options import OPTIONS
 
-from classifiers.training import TrainClassifierConfig
 from guided_diffusion.commands.evaluate import EvaluateConfig
+from guided_diffusion.commands.sample import SampleConfig
+from guided_diffusion.commands.train_classifier import TrainClassifierConfig
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig
+from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
 from guided_diffusion.config import differences, from_plain, parse, run_command, to_plain
-from guided_diffusion.generation.config import SampleConfig
 from guided_diffusion.guidance.config import GuidanceConfig
-from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig
-from guided_diffusion.training.upsampler_objective import TrainUpsamplerConfig
 
 SCRIPTS = sorted((tiny.REPOSITORY / "scripts").glob("*.py"))
 CONFIG_FILES = sorted((tiny.REPOSITORY / "configs").rglob("*.yaml"))
@@ -129,7 +129,7 @@ def test_a_refusal_says_what_an_option_takes_in_plain_words(options, message):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerGroup:
-    """How to sample."""
+    """Settings of sampling."""
 
     name: str = "ddpm"
     """Name."""
@@ -142,7 +142,7 @@ class GroupedConfig:
     """A command whose options have moved into groups."""
 
     sampler: SamplerGroup = SamplerGroup()
-    """How to sample."""
+    """Settings of sampling."""
     data: InnerConfig = InnerConfig(width=1)
     """A group that has lost an option."""
 
@@ -153,7 +153,7 @@ class GroupedConfig:
         ("--steps 25", "--steps is called --sampler.steps"),
         ("--steps=25", "--steps is called --sampler.steps"),
         ("--sampler ddim", "--sampler is called --sampler.name"),
-        ("--sampler=ddim --steps=25", "--sampler is called --sampler.name; --steps is called --sampler.steps"),
+        ("--steps=25 --staps 3", "--steps is called --sampler.steps; there is no option staps; "),
         ("--data.decode fast", "--data.decode has been removed: "),
         ("--eta 0.5", "there is no option eta; "),  # this command has no sampler.eta either
     ],
@@ -177,8 +177,18 @@ def test_a_key_of_an_earlier_version_is_refused_with_its_present_name(tmp_path, 
         parse(GroupedConfig, ["--config", str(tmp_path / "config.yaml")])
 
 
-def test_an_old_name_that_a_command_still_has_is_no_old_name():
-    assert parse(ListsConfig, ["--steps", "25"]).steps == (25,)
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(GroupedConfig):
+    """A command with an option of an old name beside the group that has the new one."""
+
+    steps: int = 1
+    """Number."""
+
+
+def test_an_old_name_that_a_command_has_is_no_old_name():
+    assert parse(SweepConfig, ["--steps", "25"]).steps == 25
+    with pytest.raises(ValueError, match="^steps takes a whole number; got fast"):
+        parse(SweepConfig, ["--steps", "fast"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,6 +353,13 @@ def test_a_script_runs_its_config():
     seen = []
     run_command(OuterConfig, seen.append, ["--inner.width=2"])
     assert seen == [OuterConfig(inner=InnerConfig(width=2))]
+
+
+@pytest.mark.parametrize("words", [["2", "--kind=b"], ["--inner.width=2", "--kind=b"], ["--kind=b", "--inner.width=2"]])
+def test_one_option_of_a_script_may_come_first_without_its_name(words):
+    seen = []
+    run_command(OuterConfig, seen.append, words, positional="inner.width")
+    assert seen == [OuterConfig(inner=InnerConfig(width=2), kind="b")]
 
 
 @pytest.mark.parametrize("error", [ValueError("too wide; narrow it"), FileNotFoundError("there is no run")])

@@ -1,24 +1,28 @@
 """The smallest data, networks and runs that still take the real road, and ways to start the real scripts."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import torch
 from PIL import Image
+from programs import Program
 
-from classifiers.training import TrainClassifierConfig
-from guided_diffusion.data.image_set import DataConfig
+from classifiers.trained_model import Classifier
+from guided_diffusion.commands.sample import SampleConfig, write_samples
+from guided_diffusion.commands.train_classifier import TrainClassifierConfig
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig
+from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.diffusion.model import DiffusionModel
 from guided_diffusion.diffusion.schedules import ChainConfig
+from guided_diffusion.generation.run import SamplingRun
 from guided_diffusion.models.unet import EncoderConfig
-from guided_diffusion.training.config import BatchConfig, LoopConfig
-from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig
-from guided_diffusion.training.previews import PreviewConfig
-from guided_diffusion.training.upsampler_objective import TrainUpsamplerConfig
+from guided_diffusion.samplers import SamplerConfig
+from guided_diffusion.training.config import BatchConfig, LoopConfig, PreviewConfig
 
 REPOSITORY = Path(__file__).parents[1]
 CHAIN = ChainConfig(schedule="cosine", num_steps=50)
@@ -113,6 +117,46 @@ def classifier_config(
     )
 
 
+def sampling(*, sampler: str | SamplerConfig = "ddim", **options: Any) -> dict[str, Any]:
+    """Settings of a sampling run, those of the sampler gathered in one; sampler: its name."""
+    if isinstance(sampler, SamplerConfig):
+        return {"sampler": sampler} | options
+    own = {field.name: options.pop(field.name) for field in fields(SamplerConfig) if field.name in options}
+    return {"sampler": SamplerConfig(name=sampler, **own)} | options
+
+
+def sample_config(out: Path, **options: Any) -> SampleConfig:
+    """Sampling into `out`; options are those of `sampling`."""
+    return SampleConfig(**({"out": out, "diffusion": Path("unused")} | sampling(**options)))
+
+
+def sampling_run(config: SampleConfig, model: DiffusionModel, classifier: Classifier | None = None) -> SamplingRun:
+    """A run of a loaded model."""
+    return SamplingRun.assemble(model, classifier, guidance=config.guidance, settings=config)
+
+
+def generate(config: SampleConfig, model: DiffusionModel, classifier: Classifier | None = None) -> None:
+    """Sample from a loaded model."""
+    write_samples(sampling_run(config, model, classifier), config)
+
+
+class Watched(torch.nn.Module):
+    """A network that hands its inputs to `watch` before it computes."""
+
+    def __init__(self, network: torch.nn.Module, watch: Callable[..., object]) -> None:
+        super().__init__()
+        self.network, self.watch = network, watch
+
+    def forward(self, *inputs: Any, **named: Any) -> torch.Tensor:
+        self.watch(*inputs, **named)
+        return self.network(*inputs, **named)
+
+
+def watched(loaded: Any, watch: Callable[..., object]) -> Any:
+    """A loaded model or classifier whose network is `Watched`."""
+    return replace(loaded, network=Watched(loaded.network, watch))
+
+
 CHAIN_OPTIONS = ("--chain.schedule=cosine", "--chain.num_steps=50")
 DIFFUSION_OPTIONS = (
     "--data.num_workers=0", "--network.image_size=8", "--network.base_channels=32", "--network.channel_mult=[1]",
@@ -120,31 +164,21 @@ DIFFUSION_OPTIONS = (
     *CHAIN_OPTIONS, "--training.batch.size=8", "--training.learning_rate=0.001",
     "--training.ema_decays=[0.9]", "--training.precision=float32", "--preview.images=0",
 )  # fmt: skip
-"""What `diffusion_config` says, as options of scripts/train_diffusion.py."""
+"""The settings of `diffusion_config` as options of scripts/train_diffusion.py."""
 
 
-def start(script: str, *options: str, processes: int = 1, threads: int | None = None) -> subprocess.Popen[str]:
-    """A script of the project as a program of its own, on as many processes, its output in pipes.
+def start(script: str, *options: str, processes: int = 1, threads: int | None = None) -> Program:
+    """A script of the project as a program of its own, on as many processes.
 
     threads: of each process's arithmetic; None: as many as this process has, so that sums round alike.
     """
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(REPOSITORY / "scripts" / script), *options]
-    # A user's shell says nothing of accelerate, which must find out by itself that there are processes but no GPU.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
-    environment |= {"OMP_NUM_THREADS": str(threads or torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY
-    )
+    path = REPOSITORY / "scripts" / script
+    return programs.start(path, *options, processes=processes, threads=threads or torch.get_num_threads())
 
 
-def finish(process: subprocess.Popen[str], *, timeout: float = 120) -> tuple[int, str]:
+def finish(program: Program, *, timeout: float = 120) -> tuple[int, str]:
     """Exit status, and all that was printed."""
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    return process.returncode, out + err
+    return program.finish(timeout=timeout)
 
 
 def awakened(network: torch.nn.Module) -> torch.nn.Module:

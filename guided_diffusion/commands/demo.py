@@ -1,4 +1,4 @@
-"""The demonstration: train, guide and evaluate on real digits, by running the very commands that a user would type."""
+"""Train, guide and evaluate on handwritten digits, by the commands that a user would type: python scripts/demo.py"""
 
 import json
 import os
@@ -6,21 +6,16 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import IO
 
 from tqdm import tqdm
 
 from ..config import run_command
 from ..run_directory import latest
-from .demo_report import Setting, write_demo_report
-
-Command = tuple[str, ...]
-"""The words of a command line after "python"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +23,7 @@ class DemoConfig:
     """Train a diffusion model, a classifier and a judge on handwritten digits, sample at several scales, and report."""
 
     out: Path = Path("runs/demo")
-    """Where everything goes; a run that was interrupted continues there."""
+    """Directory of all results; an interrupted run continues there."""
     scales: tuple[float, ...] = (0, 1, 2, 4, 8)
     """Guidance scales s."""
     num_samples: int = 360
@@ -41,103 +36,90 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """Commands that follow one another, under a name for the log."""
+    """Commands that run one after the other, and the name of their log."""
 
     name: str
-    commands: tuple[Command, ...]
+    commands: tuple[str, ...]
+    """Command lines, without the leading "python"."""
     trains: Path | None = None
     """Run directory of the training among them."""
 
 
 def run_demo(config: DemoConfig) -> None:
-    """Everything from the scans to report.html; prints the table and where the report is.
+    """Run all stages from the scans to report.html; print the table and the report's path.
 
     Raises:
-        ValueError: a command failed, and the message has the end of its output; or the current directory is another.
+        ValueError: a command failed (the message has the end of its output), or scripts/ is not in this directory.
     """
+    from .demo_report import Setting, write_demo_report  # here, since it needs matplotlib, which --help does not
+
     if not Path("scripts/demo.py").is_file():
         raise ValueError("the demonstration runs scripts/ and configs/ by their names; start it where they are")
     started = time.perf_counter()
-    for title, jobs in _stages(config):
-        _run_stage(title, jobs, logs=config.out / "logs")
-    settings = list(_results(config))
-    report = write_demo_report(
-        config.out, settings, commands=[c for _, jobs in _stages(config) for job in jobs for c in job.commands]
-    )
+    stages = demo_stages(config)
+    for title, jobs in stages.items():
+        run_stage(title, jobs, logs=config.out / "logs")
+    settings: list[Setting] = []
+    for sampler, scale in _grid(config):
+        directory = config.out / "samples" / f"{sampler}-scale{scale:g}"
+        metrics = json.loads((directory / "evaluation.json").read_text())["metrics"]
+        settings.append(Setting(sampler, scale, metrics, directory / "grid.png"))
+    commands = [command for jobs in stages.values() for job in jobs for command in job.commands]
+    report = write_demo_report(config.out, settings, commands=commands)
     print(report.table)
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes; pictures and curves: {report.path}")
 
 
-def _stages(config: DemoConfig) -> list[tuple[str, list[Job]]]:
-    out = config.out
-    diffusion, classifier, judge, digits = (str(out / name) for name in ("diffusion", "classifier", "judge", "digits"))
-    train = ("--data.path", f"{digits}/train", "--resume", "auto")
-    extractor = ("--extractor", f"classifier:{judge}")
-    train_diffusion: Command = (
-        "scripts/train_diffusion.py", "--config", "configs/digits/diffusion.yaml", "--out", diffusion, *train,
-    )  # fmt: skip
-    train_judge: Command = (
-        "scripts/train_classifier.py", "--config", "configs/digits/judge.yaml", "--out", judge,
-        "--heldout", f"{digits}/test", *train,
-    )  # fmt: skip
-    train_classifier: Command = (
-        "scripts/train_classifier.py", "--config", "configs/digits/classifier.yaml", "--out", classifier,
-        "--diffusion", diffusion, "--heldout", f"{digits}/test", *train,
-    )  # fmt: skip
-    diagnose: Command = (
-        "scripts/diagnose_classifier.py", "--classifier", classifier, "--data.path", f"{digits}/test",
-        "--out", str(out / "classifier_levels.json"),
-    )  # fmt: skip
-    floor: Command = (
-        "scripts/evaluate.py", "--generated", f"{digits}/test", "--real", f"{digits}/train", *extractor,
-        "--out", str(out / "floor.json"),
-    )  # fmt: skip
-    trainings = [
-        Job("diffusion", (train_diffusion,), trains=Path(diffusion)),
-        Job("judge", (train_judge,), trains=Path(judge)),
-    ]
-    guide = Job("classifier", (train_classifier, diagnose), trains=Path(classifier))
-    return [
-        ("writing the digits", [Job("digits", (("scripts/make_digits.py", "--out", digits),))]),
-        ("training the diffusion model", trainings),
-        ("training the classifier", [guide, Job("floor", (floor,))]),
-        ("sampling and evaluating", [_sampling_job(config, name, scale, extractor) for name, scale in _grid(config)]),
-    ]
+def demo_stages(config: DemoConfig) -> dict[str, list[Job]]:
+    """Jobs by the title of their stage; those of a stage may run in parallel."""
+    out = shlex.quote(str(config.out))
+    data = f"--data.path {out}/digits/train --resume auto"
+    diffusion = f"scripts/train_diffusion.py --config configs/digits/diffusion.yaml --out {out}/diffusion {data}"
+    train_classifier = f"scripts/train_classifier.py {data} --heldout {out}/digits/test --config configs/digits"
+    judge = f"{train_classifier}/judge.yaml --out {out}/judge"
+    classifier = f"{train_classifier}/classifier.yaml --out {out}/classifier --diffusion {out}/diffusion"
+    evaluate = f"scripts/evaluate.py --real {out}/digits/train --extractor.name classifier:{out}/judge"
+    diagnose = (
+        f"scripts/diagnose_classifier.py --classifier {out}/classifier --data.path {out}/digits/test "
+        f"--out {out}/classifier_levels.json"
+    )
+    floor = f"{evaluate} --generated {out}/digits/test --out {out}/floor.json"
 
+    def sampling(sampler: str, scale: float) -> Job:
+        samples = f"{out}/samples/{sampler}-scale{scale:g}"
+        steps = config.ddim_steps if sampler == "ddim" else config.ddpm_steps
+        sample = (
+            f"scripts/sample.py --diffusion {out}/diffusion --classifier {out}/classifier --guidance.scale {scale:g} "
+            f"--sampler.name {sampler} --sampler.steps {steps} --num_samples {config.num_samples} "
+            f"--batch_size 120 --out {samples}"
+        )
+        evaluated = f"{evaluate} --generated {samples} --out {samples}/evaluation.json"
+        return Job(f"{sampler}-{scale:g}", (sample, evaluated))
 
-def _sampling_job(config: DemoConfig, sampler: str, scale: float, extractor: Sequence[str]) -> Job:
-    out = config.out
-    directory = _samples(config, sampler, scale)
-    steps = config.ddim_steps if sampler == "ddim" else config.ddpm_steps
-    sample: Command = (
-        "scripts/sample.py", "--diffusion", str(out / "diffusion"), "--classifier", str(out / "classifier"),
-        "--guidance.scale", f"{scale:g}", "--sampler", sampler, "--steps", str(steps),
-        "--num_samples", str(config.num_samples), "--batch_size", "120", "--out", str(directory),
-    )  # fmt: skip
-    evaluate: Command = (
-        "scripts/evaluate.py", "--generated", str(directory), "--real", str(out / "digits" / "train"), *extractor,
-        "--out", str(directory / "evaluation.json"),
-    )  # fmt: skip
-    return Job(f"{sampler}-{scale:g}", (sample, evaluate))
+    return {
+        "writing the digits": [Job("digits", (f"scripts/make_digits.py --out {out}/digits",))],
+        "training the diffusion model": [
+            Job("diffusion", (diffusion,), trains=config.out / "diffusion"),
+            Job("judge", (judge,), trains=config.out / "judge"),
+        ],
+        "training the classifier": [
+            Job("classifier", (classifier, diagnose), trains=config.out / "classifier"),
+            Job("floor", (floor,)),
+        ],
+        "sampling and evaluating": [sampling(sampler, scale) for sampler, scale in _grid(config)],
+    }
 
 
 def _grid(config: DemoConfig) -> list[tuple[str, float]]:
     return [(sampler, scale) for sampler in ("ddim", "ddpm") for scale in config.scales]
 
 
-def _samples(config: DemoConfig, sampler: str, scale: float) -> Path:
-    return config.out / "samples" / f"{sampler}-scale{scale:g}"
+def run_stage(title: str, jobs: Sequence[Job], *, logs: Path) -> None:
+    """Run jobs in parallel, at most two and one a core, each with one thread: small networks gain little from more.
 
-
-def _results(config: DemoConfig) -> Iterator[Setting]:
-    for sampler, scale in _grid(config):
-        directory = _samples(config, sampler, scale)
-        record = json.loads((directory / "evaluation.json").read_text())
-        yield Setting(sampler, scale, record["metrics"], directory / "grid.png")
-
-
-def _run_stage(title: str, jobs: list[Job], *, logs: Path) -> None:
-    """Run jobs side by side, one a core and at most two, each single-threaded: small networks gain little from more."""
+    Raises:
+        ValueError: a command failed, or a training was stopped before its last iteration.
+    """
     logs.mkdir(parents=True, exist_ok=True)
     failed = Event()
     with (
@@ -156,43 +138,27 @@ def _run_stage(title: str, jobs: list[Job], *, logs: Path) -> None:
 
 
 def _run_job(job: Job, log: Path, failed: Event) -> None:
-    """Run a job's commands, one after the other until one fails, here or in a job beside it."""
+    """Run a job's commands; end early if `failed` is set by a parallel job."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with log.open("w") as output:
         for command in job.commands:
-            output.write(f"$ python {shlex.join(command)}\n")
-            output.flush()
-            status = _status(command, output, failed)
-            if failed.is_set():
-                return
-            if status:
+            print(f"$ python {command}", file=output, flush=True)
+            words = [sys.executable, *shlex.split(command)]
+            with subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
+                while process.poll() is None:
+                    if failed.wait(timeout=0.2):
+                        process.terminate()
+                        return
+            if process.returncode:
                 end = "\n".join(log.read_text().replace("\r", "\n").splitlines()[-15:])
-                raise ValueError(f"a command of the demonstration failed with status {status}; {log} ends:\n{end}")
-    if job.trains is not None:
-        _refuse_unfinished(job.trains)
-
-
-def _status(command: Command, output: IO[str], failed: Event) -> int:
-    """Exit status of a command that is ended early if a job beside it fails."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    words = [sys.executable, *command]
-    with subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
-        while process.poll() is None:
-            if failed.wait(timeout=0.2):
-                process.terminate()
-                return process.wait()
-        return process.returncode
-
-
-def _refuse_unfinished(run: Path) -> None:
-    """A training that was asked to stop saves and ends well, but nothing should be made with its network.
-
-    Raises:
-        ValueError: fewer iterations than its budget.
-    """
-    record = json.loads(((latest(run) or run) / "config.json").read_text())
-    done, budget = record["iteration"], record["run"]["training"]["iterations"]
-    if done < budget:
-        raise ValueError(f"{run} was stopped at iteration {done} of {budget}; the same command continues")
+                raise ValueError(
+                    f"a command of the demonstration failed with status {process.returncode}; {log} ends:\n{end}"
+                )
+    if job.trains is not None:  # a training that is asked to stop saves and ends well, but its network is unfinished
+        record = json.loads(((latest(job.trains) or job.trains) / "config.json").read_text())
+        done, budget = record["iteration"], record["run"]["training"]["iterations"]
+        if done < budget:
+            raise ValueError(f"{job.trains} was stopped at iteration {done} of {budget}; the same command continues")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

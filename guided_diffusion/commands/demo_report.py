@@ -1,8 +1,7 @@
-"""report.html: what the demonstration made, in pictures, curves, a table and the commands that made each thing."""
+"""The demonstration's report.html: pictures, curves, a table, and the commands that made them."""
 
 import html
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +9,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..evaluation.metrics import HEADLINES, RANKING
 from ..html import gallery, image, png, section, table, write_page
 
-COLUMNS = {
-    "frechet_distance": "FD",
-    "spatial_frechet_distance": "sFD",
-    "inception_score": "IS-like",
-    "precision": "precision",
-    "recall": "recall",
-    "accuracy": "accuracy",
-}
-"""Metrics shown and their names; the features are the judge's, so nothing here is an FID."""
-
-CURVES = ("frechet_distance", "precision", "recall", "accuracy")
+COLUMNS = {number.key: number.name for number in HEADLINES}
+"""Numbers in the table and their headings; they use the judge's features, so none of them is an FID."""
 
 
 @dataclass(frozen=True)
@@ -33,74 +24,60 @@ class Setting:
     scale: float
     metrics: Mapping[str, float]
     grid: Path
-    """PNG; each row the samples asked to be of one class."""
+    """PNG of samples, a row for each class asked for."""
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What was written."""
+    """The written page, and its table as text."""
 
     path: Path
     table: str
 
 
-def write_demo_report(out: Path, settings: Sequence[Setting], *, commands: Sequence[Sequence[str]]) -> DemoReport:
-    """Write out/report.html, one self-contained file, from the records that the commands left in `out`."""
+def write_demo_report(out: Path, settings: Sequence[Setting], *, commands: Sequence[str]) -> DemoReport:
+    """Write out/report.html from the records that the commands left in `out`."""
     floor = json.loads((out / "floor.json").read_text())["metrics"]
     levels = json.loads((out / "classifier_levels.json").read_text())
-    judged = _last_metrics(out / "judge" / "metrics.jsonl")
+    judge: dict[str, float] = {}
+    for line in (out / "judge" / "metrics.jsonl").read_text().splitlines():
+        judge |= json.loads(line)
+    head = ("sampler", "s", *COLUMNS.values())
+    rows = [_row(setting.sampler, f"{setting.scale:g}", setting.metrics) for setting in settings]
+    rows.append(_row("held-out real", "", floor))
     sections = [
-        _heading(floor, judged),
+        _introduction(floor, judge),
         section("Guidance scale against quality", image(png(_curves(settings, floor)))),
-        section("Numbers", table(("sampler", "s", *COLUMNS.values()), _rows(settings, floor))),
+        section("Numbers", table(head, rows)),
         section("Samples", _grids(settings)),
-        section("Is the classifier any good?", _levels_text(levels) + image(png(_level_curve(levels)))),
-        section("Commands", "<pre>" + html.escape("\n".join(f"python {shlex.join(c)}" for c in commands)) + "</pre>"),
+        section("Accuracy of the classifier", _levels_text(levels) + image(png(_level_curve(levels)))),
+        section("Commands", f"<pre>{html.escape(chr(10).join(f'python {command}' for command in commands))}</pre>"),
     ]
-    path = out / "report.html"
-    write_page(path, "Classifier guidance on handwritten digits", sections)
-    return DemoReport(path, _text_table(settings, floor))
+    write_page(out / "report.html", "Classifier guidance on handwritten digits", sections)
+    text = (f"{row[0]:<14}{row[1]:>4}" + "".join(f"{cell:>11}" for cell in row[2:]) for row in (head, *rows))
+    return DemoReport(out / "report.html", "\n".join(text))
 
 
-def _last_metrics(file: Path) -> Mapping[str, float]:
-    merged: dict[str, float] = {}
-    for line in file.read_text().splitlines():
-        merged |= json.loads(line)
-    return merged
+def _row(name: str, scale: str, metrics: Mapping[str, float]) -> list[str]:
+    return [name, scale, *(f"{metrics[column]:.3f}" if column in metrics else "" for column in COLUMNS)]
 
 
-def _heading(floor: Mapping[str, float], judged: Mapping[str, float]) -> str:
+def _introduction(floor: Mapping[str, float], judge: Mapping[str, float]) -> str:
     return (
-        "<h1>Classifier guidance on handwritten digits</h1><p>An <em>unconditional</em> diffusion model, guided to the "
-        "asked class by a separate classifier of noisy images. A third network, trained on clean images only, judges "
-        f"the result; it classifies {judged['heldout_accuracy_t0']:.1%} of held-out real digits rightly, and FD, "
+        "<h1>Classifier guidance on handwritten digits</h1><p>An <em>unconditional</em> diffusion model is guided to "
+        "the class asked for by a separate classifier of noisy images. A third network, the judge, is trained on clean "
+        f"images only. It classifies {judge['heldout_accuracy_t0']:.1%} of held-out real digits correctly, and FD, "
         "precision and recall are computed on its features. FD of the held-out real digits, the floor: "
-        f"{floor['frechet_distance']:.3f}.</p>"
+        f"{floor[RANKING.key]:.3f}.</p>"
     )
-
-
-def _rows(settings: Sequence[Setting], floor: Mapping[str, float]) -> list[list[str]]:
-    rows = [
-        [setting.sampler, f"{setting.scale:g}", *(_number(setting.metrics.get(name)) for name in COLUMNS)]
-        for setting in settings
-    ]
-    return [*rows, ["held-out real", "", *(_number(floor.get(name)) for name in COLUMNS)]]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _text_table(settings: Sequence[Setting], floor: Mapping[str, float]) -> str:
-    rows = [["sampler", "s", *COLUMNS.values()], *_rows(settings, floor)]
-    return "\n".join(f"{row[0]:<14}{row[1]:>4}" + "".join(f"{cell:>11}" for cell in row[2:]) for row in rows)
 
 
 def _curves(settings: Sequence[Setting], floor: Mapping[str, float]) -> Figure:
     scales = sorted({setting.scale for setting in settings})
-    figure = Figure(figsize=(4 * len(CURVES), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(CURVES))
-    for axis, name in zip(axes, CURVES, strict=True):
+    shown = [name for name in COLUMNS if all(name in setting.metrics for setting in settings)]
+    figure = Figure(figsize=(12, 6.8), layout="constrained")
+    axes = [figure.add_subplot(2, -(-len(shown) // 2), place) for place in range(1, len(shown) + 1)]
+    for axis, name in zip(axes, shown, strict=True):
         for sampler in dict.fromkeys(setting.sampler for setting in settings):
             points = [(scales.index(s.scale), s.metrics[name]) for s in settings if s.sampler == sampler]
             axis.plot(*zip(*points, strict=True), marker="o", label=sampler)
@@ -126,13 +103,13 @@ def _level_curve(levels: Mapping[str, Any]) -> Figure:
 
 def _levels_text(levels: Mapping[str, Any]) -> str:
     return (
-        f"<p>Accuracy of the noisy classifier on {levels['num_images']} held-out digits at each noise level. Near the "
-        "right end nothing of the digit is left, and chance is all that any classifier can reach.</p>"
+        f"<p>Accuracy of the noisy classifier on {levels['num_images']} held-out digits at each noise level. At the "
+        "right end no trace of the digit is left, and no classifier can do better than chance.</p>"
     )
 
 
 def _grids(settings: Sequence[Setting]) -> str:
-    text = "<p>Each row was asked to be one digit, 0 at the top; the same seeds at every scale.</p>"
+    text = "<p>Each row is one class, 0 at the top; the seeds are the same at every scale.</p>"
     for sampler in dict.fromkeys(setting.sampler for setting in settings):
         own = [setting for setting in settings if setting.sampler == sampler]
         text += gallery([(f"{sampler}, s = {setting.scale:g}", setting.grid.read_bytes()) for setting in own])

@@ -1,12 +1,70 @@
-"""Is a classifier fit to guide? python scripts/diagnose_classifier.py --classifier RUN --data.path HELDOUT"""
+"""Diagnose a classifier: python scripts/diagnose_classifier.py --classifier RUN --data.path HELDOUT"""
 
 from collections.abc import Sequence
-
-from classifiers.diagnosis import DiagnoseConfig, diagnose
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from textwrap import fill
 
 from ..config import run_command
+from ..data.config import DataConfig
+from ..distributed import default_device
+from ..files import atomic_write, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseConfig:
+    """Measure a classifier on held-out images, noise level by noise level, and say whether it is fit to guide."""
+
+    classifier: Path
+    """Run directory or checkpoint of the classifier."""
+    data: DataConfig
+    """Held-out images."""
+    max_images: int = 5000
+    """Most images to use, evenly spaced."""
+    levels: int = 11
+    """Noise levels, evenly spread over its chain, both ends included."""
+    batch_size: int = 64
+    """Images at a time; gradients need as much memory as guided sampling does."""
+    seed: int = 0
+    """Seed of the noise."""
+    out: Path | None = None
+    """JSON file to write, a figure beside it; null: diagnosis.json in the run directory of the classifier."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_images", "levels", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.out is not None and self.out.suffix != ".json":
+            raise ValueError(f"out is a JSON file, and the figure beside it ends in .png; got {self.out}, not *.json")
+
+
+def diagnose_classifier(config: DiagnoseConfig) -> None:
+    """Print the measurements and the verdict; write both as JSON, with a figure beside it if there are several levels.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_classifier` and `open_heldout`; images of one class only.
+    """
+    # Here, so that --help does not import what reads images and draws figures.
+    from classifiers.diagnosis import diagnosed
+    from classifiers.diagnosis_report import diagnosis_figure, format_diagnosis
+    from classifiers.trained_model import load_classifier
+    from classifiers.verdict import verdict
+
+    classifier = load_classifier(config.classifier, device=default_device())
+    diagnosis = diagnosed(
+        classifier, config.data, max_images=config.max_images, num_levels=config.levels, batch_size=config.batch_size,
+        seed=config.seed,
+    )  # fmt: skip
+    sentences = verdict(diagnosis)
+    print(format_diagnosis(diagnosis), *(fill(sentence, width=100) for sentence in sentences), sep="\n\n")
+    out = config.out or classifier.checkpoint.path.parent / "diagnosis.json"
+    write_json(out, asdict(diagnosis) | {"verdict": sentences})
+    if len(diagnosis.levels) > 1:
+        with atomic_write(out.with_suffix(".png")) as file:
+            diagnosis_figure(diagnosis).savefig(file, format="png", dpi=150)
+    print(f"\nwritten to {out}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; argv: None takes the process's own arguments."""
-    run_command(DiagnoseConfig, diagnose, argv)
+    run_command(DiagnoseConfig, diagnose_classifier, argv)

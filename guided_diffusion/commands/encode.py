@@ -1,9 +1,102 @@
-"""Images to DDIM's latents and back: python scripts/encode.py --diffusion RUN --data.path DIR --out DIR"""
+"""Encode images and decode them again: python scripts/encode.py --diffusion RUN --data.path DIR --out DIR"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+from torch import Tensor
 
 from ..config import run_command
-from ..generation.encoding import EncodeConfig, encode
+from ..data.config import DataConfig
+from ..data.pictures import write_png
+from ..diffusion.images import grid
+from ..diffusion.model import load_diffusion, weights_record
+from ..distributed import default_device
+from ..files import atomic_write, write_json
+from ..generation.config import check_at_least_one
+from ..generation.encoding import Codec, mean_grey_levels, psnr
+from ..generation.input_images import open_inputs
+from ..samplers import SamplerConfig
+from ..samplers.config import check_clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """Encode images as DDIM latents, decode them, and interpolate between them."""
+
+    diffusion: Path
+    """Run directory or checkpoint of the diffusion model."""
+    data: DataConfig
+    """Images; centre crops, not mirrored. Without classes: one folder of all, or --data.labels filenames."""
+    out: Path
+    """Directory for latents.npz, encoding.json, reconstructions.png and interpolations.png; rewritten."""
+    max_images: int = 64
+    """Largest number of images; of more, evenly spaced ones are taken."""
+    steps: int | str = 250
+    """Timesteps of DDIM, as --sampler.steps of scripts/sample.py; with more, images come back more closely."""
+    interpolations: int = 8
+    """Pairs of images to interpolate between: image i and the one half of the images further on. 0: none."""
+    frames: int = 9
+    """Images from one end of an interpolation to the other, both ends included."""
+    clip: float | None = 1.0
+    """Bound that estimates of x_0 are clamped to; null: none, and images come back less closely."""
+    weights: str | None = None
+    """Weights of the checkpoint, such as ema_0.9999 or network; null: its slowest average."""
+    batch_size: int = 64
+    """Images at a time."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "max_images", "batch_size")
+        for name, least in (("interpolations", 0), ("frames", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_clip(self.clip)
+
+
+def encode(config: EncodeConfig) -> None:
+    """Write latents, their record and the pictures, and print how closely the images come back.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_diffusion` and `open_inputs`; timesteps that the chain does not have.
+    """
+    model = load_diffusion(config.diffusion, weights=config.weights, device=default_device())
+    codec = Codec(
+        model=model, sampler=SamplerConfig(steps=config.steps, clip=config.clip), batch_size=config.batch_size
+    )
+    inputs = open_inputs(config.data, model, most=config.max_images, class_names=model.config.class_names or None)
+    images, labels = inputs.read()
+    latents = codec.encode(images, labels)
+    decoded = codec.decode(latents, labels)
+    with atomic_write(config.out / "latents.npz") as file:
+        np.savez(file, latents=latents.numpy(), labels=labels.numpy(), images=images.numpy())
+    record = _record(inputs.files, labels, images, decoded)
+    settings = {"steps": config.steps, "links": len(codec.chain), "clip": config.clip}
+    write_json(config.out / "encoding.json", {"diffusion": weights_record(model), "settings": settings} | record)
+    pairs = rearrange([images, decoded], "two n c h w -> (n two) c h w")
+    write_png(config.out / "reconstructions.png", grid(pairs[:128], columns=8))
+    if count := min(config.interpolations, len(images) // 2):
+        between = codec.interpolations(latents, labels, count=count, frames=config.frames)
+        write_png(config.out / "interpolations.png", grid(between, columns=config.frames))
+    print(
+        f"{len(images)} images by {len(codec.chain)} links and back: off by {record['mean_grey_levels']:.3g} grey "
+        f"levels on average, PSNR {record['mean_psnr']:.4g} dB, the worst {record['worst_psnr']:.4g} dB; written to "
+        f"{config.out}"
+    )
+
+
+def _record(files: Sequence[str], labels: Tensor, images: Tensor, decoded: Tensor) -> dict[str, Any]:
+    """Distances of decoded images from the originals, together and each; plain values."""
+    ratios, levels = psnr(images, decoded), mean_grey_levels(images, decoded)
+    columns = zip(files, labels.tolist(), ratios.tolist(), levels.tolist(), strict=True)
+    return {
+        "mean_psnr": float(ratios.mean()),
+        "worst_psnr": float(ratios.min()),
+        "mean_grey_levels": float(levels.mean()),
+        "images": [dict(zip(("file", "label", "psnr", "grey_levels"), row, strict=True)) for row in columns],
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

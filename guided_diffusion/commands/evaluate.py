@@ -1,21 +1,16 @@
-"""The evaluation command: measures or compares, and prints what came of it."""
+"""The evaluation command: measures samples against real images, or compares reports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import run_command
-from ..distributed import this_process
-from ..evaluation.compare import compared, format_comparison
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
-from ..evaluation.page import write_comparison_page
-from ..evaluation.report import format_report
-from ..evaluation.run import evaluate, page_path, report_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(ExtractorConfig):
+class EvaluateConfig:
     """Compare generated images with real ones, or evaluations with one another."""
 
     generated: Path | None = None
@@ -23,6 +18,10 @@ class EvaluateConfig(ExtractorConfig):
     Hugging Face dataset."""
     real: Path | None = None
     """The same, or an npz of reference statistics: published ones, or those that make_reference.py wrote."""
+    channels: int | None = None
+    """Channels of generated pictures: 3 makes grey ones coloured. null: the mode of the files, which must be one."""
+    extractor: ExtractorConfig = ExtractorConfig()
+    """Network whose features are compared."""
     protocol: EvaluationConfig = EvaluationConfig()
     """Settings of the metrics; the defaults are the published ones."""
     out: Path | None = None
@@ -34,7 +33,7 @@ class EvaluateConfig(ExtractorConfig):
     def __post_init__(self) -> None:
         given = [f"--{name}" for name in ("generated", "real") if getattr(self, name) is not None]
         if self.compare and given:
-            raise ValueError(f"--compare takes evaluations that were made; leave out {' and '.join(given)}")
+            raise ValueError(f"--compare takes reports, not images; leave out {' and '.join(given)}")
         if self.compare and self.out is not None and self.out.suffix != ".html":
             raise ValueError(f"with --compare, --out is a page NAME.html; got {self.out}")
         if not self.compare and self.out is not None and self.out.suffix != ".json":
@@ -47,35 +46,42 @@ class EvaluateConfig(ExtractorConfig):
 
 
 def evaluate_samples(config: EvaluateConfig) -> None:
-    """Measure, write the report and print it on the main process; or compare reports, if there are any to compare.
-
-    Raises:
-        ValueError, FileNotFoundError, ImportError: as the extractor, `evaluate` and `compared` raise them.
-    """
+    """Measure, write the report and print it on the main process; or compare reports, if there are any to compare."""
     if config.compare:
         compare_evaluations(config.compare, page=config.out)
         return
+    # Here, so that --help and bad options do not wait for SciPy and torchmetrics.
+    from ..distributed import this_process
+    from ..evaluation.report_text import format_report
+    from ..evaluation.run import evaluate, page_path, report_path
+
     assert config.generated is not None  # as `__post_init__` makes sure
     assert config.real is not None
     process = this_process()
-    extractor = open_extractor(config, device=process.device)
+    extractor = open_extractor(config.extractor, device=process.device)
     out = config.out or report_path(config.generated, extractor)
     report = evaluate(
-        generated=config.generated, real=config.real, extractor=extractor, config=config.protocol, out=out, page=True
+        generated=config.generated,
+        channels=config.channels,
+        real=config.real,
+        extractor=extractor,
+        config=config.protocol,
+        out=out,
+        page=True,
     )
     if process.is_main:
         print(f"{format_report(report)}\n\n{out}\n{page_path(out)}")
 
 
 def compare_evaluations(reports: Sequence[Path], *, page: Path | None) -> None:
-    """Print how evaluations and their protocols differ; page: HTML file that says so as well.
+    """Print the differences between evaluations and their protocols; page: HTML file of the same content."""
+    from ..evaluation.compare import compare_reports, format_comparison  # here, as above
 
-    Raises:
-        ValueError, FileNotFoundError: fewer than two reports, or files that are none.
-    """
-    comparison = compared(reports)
+    comparison = compare_reports(reports)
     print(format_comparison(comparison))
     if page is not None:
+        from ..evaluation.page import write_comparison_page
+
         write_comparison_page(page, comparison)
 
 

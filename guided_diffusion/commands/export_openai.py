@@ -1,12 +1,49 @@
 """Write a checkpoint in the published layout: python scripts/export_openai.py runs/adm64 --out adm64.pt"""
 
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from ..config import run_command
-from ..openai.files import ExportConfig, export_openai, with_file_named
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a checkpoint in the published layout."""
+
+    run: Path
+    """Run directory or checkpoint."""
+    out: Path
+    """The .pt file to write."""
+    weights: str | None = None
+    """Weights to export, such as network or ema_0.9999; null: the slowest average if there is one."""
+
+
+def export_openai(config: ExportConfig) -> Path:
+    """Write the checkpoint's weights in the published layout, and print the flags that go with them.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: a model that the published code cannot build.
+    """
+    import torch  # here, so that --help is quick
+
+    from ..checkpoint import open_checkpoint, read_tensors
+    from ..files import atomic_write
+    from ..openai import Converted, revert
+    from ..openai.flags import CHECKPOINT_KIND, Kind
+
+    checkpoint = open_checkpoint(config.run, *CHECKPOINT_KIND.values())
+    kind: Kind = next(kind for kind, name in CHECKPOINT_KIND.items() if name == checkpoint.kind)
+    weights = read_tensors(checkpoint.weights_file(config.weights))
+    published = revert(Converted(kind, checkpoint.model, weights))
+    with atomic_write(config.out) as file:
+        torch.save(dict(published.weights), file)
+    print(f"wrote {config.out}, which goes with")
+    print(" ".join(f"--{name} {value}" for name, value in published.flags.items()))
+    return config.out
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; argv: None takes the process's own arguments."""
-    run_command(ExportConfig, export_openai, with_file_named("run", sys.argv[1:] if argv is None else argv))
+    run_command(ExportConfig, export_openai, argv, positional="run")

@@ -1,9 +1,88 @@
-"""Samples as others read them: python scripts/export_samples.py --samples runs/samples --out samples.npz"""
+"""Export samples: python scripts/export_samples.py --samples runs/samples --out samples.npz"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from ..config import run_command
-from ..generation.export import ExportConfig, export_samples
+from ..data.formats.samples import NO_LABEL, iterate_shards, merged_npz, read_labels, read_manifest
+from ..data.pictures import picture, write_png
+from ..files import atomic_directory
+from ..generation.sample_pictures import class_grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write samples as an npz batch, as a folder of pictures or as one grid, by the suffix of `out`."""
+
+    samples: Path
+    """Directory of samples."""
+    out: Path
+    """NAME.npz: the published layout, images in arr_0 and labels in arr_1. NAME.png: a grid, a row for each class. A
+    name without a suffix: a folder of PNGs, in a directory for each class if there are classes. A folder is read class
+    by class, not in the order of sample ids."""
+    columns: int = 10
+    """Samples in each row of a grid."""
+    rows: int = 10
+    """Rows of a grid."""
+
+    def __post_init__(self) -> None:
+        if self.out.suffix not in ("", ".npz", ".png"):
+            raise ValueError(f"out is NAME.npz, NAME.png, or a folder's name without a suffix; got {self.out}")
+        for name in ("columns", "rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def export_samples(config: ExportConfig) -> None:
+    """Write `config.out` atomically, with one shard in memory at a time.
+
+    Raises:
+        FileNotFoundError: no samples there.
+        FileExistsError: the folder exists; files are replaced.
+        ValueError: missing or damaged samples, or class names that cannot name directories.
+    """
+    if config.out.suffix == ".npz":
+        merged_npz(config.samples, config.out)
+    elif config.out.suffix == ".png":
+        write_png(config.out, class_grid(config.samples, columns=config.columns, rows=config.rows))
+    else:
+        write_pictures(config.samples, config.out)
+
+
+def write_pictures(samples: Path, out: Path) -> None:
+    """Write a PNG of each sample, OUT/ID.png or OUT/CLASS/ID.png.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError: as `export_samples`.
+    """
+    labels = read_labels(samples)
+    names = () if (labels == NO_LABEL).all() else _directory_names(samples)
+    digits = len(str(len(labels) - 1))
+    with atomic_directory(out) as folder:
+        # Also for classes without samples, so that a reader finds the same classes.
+        directories = [folder / name for name in names]
+        for directory in directories:
+            directory.mkdir()
+        for shard in iterate_shards(samples):
+            for image, label, sample_id in zip(shard.images, shard.labels.tolist(), shard.ids.tolist(), strict=True):
+                directory = directories[label] if directories else folder
+                pixels = torch.from_numpy(image.copy()).movedim(2, 0)
+                picture(pixels, enlarge=False).save(directory / f"{sample_id:0{digits}d}.png")
+
+
+def _directory_names(samples: Path) -> Sequence[str]:
+    """Class names, checked to be distinct names of directories."""
+    names: Sequence[str] = read_manifest(samples).get("class_names") or ()
+    if not names:
+        raise ValueError(f"{samples} has labels but no class names to name directories by; export an .npz")
+    wrong = [name for name in names if not name or name.startswith(".") or "/" in name or "\0" in name]
+    if wrong or len(set(names)) < len(names):
+        reason = f'such as "{wrong[0]}"' if wrong else "some of them equal"
+        raise ValueError(f"{samples} has class names that cannot name directories ({reason}); export an .npz")
+    return names
 
 
 def main(argv: Sequence[str] | None = None) -> None:

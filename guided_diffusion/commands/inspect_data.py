@@ -1,9 +1,61 @@
 """Look through a data set: python scripts/inspect_data.py --data.path DIR --size 64 --out page.png"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from ..config import run_command
-from ..data.inspection import InspectConfig, inspect_data
+from ..data.config import Labels, check_num_workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectedConfig:
+    """The images to look at."""
+
+    path: Path
+    """As of a training: a folder with one directory per class, a zip, WebDataset shards, .."""
+    labels: Labels = "folders"
+    """As of a training."""
+    num_workers: int = 2
+    """Processes that decode; 0 decodes in this one."""
+
+    def __post_init__(self) -> None:
+        check_num_workers(self.num_workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Look through all images: classes, sizes, broken and duplicate files, and a page of thumbnails."""
+
+    data: InspectedConfig
+    """The images."""
+    size: int | None = None
+    """Side of the images to be trained on, pixels; counts the smaller files. null: not asked."""
+    out: Path | None = None
+    """PNG to write with a row of thumbnails for each class; null: none."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size is a number of pixels, at least 1, not {self.size}")
+        if self.out is not None and self.out.suffix.lower() != ".png":
+            raise ValueError(f"the page of thumbnails is a PNG; give --out a name that ends in .png, not {self.out}")
+
+
+def inspect_data(config: InspectConfig) -> None:
+    """Look through the data, print a report, and write the page and the JSON that were asked for.
+
+    Raises:
+        FileNotFoundError: nothing at the path.
+        ValueError: nothing in it that could be images.
+    """
+    from ..data.inspection import inspected, report_lines  # imports Pillow, which --help has no use for
+    from ..data.thumbnails import write_thumbnails
+
+    found = inspected(config.data.path, labels=config.data.labels, num_workers=config.data.num_workers)
+    print("\n".join(report_lines(found, size=config.size)))
+    if config.out is not None:
+        write_thumbnails(config.out, found)
+        print(f"thumbnails  {config.out}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

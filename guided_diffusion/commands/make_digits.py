@@ -1,14 +1,14 @@
-"""scikit-learn's handwritten digits as class folders of PNG files: 1,797 scans of 8x8 pixels, ten classes."""
+"""Write scikit-learn's handwritten digits as class folders: python scripts/make_digits.py --out runs/demo/digits
 
-import shutil
+1,797 scans of 8x8 pixels in ten classes.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from ..config import run_command
+from ..files import atomic_directory
 
 NUM_SCANS = 1797
 
@@ -18,7 +18,7 @@ class DigitsConfig:
     """Write scikit-learn's handwritten digits as class folders train/<digit> and test/<digit>."""
 
     out: Path
-    """Folder to write; left alone where it is there already."""
+    """Folder to write; one that is complete already is left as it is."""
     test_every: int = 5
     """Every n-th scan of each class is held out."""
 
@@ -33,6 +33,9 @@ def write_digits(config: DigitsConfig) -> None:
     Raises:
         ValueError: scikit-learn is not installed, or `out` is there and is something else.
     """
+    import numpy as np  # here, with PIL and scikit-learn, so that --help is quick
+    from PIL import Image
+
     if config.out.exists():
         found = len(list(config.out.glob("*/*/*.png")))
         if found != NUM_SCANS:
@@ -40,26 +43,19 @@ def write_digits(config: DigitsConfig) -> None:
                 f"{config.out} is there, but holds {found} of {NUM_SCANS} scans; remove it or move it away"
             )
         return
-    pixels, labels = _scans()
-    partial = config.out.with_name(f".partial-{config.out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    for label in range(10):
-        for position, index in enumerate(np.flatnonzero(labels == label)):
-            split = "test" if position % config.test_every == 0 else "train"
-            path = partial / split / str(label) / f"{index:04d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels[index]).save(path)
-    partial.rename(config.out)
-
-
-def _scans() -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (1797, 8, 8), 0 the paper and 255 the ink, and labels (1797,). The scans have 17 grey levels, 0..16."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
         raise ValueError("the digits come with scikit-learn; install it: pip install scikit-learn") from None
-    pixels, labels = load_digits(return_X_y=True)
-    return np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), np.asarray(labels)
+    scans, labels = load_digits(return_X_y=True)  # 17 grey levels, 0 the paper and 16 the ink
+    pixels = np.round(scans.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    with atomic_directory(config.out) as folder:
+        for label in range(10):
+            for position, index in enumerate(np.flatnonzero(labels == label)):
+                split = "test" if position % config.test_every == 0 else "train"
+                path = folder / split / str(label) / f"{index:04d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels[index]).save(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

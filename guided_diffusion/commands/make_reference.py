@@ -4,58 +4,61 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import file_sha256
 from ..config import run_command
-from ..distributed import this_process
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
-from ..evaluation.reference import read_reference
-from ..evaluation.reference_builder import make_reference
+from ..files import file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeReferenceConfig(ExtractorConfig):
+class MakeReferenceConfig:
     """Write the statistics of real images, and some of the images, to a file that evaluate.py takes as --real."""
 
     images: Path
     """Folder or .zip of pictures, WebDataset shards, prepared images, a saved Hugging Face dataset, npz batch or
     samples."""
     out: Path
-    """NAME.npz, in the published layout: mu, sigma, mu_s, sigma_s, arr_0. It is not replaced if it is there.
+    """NAME.npz, in the published layout: mu, sigma, mu_s, sigma_s, arr_0. It must not exist.
 
-    Until it is written, what was measured lies beside it in a hidden directory: 16 KB an image with Inception.
+    Until it is written, features are cached beside it in a hidden directory: 20 KB an image with Inception.
     """
+    extractor: ExtractorConfig = ExtractorConfig()
+    """Network whose features are measured."""
     image_size: int | None = None
     """Side in pixels of the images that will be compared; pictures get the published centre crop to it.
 
-    None: the images as they are, which must then have one size.
+    null: the images as they are, which must then have one size.
     """
+    channels: int | None = None
+    """Channels of pictures: 3 makes grey ones coloured. null: the mode of the files, which must be one."""
     manifold_images: int = 10_000
     """Images, spread over the set, to keep for precision, recall, density, coverage and the kernel distance, at most.
 
-    Published; 0 keeps none, and these numbers cannot be had.
+    Published; with 0 these numbers will be absent.
     """
     batch_size: int = 64
-    """Images that go through the extractor at once, per process."""
+    """Images of one forward pass of the extractor, per process."""
 
     def __post_init__(self) -> None:
         for name, least in (("image_size", 1), ("batch_size", 1), ("manifold_images", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+                raise ValueError(f"--{name} must be at least {least}, got {value}")
 
 
 def make_reference_file(config: MakeReferenceConfig) -> None:
-    """Measure, write, and say on the main process what was written.
+    """Measure, write, and print a summary on the main process."""
+    # Here, so that --help and bad options do not wait for SciPy and torchmetrics.
+    from ..distributed import this_process
+    from ..evaluation.reference import read_reference
+    from ..evaluation.reference_builder import make_reference
 
-    Raises:
-        ValueError, OSError, ImportError: as the extractor and `make_reference` raise them.
-    """
     process = this_process()
     make_reference(
         config.images,
-        extractor=open_extractor(config, device=process.device),
+        extractor=open_extractor(config.extractor, device=process.device),
         out=config.out,
         image_size=config.image_size,
+        channels=config.channels,
         manifold_images=config.manifold_images,
         batch_size=config.batch_size,
     )

@@ -1,9 +1,101 @@
-"""Curves of training runs: python scripts/plot_runs.py --runs '[runs/diffusion]' --out curves.png"""
+"""Plot the curves of training runs: python scripts/plot_runs.py --runs '[runs/diffusion]' --out curves.png"""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ..config import run_command
-from ..training.curves import PlotConfig, plot_runs
+from ..files import atomic_write
+
+NOT_DRAWN = ("iteration", "observed", "images_per_second")
+"""Fields of metrics.jsonl without a panel."""
+COLUMNS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotConfig:
+    """Draw the curves of one training run, or of several in the same panels."""
+
+    runs: tuple[Path, ...]
+    """Run directories, as '[runs/a,runs/b]'."""
+    out: Path
+    """PNG to write."""
+    smoothing: int = 1
+    """Lines of metrics.jsonl to average for each point of a curve; 1: none."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("runs names no training run; give at least one, such as --runs '[runs/diffusion]'")
+        if self.smoothing < 1:
+            raise ValueError(f"smoothing must be at least 1, got {self.smoothing}")
+        if self.out.suffix != ".png":
+            raise ValueError(f"out is a PNG to write, such as curves.png; got {self.out}")
+
+
+def plot_runs(config: PlotConfig) -> None:
+    """Write the picture, with a panel for each number that any of the runs has logged.
+
+    Raises:
+        FileNotFoundError: a run without metrics.jsonl.
+        ValueError: runs that logged nothing yet, or a damaged file.
+    """
+    from matplotlib.figure import Figure  # here, because it takes half a second to import
+
+    curves = {run: smoothed(read_curves(run), config.smoothing) for run in config.runs}
+    names = sorted({name for of_run in curves.values() for name in of_run}, key=lambda name: (name != "loss", name))
+    if not names:
+        raise ValueError(f"{config.runs[0]} has recorded nothing yet; it does every training.log_every_iterations")
+    rows = -(-len(names) // COLUMNS)
+    figure = Figure(figsize=(4.2 * min(COLUMNS, len(names)), 2.9 * rows), layout="constrained")
+    axes: Any = figure.subplots(rows, min(COLUMNS, len(names)), squeeze=False)  # an array of axes
+    for axis, name in zip(axes.flat, names, strict=False):
+        for run, of_run in curves.items():
+            if name in of_run:
+                iterations, values = zip(*of_run[name], strict=True)
+                axis.plot(iterations, values, marker="." if len(values) < 30 else None, label=str(run))
+        axis.set_title(name)
+        axis.set_xlabel("iteration")
+        axis.grid(alpha=0.3)
+    for unused in axes.flat[len(names) :]:
+        unused.set_axis_off()
+    if len(config.runs) > 1:
+        axes.flat[0].legend()
+    with atomic_write(config.out) as file:
+        figure.savefig(file, format="png", dpi=110)
+    print(f"{config.out}: {', '.join(names)}")
+
+
+def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """The points (iteration, value) of every number that a run has logged.
+
+    Raises:
+        FileNotFoundError: no metrics.jsonl there.
+        ValueError: a line in the middle of it that is no JSON.
+    """
+    file = run / "metrics.jsonl"
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no {file}; give the directory of a training run")
+    curves: dict[str, list[tuple[int, float]]] = {}
+    lines = file.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            metrics: Mapping[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            if number == len(lines):  # a run in progress, or killed, may be within a line
+                break
+            raise ValueError(f"line {number} of {file} is no JSON; remove it") from None
+        for name, value in metrics.items():
+            if name not in NOT_DRAWN:
+                curves.setdefault(name, []).append((int(metrics["iteration"]), float(value)))
+    return curves
+
+
+def smoothed(curves: Mapping[str, Sequence[tuple[int, float]]], length: int) -> dict[str, list[tuple[int, float]]]:
+    """Means of `length` points, at the iteration of the last; the end may be a mean of fewer."""
+    parts = {name: [points[i : i + length] for i in range(0, len(points), length)] for name, points in curves.items()}
+    return {name: [(part[-1][0], sum(y for _, y in part) / len(part)) for part in of] for name, of in parts.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,9 +1,54 @@
 """Crop and pack a data set once: python scripts/prepare_data.py --data.path SRC --size 64 --out DIR"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from ..config import run_command
-from ..data.preparation import PrepareConfig, prepare_data
+from ..data.config import DataConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Crop all images once and pack them into few files, from which a training reads without decoding.
+
+    A training with OUT as its data.path sees what it would see of the images themselves, to the bit, at that image
+    size and with centre crops. Random crops would cut from the squares that are left: train with these on the images.
+    """
+
+    data: DataConfig
+    """The images. Random crops and mirrors, which training draws anew each time, cannot be prepared."""
+    size: int
+    """Side of the squares, pixels: the network's image size."""
+    out: Path
+    """Directory for the files; an interrupted run continues there."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size is a number of pixels, at least 1, not {self.size}")
+        if self.data.crop != "center" or self.data.flip:
+            raise ValueError(
+                "prepared images are centre crops, not mirrored: leave out data.crop and data.flip (a training may "
+                "still mirror them)"
+            )
+
+
+def prepare_data(config: PrepareConfig) -> None:
+    """Write the missing files of `config.out`.
+
+    Raises:
+        ValueError, FileNotFoundError: as `open_training_set`; or a directory that holds other images.
+        OSError: the disk is full, or fails; the written files stay, and the same command goes on.
+    """
+    from ..data.image_set import open_training_set  # imports Pillow, which --help has no use for
+    from ..data.preparation import write_prepared
+
+    images = open_training_set(config.data, image_size=config.size)
+    size = write_prepared(config.out, images, config.data)
+    print(
+        f"{config.out}: {len(images):,} images of {config.size}x{config.size} in {len(images.class_names)} classes, "
+        f"{size / 1e6:,.0f} MB; train with --data.path {config.out}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,220 +1,225 @@
-"""The sweep command: which settings there are, each sampled and evaluated once, and the best of them."""
+"""Sweep guidance scales, samplers and steps: python scripts/sweep.py --diffusion RUN --classifier RUN --real DIR .."""
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..config import run_command, to_plain
 from ..data.formats.samples import complete_shards, read_manifest
-from ..diffusion.chain import DiffusionChain
-from ..diffusion.model import DiffusionModel, load_diffusion
+from ..diffusion.chain import Step
+from ..diffusion.denoiser import Estimate
 from ..diffusion.noise import SeededNoise
 from ..distributed import this_process
 from ..evaluation.config import EvaluationConfig
-from ..evaluation.extractors.config import ExtractorConfig, open_extractor
-from ..evaluation.extractors.features import FeatureExtractor
-from ..evaluation.inputs import RealSide, open_real
-from ..evaluation.run import MeasuredReal, evaluate, measure_real, parts_directory
+from ..evaluation.extractors.config import ExtractorConfig
 from ..files import atomic_write, write_json
-from ..generation.config import SampleConfig, sampler_and_chain
-from ..generation.run import generate, guidance_of, sample_plan
-from ..guidance.config import GuidanceConfig
-from ..guidance.guides import load_guide, load_other_guides
-from ..guidance.network_counter import NETWORK, Precision, counted_guidance, idle
-from ..guidance.run import Guidance
-from ..samplers import OWNERS, Sampler, SamplerName
-from .sweep_report import DISTANCE, Outcome, best_of, format_outcomes, write_sweep_report
+from ..generation.config import SampleSetConfig
+from ..generation.run import SamplingRun
+from ..samplers import SamplerConfig, SamplerName
+from ..samplers.config import OPTIONS, SAMPLERS, owners
+from .sample import SampleConfig, write_samples
+from .sweep_report import Outcome, best_of, format_outcomes, write_sweep_report
+
+if TYPE_CHECKING:
+    from ..evaluation.extractors.features import FeatureExtractor
+    from ..evaluation.inputs import RealInput
+    from ..evaluation.run import MeasuredReal
 
 EVALUATION_NAME = "evaluation.json"
-SHARED = (
-    "diffusion", "classifier", "num_samples", "labels", "clip", "threshold", "weights", "seed", "precision",
-    "batch_size", "cpu_threads", "shard_size",
-)  # fmt: skip
-"""Fields of `SampleConfig` that are the same in all settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepConfig(ExtractorConfig):
+class SweepConfig(SampleSetConfig):
     """Sample at every combination of scales, samplers and steps from the same seeds, evaluate, and name the best."""
 
-    out: Path
-    """Directory for the samples of each setting, sweep.json, curves and report.html; it continues what is there."""
-    diffusion: Path
-    """Run directory or checkpoint of the diffusion model."""
-    classifier: Path
-    """Run directory or checkpoint of a classifier trained on that model's noise."""
     real: Path
-    """What samples are compared with: folder of pictures, npz batch, or npz of reference statistics."""
+    """Images to compare samples with: folder of pictures, npz batch, or npz of reference statistics."""
     scales: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
-    """Guidance scales s."""
-    samplers: tuple[SamplerName, ...] = (SampleConfig.sampler,)
-    """Samplers, as in scripts/sample.py."""
-    steps: tuple[int | str, ...] = (SampleConfig.steps,)
-    """Numbers of timesteps, as in scripts/sample.py."""
-    eta: float = SampleConfig.eta
-    """Share of ancestral noise in ddim, 0..1; other samplers go without."""
-    snr: float | None = SampleConfig.snr
-    """Of langevin and predictor_corrector alone, as in scripts/sample.py."""
-    langevin_steps: int | None = SampleConfig.langevin_steps
-    """Of langevin and predictor_corrector alone, as in scripts/sample.py."""
-    guidance: GuidanceConfig = GuidanceConfig()
-    """All of the guidance but its scale."""
-    protocol: EvaluationConfig = EvaluationConfig()
-    """Settings of the metrics."""
+    """Guidance scales s, in place of guidance.scale."""
+    samplers: tuple[SamplerName, ...] = (SamplerConfig.name,)
+    """Samplers. Their options are those of --sampler, each sampler's own for it alone; options that the default sampler
+    does not have need --sampler.name as well."""
+    steps: tuple[int | str, ...] = (SamplerConfig.steps,)
+    """Numbers of timesteps, or timesteps, in place of sampler.steps."""
     num_samples: int = 1000
     """Samples of each setting. Few make Fréchet distances larger, of all settings alike."""
-    labels: int | str = SampleConfig.labels
-    """Classes asked for, as in scripts/sample.py."""
-    clip: float | None = SampleConfig.clip
-    """Estimates of x_0 are clamped to [-clip, clip]; null leaves them."""
-    threshold: float | None = SampleConfig.threshold
-    """In place of clip, dynamic thresholding by this quantile, as in scripts/sample.py; null: no."""
-    weights: str | None = SampleConfig.weights
-    """Weights of the checkpoint sampled from; null: its slowest average."""
-    seed: int = SampleConfig.seed
-    """Of the noise of every sample, the same in all settings."""
-    precision: Precision = SampleConfig.precision
-    """Of arithmetic inside the networks."""
-    batch_size: int = SampleConfig.batch_size
-    """Images sampled at a time."""
-    cpu_threads: int = SampleConfig.cpu_threads
-    """Threads where there is no GPU; another number may change a pixel by one grey level."""
-    shard_size: int = SampleConfig.shard_size
-    """Images in each file: what an interruption can cost at most, and what several processes share a setting by."""
+    extractor: ExtractorConfig = ExtractorConfig()
+    """Network whose features are compared."""
+    protocol: EvaluationConfig = EvaluationConfig()
+    """Settings of the metrics."""
     write_config: Path | None = None
     """YAML file for scripts/sample.py --config, with the best setting."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("scales", "samplers", "steps"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} are one or more different values, got {list(values)}")
+        if self.classifier is None:
+            raise ValueError("a sweep over guidance scales needs a classifier; add --classifier RUN")
         if self.guidance.scale is not None:
             raise ValueError(
                 f"a sweep takes its scales from --scales, not from guidance.scale; got {self.guidance.scale:g}"
             )
-        for option, owners in OWNERS.items():
-            if getattr(self, option) and not set(owners) & set(self.samplers):
+        self._check_sampler()
+        self.protocol.check_num_images(self.num_samples, "--num_samples asks for")
+
+    def _check_sampler(self) -> None:
+        plain = SamplerConfig()
+        if self.sampler.steps != plain.steps:
+            raise ValueError(f"a sweep takes its steps from --steps, not from sampler.steps; got {self.sampler.steps}")
+        if self.sampler.name not in (plain.name, *self.samplers):
+            raise ValueError(
+                f"a sweep takes its samplers from --samplers, and {self.sampler.name} is not among them; add it, or "
+                f"leave out sampler.name"
+            )
+        for option in OPTIONS:
+            given = getattr(self.sampler, option)
+            if given is not None and not set(owners(option)) & set(self.samplers):
                 raise ValueError(
-                    f"{option} {getattr(self, option)} is for {' and '.join(owners)}, but the samplers are "
+                    f"{option} {given} is for {' and '.join(owners(option))}, but the samplers are "
                     f"{', '.join(self.samplers)}; leave it out"
                 )
-        if self.num_samples <= self.protocol.neighbours:
-            raise ValueError(
-                f"precision and recall look at {self.protocol.neighbours} neighbours of each sample, so num_samples "
-                f"must be more; got {self.num_samples}"
-            )
 
 
 def sweep(config: SweepConfig) -> None:
-    """Make and evaluate whatever is missing, write sweep.json and report.html, and print the table and the best.
+    """Make and evaluate what is missing, write sweep.json and report.html, and print the table and the best.
 
-    Settings whose samples and evaluation are there, of the same weights, data and protocol, are taken as they are, so
-    an interrupted sweep continues.
+    An interrupted sweep continues: samples and evaluations of the same weights, data and protocol are kept.
 
     Raises:
-        FileNotFoundError, ValueError: as `generate` and `evaluate`; what the settings or the real side have wrong is
-            found before any samples are made.
+        FileNotFoundError, ValueError: as `sample` and `evaluate`; wrong settings and real images that cannot be used
+            are found before any samples are made.
     """
-    device = this_process().device
-    model = load_diffusion(config.diffusion, weights=config.weights, device=device)
-    guide, others = load_guide(config.classifier, device=device), load_other_guides(config.guidance, device=device)
-    extractor = open_extractor(config, device=device)
-    side = _opened_real(config, model, extractor)
+    from ..evaluation.run import cache_directory  # with torchmetrics, which is slow to import
 
-    @cache
-    def real() -> MeasuredReal:  # once, and only if a setting is not evaluated yet
-        return measure_real(
-            config.real, shape=_image_shape(model), extractor=extractor, config=config.protocol,
-            parts=parts_directory(config.out / EVALUATION_NAME),
-        )  # fmt: skip
-
-    runs = sampling_runs(config)
-    costs: list[int] = []
-    for run in runs:
-        sampler, chain = sampler_and_chain(run, model.config.chain, gradient_at=config.guidance.gradient_at)
-        guidance = guidance_of(run, model, guide, others, chain)
-        sample_plan(run, guidance)
-        costs.append(network_evaluations(guidance, sampler, chain))
+    settings = sample_configs(config)
+    opened = SamplingRun.open(settings[0])
+    evaluator = Evaluator.open(config, opened)
+    runs = [opened.reconfigured(setting, setting.guidance) for setting in settings]
+    for run, setting in zip(runs, settings, strict=True):
+        run.plan(setting)  # refuses labels before anything is made
     outcomes: list[Outcome] = []
-    for run, cost in zip(runs, costs, strict=True):
-        generate(run, model, guide, others)
-        record = stored_evaluation(run.out, extractor, real=side, protocol=config.protocol)
-        if record is None:
-            path = run.out / EVALUATION_NAME
-            record = asdict(
-                evaluate(generated=run.out, real=real(), extractor=extractor, config=config.protocol, out=path)
-            )
-        outcomes.append(_outcome(run, record, network_evaluations=cost))
+    for setting, run in zip(settings, runs, strict=True):
+        write_samples(run, setting)
+        record = evaluator.evaluation(setting.out)
+        outcomes.append(_outcome(setting, record, network_evaluations=network_evaluations(run)))
     if this_process().is_main:
-        _conclude(config, runs, outcomes)
-        shutil.rmtree(parts_directory(config.out / EVALUATION_NAME), ignore_errors=True)
+        _conclude(config, settings, outcomes)
+        shutil.rmtree(cache_directory(config.out / EVALUATION_NAME), ignore_errors=True)
 
 
-def _opened_real(config: SweepConfig, model: DiffusionModel, extractor: FeatureExtractor) -> RealSide:
-    shape = _image_shape(model)
-    if config.protocol.image_size not in (None, shape[0]):
-        raise ValueError(
-            f"protocol.image_size {config.protocol.image_size} was asked for, but {model.checkpoint.path} makes images "
-            f"of {shape[0]} pixels, which are not resized; leave it out"
-        )
-    return open_real(config.real, shape=shape, extractor=extractor, config=config.protocol)
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluation of every setting's samples against the same real images."""
+
+    config: SweepConfig
+    shape: tuple[int, int, int]
+    """(H, W, C) of the samples."""
+    extractor: "FeatureExtractor"
+    real: "RealInput"
+
+    @classmethod
+    def open(cls, config: SweepConfig, run: SamplingRun) -> "Evaluator":
+        """Open the extractor and the real images for the samples of a run.
+
+        Raises:
+            FileNotFoundError, ValueError: real images that the samples cannot be compared with.
+        """
+        from ..evaluation.extractors.config import open_extractor
+        from ..evaluation.inputs import open_real
+
+        channels, height, width = run.model.image_shape
+        if config.protocol.image_size not in (None, height):
+            raise ValueError(
+                f"protocol.image_size {config.protocol.image_size} was asked for, but {run.model.checkpoint.path} "
+                f"makes images of {height} pixels, which are not resized; leave it out"
+            )
+        extractor, shape = open_extractor(config.extractor, device=run.device), (height, width, channels)
+        real = open_real(config.real, shape=shape, extractor=extractor, config=config.protocol)
+        return cls(config, shape, extractor, real)
+
+    @cached_property
+    def measured(self) -> "MeasuredReal":
+        """Statistics of the real images, computed if a setting is not evaluated yet."""
+        from ..evaluation.run import cache_directory, measure_real
+
+        cache, protocol = cache_directory(self.config.out / EVALUATION_NAME), self.config.protocol
+        return measure_real(self.config.real, shape=self.shape, extractor=self.extractor, config=protocol, cache=cache)
+
+    def evaluation(self, samples: Path) -> Mapping[str, Any]:
+        """The stored evaluation of a directory of samples if it is still valid, else a new one."""
+        from ..evaluation.run import evaluate
+
+        stored = stored_evaluation(samples, self.extractor, real=self.real, protocol=self.config.protocol)
+        if stored is not None:
+            return stored
+        how = {"extractor": self.extractor, "config": self.config.protocol, "out": samples / EVALUATION_NAME}
+        return asdict(evaluate(generated=samples, real=self.measured, **how))
 
 
-def _image_shape(model: DiffusionModel) -> tuple[int, int, int]:
-    channels, height, width = model.image_shape
-    return height, width, channels
-
-
-def _conclude(config: SweepConfig, runs: Sequence[SampleConfig], outcomes: Sequence[Outcome]) -> None:
+def _conclude(config: SweepConfig, settings: Sequence[SampleConfig], outcomes: Sequence[Outcome]) -> None:
     best = best_of(outcomes)
     rows = [to_plain(outcome) | {"is_best": outcome is best} for outcome in outcomes]
-    write_json(config.out / "sweep.json", {"real": str(config.real), "extractor": config.extractor, "settings": rows})
+    record = {"real": str(config.real), "extractor": config.extractor.name, "settings": rows}
+    write_json(config.out / "sweep.json", record)
     report = write_sweep_report(config.out, outcomes)
-    print(f"{format_outcomes(outcomes)}\n\nbest by {best.distance_name}: {best.name}\ncurves and pictures: {report}")
+    print(f"{format_outcomes(outcomes)}\n\nbest by {best.rank_name}: {best.name}\ncurves and pictures: {report}")
     if config.write_config is not None:
-        write_sample_config(config.write_config, runs[outcomes.index(best)], best)
+        write_sample_config(config.write_config, settings[outcomes.index(best)], best)
         print(f"for scripts/sample.py --config: {config.write_config}")
 
 
-def sampling_runs(config: SweepConfig) -> list[SampleConfig]:
+def sampler_config(config: SweepConfig, name: SamplerName, steps: int | str) -> SamplerConfig:
+    """One of the samplers of a sweep, with the options that it has."""
+    others = [option for option in OPTIONS if option not in SAMPLERS[name].options]
+    return replace(config.sampler, name=name, steps=steps, **dict.fromkeys(others))
+
+
+def sample_configs(config: SweepConfig) -> list[SampleConfig]:
     """The sampling run of each combination, in a directory of its own."""
-    shared = {field.name: getattr(config, field.name) for field in fields(SampleConfig) if field.name in SHARED}
+    shared = {field.name: getattr(config, field.name) for field in fields(SampleSetConfig)}
     return [
         SampleConfig(
-            out=config.out / "samples" / f"{sampler}-{str(steps).replace(',', '_')}-scale{scale:g}",
-            sampler=sampler,
-            steps=steps,
-            guidance=replace(config.guidance, scale=scale),
-            **shared,
-            **{option: getattr(config, option) for option, owners in OWNERS.items() if sampler in owners},
+            **shared | {
+                "out": config.out / "samples" / f"{name}-{str(steps).replace(',', '_')}-scale{scale:g}",
+                "sampler": sampler_config(config, name, steps),
+                "guidance": replace(config.guidance, scale=scale),
+            }
         )
-        for sampler, steps, scale in product(config.samplers, config.steps, config.scales)
-    ]
+        for name, steps, scale in product(config.samplers, config.steps, config.scales)
+    ]  # fmt: skip
 
 
-def network_evaluations(guidance: Guidance, sampler: Sampler, chain: DiffusionChain) -> int:
-    """How often a run asks denoising networks for each sample: counted, on an image of one pixel."""
-    evaluations: Counter[str] = Counter()
-    counted = counted_guidance(idle(guidance), evaluations, precision="float32")
-    y, x_T = torch.zeros(1, dtype=torch.int64), torch.ones(1, guidance.model.image_shape[0], 1, 1)
-    sampler(counted.denoiser(y, clip=None), chain, x_T, SeededNoise(0, [0]), guidance=counted.term(y))
-    return evaluations[NETWORK]
+def network_evaluations(run: SamplingRun) -> int:
+    """Evaluations of denoising networks for each sample, counted on an image of one pixel without the networks."""
+    evaluations = 0
+
+    def denoiser(x_t: Tensor, step: Step) -> Estimate:
+        nonlocal evaluations
+        evaluations += run.guidance.network_evaluations(step)
+        return Estimate(x0=x_t, log_var=0.0)
+
+    run.sampler(denoiser, run.chain, torch.ones(1, 1, 1, 1), SeededNoise(0, [0]))
+    return evaluations
 
 
 def stored_evaluation(
-    samples: Path, extractor: FeatureExtractor, *, real: RealSide, protocol: EvaluationConfig
+    samples: Path, extractor: "FeatureExtractor", *, real: "RealInput", protocol: EvaluationConfig
 ) -> Mapping[str, Any] | None:
-    """The evaluation that lies in a directory of samples, if it is of these samples and this protocol, against the same
-    files; None for one that is older than a shard, that is damaged, or that does not say these things."""
+    """The evaluation in a directory of samples, if it is of these samples, by this protocol, against the same files.
+
+    None for one that is older than a shard, damaged, or without these records.
+    """
     path = samples / EVALUATION_NAME
     written = [shard.stat().st_mtime_ns for shard in complete_shards(samples)]
     if not path.is_file() or path.stat().st_mtime_ns < max(written):
@@ -235,44 +240,39 @@ def stored_evaluation(
     return record if current else None
 
 
-def write_sample_config(path: Path, run: SampleConfig, best: Outcome) -> None:
-    """Write a run for scripts/sample.py --config, all but where its samples go; what is left out is at its default."""
+def write_sample_config(path: Path, setting: SampleConfig, best: Outcome) -> None:
+    """Write a setting for scripts/sample.py --config, without `out` and, but for sampler and seed, without defaults."""
     lines = [
-        f"# The best of a sweep: {best.distance_name} {best.metrics[DISTANCE]:.4g}",
+        f"# The best of a sweep: {best.rank_name} {best.rank:.4g}",
         f"#   python scripts/sample.py --config {path} --out runs/samples",
     ]
-    chosen = {"diffusion": str(run.diffusion), "classifier": str(run.classifier), "sampler": run.sampler}
-    values = chosen | {"steps": run.steps, "seed": run.seed} | _unlike_defaults(run)
+    defaults = to_plain(SampleConfig(out=setting.out, diffusion=setting.diffusion))
+    values = {"diffusion": str(setting.diffusion), "seed": setting.seed} | _unlike(to_plain(setting), defaults)
+    values["sampler"] = {"name": setting.sampler.name, "steps": setting.sampler.steps} | values.get("sampler", {})
     # A JSON value is a YAML value too.
-    lines += [f"{name}: {json.dumps(value)}" for name, value in values.items() if name != "out"]
+    lines += [f"{name}: {json.dumps(value)}" for name, value in values.items()]
     with atomic_write(path) as file:
         file.write("\n".join([*lines, ""]).encode())
 
 
-def _unlike_defaults(config: Any) -> dict[str, Any]:  # any config, and those within it
-    """Plain values of the fields that are not at their defaults."""
-    values = {field.name: getattr(config, field.name) for field in fields(config)}
-    changed = {field.name for field in fields(config) if values[field.name] != _default(field)}
+def _unlike(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that differ from the defaults, in nested mappings too."""
     return {
-        name: _unlike_defaults(value) if is_dataclass(value) else to_plain(value)
+        name: _unlike(value, defaults[name]) if isinstance(value, dict) and name in defaults else value
         for name, value in values.items()
-        if name in changed
+        if name not in defaults or value != defaults[name]
     }
 
 
-def _default(field: Field[Any]) -> Any:  # of any type
-    return field.default if field.default_factory is MISSING else field.default_factory()
-
-
-def _outcome(run: SampleConfig, record: Mapping[str, Any], *, network_evaluations: int) -> Outcome:
+def _outcome(setting: SampleConfig, record: Mapping[str, Any], *, network_evaluations: int) -> Outcome:
     return Outcome(
-        sampler=run.sampler,
-        steps=run.steps,
-        scale=run.guidance.scale or 0.0,
+        sampler=setting.sampler.name,
+        steps=setting.sampler.steps,
+        scale=setting.guidance.scale or 0.0,
         network_evaluations=network_evaluations,
         metrics=record["metrics"],
         display_names=record["display_names"],
-        grid=run.out / "grid.png",
+        grid=setting.out / "grid.png",
     )
 
 

@@ -1,19 +1,17 @@
-"""What a sweep found: a table, curves against the scale and against the cost, and report.html with all of it."""
+"""Report of a sweep: a table, curves against the scale and against the cost, and report.html with all of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from ..files import atomic_write
 from ..html import gallery, image, png, section, table, write_page
 
-DISTANCE = "frechet_distance"
-"""The metric by which settings are compared; the smaller, the better."""
-METRICS = (DISTANCE, "spatial_frechet_distance", "inception_score", "precision", "recall", "accuracy")
-CURVES = (DISTANCE, "precision", "recall", "inception_score", "accuracy")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 COLUMNS = 3
 """Curves side by side."""
 
@@ -26,33 +24,42 @@ class Outcome:
     steps: int | str
     scale: float
     network_evaluations: int
-    """Of denoising networks for each sample: the model's, those without the class under classifier-free guidance, and a
-    weaker model's. Classifiers' are not counted."""
+    """Evaluations of denoising networks for each sample, those of classifier-free guidance and autoguidance included,
+    those of classifiers not."""
     metrics: Mapping[str, float]
     display_names: Mapping[str, str]
-    """What metrics are called in print, with the number of samples."""
+    """Printed names of the metrics, with the number of samples."""
     grid: Path
     """PNG of the first samples."""
 
     @property
     def line(self) -> str:
-        """The curve against the scale that it lies on."""
+        """Sampler and steps: a curve against the scale."""
         return f"{self.sampler}, {self.steps} steps"
 
     @property
     def name(self) -> str:
-        """All that it is."""
+        """Sampler, steps and scale."""
         return f"{self.line}, s = {self.scale:g}"
 
     @property
-    def distance_name(self) -> str:
-        """What the metric that settings are compared by is called."""
-        return self.display_names[DISTANCE]
+    def rank(self) -> float:
+        """The number that settings are compared by; the smaller, the better."""
+        from ..evaluation.metrics import RANKING  # with torchmetrics, which is slow to import
+
+        return self.metrics[RANKING.key]
+
+    @property
+    def rank_name(self) -> str:
+        """Printed name of that number."""
+        from ..evaluation.metrics import RANKING
+
+        return self.display_names[RANKING.key]
 
 
 def best_of(outcomes: Sequence[Outcome]) -> Outcome:
-    """The setting of the smallest Fréchet distance; of several the first."""
-    return min(outcomes, key=lambda outcome: outcome.metrics[DISTANCE])
+    """The setting of the smallest rank; of several the first."""
+    return min(outcomes, key=lambda outcome: outcome.rank)
 
 
 def format_outcomes(outcomes: Sequence[Outcome]) -> str:
@@ -75,8 +82,8 @@ def write_sweep_report(out: Path, outcomes: Sequence[Outcome]) -> Path:
     head, rows = _cells(outcomes)
     beside = [(outcome.name, outcome.grid.read_bytes()) for outcome in outcomes if outcome.line == best.line]
     sections = [
-        f"<h1>Guidance, samplers and steps</h1><p>The best {best.distance_name} of {len(outcomes)} settings: "
-        f"<strong>{best.name}</strong>, {best.metrics[DISTANCE]:.4g}. All settings have the same seeds.</p>",
+        f"<h1>Guidance, samplers and steps</h1><p>The best {best.rank_name} of {len(outcomes)} settings: "
+        f"<strong>{best.name}</strong>, {best.rank:.4g}. All settings have the same seeds.</p>",
         section("Guidance scale against quality", image(curves)),
         section("Cost against quality", image(cost)),
         section("Numbers", table(head, rows, marked=list(outcomes).index(best))),
@@ -86,9 +93,11 @@ def write_sweep_report(out: Path, outcomes: Sequence[Outcome]) -> Path:
     return out / "report.html"
 
 
-def scale_curves(outcomes: Sequence[Outcome]) -> Figure:
+def scale_curves(outcomes: Sequence[Outcome]) -> "Figure":
     """Each metric against the scale, a line for each sampler and number of steps."""
-    shown = [metric for metric in CURVES if all(metric in outcome.metrics for outcome in outcomes)]
+    from matplotlib.figure import Figure
+
+    shown = [key for key in _headlines(outcomes) if all(key in outcome.metrics for outcome in outcomes)]
     scales = sorted({outcome.scale for outcome in outcomes})
     rows = -(-len(shown) // COLUMNS)
     figure = Figure(figsize=(4 * COLUMNS, 3.4 * rows), layout="constrained")
@@ -104,28 +113,37 @@ def scale_curves(outcomes: Sequence[Outcome]) -> Figure:
     return figure
 
 
-def cost_curve(outcomes: Sequence[Outcome]) -> Figure:
-    """The Fréchet distance at each sampler's best scale against evaluations of denoising networks; the scale is
+def cost_curve(outcomes: Sequence[Outcome]) -> "Figure":
+    """The ranking number at each sampler's best scale against evaluations of denoising networks; the scale is
     written beside each point."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     for sampler in dict.fromkeys(outcome.sampler for outcome in outcomes):
         own = [outcome for outcome in outcomes if outcome.sampler == sampler]
         costs = sorted({outcome.network_evaluations for outcome in own})
         best = [best_of([outcome for outcome in own if outcome.network_evaluations == cost]) for cost in costs]
-        axis.plot(costs, [outcome.metrics[DISTANCE] for outcome in best], marker="o", label=sampler)
+        axis.plot(costs, [outcome.rank for outcome in best], marker="o", label=sampler)
         for outcome in best:
-            place = (outcome.network_evaluations, outcome.metrics[DISTANCE])
+            place = (outcome.network_evaluations, outcome.rank)
             axis.annotate(f"s = {outcome.scale:g}", place, textcoords="offset points", xytext=(5, 5), fontsize=8)
     axis.margins(0.1)  # for what is written beside the points
-    axis.set(xlabel="evaluations of denoising networks for each sample", ylabel=outcomes[0].distance_name)
+    axis.set(xlabel="evaluations of denoising networks for each sample", ylabel=outcomes[0].rank_name)
     axis.grid(alpha=0.3)
     axis.legend()
     return figure
 
 
+def _headlines(outcomes: Sequence[Outcome]) -> list[str]:
+    """Keys of the headline numbers that any setting has."""
+    from ..evaluation.metrics import HEADLINES
+
+    return [number.key for number in HEADLINES if any(number.key in outcome.metrics for outcome in outcomes)]
+
+
 def _cells(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
-    shown = [metric for metric in METRICS if any(metric in outcome.metrics for outcome in outcomes)]
+    shown = _headlines(outcomes)
     head = ["sampler", "steps", "s", "evaluations", *(outcomes[0].display_names[metric] for metric in shown)]
     rows = [
         [o.sampler, str(o.steps), f"{o.scale:g}", str(o.network_evaluations), *(_number(o, metric) for metric in shown)]

@@ -1,13 +1,47 @@
 """Train a diffusion model: python scripts/train_diffusion.py --config configs/digits/diffusion.yaml"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from ..config import run_command
-from ..guidance.guides import load_guide
-from ..training.diffusion_objective import TrainDiffusionConfig, train_diffusion
+from ..models.unet import UNet
+from ..training.config import DiffusionTrainingConfig, PreviewConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDiffusionConfig(DiffusionTrainingConfig):
+    """Train a diffusion model on a folder of images."""
+
+    preview: PreviewConfig = PreviewConfig()
+    """Samples made as training goes, every training.observe_every_iterations."""
+
+
+def train_diffusion(config: TrainDiffusionConfig) -> None:
+    """Train as configured; see `fit` for how it ends.
+
+    Raises:
+        ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
+    """
+    # Here, so that --help does not import what reads images.
+    from ..training.diffusion_objective import adaptive, diffusion_config, diffusion_objective
+    from ..training.loop import open_training_data, train
+    from ..training.previews import diffusion_previews
+
+    data = open_training_data(config)
+    model = diffusion_config(config, data)
+    objective = diffusion_objective(config, model)
+    train(
+        config,
+        data,
+        kind="diffusion",
+        model=model,
+        make_network=partial(UNet, model.network),
+        objective=adaptive(objective, objective.timesteps),
+        observe=diffusion_previews(config.preview, model, data, config),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; argv: None takes the process's own arguments."""
-    run_command(TrainDiffusionConfig, partial(train_diffusion, load_guide=load_guide), argv)
+    run_command(TrainDiffusionConfig, train_diffusion, argv)

@@ -1,9 +1,75 @@
 """Enlarge samples: python scripts/upsample.py --upsampler RUN --base runs/samples --out runs/enlarged"""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor
 
 from ..config import run_command
-from ..generation.cascade import UpsampleConfig, upsample
+from ..diffusion.images import from_uint8, to_uint8
+from ..diffusion.model import load_upsampler
+from ..distributed import this_process
+from ..generation.cascade import UpsamplingRun, stored_base
+from ..generation.config import RunConfig
+from ..generation.plan import SampleBatch
+from ..generation.shard_writer import make_shards
+from ..models.precision import check_precision, in_precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsampleConfig(RunConfig):
+    """Enlarge samples, or any images of the right size, by an upsampler."""
+
+    upsampler: Path
+    """Run directory or checkpoint of the upsampler."""
+    base: Path
+    """Images to enlarge: a directory of samples, an npz in the published layout (arr_0, labels in arr_1), or a folder
+    of pictures, in class directories if there are classes."""
+    conditioning_noise: float = 0.0
+    """Noise rate added to images before they are enlarged, by an upsampler that was trained on it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in self.sampler.guidance_record().items():
+            raise ValueError(f"sampler.{name} {value} is for guided samples, and enlarging is not guided; leave it out")
+
+
+def upsample(config: UpsampleConfig) -> None:
+    """Enlarge the images of `config.base` that are missing from `config.out`, and make a grid of the first.
+
+    Image i's enlargement has i's label, and its noise follows from i alone: its pixels are the same for any number of
+    processes and after any interruption.
+
+    Raises:
+        FileNotFoundError: no upsampler or no images there.
+        ValueError: images that the upsampler does not enlarge, naming the difference, or a directory that holds other
+            samples; nothing is written then.
+    """
+    from ..data.image_set import open_image_set  # with Pillow, which no help needs
+
+    device, evaluations = this_process().device, Counter[str]()
+    check_precision(config.precision, device)
+    upsampler = load_upsampler(config.upsampler, weights=config.weights, device=device)
+    upsampler = in_precision(upsampler, config.precision, counter=evaluations)
+    source = open_image_set(config.base)
+    rate = config.conditioning_noise
+    run = UpsamplingRun(settings=config, upsampler=upsampler, base=stored_base(source), conditioning_noise=rate)
+    plan = run.plan(shard_size=config.shard_size)
+
+    @lru_cache(maxsize=1)  # batches of one shard follow one another
+    def base_images(first: int) -> Tensor:
+        return source.read(range(first, min(first + plan.shard_size, plan.num_samples)))
+
+    def enlarge(batch: SampleBatch) -> Tensor:
+        ids = batch.ids
+        first = ids.start // plan.shard_size * plan.shard_size
+        pixels = base_images(first)[ids.start - first : ids.stop - first]
+        return to_uint8(run.x0(batch, from_uint8(pixels.to(device))))
+
+    make_shards(config, plan, run.manifest(plan), enlarge, evaluations)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,19 +6,20 @@ iteration n, and another number of processes or micro-batches cuts the same glob
 """
 
 import hashlib
-import os
+import itertools
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from .image_set import ImageDataset
+from .decoder import x0_of
+from .image_set import ImageSet
+from .workers import read_in_workers
 
-Entry = tuple[int, int]  # index into the dataset, counter
+Entry = tuple[int, int]  # index into the images, counter
 
 
 @dataclass(frozen=True)
@@ -43,23 +44,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class EndlessBatches:
-    """An endless stream over `dataset`: every epoch has its own permutation, and no batch is short where epochs join.
+    """An endless stream over a training set: every epoch has its own permutation, and no batch is short.
 
     Raises:
-        ValueError: an empty dataset, a batch size below 1 or a negative number of workers.
+        ValueError: an empty set, a batch size below 1 or a negative number of workers.
     """
 
-    dataset: ImageDataset
+    images: ImageSet
     batch_size: int = field(kw_only=True)
     """Samples per optimiser update, over all processes and micro-batches; may exceed the dataset."""
     seed: int = field(kw_only=True)
-    """Of the permutations. The dataset holds the seed of its own crops and mirrors."""
+    """Of the permutations, and with a sample's counter of its crop and mirror: no sample depends on the process that
+    makes it, or when."""
     num_workers: int = field(kw_only=True)
     """Decoding processes beside this one; 0 decodes in this one."""
 
     def __post_init__(self) -> None:
-        if not len(self.dataset):
-            raise ValueError("the dataset is empty; batches need at least one image")
+        if not len(self.images):
+            raise ValueError("the set is empty; batches need at least one image")
         if self.batch_size < 1:
             raise ValueError(f"the global batch is at least 1 sample, not {self.batch_size}")
         if self.num_workers < 0:
@@ -74,8 +76,8 @@ class EndlessBatches:
         the last may be short; None: a block is one. Drop the iterator to end the workers.
 
         Raises:
-            ValueError: at once, if the batch does not divide or an argument is out of range; while iterating, what the
-                dataset raised, with its own message, whichever process it was raised in. OSError likewise.
+            ValueError: at once, if the batch does not divide or an argument is out of range; while iterating, what
+                reading the images raised, with its own message, in whichever process. OSError likewise.
         """
         share = self.share(world_size)
         if start_iteration < 0 or not 0 <= rank < world_size:
@@ -85,15 +87,13 @@ class EndlessBatches:
             )
         if micro_size is not None and micro_size < 1:
             raise ValueError(f"a micro-batch is at least 1 sample, not {micro_size}")
-        entries = _Entries(
-            dataset_size=len(self.dataset),
-            seed=self.seed,
-            first_counter=start_iteration * self.batch_size + rank * share,
-            share=share,
-            micro_size=micro_size or share,
-            stride=self.batch_size,
+        first = start_iteration * self.batch_size + rank * share
+        return read_in_workers(
+            partial(_read_batch, self.images, self.seed),
+            self._entries(first, share, micro_size or share),
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
         )
-        return _loaded(self.dataset, entries, self.num_workers)
 
     def share(self, world_size: int) -> int:
         """Samples of one process per iteration.
@@ -112,6 +112,17 @@ class EndlessBatches:
             )
         return self.batch_size // world_size
 
+    def _entries(self, first: int, share: int, micro_size: int) -> Iterator[list[Entry]]:
+        """The entries of each micro-batch of the process whose samples begin at the counter `first`."""
+        for begin in itertools.count(first, self.batch_size):
+            counters = range(begin, begin + share)
+            for start in range(0, share, micro_size):
+                yield [self._entry(counter) for counter in counters[start : start + micro_size]]
+
+    def _entry(self, counter: int) -> Entry:
+        epoch, position = divmod(counter, len(self.images))
+        return int(epoch_permutation(len(self.images), seed=self.seed, epoch=epoch)[position]), counter
+
 
 @lru_cache(maxsize=2)
 def epoch_permutation(dataset_size: int, *, seed: int, epoch: int) -> Tensor:
@@ -122,69 +133,12 @@ def epoch_permutation(dataset_size: int, *, seed: int, epoch: int) -> Tensor:
     return torch.randperm(dataset_size, generator=generator)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Entries:
-    """The batch sampler of one rank: an endless iterable of micro-batches, each a list of entries."""
-
-    dataset_size: int
-    seed: int
-    first_counter: int
-    share: int
-    micro_size: int
-    stride: int
-
-    def __iter__(self) -> Iterator[list[Entry]]:
-        iteration_start = self.first_counter
-        while True:
-            iteration_stop = iteration_start + self.share
-            for start in range(iteration_start, iteration_stop, self.micro_size):
-                yield [self._entry(counter) for counter in range(start, min(start + self.micro_size, iteration_stop))]
-            iteration_start += self.stride
-
-    def _entry(self, counter: int) -> Entry:
-        epoch, position = divmod(counter, self.dataset_size)
-        return int(epoch_permutation(self.dataset_size, seed=self.seed, epoch=epoch)[position]), counter
+def _read_batch(images: ImageSet, seed: int, entries: Sequence[Entry]) -> Batch:
+    x0 = [x0_of(images.augmented(index, sample_rng(seed, counter))) for index, counter in entries]
+    indices, counters = zip(*entries, strict=True)
+    return Batch(torch.stack(x0), images.labels[list(indices)], torch.tensor(counters))
 
 
-class _Batched(Dataset[Any]):  # Any: DataLoader's types know items and lists of them, not whole batches
-    """The dataset as a worker sees it: whole micro-batches, and failures as values.
-
-    An exception that DataLoader carries out of a worker arrives as a traceback with our message at its end; handed over
-    as a value and raised in the training process, the message is all there is to read.
-    """
-
-    def __init__(self, dataset: ImageDataset) -> None:
-        self.dataset = dataset
-
-    def __getitems__(self, entries: Sequence[Entry]) -> Batch | ValueError | OSError:
-        try:
-            x0, y, counter = zip(*(self.dataset[entry] for entry in entries), strict=True)
-        except (ValueError, OSError) as failure:
-            return failure
-        return Batch(torch.stack(x0), torch.tensor(y), torch.tensor(counter))
-
-
-def _loaded(dataset: ImageDataset, entries: _Entries, num_workers: int) -> Iterator[Batch]:
-    loader = DataLoader(
-        _Batched(dataset),
-        batch_sampler=entries,
-        num_workers=num_workers,
-        collate_fn=_unchanged,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_process_group,
-        generator=torch.Generator(),  # DataLoader would draw its workers' seed from the global generator
-    )
-    for loaded in loader:  # endless, so that the workers persist without being asked to
-        if isinstance(loaded, Exception):
-            raise loaded
-        yield loaded
-
-
-def _unchanged(loaded: Any) -> Any:
-    return loaded
-
-
-def _leave_process_group(worker: int) -> None:
-    """A signal to the whole group (Ctrl-C, a batch system's SIGTERM) must not kill workers of a run that is saving."""
-    if hasattr(os, "setsid"):
-        os.setsid()
+def sample_rng(seed: int, counter: int) -> random.Random:
+    """The generator of a sample's crop and mirror."""
+    return random.Random(f"{seed}:{counter}")  # a string is hashed whole, so that neighbours are unrelated

@@ -1,7 +1,4 @@
-"""How a file becomes square pixels: decoding, conversion to grey or colour, and the published crops.
-
-Knows nothing of folders, labels or tensors.
-"""
+"""Square pixels of an image file: decoding, conversion to grey or colour, and the published crops."""
 
 import io
 import math
@@ -9,13 +6,13 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-CHANNELS: dict[str, int] = {"L": 1, "RGB": 3}
+from .config import CHANNELS, Mode
 
 
 class DamagedImageError(ValueError):
@@ -32,24 +29,13 @@ def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return _cut(resized, size, x=(resized.width - size) // 2, y=(resized.height - size) // 2)
 
 
-def random_crop(
-    image: Image.Image, size: int, *, rng: random.Random, min_fraction: float = 0.8, max_fraction: float = 1.0
-) -> NDArray[np.uint8]:
+def random_crop(image: Image.Image, size: int, *, rng: random.Random) -> NDArray[np.uint8]:
     """The published random crop: uint8 (size, size, C), C = 1 for mode L and 3 for RGB.
 
-    Draws from `rng`, in this order: the shorter side, in pixels, uniform over ceil(size / max_fraction) to
-    ceil(size / min_fraction); then y and x of the crop, uniform over what fits.
-
-    Raises:
-        ValueError: not 0 < min_fraction <= max_fraction <= 1.
+    Draws from `rng`, in this order: the shorter side in pixels, uniform over size to size / 0.8, rounded up; then
+    y and x of the crop, uniform over what fits.
     """
-    if not 0 < min_fraction <= max_fraction <= 1:
-        raise ValueError(
-            f"a crop keeps at least min_fraction={min_fraction} and at most max_fraction={max_fraction} of the shorter "
-            f"side; they must satisfy 0 < min_fraction <= max_fraction <= 1"
-        )
-    shorter_side = rng.randrange(math.ceil(size / max_fraction), math.ceil(size / min_fraction) + 1)
-    resized = _with_shorter_side(image, shorter_side)
+    resized = _with_shorter_side(image, rng.randrange(size, math.ceil(size / 0.8) + 1))
     y = rng.randrange(resized.height - size + 1)
     x = rng.randrange(resized.width - size + 1)
     return _cut(resized, size, x=x, y=y)
@@ -69,57 +55,16 @@ def _cut(image: Image.Image, size: int, *, x: int, y: int) -> NDArray[np.uint8]:
     return np.array(image.crop((x, y, x + size, y + size))).reshape(size, size, CHANNELS[image.mode])
 
 
-def read_image(path: Path, *, mode: Literal["L", "RGB"]) -> Image.Image:
-    """The image in a file, as `decoded` has it.
-
-    Raises:
-        DamagedImageError: the file is no image, is cut short, or has pixels without a known range (32-bit float).
-        OSError: the storage failed (file gone, no permission, I/O error): not the picture's fault.
-    """
-    with damage_named(path), path.open("rb") as file:
-        return decoded(file, mode=mode)
-
-
-def read_mode(path: Path) -> str:
-    """Pillow's mode of the file, from its header alone. Raises as `read_image` does."""
-    with damage_named(path), path.open("rb") as file:
-        return header_mode(file)
-
-
-def decoded(file: IO[bytes], *, mode: Literal["L", "RGB"], draft_side: int | None = None) -> Image.Image:
+def decoded(file: IO[bytes], *, mode: Mode) -> Image.Image:
     """The image in `mode`; the first frame of an animation; EXIF rotation is not applied, as published.
 
     Pixels with alpha are composited over white (the published code drops alpha, which shows whatever colour lies under
     transparent pixels; opaque images come out the same). Of 16-bit grey the high byte is kept, as Pillow does with
-    16-bit colour. Palette, CMYK and the rest convert as Pillow does.
-
-    draft_side: a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size whose shorter side is not below
-        this many pixels, which leaves out the upper of its frequencies; None: every image at its size.
-
-    Within `damage_named`, whatever the decoder raises names the file.
+    16-bit colour. Palette, CMYK and the rest convert as Pillow does. Call it within `damage_named`.
     """
     # Read whole: an archive checks a member's sum at its end, which decoders do not always reach.
     with Image.open(io.BytesIO(file.read())) as image:
-        draft = None if draft_side is None else image.draft(None, (draft_side, draft_side))
         image.load()
-        picture = _converted(image, mode)
-    if draft is None:
-        return picture
-    # Decoders round odd sizes up, the crops' halvings round them down, and one pixel moves a crop's whole grid.
-    _, (_, _, width, height) = draft
-    wanted = (int(width), int(height))
-    return picture if picture.size == wanted else picture.crop((0, 0, *wanted))
-
-
-def header_mode(file: IO[bytes]) -> str:
-    """Pillow's mode of an image, from its header alone."""
-    with Image.open(file) as image:
-        return image.mode
-
-
-def _converted(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
-    if image.mode == mode:
-        return image.copy()
     if image.mode == "F":
         raise ValueError("32-bit float pixels have no known range")
     if image.mode.startswith("I"):
@@ -132,9 +77,15 @@ def _converted(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
     return image.convert(mode)
 
 
+def header_mode(file: IO[bytes]) -> str:
+    """Pillow's mode of an image, from its header alone."""
+    with Image.open(file) as image:
+        return image.mode
+
+
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turns what a decoder raises into DamagedImageError; the storage's own failures pass as OSError, with the path."""
+    """Turn errors of a decoder into DamagedImageError; the storage's own failures pass as OSError, with the path."""
     try:
         yield
     except MemoryError:

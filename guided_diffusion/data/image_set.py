@@ -1,273 +1,284 @@
-"""Images on disk as a dataset: what is wrong with them, their order, labels and crops.
-
-Where they lie is a matter of `storage.py` and its kinds, pixels are `decoding.py`'s; which entry comes when is
-`batches.py`'s.
-"""
+"""Sets of images on disk, of every format: the one reader of training, sampling and evaluation."""
 
 import logging
-import math
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ..diffusion.images import from_uint8
-from .crops import CHANNELS, DamagedImageError, center_crop, damage_named, decoded, random_crop
-from .headers import common_mode, header_modes, stopped
-from .kinds import Labels, open_labelled_images
-from .storage import LabelledImages, Storage
+from .config import DataConfig, Labels, Mode
+from .decoder import DecodedImages, x0_of
+from .formats import EXPECTED, FORMATS, format_of
+from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
+from .formats.tree import files_sha256
+from .labels import renumbered
+from .modes import common_mode, header_modes, mode_with_channels
 
-_LARGEST_CROP = 1 / 0.8
-"""The largest shorter side that a crop resizes to, in units of its own."""
-_DRAFT_FACTOR = 4
+_LOOKED_AT = 16
+"""Images in whose values a wrong range shows."""
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Images and their classes. The image size is the network's and is not set here."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSet:
+    """Images of one shape in the fixed order of their storage; class folders: classes by name, then files by name.
 
-    path: Path
-    """What holds the images. A folder with one directory per class, `path/<class>/**/*.jpg` (jpeg, png, gif, bmp, webp;
-    any case). A .zip of such a folder, or a folder in it, `data.zip/train`. A .tar, or a folder of .tar, of WebDataset
-    samples, KEY.jpg beside KEY.cls. A Hugging Face dataset: `hf:NAME`, `hf:NAME:SPLIT`, or the directory that its
-    save_to_disk or its Parquet files made. A directory that scripts/prepare_data.py made."""
-    labels: Labels = "folders"
-    """Of the images in folders and zips. folders: the directory. filenames: the name up to the first "_", as published.
-    Else a table, looked for below `path` first: .csv with the columns file,label, or .json, {"FILE": LABEL, ..} or
-    {"labels": [["FILE", LABEL], ..]}; FILE is relative to `path`, and whole numbers are class numbers, anything else
-    names. Of a Hugging Face dataset: which ClassLabel column, if there are several."""
-    mode: Literal["auto", "L", "RGB"] = "auto"
-    """Grey (L, one channel) or colour (RGB, three). auto: what the files are, provided that they agree."""
-    crop: Literal["center", "random"] = "center"
-    """The published square crops. random: shorter side scaled to 1..1.25 times the image size (ADM's classifiers)."""
-    flip: bool = False
-    """Mirror left to right with probability one half."""
-    decode: Literal["exact", "fast"] = "exact"
-    """exact: the published pixels, to the bit. fast: JPEGs are decoded at 1/2, 1/4 or 1/8 of their size while that is 4
-    times the needed side, so that photographs gain by it at small sizes only. For 100 of ImageNet (median shorter side
-    372 pixels) at 32 pixels: 1.7 times as fast, PSNR against exact 41.6 dB, in the worst 33.0 dB. At 64 pixels, where 4
-    of them are scaled: 1.0 to 1.1 times, 43.3 dB. At 128 pixels none is (python benchmarks/decode.py --images DIR)."""
-    on_error: Literal["stop", "skip"] = "stop"
-    """A broken image ends the run, naming it; or it is done without, and named. Pixels cut short behind a sound header
-    are found when they are needed. A file that cannot be read for other reasons always ends the run."""
-    num_workers: int = 2
-    """Processes that decode images beside each training process; 0 decodes in the training process itself."""
-
-    def __post_init__(self) -> None:
-        if self.num_workers < 0:
-            raise ValueError(f"data.num_workers is a number of processes, 0 or more, not {self.num_workers}")
-
-
-class ImageDataset(Dataset[tuple[Tensor, int, int]]):
-    """Labelled images in the fixed order of their storage; class folders: classes by name, then entries by name.
-
-    `dataset[index]` is `(x0, label)`: the centre crop, not mirrored. `dataset[index, counter]` is `(x0, label,
-    counter)`: crop and mirror as configured, whatever is random about them a pure function of `(seed, counter)`, so
-    that a sample's pixels do not depend on which process makes it or when. x0 is float32 (C, S, S) in [-1, 1].
-
-    Made by `open_dataset`. Reading an item raises DamagedImageError or OSError as `read_image` does; with on_error
-    "skip" the next readable image of the same class, cyclically, stands in for a damaged one, and the log says so once
-    per file and process.
+    `images[index]` is `(x0, label)`, x0 float32 (C, H, W) in [-1, 1]. Reading raises DamagedImageError for a damaged
+    image, ValueError for damaged arrays, and OSError where the storage fails.
     """
 
-    def __init__(
-        self,
-        *,
-        config: DataConfig,
-        image_size: int,
-        mode: Literal["L", "RGB"],
-        class_names: tuple[str, ...],
-        labels: Tensor,
-        storage: Storage,
-        entries: NDArray[np.int64],
-        skipped: tuple[Path, ...],
-        seed: int,
-    ) -> None:
-        """entries: which image of the storage each item is; labels: of the items."""
-        self.config, self.image_size, self.seed = config, image_size, seed
-        self.mode: Literal["L", "RGB"] = mode
-        self.class_names, self.labels, self.skipped = class_names, labels, skipped
-        self._storage, self._entries = storage, entries
-        self._warned: set[Path] = set()
-
-    @property
-    def channels(self) -> int:
-        return CHANNELS[self.mode]
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """Where all images lie, item by item, those of an archive below its path; built anew at every call."""
-        return tuple(self._path(index) for index in range(len(self)))
-
-    @property
-    def class_counts(self) -> tuple[int, ...]:
-        """Images per class, aligned with `class_names`; zero for a class without any."""
-        return tuple(torch.bincount(self.labels, minlength=len(self.class_names)).tolist())
+    path: Path
+    format: str
+    """Its name in the table of formats."""
+    source: DecodedImages | ImageArrays
+    shape: tuple[int, int, int]
+    """(H, W, C) of every image."""
+    labels: Tensor
+    """(N,) int64, -1 for an image without one."""
+    class_names: tuple[str, ...]
+    """Names of the labels; empty where the storage does not tell."""
+    manifest: Mapping[str, Any] | None = None
+    """The manifest of samples that this library made."""
+    resize: str = "none"
+    """The resizing of images of another size, in words."""
+    skipped: tuple[Path, ...] = ()
+    """Images with a broken header, which are left out."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
-    @overload
-    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, int, int]: ...
-    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int] | tuple[Tensor, int, int]:
-        if isinstance(index, tuple):
-            index, counter = index
-            return _x0(self._augmented(index, counter)), int(self.labels[index]), counter
-        return _x0(self.pixels(index)), int(self.labels[index])
-
-    def pixels(self, index: int) -> NDArray[np.uint8]:
-        """The centre crop before it becomes x0: (S, S, C), 0..255. Raises as reading an item does."""
-        return center_crop(self._image(index), self.image_size)
-
-    def _augmented(self, index: int, counter: int) -> NDArray[np.uint8]:
-        image = self._image(index)
-        rng = random.Random(f"{self.seed}:{counter}")  # a string is hashed whole, so that neighbours are unrelated
-        if self.config.crop == "random":
-            pixels = random_crop(image, self.image_size, rng=rng)
-        else:
-            pixels = center_crop(image, self.image_size)
-        return pixels[:, ::-1] if self.config.flip and rng.random() < 0.5 else pixels
-
-    def _image(self, index: int) -> Image.Image:
-        for candidate in self._class_from(index):
-            path = self._path(candidate)
-            try:
-                return self._decoded(candidate)
-            except DamagedImageError as damage:
-                if self.config.on_error == "stop":
-                    raise stopped(damage) from damage
-                if path not in self._warned:
-                    self._warned.add(path)
-                    _logger.warning("%s; the next image of its class is used instead", damage)
-        raise DamagedImageError(
-            f"no image of the class '{self.class_names[int(self.labels[index])]}' in {self.config.path} can be "
-            f"decoded; repair or remove them"
-        )
-
-    def _decoded(self, index: int) -> Image.Image:
-        entry = int(self._entries[index])
-        with _missing_root_named(self._storage), damage_named(self._path(index)), self._storage.open(entry) as file:
-            return decoded(file, mode=self.mode, draft_side=self._draft_side)
-
-    def _class_from(self, index: int) -> Iterator[int]:
-        """`index`, then the other entries of its class, cyclically."""
-        yield index
-        members = torch.nonzero(self.labels == self.labels[index]).flatten()
-        yield from members[members > index].tolist()
-        yield from members[members < index].tolist()
-
-    def _path(self, index: int) -> Path:
-        return self._storage.path(int(self._entries[index]))
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return x0_of(self.pixels(index)), int(self.labels[index])
 
     @property
-    def _draft_side(self) -> int | None:
-        if self.config.decode == "exact":
-            return None
-        largest = _LARGEST_CROP if self.config.crop == "random" else 1
-        return _DRAFT_FACTOR * math.ceil(self.image_size * largest)
+    def image_size(self) -> int:
+        return self.shape[0]
+
+    @property
+    def channels(self) -> int:
+        return self.shape[2]
+
+    @property
+    def mode(self) -> Mode:
+        return "L" if self.channels == 1 else "RGB"
+
+    @property
+    def is_labelled(self) -> bool:
+        """True if any image has a label."""
+        return bool((self.labels != NO_LABEL).any())
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The place of each picture, those of an archive below its path; built anew at every call."""
+        return tuple(map(self._pictures.path, range(len(self))))
+
+    @property
+    def _pictures(self) -> DecodedImages:
+        assert isinstance(self.source, DecodedImages), f"{self.path} holds arrays"
+        return self.source
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """One image, (H, W, C) 0..255: the centre crop, not mirrored."""
+        if isinstance(self.source, DecodedImages):
+            return self.source.pixels(index)
+        return next(self.stream([index]))[0]
+
+    def augmented(self, index: int, rng: random.Random) -> NDArray[np.uint8]:
+        """One picture of a training set, (H, W, C) 0..255: crop and mirror as configured, drawn from `rng`."""
+        return self._pictures.augmented(index, rng)
+
+    def stream(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        """The images (n, H, W, C) of ascending indices, in pieces of whatever length suits the storage.
+
+        Raises:
+            ValueError: images of several shapes, or damaged ones.
+        """
+        for images in self.source.stream(indices) if len(indices) else ():
+            if images.shape[1:] != self.shape:
+                raise ValueError(
+                    f"{self.path} mixes images of shape {self.shape} and {images.shape[1:]} (height, width, channels)"
+                )
+            yield images
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """The images (B, C, H, W) uint8 of ascending indices, at least one; all of them are in memory at once."""
+        return _channels_first(list(self.stream(indices)))
+
+    def num_batches(self, batch_size: int) -> int:
+        """Number of batches, of which the last may be short.
+
+        Raises:
+            ValueError: batch_size is not positive.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        return -(-len(self) // batch_size)
+
+    def batches(
+        self, batch_size: int, *, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Batches number first..last-1: images (B, C, H, W) uint8 and labels (B,) int64, None if no image has one.
+
+        Batch j holds the images [j * batch_size, (j + 1) * batch_size), whichever range is asked for, so that processes
+        which share a set see the very batches that one process would. At most a batch and a piece are in memory.
+        """
+        last = self.num_batches(batch_size) if last is None else last
+        start, stop = first * batch_size, min(last * batch_size, len(self))
+        waiting: list[NDArray[np.uint8]] = []
+        for piece in self.stream(range(start, stop)):
+            rest = piece
+            while len(rest):
+                waiting.append(rest[: batch_size - sum(map(len, waiting))])
+                rest = rest[len(waiting[-1]) :]
+                if sum(map(len, waiting)) == min(batch_size, stop - start):
+                    images = _channels_first(waiting)
+                    yield images, self.labels[start : start + len(images)].clone() if self.is_labelled else None
+                    start += len(images)
+                    waiting = []
+
+    def files_sha256(self) -> str:
+        """SHA-256 of the names, sizes and times of change of the files that hold the images, as `tree.files_sha256`.
+
+        Of samples only the shards count, since reports come to lie beside them.
+
+        Raises:
+            FileNotFoundError: the files were moved or removed.
+        """
+        place = _place(self.path)
+        if place is None:
+            raise FileNotFoundError(f"{self.path} is gone: it was moved or removed after it was opened")
+        if self.manifest is None:
+            return files_sha256(place)
+        shards = [(shard.name, files_sha256(shard)) for shard in sorted(place.glob("shard-*.npz"))]
+        return sha256(repr(shards).encode()).hexdigest()
 
 
-@contextmanager
-def _missing_root_named(storage: Storage) -> Iterator[None]:
-    """A file that vanished with everything around it is a matter of the folder: unmounted, moved or removed."""
-    try:
-        yield
-    except FileNotFoundError as lost:
-        if storage.root is None or storage.root.exists():
-            raise
-        raise FileNotFoundError(
-            lost.errno,
-            f"the data, {storage.root}, are gone (moved, removed or unmounted?): {lost.strerror}",
-            lost.filename,
-        ) from lost
+def open_image_set(path: Path, *, image_size: int | None = None, channels: int | None = None) -> ImageSet:
+    """The images at a path with whatever labels they have, as evaluation and upsampling read them.
+
+    image_size: side in pixels. Pictures get the published centre crop to it; stored arrays of another size are refused.
+        None takes the images as they are.
+    channels: 1 or 3. Pictures are converted, grey to colour only; None takes their mode, which must be one.
+
+    Raises:
+        FileNotFoundError: nothing at the path.
+        ValueError: no images, damaged files, or images that do not fit.
+    """
+    if _place(path) is None:
+        raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
+    name = format_of(path)
+    stored = FORMATS[name].open_stored(path, None)
+    if isinstance(stored.images, ImageArrays):
+        source, resize = stored.images, "none"
+    else:
+        modes = header_modes(stored, stored.images, path, None)
+        if channels is None:
+            mode = common_mode(modes, stored.images, path, in_training=False)
+        else:
+            mode = mode_with_channels(modes, stored.images, channels)
+        entries = np.arange(len(stored.labels))
+        source = DecodedImages(files=stored.images, entries=entries, labels=stored.labels, mode=mode, size=image_size)
+        crop = "" if image_size is None else CENTER_CROP.format(size=image_size)
+        resize = "; then ".join(filter(None, (stored.resize, crop))) or "none"
+    images = ImageSet(
+        path=path, format=name, source=source, shape=source.shape, labels=torch.from_numpy(stored.labels),
+        class_names=stored.class_names, manifest=stored.manifest, resize=resize,
+    )  # fmt: skip
+    _refuse_misfits(images, image_size=image_size, channels=channels)
+    return images
 
 
-def open_dataset(
-    config: DataConfig, *, image_size: int, class_names: Sequence[str] | None = None, seed: int = 0
-) -> ImageDataset:
-    """Lists the images, reads every header once (about a minute for ImageNet) and settles the mode.
+def open_training_set(config: DataConfig, *, image_size: int, class_names: Sequence[str] | None = None) -> ImageSet:
+    """Labelled pictures as training reads them; every header is read once (about a minute for ImageNet).
 
     image_size: side of the crops, in pixels.
     class_names: the classes, in the order of their labels; None takes those that the data have, class folders by name.
         Held-out data are opened with the names of the training data, and may lack some of them.
-    seed: of the random crops and mirrors.
-    Entries whose name begins with a dot are ignored.
 
     Raises:
-        FileNotFoundError: the path does not exist.
+        FileNotFoundError: nothing at the path.
         OSError: a file cannot be read, for no fault of its own.
-        ImportError: data of a kind that needs a library which is not installed.
-        ValueError: the data, a file or the mixture of modes cannot be used; the message says which and what to do.
+        ImportError: data of a format that needs a library which is not installed.
+        ValueError: the data, a file or the mixture of modes cannot be used.
     """
     if image_size < 1:
         raise ValueError(f"image_size is a number of pixels, at least 1, not {image_size}")
-    found = open_labelled_images(config.path, labels=config.labels)
-    labels, class_names = _relabelled(config.path, found, class_names)
-    modes, skipped = _modes(found, config)
+    name, stored, files = open_pictures(config.path, config.labels)
+    labels, names = stored.labels, stored.class_names
+    if class_names is not None:
+        labels, names = renumbered(labels, names, class_names, path=config.path), tuple(class_names)
+    modes = header_modes(stored, files, config.path, config)
+    entries = np.array([entry for entry, mode in enumerate(modes) if mode is not None], dtype=np.int64)
+    lost = np.setdiff1d(labels, labels[entries])
+    if lost.size:
+        name_lost = names[lost[0]]
+        raise ValueError(f"every image of the class '{name_lost}' is broken; repair its images or remove the class")
+    skipped = tuple(files.path(entry) for entry, mode in enumerate(modes) if mode is None)
     if skipped:
         _logger.warning("%d unreadable files of %s are left out, the first %s", len(skipped), config.path, skipped[0])
-    entries = np.array([entry for entry, mode in enumerate(modes) if mode is not None], dtype=np.int64)
-    _refuse_lost_classes(class_names, before=labels, after=labels[entries])
-    return ImageDataset(
-        config=config,
-        image_size=image_size,
-        mode=common_mode(found.storage, config.path, modes) if config.mode == "auto" else config.mode,
-        class_names=class_names,
-        labels=torch.from_numpy(labels[entries]),
-        storage=found.storage,
+    source = DecodedImages(
+        files=files,
         entries=entries,
-        skipped=skipped,
-        seed=seed,
+        labels=labels[entries],
+        mode=common_mode(modes, files, config.path, in_training=True) if config.mode == "auto" else config.mode,
+        size=image_size,
+        config=config,
     )
+    return ImageSet(
+        path=config.path, format=name, source=source, shape=source.shape, labels=torch.from_numpy(source.labels),
+        class_names=names, skipped=skipped,
+    )  # fmt: skip
 
 
-def _relabelled(
-    path: Path, found: LabelledImages, imposed: Sequence[str] | None
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels and class names as found, or with the numbers that the imposed names give."""
-    if imposed is None:
-        return found.labels, found.class_names
-    if len(set(imposed)) < len(imposed):
-        raise ValueError(f"class names must differ from each other: {', '.join(imposed)}")
-    number_of = {name: number for number, name in enumerate(imposed)}
-    occurring = np.unique(found.labels).tolist()
-    unknown = [found.class_names[label] for label in occurring if found.class_names[label] not in number_of]
-    if unknown:
-        known = ", ".join([*imposed[:10], ".."] if len(imposed) > 10 else imposed)
+def open_pictures(path: Path, labels: Labels) -> tuple[str, StoredImages, EncodedImages]:
+    """The format of the pictures at a path, and the pictures. labels: as `DataConfig.labels`.
+
+    Raises:
+        FileNotFoundError, ValueError: as the format; or stored arrays.
+    """
+    name = format_of(path)
+    stored = FORMATS[name].open_stored(path, labels)
+    if isinstance(stored.images, ImageArrays):
         raise ValueError(
-            f"{path} holds {len(unknown)} classes, '{unknown[0]}' for one, that are not among the {len(imposed)} asked "
-            f"for ({known}); rename or remove these classes, or give data of the same classes"
+            f"{path} holds stored arrays ({name}), which evaluation and upsampling read; here, give pictures "
+            f"(export_samples.py writes samples as a folder of PNGs)"
         )
-    new_numbers = np.array([number_of.get(name, -1) for name in found.class_names], dtype=np.int64)
-    return new_numbers[found.labels], tuple(imposed)
+    return name, stored, stored.images
 
 
-def _modes(found: LabelledImages, config: DataConfig) -> tuple[list[str | None], tuple[Path, ...]]:
-    """Pillow's mode of each image, None if it is left out, and the files left out."""
-    if found.mode is not None:
-        return [found.mode] * len(found.labels), ()
-    return header_modes(found.storage, config.path, on_error=config.on_error)
+def _channels_first(pieces: Sequence[NDArray[np.uint8]]) -> Tensor:
+    return rearrange(torch.from_numpy(np.concatenate(pieces)), "b h w c -> b c h w").contiguous()
 
 
-def _refuse_lost_classes(class_names: Sequence[str], *, before: NDArray[np.int64], after: NDArray[np.int64]) -> None:
-    lost = np.setdiff1d(before, after)
-    if lost.size:
-        name = class_names[int(lost[0])]
-        raise ValueError(f"every image of the class '{name}' is broken; repair its images or remove the class")
+def _place(path: Path) -> Path | None:
+    """The file or directory at a path, or the file that it leads into."""
+    return path if path.exists() else next((parent for parent in path.parents if parent.is_file()), None)
 
 
-def _x0(pixels: NDArray[np.uint8]) -> Tensor:
-    return from_uint8(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
+def _refuse_misfits(images: ImageSet, *, image_size: int | None, channels: int | None) -> None:
+    """Refuse stored arrays of another size or number of channels, and fractions that were cut to integers."""
+    height, width, found_channels = images.shape
+    if image_size is not None and (height, width) != (image_size, image_size):
+        raise ValueError(
+            f"{images.path} holds images of {height}x{width} pixels where {image_size}x{image_size} were expected; "
+            f"stored arrays are not resized, make them at {image_size} pixels"
+        )
+    if channels is not None and found_channels != channels:
+        raise ValueError(f"{images.path} holds images with {found_channels} channels where {channels} were expected")
+    if images.manifest is not None:  # pixels from `to_uint8`
+        return
+    first = images.read(range(min(_LOOKED_AT, len(images))))
+    if first.max() <= 1:
+        raise ValueError(
+            f"the first {len(first)} images of {images.path} are all but black: no value of 0..255 is above "
+            f"{int(first.max())}; if they were 0..1 before they became uint8, multiply by 255 before that"
+        )

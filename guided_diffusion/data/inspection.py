@@ -1,154 +1,123 @@
-"""What a data set holds and what is wrong with it, told before a training depends on it.
+"""The content and the faults of a data set, found before a training depends on it.
 
-Every image is read and decoded whole. A problem becomes a line of the report and ends nothing.
+Every image is read and decoded whole. A fault becomes a line of the report and ends nothing.
 """
 
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..files import write_json
-from .crops import CHANNELS, DamagedImageError, damage_named, decoded
-from .formats.folder import FolderStorage
-from .inspection_report import Inspection, report_lines, report_record
-from .kinds import Labels, open_labelled_images
-from .listing import folder_tree
-from .storage import LabelledImages, Storage
-from .thumbnails import write_page
-
-CHUNK = 64
-"""Images that a worker process reads at a time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectedConfig:
-    """Which images to look at."""
-
-    path: Path
-    """As of a training: a folder with one directory per class, a zip, WebDataset shards, .."""
-    labels: Labels = "folders"
-    """As of a training."""
-    num_workers: int = 2
-    """Processes that decode; 0 decodes in this one."""
-
-    def __post_init__(self) -> None:
-        if self.num_workers < 0:
-            raise ValueError(f"data.num_workers is a number of processes, 0 or more, not {self.num_workers}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectConfig:
-    """Look through all images: classes, sizes, broken and duplicate files, and a page of thumbnails."""
-
-    data: InspectedConfig
-    """The images."""
-    size: int | None = None
-    """Side of the images to be trained on, pixels; tells how many files are smaller. null: not asked."""
-    out: Path | None = None
-    """PNG to write with a row of thumbnails for each class; null: none."""
-    json: Path | None = None
-    """File for the whole report, with all broken and all duplicate files; null: none."""
-
-    def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size is a number of pixels, at least 1, not {self.size}")
-        if self.out is not None and self.out.suffix.lower() != ".png":
-            raise ValueError(f"the page of thumbnails is a PNG; give --out a name that ends in .png, not {self.out}")
+from .config import CHANNELS, Labels
+from .crops import DamagedImageError, damage_named, decoded
+from .formats.folder import FolderImages
+from .formats.storage import EncodedImages
+from .formats.tree import folder_tree
+from .image_set import open_pictures
+from .workers import chunks, read_in_workers
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one file turned out to be."""
+    """Format, mode and size (width, height) of one file, or its damage."""
 
     digest: bytes
-    """Of its bytes; empty if they could not be read."""
+    """Hash of its bytes; empty if they could not be read."""
     format: str = ""
     mode: str = ""
     size: tuple[int, int] = (0, 0)
-    """Width and height, pixels."""
     damage: str | None = None
-    """Why it cannot be used."""
 
 
-def inspect_data(config: InspectConfig) -> None:
-    """Look through the data, print a report, and write the page and the JSON that were asked for.
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """A data set and the facts of each of its files."""
+
+    path: Path
+    refusal: str | None
+    """The reason for which a training would refuse the data before it reads any image."""
+    files: EncodedImages
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    facts: Sequence[Facts]
+
+    @property
+    def sound(self) -> NDArray[np.bool_]:
+        """(N,) which images can be decoded."""
+        return np.array([fact.damage is None for fact in self.facts])
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        counts = np.bincount(self.labels, minlength=len(self.class_names)).tolist()
+        return dict(zip(self.class_names, counts, strict=True))
+
+    @property
+    def broken(self) -> list[str]:
+        """Broken files and their damage."""
+        return [f"{self.files.path(i)}: {fact.damage}" for i, fact in enumerate(self.facts) if fact.damage is not None]
+
+    @property
+    def duplicates(self) -> list[list[int]]:
+        """Indices of each set of files with the same bytes."""
+        indices_of: defaultdict[bytes, list[int]] = defaultdict(list)
+        for index, fact in enumerate(self.facts):
+            if fact.digest:
+                indices_of[fact.digest].append(index)
+        return [indices for indices in indices_of.values() if len(indices) > 1]
+
+    def sides(self) -> dict[str, NDArray[np.int64]]:
+        """Widths, heights and shorter sides, pixels, of the images that can be decoded."""
+        sizes = np.array([fact.size for fact in self.facts if fact.damage is None], dtype=np.int64).reshape(-1, 2)
+        return {"width": sizes[:, 0], "height": sizes[:, 1], "shorter": sizes.min(axis=1)}
+
+    def counted(self, name: str) -> Counter[str]:
+        """Formats or modes of the images that can be decoded."""
+        return Counter(getattr(fact, name) for fact in self.facts if fact.damage is None)
+
+
+def inspected(path: Path, *, labels: Labels, num_workers: int) -> Inspection:
+    """All files of a data set. A folder that a training refuses is looked through as well, each image under the
+    directory that it lies in.
 
     Raises:
         FileNotFoundError: nothing at the path.
         ValueError: nothing in it that could be images.
     """
-    images, problem = _opened(config.data)
-    facts = _all_facts(images.storage, config.data.num_workers)
-    found = summed_up(config.data.path, images, facts, problem=problem)
-    print("\n".join(report_lines(found, size=config.size)))
-    if config.json is not None:
-        write_json(config.json, report_record(found))
-    if config.out is not None:
-        sound = np.array([fact.damage is None for fact in facts])
-        write_page(config.out, images, sound=sound)
-        print(f"thumbnails  {config.out}")
-
-
-def _opened(config: InspectedConfig) -> tuple[LabelledImages, str | None]:
-    """The images, and what a training would refuse them for.
-
-    A folder that is refused is looked through all the same, each image under the directory that it lies in.
-    """
     try:
-        return open_labelled_images(config.path, labels=config.labels), None
-    except ValueError as refusal:
-        names = folder_tree(config.path).images if config.path.is_dir() else ()
+        _, stored, files = open_pictures(path, labels)
+        numbers, class_names, refusal = stored.labels, stored.class_names, None
+    except ValueError as error:
+        names = folder_tree(path).images if path.is_dir() else ()
         if not names:
             raise
         classes = [name.split("/", 1)[0] if "/" in name else "beside the class folders" for name in names]
-        class_names, labels = np.unique(classes, return_inverse=True)
-        storage = FolderStorage(config.path, names)
-        images = LabelledImages(storage=storage, labels=labels, class_names=tuple(class_names.tolist()))
-        return images, str(refusal)
-
-
-class _Files(Dataset[Any]):  # Any: DataLoader's types know items and lists of them, not what a chunk becomes
-    """The storage as a worker process sees it."""
-
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Facts]:
-        return [file_facts(self.storage, index) for index in indices]
-
-
-def _all_facts(storage: Storage, num_workers: int) -> list[Facts]:
-    chunks = [list(range(start, min(start + CHUNK, len(storage)))) for start in range(0, len(storage), CHUNK)]
-    loader = DataLoader(
-        _Files(storage),
-        batch_sampler=chunks,
-        num_workers=num_workers,
-        collate_fn=list,
-        generator=torch.Generator(),  # DataLoader would draw its workers' seed from the global generator
-    )
+        found, numbers = np.unique(classes, return_inverse=True)
+        class_names, refusal, files = tuple(found.tolist()), str(error), FolderImages(path, names)
     facts: list[Facts] = []
-    with tqdm(total=len(storage), desc="decoding", unit="files") as bar:
-        for chunk in loader:
+    with tqdm(total=len(files), desc="decoding", unit="files") as bar:
+        for chunk in read_in_workers(partial(_facts, files), chunks(len(files)), num_workers=num_workers):
             facts += chunk
             bar.update(len(chunk))
-    return facts
+    return Inspection(path=path, refusal=refusal, files=files, labels=numbers, class_names=class_names, facts=facts)
 
 
-def file_facts(storage: Storage, index: int) -> Facts:
-    """One image, read and decoded whole; what fails is said in `damage`."""
-    path, digest = storage.path(index), b""
+def _facts(files: EncodedImages, indices: Sequence[int]) -> list[Facts]:
+    return [file_facts(files, index) for index in indices]
+
+
+def file_facts(files: EncodedImages, index: int) -> Facts:
+    """One image, read and decoded whole; every failure becomes `damage`."""
+    path, digest = files.path(index), b""
     try:
-        with damage_named(path), storage.open(index) as file:
+        with damage_named(path), files.open(index) as file:
             content = file.read()
             digest = hashlib.blake2b(content, digest_size=16).digest()
             with Image.open(io.BytesIO(content)) as image:
@@ -163,28 +132,55 @@ def file_facts(storage: Storage, index: int) -> Facts:
         return Facts(digest, damage=failure.strerror or str(failure))
 
 
-def summed_up(path: Path, images: LabelledImages, facts: Sequence[Facts], *, problem: str | None) -> Inspection:
-    """The facts of all images as a report needs them."""
-    counts = np.bincount(images.labels, minlength=len(images.class_names)).tolist()
-    sound = [fact for fact in facts if fact.damage is None]
-    sets = _equal_files(facts)
-    return Inspection(
-        path=path,
-        problem=problem,
-        class_counts=dict(zip(images.class_names, counts, strict=True)),
-        sizes=np.array([fact.size for fact in sound], dtype=np.int64).reshape(len(sound), 2),
-        formats=Counter(fact.format for fact in sound),
-        modes=Counter(fact.mode for fact in sound),
-        broken=tuple((images.storage.path(i), fact.damage) for i, fact in enumerate(facts) if fact.damage is not None),
-        duplicates=tuple(tuple(images.storage.path(i) for i in indices) for indices in sets),
-        across_classes=sum(len(np.unique(images.labels[indices])) > 1 for indices in sets),
-    )
+def report_lines(found: Inspection, *, size: int | None) -> list[str]:
+    """The report for people. size: as of `InspectConfig`."""
+    counts, modes, shorter = found.class_counts, found.counted("mode"), found.sides()["shorter"]
+    lines = [f"{found.path}: {sum(counts.values()):,} images in {_counted(len(counts), 'class', 'classes')}"]
+    if found.refusal is not None:
+        lines.append(f"refused     a training would end with: {found.refusal}")
+    lines.append(f"classes     {_balance(counts)}")
+    for name, side in found.sides().items() if len(shorter) else ():
+        lines.append(f"{name:<12}{side.min()} to {side.max()} pixels, median {np.median(side):g}")
+    if size is not None and len(shorter):
+        small = int((shorter < size).sum())
+        share = f" ({small / len(shorter):.1%}), which training would enlarge" if small else ""
+        lines.append(f"below {size:<6}{small:,} images{share}")
+    needs_mode = len(modes) > 1 or not modes.keys() <= CHANNELS.keys()
+    advice = "; training needs --data.mode RGB (or L), which converts them" if needs_mode else ""
+    lines += [f"formats     {_shares(found.counted('format'))}", f"modes       {_shares(modes)}{advice}"]
+    lines += _listed(f"broken      {_counted(len(found.broken), 'file', 'files')}", found.broken)
+    return lines + _duplicate_lines(found)
 
 
-def _equal_files(facts: Iterable[Facts]) -> list[list[int]]:
-    """The indices of each set of files with the same bytes."""
-    indices_of: defaultdict[bytes, list[int]] = defaultdict(list)
-    for index, fact in enumerate(facts):
-        if fact.digest:
-            indices_of[fact.digest].append(index)
-    return [indices for indices in indices_of.values() if len(indices) > 1]
+def _balance(counts: dict[str, int]) -> str:
+    names = list(counts)
+    some = ", ".join(names if len(names) <= 6 else [*names[:5], "..", names[-1]])
+    smallest, largest = min(names, key=counts.__getitem__), max(names, key=counts.__getitem__)
+    low, high = counts[smallest], counts[largest]
+    if low == high:
+        return f"{some}: balanced, {_counted(low, 'image', 'images')} each"
+    often = f"{high / low:.3g} times as many" if low else "the smallest is empty"
+    return f"{some}: from {_counted(low, 'image', 'images')} ({smallest}) to {high:,} ({largest}), {often}"
+
+
+def _duplicate_lines(found: Inspection) -> list[str]:
+    sets = found.duplicates
+    across = sum(len(np.unique(found.labels[indices])) > 1 for indices in sets)
+    head = f"duplicates  {_counted(sum(map(len, sets)), 'file', 'files')}"
+    if sets:
+        head += f" in {_counted(len(sets), 'set', 'sets')} of equal ones"
+    if across:
+        head += f", {across:,} of them across classes"
+    return _listed(head, [" = ".join(str(found.files.path(i)) for i in indices) for indices in sets])
+
+
+def _listed(head: str, items: Sequence[str]) -> list[str]:
+    return [f"{head}:" if items else head, *(f"  {item}" for item in items)]
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}" if count else f"no {many}"
+
+
+def _shares(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.most_common()) or "none"

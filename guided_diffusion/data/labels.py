@@ -1,42 +1,38 @@
-"""Labels as files and records give them: tables of file names and labels, and how labels become class numbers."""
+"""Class numbers of labels, and tables of file names and labels."""
 
 import csv
 import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .listing import Tree, refuse_no_images
-
 Label = str | int
 
-FORMATS = 'CSV with the columns file,label, JSON {"FILE": LABEL, ..} or JSON {"labels": [["FILE", LABEL], ..]}'
+TABLES = 'CSV with the columns file,label, JSON {"FILE": LABEL, ..} or JSON {"labels": [["FILE", LABEL], ..]}'
 
 # A label table with a stray huge number must not become a list of a thousand million names.
 _MOST_CLASSES = 1_000_000
 
 
-def numbered(labels: Sequence[Label], *, source: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """The names of the classes, and the class number of each label.
+def numbered(labels: Sequence[Label], *, source: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The class number of each label, and the names of the classes.
 
     Labels that are all whole numbers are class numbers already, and their digits the names of the classes 0 to the
     largest. Any others are names, numbered in sorted order.
 
-    source: where they come from, for messages.
+    source: of the labels, for messages.
 
     Raises:
         ValueError: a negative number, or one that makes over a million classes.
     """
     if not all(re.fullmatch(r"-?(0|[1-9]\d*)", str(label), re.ASCII) for label in labels):  # 007 is a name
-        names = sorted({str(label) for label in labels})
-        number_of = {name: number for number, name in enumerate(names)}
-        return tuple(names), np.array([number_of[str(label)] for label in labels], dtype=np.int64)
+        return indexed([str(label) for label in labels])
     numbers = [int(label) for label in labels]
     if min(numbers) < 0:
         raise ValueError(
@@ -45,50 +41,76 @@ def numbered(labels: Sequence[Label], *, source: Path) -> tuple[tuple[str, ...],
         )
     if max(numbers) >= _MOST_CLASSES:
         raise ValueError(f"a label of {source} is {max(numbers)}; class numbers end below {_MOST_CLASSES:,}")
-    return tuple(str(number) for number in range(max(numbers) + 1)), np.array(numbers, dtype=np.int64)
+    return np.array(numbers, dtype=np.int64), tuple(str(number) for number in range(max(numbers) + 1))
 
 
-def table_labels(tree: Tree, content: bytes, *, source: Path) -> list[Label]:
-    """The label that a table gives each image of a tree.
+def indexed(
+    classes: Sequence[str], class_names: Sequence[str] | None = None
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The number of each class among the class names; None: those that occur, sorted."""
+    names = tuple(sorted(set(classes)) if class_names is None else class_names)
+    number_of = {name: number for number, name in enumerate(names)}
+    return np.array([number_of[name] for name in classes], dtype=np.int64), names
 
-    content: of the file `source`, whose suffix, .csv or .json, says what it is; see `FORMATS`. Files are named as in
-    the tree: relative to its root, with "/".
+
+def renumbered(
+    labels: NDArray[np.int64], class_names: Sequence[str], imposed: Sequence[str], *, path: Path
+) -> NDArray[np.int64]:
+    """Labels with the numbers that the imposed class names give. path: of the data, for messages.
 
     Raises:
-        ValueError: another format; a file that the table has twice, that the tree lacks, or that has no label.
+        ValueError: an imposed name twice, or labels of other classes.
     """
-    refuse_no_images(tree)
-    readers = {".csv": _csv_pairs, ".json": _json_pairs}
-    reader = readers.get(source.suffix.lower())
+    if len(set(imposed)) < len(imposed):
+        raise ValueError(f"class names must differ from each other: {', '.join(imposed)}")
+    number_of = {name: number for number, name in enumerate(imposed)}
+    unknown = [name for name in (class_names[label] for label in np.unique(labels)) if name not in number_of]
+    if unknown:
+        known = ", ".join([*imposed[:10], ".."] if len(imposed) > 10 else imposed)
+        raise ValueError(
+            f"{path} holds {len(unknown)} classes, '{unknown[0]}' for one, that are not among the {len(imposed)} asked "
+            f"for ({known}); rename or remove these classes, or give data of the same classes"
+        )
+    return np.array([number_of.get(name, -1) for name in class_names], dtype=np.int64)[labels]
+
+
+def table_labels(images: Sequence[str], content: bytes, *, root: Path, source: Path) -> list[Label]:
+    """The label that a table gives each image.
+
+    images: names of files relative to `root`, with "/", as the table names them.
+    content: of the file `source`, a table by its suffix, .csv or .json; see `TABLES`.
+
+    Raises:
+        ValueError: another format; a file that the table has twice, that is no image, or that has no label.
+    """
+    reader = {".csv": _csv_pairs, ".json": _json_pairs}.get(source.suffix.lower())
     if reader is None:
-        raise ValueError(f"{source} is no table of labels; expected {FORMATS}")
-    pairs = reader(content, source)
-    label_of = dict(pairs)
+        raise ValueError(f"{source} is no table of labels; expected {TABLES}")
+    try:
+        pairs = reader(content.decode("utf-8-sig"), source)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not UTF-8 text ({error})") from error
+    label_of, present = dict(pairs), set(images)
     twice = [file for file, count in Counter(file for file, _ in pairs).items() if count > 1]
     if twice:
         raise ValueError(f"{source} has {len(twice)} files more than once, the first {twice[0]}; give each one label")
-    _refuse_differing(label_of.keys(), tree, source)
-    return [label_of[image] for image in tree.images]
-
-
-def _refuse_differing(labelled: Iterable[str], tree: Tree, source: Path) -> None:
-    images = set(tree.images)
-    absent = [file for file in labelled if file not in images]
+    absent = [file for file in label_of if file not in present]
     if absent:
         raise ValueError(
-            f"{source} labels {len(absent)} files that are no images of {tree.root}, the first {absent[0]}; files are "
-            f"named as seen from there, for example {tree.images[0]}"
+            f"{source} labels {len(absent)} files that are no images of {root}, the first {absent[0]}; files are "
+            f"named relative to it, for example {images[0]}"
         )
-    unlabelled = sorted(images - set(labelled))
+    unlabelled = sorted(present - label_of.keys())
     if unlabelled:
         raise ValueError(
-            f"{source} has no label for {len(unlabelled)} of the {len(images)} images in {tree.root}, the first "
+            f"{source} has no label for {len(unlabelled)} of the {len(images)} images in {root}, the first "
             f"{unlabelled[0]}; add their labels or remove the images"
         )
+    return [label_of[image] for image in images]
 
 
-def _csv_pairs(content: bytes, source: Path) -> list[tuple[str, Label]]:
-    rows = csv.reader(io.StringIO(_text(content, source), newline=""))
+def _csv_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
+    rows = csv.reader(io.StringIO(text, newline=""))
     header = next(rows, [])
     if header != ["file", "label"]:
         raise ValueError(f"the first line of {source} is {','.join(header)!r}; expected file,label")
@@ -100,36 +122,25 @@ def _csv_pairs(content: bytes, source: Path) -> list[tuple[str, Label]]:
     return pairs
 
 
-def _json_pairs(content: bytes, source: Path) -> list[tuple[str, Label]]:
+class _Members(list[tuple[str, Any]]):
+    """A JSON object as a list of pairs: a dict would keep the last of two equal names, and say nothing."""
+
+
+def _json_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
     try:
-        # Objects as lists of pairs: a dict would keep the last of two equal names, and say nothing.
-        members = json.loads(_text(content, source), object_pairs_hook=_Members)
+        members = json.loads(text, object_pairs_hook=_Members)
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is not JSON ({error})") from error
     if not isinstance(members, _Members):
-        raise ValueError(f"{source} is no table of labels; expected {FORMATS}")
+        raise ValueError(f"{source} is no table of labels; expected {TABLES}")
     stored = dict(members).get("labels")
-    pairs = stored if isinstance(stored, list) else list(members)
-    for pair in pairs:
-        if not _is_pair(pair):
-            raise ValueError(f"{source} holds {json.dumps(pair)} where a file and its label were expected: {FORMATS}")
-    return [(file, label) for file, label in pairs]
-
-
-class _Members(list[tuple[str, Any]]):
-    """A JSON object; a plain list is a JSON array."""
-
-
-def _is_pair(pair: Any) -> bool:
-    match pair:
-        case [str(), str() | int() as label]:
-            return not isinstance(label, bool)
-        case _:
-            return False
-
-
-def _text(content: bytes, source: Path) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not UTF-8 text ({error})") from error
+    pairs: list[tuple[str, Label]] = []
+    for pair in stored if isinstance(stored, list) else members:
+        match pair:
+            case [str() as file, str() | int() as label] if not isinstance(label, bool):
+                pairs.append((file, label))
+            case _:
+                raise ValueError(
+                    f"{source} holds {json.dumps(pair)} where a file and its label were expected: {TABLES}"
+                )
+    return pairs

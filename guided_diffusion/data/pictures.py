@@ -2,18 +2,21 @@
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from ..files import atomic_write
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SMALLEST_SIDE = 512
 """Grids of tiny images are enlarged by a whole factor to about this many pixels, so that a person can see them."""
 
 
-def picture(image: Tensor, *, enlarge: bool = True) -> Image.Image:
+def picture(image: Tensor, *, enlarge: bool = True) -> "Image.Image":
     """A uint8 image (1 or 3, H, W) as Pillow's.
 
     enlarge: repeat pixels by a whole factor where the shorter side is below SMALLEST_SIDE pixels.
@@ -21,6 +24,8 @@ def picture(image: Tensor, *, enlarge: bool = True) -> Image.Image:
     Raises:
         ValueError: another number of channels.
     """
+    from PIL import Image  # here, so that commands show their help without it
+
     if image.shape[0] not in (1, 3):
         raise ValueError(f"a picture has 1 or 3 channels, not {image.shape[0]}")
     pixels = rearrange(image.cpu(), "c h w -> h w c").numpy()

@@ -1,95 +1,64 @@
-"""A page of thumbnails, a row for each class, to look at before anything is trained."""
+"""A page of thumbnails, a row for each class, to look at before a training."""
 
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import atomic_write
 from .crops import center_crop, damage_named, decoded
-from .storage import LabelledImages, Storage
+from .formats.storage import EncodedImages
+from .inspection import Inspection
 
 SIDE = 96
-"""Of a thumbnail, pixels."""
-MARGIN = 4
-STEP = SIDE + MARGIN
+"""Side of a thumbnail, pixels."""
+STEP = SIDE + 4
 MOST_COLUMNS = 10
-"""Thumbnails of one class."""
 MOST_ROWS = 30
 LABEL_WIDTH = 200
-"""Most of it; longer names are cut."""
-PAGE_WIDTH = LABEL_WIDTH + MOST_COLUMNS * STEP
-"""Classes of so few images that two fit into this stand side by side."""
 TEXT_SIZE = 14
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-
-def write_page(path: Path, images: LabelledImages, *, sound: NDArray[np.bool_]) -> None:
+def write_thumbnails(path: Path, found: Inspection) -> None:
     """Write a PNG of centre crops, evenly spaced over each class, beside the class's name and size.
 
-    sound: (N,) which images can be decoded; the others are left out, and counted. Of more classes than fit, as many as
-    do, evenly spaced.
+    Broken images are left out, and counted. Of more than `MOST_ROWS` classes, as many, evenly spaced.
     """
     font = ImageFont.load_default(TEXT_SIZE)
-    counts = np.bincount(images.labels, minlength=len(images.class_names))
-    label_width = _label_width(images.class_names, font)
-    strip_width = label_width + min(int(counts.max()), MOST_COLUMNS) * STEP
-    strips = max(1, PAGE_WIDTH // strip_width)
-    shown = _evenly(range(len(counts)), MOST_ROWS * strips)
-    rows = -(-len(shown) // strips)
-    page = Image.new("RGB", (min(strips, len(shown)) * strip_width, (rows + 1) * STEP - SIDE // 2), "white")
+    sound, counts = found.sound, found.class_counts
+    shown = _evenly(range(len(counts)), MOST_ROWS)
+    page = Image.new("RGB", (LABEL_WIDTH + MOST_COLUMNS * STEP, (len(shown) + 1) * STEP - SIDE // 2), "white")
     draw = ImageDraw.Draw(page)
-    title = f"{len(shown)} of {len(counts):,} classes, {len(images.labels):,} images"
-    draw.text((MARGIN, SIDE // 4), title, fill="black", font=font, anchor="lm")
-    for place, label in enumerate(shown):
-        left, top = place // rows * strip_width, place % rows * STEP + SIDE // 2
-        members = np.flatnonzero(images.labels == label)
-        caption = _caption(_shortened(images.class_names[label], font), sound[members])
-        draw.multiline_text((left + MARGIN, top + SIDE // 2), caption, fill="black", font=font, anchor="lm")
-        for column, index in enumerate(_evenly(members[sound[members]].tolist(), MOST_COLUMNS)):
-            page.paste(_thumbnail(images.storage, index), (left + label_width + column * STEP, top))
+    title = f"{len(shown)} of {len(counts):,} classes, {len(found.labels):,} images"
+    draw.text((STEP - SIDE, SIDE // 4), title, fill="black", font=font, anchor="lm")
+    for row, label in enumerate(shown):
+        top = row * STEP + SIDE // 2
+        members = np.flatnonzero(found.labels == label)
+        whole = members[sound[members]].tolist()
+        lines = [found.class_names[label], f"{len(members):,} image{'' if len(members) == 1 else 's'}"]
+        lines += [f"{len(members) - len(whole):,} broken"] if len(whole) < len(members) else []
+        draw.multiline_text((STEP - SIDE, top + SIDE // 2), "\n".join(lines), fill="black", font=font, anchor="lm")
+        page.paste("white", (LABEL_WIDTH, top, page.width, top + SIDE))  # over the end of a long name
+        for column, index in enumerate(_evenly(whole, MOST_COLUMNS)):
+            page.paste(_thumbnail(found.files, index), (LABEL_WIDTH + column * STEP, top))
     encoded = io.BytesIO()
     page.save(encoded, format="PNG")
     with atomic_write(path) as file:
         file.write(encoded.getvalue())
 
 
-def _label_width(names: Sequence[str], font: Font) -> int:
-    """Of the column that holds all names, cut if need be, and any number of images below them."""
-    longest = max(font.getlength(text) for text in ["1,000,000 images", *(_shortened(name, font) for name in names)])
-    return math.ceil(longest) + 3 * MARGIN
-
-
-def _caption(name: str, sound: NDArray[np.bool_]) -> str:
-    broken = len(sound) - int(sound.sum())
-    counted = f"{len(sound):,} image{'' if len(sound) == 1 else 's'}"
-    return f"{name}\n{counted}" + (f"\n{broken:,} broken" if broken else "")
-
-
-def _thumbnail(storage: Storage, index: int) -> Image.Image:
+def _thumbnail(files: EncodedImages, index: int) -> Image.Image:
     """The square that training would see; of small images every pixel repeated, not blurred."""
-    with damage_named(storage.path(index)), storage.open(index) as file:
+    with damage_named(files.path(index)), files.open(index) as file:
         image = decoded(file, mode="RGB")
     side = min(*image.size, SIDE)
-    square = Image.fromarray(center_crop(image, side))
-    factor = SIDE // side
-    enlarged = square.resize((side * factor, side * factor), Image.Resampling.NEAREST)
+    enlarged = side * (SIDE // side)
+    square = Image.fromarray(center_crop(image, side)).resize((enlarged, enlarged), Image.Resampling.NEAREST)
     framed = Image.new("RGB", (SIDE, SIDE), "white")
-    framed.paste(enlarged, ((SIDE - enlarged.width) // 2, (SIDE - enlarged.height) // 2))
+    framed.paste(square, ((SIDE - enlarged) // 2, (SIDE - enlarged) // 2))
     return framed
-
-
-def _shortened(name: str, font: Font) -> str:
-    """The beginning of a name that fits beside its row."""
-    kept = name
-    while kept and font.getlength(kept if kept == name else f"{kept}..") > LABEL_WIDTH - 2 * MARGIN:
-        kept = kept[:-1]
-    return kept if kept == name else f"{kept}.."
 
 
 def _evenly(items: Sequence[int], most: int) -> list[int]:

@@ -1,1 +1,1 @@
-"""The chain, what networks estimate along it, losses, noise, and a trained model as a whole."""
+"""The diffusion chain, denoisers, losses, noise, and a trained model as a whole."""

@@ -1,8 +1,8 @@
 """The diffusion chain as data, the draws of training from it, and the identities that hold on one link of it.
 
-A chain is two float64 columns: the signal power alpha_bar[k] and the timestep t[k] that networks are told. Whatever a
-formula needs about one link x_t -> x_s is a `Step`. Which noise levels a chain has is the business of `schedules`; what
-a network predicts on it, of `prediction`.
+A chain is two float64 columns: the signal power alpha_bar[k] and the timestep t[k], the input of networks. All that a
+formula needs of one link x_t -> x_s is a `Step`. `schedules` chooses the noise levels, and `denoiser` interprets a
+network's output.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Step:
     """One link x_t -> x_s of a chain, s being the less noisy neighbour of t."""
 
     t: Tensor
-    """(B,) what networks are told, already on the scale they were trained with."""
+    """(B,) timesteps for networks, on the scale that they were trained with."""
     alpha_bar: Coefficient
     """Signal power at t."""
     alpha_bar_prev: Coefficient
@@ -33,7 +33,7 @@ class Step:
 
 
 class TrainingChain(Protocol):
-    """A chain as training sees it: noise levels, numbered or continuous, of which every sample draws one."""
+    """Noise levels of training, numbered or continuous; every sample draws one."""
 
     def drawn(self, u: Tensor, *, like: Tensor) -> Step:
         """The links of samples like `like` (B, ...), uniform over the levels for u (B,) float64 uniform in [0, 1)."""
@@ -131,19 +131,19 @@ def step_a_sample(
     like: Tensor,
 ) -> Step:
     """One link for each sample of a batch like `like` (B, ...), from columns (B,) float64 on the CPU."""
-    told, *link = broadcast_like(torch.stack([t, alpha_bar, alpha_bar_prev, log_var_min, log_var_max]), like)
+    timestep, *link = broadcast_like(torch.stack([t, alpha_bar, alpha_bar_prev, log_var_min, log_var_max]), like)
     broadcastable = (-1, *(1,) * (like.ndim - 1))
-    return Step(told.to(_t_dtype(like)), *(column.reshape(broadcastable) for column in link))
+    return Step(timestep.to(_t_dtype(like)), *(column.reshape(broadcastable) for column in link))
 
 
 def broadcast_like(values: Tensor, like: Tensor) -> Tensor:
-    """values, which lie on the CPU, on like's device."""
+    """Values from the CPU on like's device."""
     # From pinned memory, since any other copy makes the host wait for the GPU.
     return (values.pin_memory() if like.is_cuda else values).to(like.device, non_blocking=True)
 
 
 def _t_dtype(like: Tensor) -> torch.dtype:
-    """A network told 999 must not be told 1000 because its images are bfloat16."""
+    """float32 at least: in bfloat16 a timestep of 999 would become 1000."""
     return torch.promote_types(like.dtype, torch.float32)
 
 
@@ -167,14 +167,14 @@ def scaled(coefficient: Coefficient, x: Tensor) -> Tensor:
 
 
 def inverse_signal(step: Step) -> Coefficient:
-    """1 / sqrt(alpha_bar), what x_t is divided by to find x_0.
+    """1 / sqrt(alpha_bar), the factor of x_t in x_0.
 
     Raises:
         ValueError: alpha_bar 0; with one step a sample the result is infinite there instead.
     """
     if not isinstance(step.alpha_bar, Tensor) and step.alpha_bar == 0:
         raise ValueError(
-            "x_t at alpha_bar 0 holds no signal: neither eps nor a score says anything of x_0 there; predict v or x0 "
+            "x_t at alpha_bar 0 holds no signal: neither eps nor a score determines x_0 there; predict v or x0 "
             "and leave that level unguided, or use a chain that ends above alpha_bar 0"
         )
     return step.alpha_bar**-0.5

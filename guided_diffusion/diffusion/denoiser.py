@@ -1,7 +1,7 @@
-"""What a network's raw output means, and how it becomes an estimate of x_0.
+"""From a network's raw output to an estimate of x_0.
 
-A denoiser is a function `(x_t, step) -> Estimate`. Samplers, guidance and losses know nothing else: the network, its
-labels, what it predicts and how its estimate is clipped are bound here, before sampling begins.
+A denoiser is a function `(x_t, step) -> Estimate`. Samplers, guidance and losses need nothing else of a model. The
+network, its labels, its parameterisation and the clipping of its estimate are bound before sampling begins.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from torch import Tensor
 from .chain import Coefficient, Step, posterior_mean, scaled, v_target, x0_from_eps, x0_from_posterior_mean, x0_from_v
 
 Prediction = Literal["eps", "x0", "v", "mean"]
-"""What the first C output channels estimate: the noise, the image, v (2202.00512), or the mean of q(x_s | x_t, x_0)."""
+"""Meaning of the first C output channels: the noise, the image, v (2202.00512), or the mean of q(x_s | x_t, x_0)."""
 
 Variance = Literal["small", "large", "learned", "learned_range"]
-"""The variance of p(x_s | x_t): of the posterior, beta (both DDPM section 3.2), or from C more output channels, as its
-logarithm or as the position v in [-1, 1] between those two logarithms (improved DDPM eq. 15)."""
+"""Variance of p(x_s | x_t). small: the posterior's; large: beta (both DDPM section 3.2). From C more output channels:
+learned, their logarithm; learned_range, a position in [-1, 1] between those two logarithms (improved DDPM eq. 15)."""
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """(x_t, t) -> raw output (B, C or 2 C, H, W); labels and low-resolution image are bound with functools.partial."""
@@ -26,7 +26,7 @@ Network = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a denoiser says of x_0 and of the link x_t -> x_s."""
+    """Estimate of x_0, and of the distribution p(x_s | x_t) of the link."""
 
     x0: Tensor
     """(B, C, H, W) E[x_0 | x_t]."""
@@ -39,7 +39,7 @@ class Estimate:
 
 
 class Denoiser(Protocol):
-    """The one thing that samplers and guidance ask of a model."""
+    """The interface of a model to samplers and guidance."""
 
     def __call__(self, x_t: Tensor, step: Step) -> Estimate:
         """The estimate for a batch x_t (B, C, H, W) at `step`."""
@@ -62,15 +62,15 @@ TARGET: dict[Prediction, Callable[[Tensor, Tensor, Tensor, Step], Tensor]] = {
 
 
 def has_learned_variance(variance: Variance) -> bool:
-    """Whether the network's output has C further channels for the variance."""
+    """True if the network's output has C further channels for the variance."""
     return variance in ("learned", "learned_range")
 
 
 def split_output(output: Tensor, x_t: Tensor, variance: Variance) -> tuple[Tensor, Tensor | None]:
-    """The raw output's two halves: the prediction (B, C, H, W), and what it says of the variance, or None.
+    """The raw output's two halves: the prediction (B, C, H, W), and the channels of the variance, or None.
 
     Raises:
-        ValueError: an output with another number of channels than images and variance ask for.
+        ValueError: a number of channels that does not fit images and variance.
     """
     learned = has_learned_variance(variance)
     wanted = x_t.shape[1] * (1 + learned)
@@ -131,10 +131,9 @@ def _log_var_large(step: Step) -> Coefficient:
 class Threshold:
     """Dynamic thresholding (2205.11487 section 2.3): an estimate far out of range is scaled back, not flattened.
 
-    Each sample is clamped to [-s, s] and divided by s, the `quantile` of its |x_0|, though at least 1. That holds back
-    guidance inside the denoiser that is thresholded, such as `bounded(extrapolated(..), threshold)`. A classifier's
-    `tilted` and ddpm's mean shift come after it, as published, and are not held back: there it concerns the network's
-    own estimate alone.
+    Each sample is clamped to [-s, s] and divided by s, the `quantile` of its |x_0| but at least 1. It bounds guidance
+    inside the denoiser, such as `bounded(extrapolated(..), threshold)`. A classifier's `tilted` and ddpm's mean shift
+    act after the threshold, as published, and are not bounded by it.
 
     Raises:
         ValueError: a quantile outside (0, 1].
@@ -153,11 +152,11 @@ class Threshold:
 
 
 Clip = float | Threshold | None
-"""Where an estimate of x_0 must lie: in [-clip, clip], or in [-1, 1] by a dynamic threshold; None: anywhere."""
+"""Range of estimates of x_0: [-clip, clip], or [-1, 1] by a dynamic threshold; None: no limit."""
 
 
 def clipped(x0: Tensor, clip: Clip) -> Tensor:
-    """x0 (B, C, H, W) as `clip` wants it."""
+    """x0 (B, C, H, W) brought into the range of `clip`."""
     if clip is None:
         return x0
     return clip(x0) if isinstance(clip, Threshold) else x0.clamp(-clip, clip)

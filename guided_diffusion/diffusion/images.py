@@ -1,4 +1,4 @@
-"""The only place where images change between float [-1, 1] and uint8 0..255, and the only place that lays out grids."""
+"""Conversion of images between float [-1, 1] and uint8 0..255, and grids of images."""
 
 import torch
 from einops import rearrange

@@ -1,21 +1,36 @@
 """Training losses, their weights, and the variational bound, per sample.
 
-Every function returns (B,), means over pixels; whoever trains takes the mean over the batch. The bound is in bits per
-dimension throughout, as improved DDPM adds it to the mean squared error.
+Every loss is (B,), a mean over pixels; the mean over the batch is the objective's. The bound is in bits per dimension
+throughout, as improved DDPM adds it to the mean squared error.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .chain import Step, gaussian_kl, posterior_mean
+from .chain import Step, gaussian_kl, posterior_mean, q_sample
 from .denoiser import TARGET, Estimate, Prediction, Variance, interpret, split_output, transition
 
 HALF_BIN = 1 / 255
 """Half the width of one of the 256 grey levels that [-1, 1] holds."""
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A batch of images and its noised version, x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps at `step`."""
+
+    x0: Tensor
+    eps: Tensor
+    x_t: Tensor
+    step: Step
+
+    @classmethod
+    def of(cls, x0: Tensor, eps: Tensor, step: Step) -> "Noised":
+        """x0 (B, C, H, W) noised by eps, of that shape (DDPM eq. 4)."""
+        return cls(x0, eps, q_sample(x0, eps, step), step)
 
 
 def per_sample_mean(values: Tensor) -> Tensor:
@@ -23,23 +38,19 @@ def per_sample_mean(values: Tensor) -> Tensor:
     return values.flatten(start_dim=1).mean(dim=1)
 
 
-def simple_loss(
-    output: Tensor, x0: Tensor, eps: Tensor, x_t: Tensor, step: Step, *, prediction: Prediction, variance: Variance
-) -> Tensor:
+def simple_loss(output: Tensor, noised: Noised, *, prediction: Prediction, variance: Variance) -> Tensor:
     """L_simple (B,): mean squared error of the network's prediction, DDPM eq. 14 for `eps`.
 
-    output: raw network output (B, C or 2 C, H, W); channels that speak of the variance do not enter.
+    output: raw network output (B, C or 2 C, H, W); its variance channels are not used.
     """
-    predicted, _ = split_output(output, x_t, variance)
-    return per_sample_mean((TARGET[prediction](x0, eps, x_t, step) - predicted) ** 2)
+    predicted, _ = split_output(output, noised.x_t, variance)
+    target = TARGET[prediction](noised.x0, noised.eps, noised.x_t, noised.step)
+    return per_sample_mean((target - predicted) ** 2)
 
 
 def hybrid_loss(
     output: Tensor,
-    x0: Tensor,
-    eps: Tensor,
-    x_t: Tensor,
-    step: Step,
+    noised: Noised,
     *,
     prediction: Prediction,
     variance: Variance,
@@ -49,13 +60,13 @@ def hybrid_loss(
 ) -> Tensor:
     """L_hybrid = L_simple + vlb_weight * L_vlb (B,), improved DDPM eq. 16, one term of the bound standing for all.
 
-    The bound teaches the variance alone: it sees the mean with its gradient stopped. num_steps: K of the chain trained
-    on, since L_vlb sums K terms. simple_weight: of L_simple, (B,) or for all, such as `min_snr_weight`.
+    The bound trains the variance alone: the gradient of the mean is stopped. num_steps: K of the chain trained on,
+    since L_vlb sums K terms. simple_weight: of L_simple, (B,) or one for all, such as `min_snr_weight`.
     """
-    simple = simple_loss(output, x0, eps, x_t, step, prediction=prediction, variance=variance)
-    predicted, variance_values = split_output(output, x_t, variance)
+    simple = simple_loss(output, noised, prediction=prediction, variance=variance)
+    predicted, variance_values = split_output(output, noised.x_t, variance)
     frozen_mean = predicted.detach() if variance_values is None else torch.cat([predicted.detach(), variance_values], 1)
-    bound = vlb_loss(frozen_mean, x0, x_t, step, prediction=prediction, variance=variance, num_steps=num_steps)
+    bound = vlb_loss(frozen_mean, noised, prediction=prediction, variance=variance, num_steps=num_steps)
     return simple_weight * simple + vlb_weight * bound
 
 
@@ -64,8 +75,8 @@ X0_ERROR_WEIGHT: dict[Prediction, Callable[[Tensor], Tensor]] = {
     "x0": torch.ones_like,
     "v": lambda snr: snr + 1,
 }
-"""What L_simple of each prediction is, in squared errors of x_0, at a signal-to-noise ratio alpha_bar / (1 - alpha_bar)
-(2303.09556 section 3.2, 2202.00512 section 4)."""
+"""L_simple of each prediction over the squared error of x_0, as a function of the signal-to-noise ratio
+alpha_bar / (1 - alpha_bar) (2303.09556 section 3.2, 2202.00512 section 4)."""
 
 
 def min_snr_weight(step: Step, *, prediction: Prediction, gamma: float) -> Tensor:
@@ -84,12 +95,10 @@ def min_snr_weight(step: Step, *, prediction: Prediction, gamma: float) -> Tenso
     return snr.clamp(max=gamma) / X0_ERROR_WEIGHT[prediction](snr)
 
 
-def vlb_loss(
-    output: Tensor, x0: Tensor, x_t: Tensor, step: Step, *, prediction: Prediction, variance: Variance, num_steps: int
-) -> Tensor:
+def vlb_loss(output: Tensor, noised: Noised, *, prediction: Prediction, variance: Variance, num_steps: int) -> Tensor:
     """L_vlb (B,), bits per dimension: K times the bound's term at `step`, its unbiased estimate for uniform steps."""
-    estimate = interpret(output, x_t, step, prediction=prediction, variance=variance)
-    return num_steps * bound_term(estimate, x0, x_t, step)
+    estimate = interpret(output, noised.x_t, noised.step, prediction=prediction, variance=variance)
+    return num_steps * bound_term(estimate, noised.x0, noised.x_t, noised.step)
 
 
 def bound_term(estimate: Estimate, x0: Tensor, x_t: Tensor, step: Step) -> Tensor:
@@ -108,7 +117,7 @@ def bound_term(estimate: Estimate, x0: Tensor, x_t: Tensor, step: Step) -> Tenso
 
 
 def prior_bound(x0: Tensor, alpha_bar_T: float) -> Tensor:
-    """KL(q(x_T | x_0) || N(0, I)) (B,), bits per dimension: the bound's part that no network changes (DDPM eq. 5)."""
+    """KL(q(x_T | x_0) || N(0, I)) (B,), bits per dimension: the bound's term without parameters, L_T (DDPM eq. 5)."""
     mean = alpha_bar_T**0.5 * x0
     return per_sample_mean(gaussian_kl(mean, math.log(1 - alpha_bar_T), torch.zeros_like(mean), 0.0)) / math.log(2)
 

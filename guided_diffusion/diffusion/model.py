@@ -1,19 +1,20 @@
-"""A diffusion model as a whole: a network, the chain it was trained on, what it predicts, and its classes' names.
+"""Diffusion models and upsamplers as a whole: network, chain, prediction, and names of classes.
 
-An upsampler is one whose network sees a low-resolution image as well.
+An upsampler is a diffusion model whose network sees a low-resolution image as well.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint, load_weights, open_checkpoint
 from ..config import from_plain
+from ..files import file_sha256
 from ..models.unet import UNet, UNetConfig
 from ..models.upsampler import Upsampler, UpsamplerConfig
 from .denoiser import Clip, Network, NetworkDenoiser, Prediction, Variance, has_learned_variance
@@ -25,26 +26,26 @@ CONTINUOUS_TIME: Mapping[str, tuple[str, ...]] = {
     "loss": ("simple",),
     "timesteps": ("uniform",),
 }
-"""What goes with a chain in continuous time, where no link has a neighbour to learn a variance or a mean of."""
+"""Options that fit a chain in continuous time, where no link has a neighbour to learn a variance or a mean of."""
 
-C = TypeVar("C", bound="DiffusionConfig")
+C = TypeVar("C")
 N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
-    """What a diffusion model is, apart from its weights: the "model" of its checkpoint's config.json."""
+    """A diffusion model apart from its weights: the "model" of its checkpoint's config.json."""
 
     network: UNetConfig
     """The U-Net."""
     chain: ChainConfig
     """The chain that it was trained on."""
     prediction: Prediction = "eps"
-    """What its first C output channels estimate."""
+    """Quantity that its first C output channels estimate."""
     variance: Variance = "learned_range"
-    """Where the variance of a step comes from."""
+    """Source of the variance of a step."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes in the data it was trained on, in label order, also where it is not told the class."""
+    """Names of the classes in its training data, in label order, also where it is not conditioned on them."""
 
     def __post_init__(self) -> None:
         check_continuous_time(self.chain, prediction=self.prediction, variance=self.variance)
@@ -67,26 +68,26 @@ class DiffusionConfig:
 
     @property
     def is_conditional(self) -> bool:
-        """Whether the network is told the class."""
+        """True where the network is conditioned on the class."""
         return self.network.num_classes is not None
 
     @property
     def null_label(self) -> int | None:
-        """The label that stands for no class; None where the network knows none."""
+        """The label of the null class; None where the network has none."""
         return self.network.num_classes if self.network.null_class else None
 
     def denoiser(self, network: Callable[..., Tensor], y: Tensor | None, *, clip: Clip) -> NetworkDenoiser:
-        """`network` as this config says to read it, with labels y (B,) bound where it is conditional."""
-        told: Network = partial(network, y=y) if self.is_conditional else network
-        return NetworkDenoiser(told, self.prediction, self.variance, clip)
+        """`network` as a denoiser, with labels y (B,) bound where it is conditional."""
+        bound: Network = partial(network, y=y) if self.is_conditional else network
+        return NetworkDenoiser(bound, self.prediction, self.variance, clip)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpsamplerModelConfig(DiffusionConfig):
-    """What an upsampler is, apart from its weights: the "model" of its checkpoint's config.json."""
+    """An upsampler apart from its weights: the "model" of its checkpoint's config.json."""
 
     network: UpsamplerConfig
-    """The U-Net, and the size of what it enlarges."""
+    """The U-Net, and the size of the images it enlarges."""
 
     @property
     def low_res_shape(self) -> tuple[int, int, int]:
@@ -99,10 +100,11 @@ class DiffusionModel:
     """A diffusion model ready for use: in evaluation mode, its parameters frozen."""
 
     config: DiffusionConfig
-    network: UNet
+    network: nn.Module
+    """A `UNet`, or one in an `EvaluatedNetwork`."""
     checkpoint: Checkpoint
     weights: str
-    """Which of the checkpoint's weights these are: "network", "ema_0.9999", .."""
+    """Name of these weights in the checkpoint: "network", "ema_0.9999", .."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -110,14 +112,9 @@ class DiffusionModel:
         return self.config.image_shape
 
     @property
-    def is_conditional(self) -> bool:
-        """Whether the network is told the class."""
-        return self.config.is_conditional
-
-    @property
-    def null_label(self) -> int | None:
-        """The label that stands for no class; None where the network knows none."""
-        return self.config.null_label
+    def device(self) -> torch.device:
+        """The device of the network's parameters."""
+        return next(self.network.parameters()).device
 
     def denoiser(self, y: Tensor | None, *, clip: Clip = 1.0) -> NetworkDenoiser:
         """The network as a Denoiser, with labels y (B,) bound where it is conditional; otherwise y is not used."""
@@ -129,15 +126,16 @@ class UpsamplerModel:
     """An upsampler ready for use: in evaluation mode, its parameters frozen."""
 
     config: UpsamplerModelConfig
-    network: Upsampler
+    network: nn.Module
+    """An `Upsampler`, or one in an `EvaluatedNetwork`."""
     checkpoint: Checkpoint
     weights: str
-    """Which of the checkpoint's weights these are: "network", "ema_0.9999", .."""
+    """Name of these weights in the checkpoint: "network", "ema_0.9999", .."""
 
     def denoiser(
         self, y: Tensor | None, *, low_res: Tensor, conditioning_noise: float = 0.0, clip: Clip = 1.0
     ) -> NetworkDenoiser:
-        """The network as a Denoiser of enlargements of low_res (B, C, h, w) in [-1, 1], with labels y where told.
+        """The network as a Denoiser of enlargements of low_res (B, C, h, w) in [-1, 1], with labels y if conditional.
 
         conditioning_noise: the noise rate that low_res already has.
 
@@ -145,10 +143,10 @@ class UpsamplerModel:
             ValueError: a noise rate that it was not trained on.
         """
         check_conditioning_noise(self.config, conditioning_noise, called=str(self.checkpoint.path))
-        told = partial(self.network, low_res=low_res)
+        network = partial(self.network, low_res=low_res)
         if self.config.network.conditioning_noise is not None:
-            told = partial(told, conditioning_noise=low_res.new_full((len(low_res),), conditioning_noise))
-        return self.config.denoiser(told, y, clip=clip)
+            network = partial(network, conditioning_noise=low_res.new_full((len(low_res),), conditioning_noise))
+        return self.config.denoiser(network, y, clip=clip)
 
 
 def check_continuous_time(chain: ChainConfig, **chosen: str) -> None:
@@ -184,37 +182,61 @@ def load_diffusion(path: Path, *, weights: str | None = None, device: torch.devi
 
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: a checkpoint of another kind, or weights that it has not or that do not fit.
+        ValueError: a checkpoint of another kind, or weights that are missing or do not fit.
     """
-    return DiffusionModel(*_loaded(path, "diffusion", DiffusionConfig, UNet, weights=weights, device=device))
+    return DiffusionModel(*load_network(path, "diffusion", DiffusionConfig, UNet, weights=weights, device=device))
 
 
 def load_upsampler(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> UpsamplerModel:
-    """The upsampler of a checkpoint or run directory, with the named weights or the slowest average.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_diffusion`.
-    """
-    loaded = _loaded(path, "upsampler", UpsamplerModelConfig, Upsampler, weights=weights, device=device)
+    """The upsampler of a checkpoint or run directory; arguments and errors are those of `load_diffusion`."""
+    loaded = load_network(path, "upsampler", UpsamplerModelConfig, Upsampler, weights=weights, device=device)
     return UpsamplerModel(*loaded)
 
 
-def _loaded(
+def load_network(
     path: Path,
     kind: str,
     config_class: type[C],
-    network_class: Callable[[Any], N],  # each takes the network config of its own config class
+    network_class: Callable[[Any], N],  # of the `network` of its config class
     *,
     weights: str | None,
     device: torch.device | str,
 ) -> tuple[C, N, Checkpoint, str]:
+    """Config, frozen network, checkpoint and name of the weights of a checkpoint or run directory of a kind.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_diffusion`.
+    """
     checkpoint = open_checkpoint(path, kind)
     config = from_plain(config_class, checkpoint.model, source=str(checkpoint.path / "config.json"))
     with torch.device("meta"):
-        network = network_class(config.network)
+        network = network_class(cast(Any, config).network)
     load_weights(network, checkpoint, weights)
     network.eval().requires_grad_(False).to(device)
     return config, network, checkpoint, weights or checkpoint.default_weights()
+
+
+def weights_record(model: DiffusionModel | UpsamplerModel) -> dict[str, Any]:
+    """The weights of a model, as manifests record them."""
+    sha256 = file_sha256(model.checkpoint.weights_file(model.weights))
+    return {"name": model.checkpoint.name, "weights": model.weights, "sha256": sha256}
+
+
+def parse_label(text: str, class_names: Sequence[str]) -> int:
+    """The label of "3" or "cat"; a number is a label, not a name.
+
+    Raises:
+        ValueError: a class that is not there.
+    """
+    if text.isdecimal() and int(text) < len(class_names):
+        return int(text)
+    if text in class_names and not text.isdecimal():
+        return list(class_names).index(text)
+    shown = ", ".join(class_names[:10]) + (", .." if len(class_names) > 10 else "")
+    raise ValueError(
+        f'there is no label "{text}": the model has {len(class_names)} classes, labels 0 to {len(class_names) - 1} '
+        f"({shown})"
+    )
 
 
 def class_difference(
@@ -224,7 +246,7 @@ def class_difference(
     model_called: str = "the diffusion model",
     other_called: str = "the classifier",
 ) -> str | None:
-    """How the classes of a classifier, or of whatever else, differ from those of a model's data; None if they do not.
+    """The first difference of the classes of a classifier from those of a model's data, in words; None without any.
 
     A model without class names, such as an imported unconditional one, takes any other's.
     """

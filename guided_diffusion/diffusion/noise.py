@@ -22,9 +22,9 @@ class Noise(Protocol):
 
 
 class SeededNoise:
-    """One generator per sample, on the CPU, so that a GPU draws the very noise that a CPU does.
+    """One generator per sample, on the CPU, so that noise does not depend on the device.
 
-    Drawn in float32 and in (C, H, W) order, whatever dtype and memory format it is wanted in.
+    Drawn in float32 and in (C, H, W) order, for any dtype and memory format of the images.
     """
 
     def __init__(self, seed: int, ids: Iterable[int]) -> None:

@@ -1,5 +1,4 @@
-"""Which noise levels a chain has: the published beta schedules and which of them a shortened chain keeps, and a
-schedule in continuous time, which has as many levels as are asked for."""
+"""Noise schedules: the published betas, subsets of their timesteps, and a schedule in continuous time."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import Tensor
 from .chain import DiffusionChain, Step, TrainingChain, step_a_sample
 
 SIGNAL_RATES = (0.95, 0.02)
-"""Of the offset cosine schedule at its times 0 and 1: no image is quite clean, and no noise quite without signal."""
+"""Signal rates of the offset cosine schedule at times 0 and 1: neither pure image nor pure noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +22,7 @@ class ChainConfig:
     """Betas: linear (DDPM; ADM from 128 pixels up) or cosine (improved DDPM; ADM at 64 pixels). offset_cosine is
     continuous in time, its signal rate falling from 0.95 to 0.02 as a cosine."""
     num_steps: int = 1000
-    """Noise levels T in training; sampling may take fewer. In continuous time: levels where no number is asked for."""
+    """Noise levels T in training; sampling may take fewer. In continuous time: the default number of levels."""
     rescale_t: bool = False
     """Tell the network t * 1000 / T in place of t, as improved DDPM does for its chains of 4000."""
 
@@ -38,7 +37,7 @@ class ChainConfig:
 
     @property
     def is_continuous(self) -> bool:
-        """Whether training draws its times from an interval, so that any number of levels can be sampled from."""
+        """True if training draws its times from an interval; any number of levels can then be sampled."""
         return self.schedule == "offset_cosine"
 
 
@@ -56,7 +55,7 @@ def make_chain(config: ChainConfig) -> DiffusionChain:
 
 
 def training_chain(config: ChainConfig) -> TrainingChain:
-    """What training draws its links from: the chain itself, or all of continuous time.
+    """The source of training's links: the chain itself, or all of continuous time.
 
     Raises:
         ValueError: as `make_chain`.
@@ -65,7 +64,7 @@ def training_chain(config: ChainConfig) -> TrainingChain:
 
 
 def sampling_chain(config: ChainConfig, spec: str) -> DiffusionChain:
-    """The levels that a sampler visits: those of the chain that `spec` keeps, as `timestep_subset` reads it.
+    """The noise levels of a sampling run: those of the chain that `spec` keeps, as `timestep_subset` reads it.
 
     In continuous time "250" and "ddim250" both mean 250 even levels, and "" means `num_steps` of them.
 
@@ -140,7 +139,7 @@ def offset_cosine_chain(num_steps: int) -> DiffusionChain:
 class OffsetCosine:
     """The offset cosine schedule in continuous time, as training draws from it.
 
-    Networks are told 1000 times the noise rate, which lies on the scale their time embedding is made for.
+    The timestep of networks is 1000 times the noise rate, on the scale of their time embedding.
     """
 
     def drawn(self, u: Tensor, *, like: Tensor) -> Step:

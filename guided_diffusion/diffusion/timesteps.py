@@ -1,4 +1,4 @@
-"""Which link of its chain each training sample is given, and what its loss must then be multiplied by."""
+"""Timestep samplers of training: the link of each training sample, and the weight of its loss."""
 
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -11,7 +11,7 @@ from .chain import DiffusionChain, Step, TrainingChain, broadcast_like
 
 @dataclass(frozen=True)
 class Drawn:
-    """The links of a batch of training samples."""
+    """The links of a batch of training samples, with the weights of their losses."""
 
     step: Step
     """One link a sample."""
@@ -22,7 +22,7 @@ class Drawn:
 
 
 class TimestepSampler(Protocol):
-    """How links are drawn in training."""
+    """A distribution of links in training."""
 
     def drawn(self, u: Tensor, *, like: Tensor) -> Drawn:
         """Links for a batch like `like` (B, ...), by u (B,) float64 uniform in [0, 1)."""
@@ -31,7 +31,7 @@ class TimestepSampler(Protocol):
 
 @dataclass(frozen=True)
 class UniformTimesteps:
-    """All noise levels alike."""
+    """Uniform noise levels."""
 
     chain: TrainingChain
 

@@ -1,1 +1,1 @@
-"""What samples are worth: features of two sets of images, their statistics, and the numbers made from those."""
+"""Evaluation: two sets of images, their features, the metrics on these, and the report."""

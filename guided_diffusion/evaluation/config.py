@@ -1,21 +1,21 @@
-"""How two sets of images are compared."""
+"""Settings of the metrics."""
 
 from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How two sets of images are compared. The defaults are the published protocol, if the real side holds 10,000."""
+    """Settings of the metrics. The defaults are the published protocol, if the real side holds 10,000 images."""
 
     batch_size: int = 64
-    """Images that go through the extractor at once, per process."""
+    """Images of one forward pass of the extractor, per process."""
     image_size: int | None = None
     """Side in pixels; pictures in folders get the published centre crop to it.
 
-    None: the size of the generated images.
+    null: the size of the generated images.
     """
     neighbours: int = 3
-    """k of precision and recall: how far a ball around a feature reaches, in neighbours.
+    """k of precision and recall: the radius of a ball around a feature, in neighbours.
 
     3 is Kynkäänniemi's, and ADM's.
     """
@@ -24,7 +24,7 @@ class EvaluationConfig:
     split_size: int = 5000
     """Images per split of the Inception Score, as published."""
     real_manifold: int = 10_000
-    """Real images, spread over the set, that precision, recall, density, coverage and the kernel distance look at.
+    """Real images, spread over the set, for precision, recall, density, coverage and the kernel distance.
 
     At most; published.
     """
@@ -35,17 +35,32 @@ class EvaluationConfig:
     kid_subset_size: int = 1000
     """Images in each of them."""
     extrapolate: bool = False
-    """Fréchet distance extrapolated to infinitely many samples as well, from those of growing subsets."""
+    """Also extrapolate the Fréchet distance to infinitely many samples, from growing subsets."""
     bootstrap: int = 0
     """Resamplings of the generated images for an interval around the Fréchet distance; 0: none. 200 are plenty."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if value is not None and name not in ("extrapolate", "bootstrap") and value < 1:
-                raise ValueError(f"evaluation's {name} must be positive, got {value}")
+                raise ValueError(f"--protocol.{name} must be positive, got {value}")
         if self.bootstrap < 0 or self.bootstrap == 1:
-            raise ValueError(f"an interval needs at least 2 resamplings (bootstrap; 0 for none), got {self.bootstrap}")
+            raise ValueError(
+                f"an interval needs at least 2 resamplings; got --protocol.bootstrap {self.bootstrap} (0 for none)"
+            )
         most = max(self.neighbours, self.density_neighbours)
         for name, kept in (("real_manifold", self.real_manifold), ("generated_manifold", self.generated_manifold)):
             if kept <= most:
-                raise ValueError(f"{name} must exceed the {most} neighbours that are looked at, got {kept}")
+                raise ValueError(f"--protocol.{name} must exceed the {most} neighbours that are looked at, got {kept}")
+
+    @property
+    def keeps_all_features(self) -> bool:
+        """True if a metric resamples the features of all generated images."""
+        return self.extrapolate or self.bootstrap > 0
+
+    def check_num_images(self, count: int, subject: str) -> None:
+        """Refuse, by a ValueError, a set that is too small; subject: beginning of the message, such as "PATH holds"."""
+        if count <= self.neighbours:
+            raise ValueError(
+                f"{subject} {count} images, but precision and recall look at {self.neighbours} neighbours of each; "
+                f"give more images"
+            )

@@ -1,12 +1,11 @@
-"""What was measured of a set so far, on disk, so that a killed evaluation goes on where it was.
+"""Cache of extracted features on disk; an interrupted evaluation resumes from it.
 
-A part is a safetensors file of the features of consecutive batches, named after the first of them. Processes need not
-speak of parts: each takes those that fit its share, so that another number of processes can go on as well.
+A part is a safetensors file of the features of consecutive batches, named after the first of them. Each process takes
+the parts that fit its share of the batches, so another number of processes can resume as well.
 """
 
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,99 +19,76 @@ from .extractors.features import Features
 Row = tuple[Features, Tensor | None]
 """The features of a batch, and its labels if there are any."""
 
+_KINDS = ("pooled", "spatial", "probabilities")
 _BATCH_SIZES = "batch_sizes"
 
 _logger = logging.getLogger(__name__)
 
 
-class Parts:
-    """Reads parts, and writes one whenever enough waits to be worth a file; a set that is soon measured leaves none.
+class FeatureCache:
+    """Reads parts, and writes one whenever enough batches wait; a set that is measured quickly leaves none.
 
-    They are insurance: where they cannot be written, a warning says so and the work goes on.
+    Where parts cannot be written, a warning is logged and the work goes on.
     """
 
     def __init__(self, directory: Path, *, every_seconds: float = 20.0, most_images: int = 8192) -> None:
-        """directory: appears with the first part. most_images: how many wait in memory at most, whatever the time."""
+        """directory: created with the first part. most_images: limit of those that wait in memory."""
         self.directory = directory
         self.every_seconds = every_seconds
         self.most_images = most_images
-        self._waiting: dict[str, Tensor] = {}
-        self._sizes: list[int] = []
+        self._waiting: list[dict[str, Tensor]] = []
         self._first = 0
         self._written_at = time.monotonic()
         self._can_write = True
 
     def stored(self, first: int, last: int) -> list[Row]:
-        """The batches of the part that begins with number `first`; none if there is no whole one, or if it reaches
-        beyond batch `last`."""
+        """The batches of the part that begins with number `first`; empty if there is no undamaged one that ends before
+        batch `last`."""
         path = self._path(first)
         if not path.is_file():
             return []
         try:
-            rows = list(_rows(read_tensors(path)))
+            tensors = read_tensors(path)
+            sizes: list[int] = tensors.pop(_BATCH_SIZES).tolist()
         except (DamagedCheckpointError, KeyError):
-            return []  # it is computed anew
-        return rows if first + len(rows) <= last else []
+            return []  # these batches are extracted again
+        if first + len(sizes) > last:
+            return []
+        batches = {kind: values.split(sizes) for kind, values in tensors.items()}
+        rows = [{kind: values[n] for kind, values in batches.items()} for n in range(len(sizes))]
+        labels = [row.pop("labels", None) for row in rows]
+        return [(Features(**row), label) for row, label in zip(rows, labels, strict=True)]
 
     def add(self, batch: int, row: Row) -> None:
-        """Note a batch that was computed. Those noted between two calls of `flush` follow one another."""
+        """Add a batch; those added between two calls of `flush` are consecutive."""
         if not self._can_write:
             return
-        values = _named(row)
-        length = len(values["pooled"])
-        if sum(self._sizes) + length > self.most_images:
+        kinds = {kind: getattr(row[0], kind) for kind in _KINDS} | {"labels": row[1]}
+        values = {kind: rows.cpu() for kind, rows in kinds.items() if rows is not None}
+        if sum(self._sizes) + len(values["pooled"]) > self.most_images:
             self.flush()
-        if not self._sizes:
+        if not self._waiting:
             self._first = batch
-        start = sum(self._sizes)
-        for kind, rows in values.items():
-            self._room(kind, rows)[start : start + length] = rows
-        self._sizes.append(length)
+        self._waiting.append(values)
         if time.monotonic() - self._written_at >= self.every_seconds:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
-        if self._sizes:
-            waiting = {kind: room[: sum(self._sizes)] for kind, room in self._waiting.items()}
+        """Write the batches that wait."""
+        if self._waiting:
+            whole = {kind: torch.cat([values[kind] for values in self._waiting]) for kind in self._waiting[0]}
             try:
                 with atomic_write(self._path(self._first)) as file:
-                    file.write(save(waiting | {_BATCH_SIZES: torch.tensor(self._sizes)}))
+                    file.write(save(whole | {_BATCH_SIZES: torch.tensor(self._sizes)}))
             except OSError as error:
                 self._can_write = False
-                _logger.warning("if killed, this begins anew: %s cannot be written (%s)", self.directory, error)
-        self._sizes = []
+                _logger.warning("an interrupted evaluation will start over: %s: %s", self.directory, error)
+        self._waiting = []
         self._written_at = time.monotonic()
 
-    def _room(self, kind: str, rows: Tensor) -> Tensor:
-        """Where rows of that kind wait: one array, since many small ones would keep batches of images between them from
-        being given back to the system."""
-        room = self._waiting.get(kind)
-        if room is None or len(room) < len(rows):
-            room = self._waiting[kind] = torch.empty(
-                max(self.most_images, len(rows)), *rows.shape[1:], dtype=rows.dtype
-            )
-        return room
+    @property
+    def _sizes(self) -> list[int]:
+        return [len(values["pooled"]) for values in self._waiting]
 
     def _path(self, first: int) -> Path:
         return self.directory / f"part-{first:07d}.safetensors"
-
-
-def _named(row: Row) -> dict[str, Tensor]:
-    features, labels = row
-    kinds = {
-        "pooled": features.pooled,
-        "spatial": features.spatial,
-        "probabilities": features.probabilities,
-        "labels": labels,
-    }
-    return {kind: values for kind, values in kinds.items() if values is not None}
-
-
-def _rows(tensors: dict[str, Tensor]) -> Iterator[Row]:
-    sizes: list[int] = tensors.pop(_BATCH_SIZES).tolist()
-    batches = {kind: values.split(sizes) for kind, values in tensors.items()}
-    for n in range(len(sizes)):
-        row = {kind: values[n] for kind, values in batches.items()}
-        labels = row.pop("labels", None)
-        yield Features(**row), labels

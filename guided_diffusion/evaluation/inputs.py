@@ -1,57 +1,61 @@
-"""The two sets of an evaluation before anything is measured: opened, and refused if they cannot be compared."""
+"""Opening of the two sets of an evaluation, and their checks: readable, large enough, and comparable."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..data.listing import files_sha256
-from ..data.sources import ImageSource, files_fingerprint, open_images
+from ..data.formats.tree import files_sha256
+from ..data.image_set import ImageSet, open_image_set
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor
+from .extractors.inception import WEIGHTS as INCEPTION
+from .measure import MeasuredSet
 from .reference import Reference, read_reference
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealSide:
-    """What samples are compared with, before it is measured."""
+class RealInput:
+    """Real images, statistics of them, or both."""
 
     path: Path
-    images: ImageSource | None
-    """None: there are statistics only."""
+    images: ImageSet | None
+    """None: statistics only."""
     reference: Reference | None
-    """Stored statistics; None: there are images only."""
+    """Stored statistics; None: images only."""
     files_sha256: str
-    """Of names, sizes and times of change: `files_fingerprint` of images, `files_sha256` of a file of statistics."""
+    """Hash of names, sizes and times of change of the files."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sides:
-    """The two sets before anything is measured."""
+class MeasuredReal:
+    """Real images after their pass, for any number of evaluations with the same extractor and settings."""
 
-    generated: ImageSource
-    real: RealSide
+    input: RealInput
+    measured: MeasuredSet
+    shape: tuple[int, int, int]
+    """Of the generated images that they are compared with: (H, W, C)."""
+    extractor_sha256: str
+    config: EvaluationConfig
+
+    def check(self, *, shape: tuple[int, int, int], extractor: FeatureExtractor, config: EvaluationConfig) -> None:
+        """Refuse an evaluation with images of another shape, another extractor or other settings."""
+        found, wanted = (self.shape, self.extractor_sha256, self.config), (shape, extractor.sha256, config)
+        if found != wanted:
+            raise ValueError(f"{self.input.path} was measured for {found}, not for {wanted}; measure it again")
 
 
-def open_generated(path: Path, *, config: EvaluationConfig) -> ImageSource:
-    """The generated images at `path`.
-
-    Raises:
-        FileNotFoundError, ValueError: as `open_images`, and for fewer than the neighbours that are looked at.
-    """
-    samples = open_images(path, size=config.image_size)
-    _check_neighbours(samples, config)
+def open_generated(path: Path, *, config: EvaluationConfig, channels: int | None = None) -> ImageSet:
+    """The generated images at `path`; unreadable ones are refused, and sets that are too small."""
+    samples = open_image_set(path, image_size=config.image_size, channels=channels)
+    config.check_num_images(len(samples), f"{path} holds")
     return samples
 
 
 def open_real(
     path: Path, *, shape: tuple[int, int, int], extractor: FeatureExtractor, config: EvaluationConfig
-) -> RealSide:
-    """The real side at `path`, fit to be compared with generated images of `shape` (H, W, C).
-
-    Raises:
-        FileNotFoundError, ValueError: as `evaluate`, of that side.
-    """
+) -> RealInput:
+    """The real images or statistics at `path`; refused unless comparable with generated images of `shape` (H, W, C)."""
     reference = read_reference(path) if path.suffix == ".npz" and path.is_file() else None
     if reference is not None:
         _check_extractor(path, reference, extractor)
@@ -60,30 +64,22 @@ def open_real(
     height, width, channels = shape
     images = None
     if reference is None or reference.has_images:
-        images = open_images(path, size=height if height == width else None, channels=channels)
+        images = open_image_set(path, image_size=height if height == width else None, channels=channels)
         if images.shape != shape:
             raise ValueError(
                 f"the generated images have {height}x{width} pixels, those of {path} {images.shape[0]}x"
                 f"{images.shape[1]}; compare sets of one size"
             )
-        _check_neighbours(images, config)
-    fingerprint = files_sha256(path) if images is None else files_fingerprint(images)
-    return RealSide(path=path, images=images, reference=reference, files_sha256=fingerprint)
-
-
-def _check_neighbours(source: ImageSource, config: EvaluationConfig) -> None:
-    if source.num_images <= config.neighbours:
-        raise ValueError(
-            f"{source.path} holds {source.num_images} images, but precision and recall look at {config.neighbours} "
-            f"neighbours of each; give more images"
-        )
+        config.check_num_images(len(images), f"{path} holds")
+    fingerprint = files_sha256(path) if images is None else images.files_sha256()
+    return RealInput(path=path, images=images, reference=reference, files_sha256=fingerprint)
 
 
 def _check_extractor(path: Path, reference: Reference, extractor: FeatureExtractor) -> None:
-    if reference.extractor_sha256 is None and extractor.published != "inception-2015":
+    if reference.extractor_sha256 is None and extractor.published != INCEPTION:
         raise ValueError(
-            f"{path} does not say which network its statistics are of, so they count as the published 2015 "
-            f"Inception's, which {extractor.name} is not; give the images themselves as the real side"
+            f"{path} does not name the network of its statistics, so they count as the published 2015 Inception's, "
+            f"which {extractor.name} is not; give the images themselves as --real"
         )
     if reference.extractor_sha256 not in (None, extractor.sha256):
         raise ValueError(
@@ -93,26 +89,21 @@ def _check_extractor(path: Path, reference: Reference, extractor: FeatureExtract
 
 
 def _check_shape(path: Path, reference: Reference, shape: tuple[int, int, int]) -> None:
-    """By what the reference's record says; published files have none."""
+    """By the reference's record; published files have none."""
     height, width, channels = shape
-    told = reference.record or {}
-    made_of = told.get("image_size", [height, width])
-    if made_of != [height, width]:
-        raise ValueError(
-            f"the generated images have {height}x{width} pixels, those that the statistics in {path} are of "
-            f"{made_of[0]}x{made_of[1]}; make a reference of images of one size with them"
-        )
-    if told.get("channels", channels) != channels:
-        raise ValueError(
-            f"the generated images have {channels} channels, those that the statistics in {path} are of "
-            f"{told['channels']}; make a reference of images with as many"
-        )
+    for name, wanted in (("image_size", [height, width]), ("channels", channels)):
+        stored = (reference.record or {}).get(name, wanted)
+        if stored != wanted:
+            raise ValueError(
+                f"the generated images have {name} {wanted}, the images of the statistics in {path} {stored}; make a "
+                f"reference of images like the generated ones"
+            )
 
 
 def _check_dimensions(
     path: Path, reference: Reference, extractor: FeatureExtractor, shape: tuple[int, int, int]
 ) -> None:
-    """By what the extractor makes of one black image: nothing but the network knows its dimensions."""
+    """By the features of one black image: only the network knows their dimensions."""
     height, width, channels = shape
     features = extractor(torch.zeros(1, channels, height, width, dtype=torch.uint8))
     for name, stored, found in (

@@ -1,194 +1,178 @@
 """One pass of a set of images through an extractor, shared by any number of processes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.sources import ImageSource, batches, num_batches
+from ..data.image_set import ImageSet
+from ..distributed import Process
 from .extractors.features import FeatureExtractor, Features
-from .feature_cache import Parts, Row
+from .feature_cache import FeatureCache, Row
 from .statistics import Gaussian, GaussianAccumulator, RowAccumulator
 
 _ROWS_PER_MERGE = 512
+"""Merging statistics costs as much as the products of hundreds of rows, so batches are collected first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What is known of a set of N images after its pass.
+class MeasuredSet:
+    """Statistics and features of a set of N images; rows are in the set's order. None: there are none.
 
-    pooled, spatial: statistics of those features. manifold: (M, D), the pooled features kept for what needs more than
-    statistics. probabilities: (N, C). labels: (N,) int64, -1 where a sample has none, or None if none has. Rows are in
-    the set's order. spatial and probabilities are None where the extractor has none. device: where the extractor left
-    its features.
+    pooled, spatial: statistics of those features. features: (M, D) pooled features that were kept, of M <= N images
+    spread over the set. manifold_size: the number of these that neighbours are looked for among. probabilities: (N, C)
+    of the classes `class_names`. labels: (N,) int64, indices of `label_names`, -1 where an image has none. device: of
+    the extractor.
     """
 
     pooled: Gaussian
-    spatial: Gaussian | None
-    manifold: Tensor
-    probabilities: Tensor | None
-    labels: Tensor | None
-    device: torch.device
+    spatial: Gaussian | None = None
+    features: Tensor | None = None
+    manifold_size: int = 0
+    probabilities: Tensor | None = None
+    class_names: tuple[str, ...] | None = None
+    labels: Tensor | None = None
+    label_names: tuple[str, ...] | None = None
+    device: torch.device = torch.device("cpu")
+
+    @cached_property
+    def manifold(self) -> Tensor:
+        """Kept features (manifold_size, D), of images spread over the set."""
+        assert self.features is not None
+        if len(self.features) == self.manifold_size:
+            return self.features
+        kept = spread_over(len(self.features), keep=self.manifold_size)
+        return self.features[kept.to(self.features.device)]
 
     @property
     def order(self) -> Literal["as stored", "shuffled"]:
-        """What of the order goes into splits: folders list their images class by class, and a split of few classes
-        would have a small Inception Score."""
+        """Order of the images in splits. Sets that list their images class by class, as folders do, are shuffled: a
+        split of few classes would have a small Inception Score."""
         if self.labels is None or len(self.labels.unique()) == 1:
             return "as stored"
         return "as stored" if (self.labels.diff() < 0).any() else "shuffled"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """This process's part of the work: number `rank` of `world_size`, on `device`; it shows a progress bar or not."""
-
-    device: torch.device
-    rank: int = 0
-    world_size: int = 1
-    progress: bool = False
-
-
 def measure(
-    source: ImageSource,
+    source: ImageSet,
     extractor: FeatureExtractor,
     *,
     batch_size: int,
-    keep: int,
-    share: Share,
+    manifold_size: int,
+    keep_all: bool = False,
+    process: Process,
     name: str,
-    parts: Parts | None = None,
-) -> Measured:
-    """Features of all images of `source`, each process extracting a run of whole batches.
+    cache: FeatureCache | None = None,
+) -> MeasuredSet:
+    """Statistics and features of all images of `source`, each process extracting a run of whole batches.
 
-    The batches are those that one process would make, and the rows come back in the source's order, so that the outcome
-    does not depend on the number of processes but by float64 rounding of the statistics. Every process gets the whole
-    outcome. keep: of how many images to keep the pooled features, `spread_over` the set. name: what the bar says.
-    parts: what was measured before, and where what is measured goes meanwhile; None: nowhere.
+    Batches and the order of rows are those of one process, so that the number of processes only changes the rounding of
+    the statistics. manifold_size: 0 keeps statistics alone. keep_all: keep the features of all images, not only the
+    manifold's. name: of the progress bar.
 
-    Raises ValueError if the extractor returns features of other shapes than it should, or not finite.
+    Raises:
+        ValueError: features of another shape than expected, or not finite.
     """
-    total = num_batches(source, batch_size=batch_size)
-    first, last = share.rank * total // share.world_size, (share.rank + 1) * total // share.world_size
-    gathered = _Accumulators(_probe(source, extractor), device=share.device)
-    is_kept = torch.zeros(source.num_images, dtype=torch.bool)
-    is_kept[spread_over(source.num_images, keep=keep)] = True
+    count, total = len(source), source.num_batches(batch_size)
+    first, last = process.rank * total // process.world_size, (process.rank + 1) * total // process.world_size
+    images, _ = next(source.batches(1, last=1))
+    sums = _Accumulators(_checked(extractor(images), 1), device=process.device, keeps_rows=manifold_size > 0)
+    is_kept = torch.zeros(count, dtype=torch.bool)
+    is_kept[spread_over(count, keep=count if keep_all else manifold_size)] = True
     position = first * batch_size
-    bar = tqdm(
-        total=min(last * batch_size, source.num_images) - position, desc=name, unit="img", disable=not share.progress
-    )
+    bar = tqdm(total=min(last * batch_size, count) - position, desc=name, unit="img", disable=not process.is_main)
     with bar:
-        for features, labels in _measured_batches(source, extractor, batch_size, range(first, last), parts):
+        for features, labels in _measured_batches(source, extractor, batch_size, range(first, last), cache):
             length = len(features.pooled)
-            gathered.update(features, labels, kept=is_kept[position : position + length])
+            sums.add(features, labels, kept=is_kept[position : position + length])
             position += length
             bar.update(length)
-    return gathered.compute()
+    found = sums.measured_set(manifold_size=min(manifold_size, count))
+    return replace(found, class_names=extractor.class_names, label_names=source.class_names or None)
 
 
 def _measured_batches(
-    source: ImageSource, extractor: FeatureExtractor, batch_size: int, numbers: range, parts: Parts | None
+    source: ImageSet, extractor: FeatureExtractor, batch_size: int, numbers: range, cache: FeatureCache | None
 ) -> Iterator[Row]:
-    """Features and labels of the batches of these numbers, from their parts where there are any."""
-    if parts is None:
-        yield from _computed(source, extractor, batch_size, numbers)
-        return
+    """Features and labels of the batches of these numbers, from the cache where it has them."""
     batch = numbers.start
-    stored = parts.stored(batch, numbers.stop)
     while batch < numbers.stop:
-        if stored:
+        if cache and (stored := cache.stored(batch, numbers.stop)):
             yield from stored
             batch += len(stored)
-            stored = parts.stored(batch, numbers.stop)
             continue
         for row in _computed(source, extractor, batch_size, range(batch, numbers.stop)):
-            parts.add(batch, row)
+            if cache:
+                cache.add(batch, row)
             yield row
             batch += 1
-            if stored := parts.stored(batch, numbers.stop):
-                parts.flush()
+            if cache and cache.stored(batch, numbers.stop):
+                cache.flush()
                 break
 
 
-def _computed(source: ImageSource, extractor: FeatureExtractor, batch_size: int, numbers: range) -> Iterator[Row]:
-    for images, labels in batches(source, batch_size=batch_size, first=numbers.start, last=numbers.stop):
-        yield _checked(extractor(images), num_images=len(images)), labels
+def _computed(source: ImageSet, extractor: FeatureExtractor, batch_size: int, numbers: range) -> Iterator[Row]:
+    for images, labels in source.batches(batch_size, first=numbers.start, last=numbers.stop):
+        yield _checked(extractor(images), len(images)), labels
 
 
 class _Accumulators:
-    """The sums that a pass makes; a class because they are synchronised one by one but filled together."""
+    """Sums and rows of one pass; a class because they are filled together but synchronised one by one."""
 
-    def __init__(self, probe: Features, *, device: torch.device) -> None:
-        self.device = device
-        self.extractors_device = probe.pooled.device
-        self.pooled = _Moments(probe.pooled, device)
-        self.spatial = None if probe.spatial is None else _Moments(probe.spatial, device)
-        # A process whose share is empty still has to tell the others how wide and of what type its rows are.
-        self.manifold = _rows(probe.pooled[:0], device)
-        self.probabilities = None if probe.probabilities is None else _rows(probe.probabilities[:0], device)
-        self.labels = _rows(torch.zeros(0, dtype=torch.int64), device)
+    def __init__(self, probe: Features, *, device: torch.device, keeps_rows: bool) -> None:
+        self._device = device
+        self._extractor_device = probe.pooled.device
+        kinds = {"pooled": probe.pooled, "spatial": probe.spatial}
+        self._moments = {
+            kind: GaussianAccumulator(rows.shape[1]).to(device) for kind, rows in kinds.items() if rows is not None
+        }
+        self._waiting: dict[str, list[Tensor]] = {kind: [] for kind in self._moments}
+        probabilities = probe.probabilities if keeps_rows else None  # 4 GB for a million images
+        kinds = {"features": probe.pooled, "probabilities": probabilities, "labels": torch.zeros(1).long()}
+        self._rows = {kind: RowAccumulator().to(device) for kind, rows in kinds.items() if rows is not None}
+        for kind, accumulator in self._rows.items():
+            # A process without batches of its own still has to know how wide the rows are, and of what type.
+            accumulator.update(cast(Tensor, kinds[kind])[:0].to(device))
 
-    def update(self, features: Features, labels: Tensor | None, *, kept: Tensor) -> None:
-        pooled = features.pooled.to(self.device)
-        self.pooled.add(pooled)
-        self.manifold.update(pooled[kept.to(self.device)])
-        if self.spatial is not None and features.spatial is not None:
-            self.spatial.add(features.spatial.to(self.device))
-        if self.probabilities is not None and features.probabilities is not None:
-            self.probabilities.update(features.probabilities.to(self.device))
-        if labels is not None:
-            self.labels.update(labels.to(self.device))
+    def add(self, features: Features, labels: Tensor | None, *, kept: Tensor) -> None:
+        """Add a batch; kept: (N,) bool, the rows of the pooled features to keep."""
+        for kind, waiting in self._waiting.items():
+            waiting.append(getattr(features, kind).to(self._device))
+        kinds = {"features": features.pooled[kept.to(features.pooled.device)], "labels": labels}
+        kinds["probabilities"] = features.probabilities
+        for kind, accumulator in self._rows.items():
+            if (rows := kinds[kind]) is not None:
+                accumulator.update(rows.to(self._device))
+        if sum(map(len, self._waiting["pooled"])) >= _ROWS_PER_MERGE:
+            self._merge()
 
-    def compute(self) -> Measured:
-        labels = self.labels.compute()
-        return Measured(
-            pooled=self.pooled.gaussian(),
-            spatial=None if self.spatial is None else self.spatial.gaussian(),
-            manifold=self.manifold.compute(),
-            probabilities=None if self.probabilities is None else self.probabilities.compute(),
-            labels=labels if len(labels) else None,
-            device=self.extractors_device,
+    def measured_set(self, *, manifold_size: int) -> MeasuredSet:
+        """Statistics and rows of all processes; every one of them must call."""
+        self._merge()
+        statistics = {kind: accumulator.gaussian() for kind, accumulator in self._moments.items()}
+        rows = {kind: accumulator.compute() for kind, accumulator in self._rows.items()}
+        return MeasuredSet(
+            pooled=statistics["pooled"],
+            spatial=statistics.get("spatial"),
+            features=rows["features"],
+            manifold_size=manifold_size,
+            probabilities=rows.get("probabilities"),
+            labels=rows["labels"] if len(rows["labels"]) else None,
+            device=self._extractor_device,
         )
 
-
-class _Moments:
-    """A GaussianAccumulator that is given several batches at once: a merge costs as much as the products of hundreds of
-    rows."""
-
-    def __init__(self, probe: Tensor, device: torch.device) -> None:
-        self._accumulator = GaussianAccumulator(probe.shape[1]).to(device)
-        self._waiting: list[Tensor] = []
-
-    def add(self, features: Tensor) -> None:
-        self._waiting.append(features)
-        if sum(map(len, self._waiting)) >= _ROWS_PER_MERGE:
-            self._flush()
-
-    def gaussian(self) -> Gaussian:
-        self._flush()
-        return self._accumulator.gaussian()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._accumulator.update(torch.cat(self._waiting))
-        self._waiting = []
+    def _merge(self) -> None:
+        for kind, waiting in self._waiting.items():
+            if waiting:
+                self._moments[kind].update(torch.cat(waiting))
+            self._waiting[kind] = []
 
 
-def _rows(first: Tensor, device: torch.device) -> RowAccumulator:
-    accumulator = RowAccumulator().to(device)
-    accumulator.update(first.to(device))
-    return accumulator
-
-
-def _probe(source: ImageSource, extractor: FeatureExtractor) -> Features:
-    images, _ = next(batches(source, batch_size=1, last=1))
-    return _checked(extractor(images), num_images=1)
-
-
-def _checked(features: Features, *, num_images: int) -> Features:
+def _checked(features: Features, num_images: int) -> Features:
     for name in ("pooled", "spatial", "probabilities"):
         values: Tensor | None = getattr(features, name)
         if values is not None and (values.ndim != 2 or len(values) != num_images):

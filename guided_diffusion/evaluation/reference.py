@@ -1,8 +1,8 @@
-"""Reference files: statistics of a set of images, kept so that the set need not be measured again.
+"""Reference files: stored statistics of a set of images.
 
 The published layout is an npz with `mu, sigma` of the pooled features, `mu_s, sigma_s` of the spatial ones, and
-sometimes images `arr_0`. Files written here also say which extractor made them, from how many images, and under
-`record`, as JSON, which those were.
+sometimes images `arr_0`. Files written here also name the extractor, the number of images, and under `record`, as JSON,
+the images.
 """
 
 import json
@@ -15,8 +15,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ..data.formats.npy import DAMAGED_FILE_ERRORS, npz_members, write_array, write_rows
-from ..data.sources import ImageSource, pieces
+from ..data.formats.npz import DAMAGED_FILE_ERRORS, npz_members, write_array, write_rows
+from ..data.image_set import ImageSet
 from ..files import atomic_write
 from .metrics.frechet import checked_covariance
 from .statistics import Gaussian
@@ -27,12 +27,12 @@ class Reference:
     """Statistics of a reference set as stored.
 
     spatial: None if the file has none. extractor_sha256 None: published statistics, of the 2015 Inception network.
-    record: what images these are statistics of, JSON values; None in published files.
+    record: description of the images, JSON values; None in published files.
     """
 
     pooled: Gaussian
-    spatial: Gaussian | None
-    has_images: bool
+    spatial: Gaussian | None = None
+    has_images: bool = False
     extractor: str | None = None
     extractor_sha256: str | None = None
     record: Mapping[str, Any] | None = None
@@ -41,8 +41,10 @@ class Reference:
 def read_reference(path: Path) -> Reference | None:
     """The statistics in an npz of the published layout; None if it has no `mu` (a plain batch of images).
 
-    Covariances come as their symmetric part. Raises ValueError, naming the file, if it is damaged, or if its arrays are
-    no mean and covariance.
+    Covariances are reduced to their symmetric part.
+
+    Raises:
+        ValueError: a damaged file, or arrays that are no mean and covariance.
     """
     members = npz_members(path)
     if "mu" not in members:
@@ -62,40 +64,34 @@ def read_reference(path: Path) -> Reference | None:
 
 
 def write_reference(
-    path: Path,
-    *,
-    pooled: Gaussian,
-    spatial: Gaussian | None,
-    extractor: str,
-    extractor_sha256: str,
-    record: Mapping[str, Any],
-    images: ImageSource | None = None,
-    kept: Sequence[int] = (),
+    path: Path, reference: Reference, *, images: ImageSet | None = None, kept: Sequence[int] = ()
 ) -> None:
     """Write a reference file, whole or not at all.
 
-    images, kept: of which set, and which of its images, ascending, go into `arr_0`; they pass one piece at a time.
+    images, kept: a set and the ascending indices of its images that go into `arr_0`; they are streamed.
 
-    Raises ValueError and OSError as reading the images does.
+    Raises:
+        ValueError: an image that cannot be read.
+        OSError: a place that cannot be written to.
     """
+    pooled, spatial = reference.pooled, reference.spatial
     arrays = {"mu": pooled.mean, "sigma": pooled.cov}
     if spatial is not None:
         arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.cov}
-    told: dict[str, Any] = {
-        "extractor": extractor,
-        "extractor_sha256": extractor_sha256,
-        "record": json.dumps(record, allow_nan=False),
+    values: dict[str, Any] = {
+        "extractor": reference.extractor,
+        "extractor_sha256": reference.extractor_sha256,
+        "record": json.dumps(reference.record or {}, allow_nan=False),
     }
     if pooled.count is not None:
-        told["num_images"] = pooled.count
+        values["num_images"] = pooled.count
     with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, values in arrays.items():
-            write_array(archive, name, values.cpu().numpy())
-        for name, value in told.items():
+        for name, tensor in arrays.items():
+            write_array(archive, name, tensor.cpu().numpy())
+        for name, value in values.items():
             write_array(archive, name, np.array(value))
         if images is not None and len(kept):
-            rows = (piece for piece, _ in pieces(images, kept))
-            write_rows(archive, "arr_0", rows, shape=(len(kept), *images.shape))
+            write_rows(archive, "arr_0", images.stream(kept), shape=(len(kept), *images.shape))
 
 
 def _stored_gaussian(arrays: Any, mean_name: str, cov_name: str) -> Gaussian:  # arrays: numpy's NpzFile, untyped there

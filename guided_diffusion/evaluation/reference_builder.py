@@ -1,22 +1,18 @@
-"""From a set of images to its reference file: what an evaluation measures of the real side, kept."""
+"""Construction of reference files: one pass over real images, stored for all evaluations against them."""
 
 import logging
-from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
-from torch import Tensor
-
-from ..data.formats.npy import npz_members
-from ..data.sources import ImageSource, files_fingerprint, open_images
+from ..data.formats.npz import npz_members
+from ..data.image_set import ImageSet, open_image_set
 from ..distributed import on_main_process
-from .extractors.features import FeatureExtractor, Features, PublishedNetwork
-from .measure import spread_over
+from .extractors.features import FeatureExtractor
+from .measure import MeasuredSet, spread_over
+from .metrics.frechet import low_rank
 from .protocol import source_record, versions
-from .reference import write_reference
-from .run import measure_source, parts_directory, refuse_unwritable
-from .warnings import low_rank
+from .reference import Reference, write_reference
+from .run import cache_directory, measure_source, refuse_unwritable
 
 _logger = logging.getLogger(__name__)
 
@@ -27,77 +23,53 @@ def make_reference(
     extractor: FeatureExtractor,
     out: Path,
     image_size: int | None = None,
+    channels: int | None = None,
     manifold_images: int = 10_000,
     batch_size: int = 64,
 ) -> None:
     """Measure the images at `images` and write `out`, whole or not at all.
 
-    image_size: as `open_images`' size. manifold_images: how many images, spread over the set, go into the file for
-    what needs more than statistics; 0: none. Evaluating against the file, with as many real_manifold, gives the numbers
-    that the images would. Several processes share the work; a killed run goes on as `evaluate` does.
+    manifold_images: images, spread over the set, that go into the file for metrics that need more than statistics.
+    Evaluating against the file, with as many real_manifold, gives the numbers that the images would. Several processes
+    share the work; an interrupted run resumes as `evaluate` does.
 
     Raises:
-        FileNotFoundError, ValueError: images that are missing, damaged, too few or of mixed sizes, or a reference in
-            their place; an `out` that is no name of an npz, or lies among the images.
-        FileExistsError: `out` is there already.
-        PermissionError: the directory of `out` cannot be written to.
+        ValueError: images that are damaged, too few or of mixed sizes, a reference in their place, or an unfit `out`.
+        OSError: missing images, or an `out` that exists or cannot be written.
     """
     _check_out(out, images)
     _refuse_reference(images)
-    source = open_images(images, size=image_size)
-    if source.num_images < 2:
+    source = open_image_set(images, image_size=image_size, channels=channels)
+    if len(source) < 2:
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
-    parts = parts_directory(out)
-    measured = measure_source(
-        source, _statistics_of(extractor), keep=0, batch_size=batch_size, name="images", parts=parts
-    )
+    cache = cache_directory(out)
+    measured = measure_source(source, extractor, name="images", batch_size=batch_size, manifold_size=0, cache=cache)
+    reference = _reference(measured, source, extractor, batch_size=batch_size)
+    kept = spread_over(len(source), keep=manifold_images).tolist()
 
-    def conclude() -> None:
-        if doubt := low_rank(measured.pooled, "real"):
-            _logger.warning("%s", doubt)
-        write_reference(
-            out,
-            pooled=measured.pooled,
-            spatial=measured.spatial,
-            extractor=extractor.name,
-            extractor_sha256=extractor.sha256,
-            record=_record(source, batch_size=batch_size),
-            images=source,
-            kept=spread_over(source.num_images, keep=manifold_images).tolist(),
-        )
-        rmtree(parts, ignore_errors=True)
+    def write() -> None:
+        if warning := low_rank(measured.pooled, "real"):
+            _logger.warning("%s", warning)
+        write_reference(out, reference, images=source, kept=kept)
+        rmtree(cache, ignore_errors=True)
 
-    on_main_process(conclude)
+    on_main_process(write)
 
 
-@dataclass(frozen=True)
-class _StatisticsOnly:
-    """An extractor without class probabilities: a reference has no use for them, and of a million images they take 4 GB
-    of every process."""
-
-    network: FeatureExtractor
-    name: str
-    sha256: str
-    published: PublishedNetwork | None
-    resize: str
-    class_names: None = None
-
-    def __call__(self, images_uint8: Tensor) -> Features:
-        return replace(self.network(images_uint8), probabilities=None)
-
-
-def _statistics_of(extractor: FeatureExtractor) -> FeatureExtractor:
-    return _StatisticsOnly(extractor, extractor.name, extractor.sha256, extractor.published, extractor.resize)
-
-
-def _record(source: ImageSource, *, batch_size: int) -> dict[str, Any]:
-    """What the statistics are of, and what computed them."""
-    return source_record(source) | {
-        "files_sha256": files_fingerprint(source),
-        "class_names": None if source.class_names is None else list(source.class_names),
+def _reference(measured: MeasuredSet, source: ImageSet, extractor: FeatureExtractor, *, batch_size: int) -> Reference:
+    record = source_record(source) | {
+        "files_sha256": source.files_sha256(),
+        "class_names": list(source.class_names) or None,
         "batch_size": batch_size,
         "versions": versions(),
     }
+    return Reference(
+        pooled=measured.pooled,
+        spatial=measured.spatial,
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        record=record,
+    )
 
 
 def _refuse_reference(images: Path) -> None:

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, in float64, gathered over batches and processes."""
+"""Mean and covariance of features in float64, and all rows, accumulated over batches and processes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,7 @@ def merged(first: Moments, second: Moments) -> Moments:
 
 
 def gaussian(features: Moments) -> Gaussian:
-    """Mean and covariance, divisor N - 1. Raises ValueError for fewer than two features."""
+    """Mean and covariance, divisor N - 1; a ValueError for fewer than two features."""
     count = int(features.count)
     if count < 2:
         raise ValueError(f"a covariance needs at least 2 images, got {count}; give more")
@@ -74,7 +74,7 @@ class GaussianAccumulator(Metric):
         self.add_state("scatter", torch.zeros(num_features, num_features, dtype=torch.float64), dist_reduce_fx=None)
 
     def update(self, features: Tensor) -> None:
-        """Add features (N, D). Raises ValueError if one is not finite."""
+        """Add features (N, D); a ValueError if one is not finite."""
         if not torch.isfinite(features).all():
             raise ValueError(
                 "the extractor gave features that are not finite; its weights or its precision are at fault"
@@ -98,7 +98,7 @@ class GaussianAccumulator(Metric):
 
 
 class RowAccumulator(Metric):
-    """Rows (N, D) that arrive in batches: all of them, those of process 0 first, each process's in order of arrival."""
+    """All rows (N, D) that arrive in batches, process 0's first, each process's in order of arrival."""
 
     full_state_update = False
     rows: list[Tensor] | Tensor

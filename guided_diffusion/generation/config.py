@@ -1,150 +1,80 @@
-"""What sampling runs are told: how to sample, what to make, and where it goes."""
+"""Settings that sampling runs share."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..diffusion.chain import DiffusionChain
-from ..diffusion.denoiser import Clip, Threshold
-from ..diffusion.schedules import ChainConfig
-from ..guidance import GradientAt
 from ..guidance.config import GuidanceConfig
-from ..guidance.network_counter import Precision
-from ..samplers import Sampler, SamplerConfig, SamplerName, make_sampler
+from ..models.precision import Precision
+from ..samplers import SamplerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What every sampling run is told: how to sample, and where the samples go."""
+class SamplingConfig:
+    """Settings of sampling, on disk or in memory."""
 
-    out: Path
-    """Directory for shards, manifest and grid; a run that was interrupted continues there."""
-    sampler: SamplerName = SamplerConfig.name
-    """ddim, which with eta 0 is Euler's method; the ancestral ddpm, guided by the paper's mean shift; for few steps
-    dpmpp_2m, dpmpp_2s (DPM-Solver++), unipc or heun (EDM; two evaluations a step); with noise dpmpp_2m_sde; on the
-    score langevin, predictor_corrector."""
-    steps: int | str = SamplerConfig.steps
-    """How many timesteps, in the sampler's own spacing, or which: sections 10,20,30, or a whole stride ddim25."""
-    eta: float = SamplerConfig.eta
-    """Share of ancestral noise in ddim, 0..1."""
-    snr: float | None = SamplerConfig.snr
-    """Length of the steps of langevin and predictor_corrector; null: as published, 0.22 and 0.16."""
-    langevin_steps: int | None = SamplerConfig.langevin_steps
-    """Steps of langevin and predictor_corrector at each noise level; null: as published, 100 and 1."""
-    clip: float | None = 1.0
-    """Estimates of x_0 are clamped to [-clip, clip]; null leaves them."""
-    threshold: float | None = None
-    """In place of clip, dynamic thresholding: each estimate of x_0 is clamped to this quantile of its absolute values,
-    at least 1, and divided by it; 0.995 is usual. null: no."""
-    weights: str | None = None
-    """Weights of the checkpoint sampled from, such as ema_0.9999 or network; null: its slowest average."""
+    sampler: SamplerConfig = SamplerConfig()
+    """Sampler, its timesteps and its clipping."""
     seed: int = 0
-    """Of the noise of every sample, and of labels that are drawn, together with the sample's id."""
+    """Seed of every sample's noise and drawn label, together with the sample's id."""
     precision: Precision = "float32"
-    """Of arithmetic inside the networks; samplers always compute in float32. float16, which published samples were made
-    in, needs a GPU. Pixels depend on it, so no machine chooses it by itself."""
+    """Arithmetic of the networks; samplers compute in float32. float16, as published, needs a GPU. Pixels depend on it,
+    so it is never chosen automatically."""
     batch_size: int = 64
-    """Images at a time in each process; halved where memory is out. Another size may change a pixel by one grey
-    level."""
-    cpu_threads: int = 1
-    """Threads of each process where there is no GPU; another number may change a pixel by one grey level. To use all
-    cores, run as many processes: torchrun --nproc_per_node 8 scripts/sample.py .."""
-    shard_size: int = 1000
-    """Images in each file; what an interruption can cost at most, for each process."""
+    """Images at a time in each process; halved when memory runs out. It may change a pixel by one grey level."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "cpu_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        check_clip(self.clip)
-        if self.threshold is not None and self.clip != RunConfig.clip:
-            raise ValueError(f"threshold {self.threshold:g} takes the place of clip {self.clip}: leave one of them out")
-        clipping(self)
+        check_at_least_one(self, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(SamplingConfig):
+    """Settings of a sampling run that writes shards."""
+
+    out: Path
+    """Directory for shards, manifest and grid; an interrupted run continues there."""
+    weights: str | None = None
+    """Weights of the checkpoint, such as ema_0.9999 or network; null: its slowest average."""
+    cpu_threads: int = 1
+    """Threads of each process without a GPU; it may change a pixel by one grey level. To use all cores, start as many
+    processes: torchrun --nproc_per_node 8 scripts/sample.py .."""
+    shard_size: int = 1000
+    """Images in each file; an interruption loses at most this many for each process."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least_one(self, "cpu_threads")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedRunConfig(RunConfig):
-    """What sampling runs of a diffusion model are told besides: the model, and who guides it."""
+    """Settings of a sampling run of a diffusion model."""
 
     diffusion: Path
     """Run directory or checkpoint of the diffusion model."""
     classifier: Path | None = None
     """Run directory or checkpoint of a classifier trained on that model's noise."""
     guidance: GuidanceConfig = GuidanceConfig()
-    """Who else guides, how strongly, and in which interval of noise."""
+    """Kinds of guidance, their strengths and their interval of noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig(GuidedRunConfig):
-    """Sample from a diffusion model, guided by a classifier if one is named."""
+class SampleSetConfig(GuidedRunConfig):
+    """Settings of a set of samples from noise."""
 
     num_samples: int = 64
-    """Images to make."""
+    """Number of samples."""
     labels: int | str = "all"
     """Classes asked for. In turn: all, also called balanced; a label or name; several such as 0,1,2; or file:PATH, of
     which line i mod N is sample i's, a label or a name. Drawn for each sample by the seed and its id: uniform, or
     frequencies:PATH, as often as in training data, in samples, or in the arr_1 of an npz."""
-    animate: int = 0
-    """Sample so many of the first samples once more and show their denoising in OUT/animation.webp: x_t on the left,
-    the estimate of x_0 on the right; with an upsampler, those in OUT/base. May be asked for when all samples are
-    there."""
-    upsampler: Path | None = None
-    """Run directory or checkpoint of an upsampler that enlarges the samples, by the same sampler and steps: they go to
-    OUT/base, and enlarged to OUT. With settings of its own: scripts/upsample.py."""
-    conditioning_noise: float = 0.0
-    """Noise rate given to images before they are enlarged, by an upsampler that was trained on it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.animate and not 0 < self.animate <= self.num_samples:
-            raise ValueError(f"animate is a number of the {self.num_samples} samples, 0 for none; got {self.animate}")
-        if self.conditioning_noise and self.upsampler is None:
-            raise ValueError(
-                f"conditioning_noise {self.conditioning_noise:g} is for images to be enlarged; add --upsampler RUN or "
-                f"leave it out"
-            )
 
 
-def sampler_and_chain(
-    config: RunConfig, chain: ChainConfig, *, gradient_at: GradientAt = "x_t"
-) -> tuple[Sampler, DiffusionChain]:
-    """The sampler that a run asks for, and the links of a model's chain that it takes.
+def check_at_least_one(config: object, *names: str) -> None:
+    """Refuse counts below 1 in the fields of those names.
 
     Raises:
-        ValueError: timesteps that the chain has not, or an option of another sampler.
+        ValueError: naming the field.
     """
-    sampler = sampler_config(config)
-    return make_sampler(sampler, gradient_at=gradient_at), sampler.levels(chain)
-
-
-def sampler_config(config: RunConfig) -> SamplerConfig:
-    """The sampler and its timesteps, as a component of their own.
-
-    Raises:
-        ValueError: an option of another sampler.
-    """
-    return SamplerConfig(
-        name=config.sampler,
-        steps=config.steps,
-        eta=config.eta,
-        snr=config.snr,
-        langevin_steps=config.langevin_steps,
-    )
-
-
-def check_clip(clip: float | None) -> None:
-    """Refuse what estimates of x_0 cannot be clamped to.
-
-    Raises:
-        ValueError: a bound that is not above 0.
-    """
-    if clip is not None and clip <= 0:
-        raise ValueError(f"clip is a bound above 0, or null; got {clip}")
-
-
-def clipping(config: RunConfig) -> Clip:
-    """How a run's estimates of x_0 are clipped.
-
-    Raises:
-        ValueError: a threshold that is no share.
-    """
-    return config.clip if config.threshold is None else Threshold(config.threshold)
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")

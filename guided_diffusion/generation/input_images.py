@@ -1,25 +1,53 @@
-"""Images that a diffusion model is given, and not asked to make: opened as it was trained, and read in batches."""
+"""Input images of a diffusion model, opened as in its training."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from ..data.image_set import DataConfig, ImageDataset, open_dataset
+from ..data.config import DataConfig
+from ..data.subset import evenly_spaced
 from ..diffusion.model import DiffusionModel
 
+if TYPE_CHECKING:
+    from ..data.image_set import ImageSet
 
-def open_given(data: DataConfig, model: DiffusionModel, *, class_names: Sequence[str] | None) -> ImageDataset:
-    """The images at `data.path` as centre crops of the model's size.
 
-    class_names: whose numbers the labels are to be; None: those of the data.
+@dataclass(frozen=True)
+class InputImages:
+    """Centre crops of a data set, evenly spaced in its order."""
+
+    dataset: "ImageSet"
+    indices: Sequence[int]
+    """Places in the data set."""
+
+    @property
+    def files(self) -> list[str]:
+        """File of each image."""
+        paths = self.dataset.paths
+        return [str(paths[index]) for index in self.indices]
+
+    def read(self, start: int = 0, stop: int | None = None) -> tuple[Tensor, Tensor]:
+        """Images (B, C, S, S) uint8 and labels (B,) int64 from `start` to `stop`."""
+        indices = list(self.indices[start:stop])
+        return self.dataset.read(indices), self.dataset.labels[indices]
+
+
+def open_inputs(
+    data: DataConfig, model: DiffusionModel, *, most: int, class_names: Sequence[str] | None
+) -> InputImages:
+    """At most `most` of the images at `data.path`, at the model's size.
+
+    class_names: the classes that labels index; None: those of the data.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_dataset`; images of another number of channels than the model's, or
-            more classes than it is told.
+        FileNotFoundError, ValueError: as `open_training_set`; another number of channels than the
+            model's, or more classes.
     """
-    dataset = open_dataset(data, image_size=model.config.network.image_size, class_names=class_names)
+    from ..data.image_set import open_training_set  # with Pillow, which no help needs
+
+    dataset = open_training_set(data, image_size=model.config.network.image_size, class_names=class_names)
     name, channels, num_classes = model.checkpoint.path, model.image_shape[0], model.config.network.num_classes
     if dataset.channels != channels:
         raise ValueError(
@@ -31,10 +59,4 @@ def open_given(data: DataConfig, model: DiffusionModel, *, class_names: Sequence
             f"{data.path} holds {len(dataset.class_names)} classes, but {name} knows {num_classes}; give images of "
             f"its classes"
         )
-    return dataset
-
-
-def read_given(dataset: ImageDataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Images (B, C, S, S) uint8 and labels (B,) int64 of a data set's items."""
-    pixels = np.stack([dataset.pixels(index) for index in indices])
-    return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), dataset.labels[list(indices)]
+    return InputImages(dataset, evenly_spaced(len(dataset), most=most))

@@ -1,9 +1,79 @@
-"""Which samples a run makes: their shards and their labels, each a function of the sample's id alone."""
+"""The plan of a run: shards and labels of its samples, each a function of the sample's id alone."""
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
-from .label_rules import LabelRule
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checkpoint import file_sha256
+from ..data.formats import open_stored
+from ..data.formats.storage import NO_LABEL
+from ..diffusion.model import parse_label
+from ..diffusion.noise import SeededNoise, sample_seed
+from ..samplers import OnStep
+
+LABEL_STAGE = 1
+"""Labels are drawn under a seed of their own, that of an upsampler to one pixel (`cascade.stage_seed`)."""
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Labels in turn: sample i has labels[i mod len(labels)]."""
+
+    labels: tuple[int, ...]
+    origin: Mapping[str, Any] | None = None
+    """Record of a long list, for the manifest; None: the list itself."""
+
+    def label(self, sample_id: int) -> int:
+        """The class asked of a sample."""
+        return self.labels[sample_id % len(self.labels)]
+
+    def record(self) -> Any:  # plain values of any kind
+        """All that labels depend on besides the run's seed, for the manifest."""
+        return list(self.labels) if self.origin is None else dict(self.origin)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Labels drawn by a generator per sample, class c with probability weights[c] / sum(weights)."""
+
+    weights: tuple[int, ...]
+    seed: int
+    policy: str
+    """The user's name for it."""
+
+    def label(self, sample_id: int) -> int:
+        generator = torch.Generator().manual_seed(sample_seed(self.seed ^ LABEL_STAGE << 32, sample_id))
+        bounds = list(accumulate(self.weights))
+        return bisect_right(bounds, int(torch.randint(bounds[-1], (), generator=generator)))
+
+    def record(self) -> Any:
+        # Weights (10, 10) draw other labels than (1, 1), so only ones may be left out.
+        all_one = set(self.weights) == {1}
+        return {"policy": self.policy} if all_one else {"policy": self.policy, "weights": list(self.weights)}
+
+
+LabelRule = InTurn | Drawn
+"""A rule for the class of each sample."""
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """Consecutive samples that are made together."""
+
+    ids: range
+    y: Tensor
+    """Labels (B,) int64, -1 for none."""
+    noise: SeededNoise
+    """Noise of each sample's own generator."""
+    on_step: OnStep | None = None
+    """Called by the sampler after every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +83,9 @@ class Plan:
     num_samples: int
     shard_size: int
     labels: LabelRule | None
-    """Which class each sample is asked to be of; None: of none."""
+    """None: samples without a class."""
+    seed: int
+    """Seed of the noise."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "shard_size"):
@@ -26,10 +98,71 @@ class Plan:
         return range(start, min(start + self.shard_size, self.num_samples))
 
     def label(self, sample_id: int) -> int:
-        """The class that a sample is asked to be of, -1 for none."""
-        return -1 if self.labels is None else self.labels.label(sample_id)
+        """The class asked of a sample, -1 for none."""
+        return NO_LABEL if self.labels is None else self.labels.label(sample_id)
+
+    def batch(self, ids: range, *, device: torch.device, on_step: OnStep | None = None) -> SampleBatch:
+        """The samples of `ids` as a batch on `device`."""
+        y = torch.tensor([self.label(i) for i in ids], device=device)
+        return SampleBatch(ids, y, SeededNoise(self.seed, ids), on_step)
 
 
-def cut(ids: range, size: int) -> Iterator[range]:
-    """Consecutive ids in runs of `size`; the last may be shorter."""
+def batches_of(ids: range, size: int) -> Iterator[range]:
+    """Consecutive ids in batches of `size`; the last may be smaller."""
     return (ids[start : start + size] for start in range(0, len(ids), size))
+
+
+def label_rule(spec: str, class_names: Sequence[str], *, seed: int) -> LabelRule:
+    """The rule named by "all", "balanced", "3", "0,1,2", "cat,dog", "uniform", "file:PATH" or "frequencies:PATH".
+
+    seed: the run's.
+
+    Raises:
+        FileNotFoundError: no such file or data.
+        ValueError: an unknown class, by name, or data without labels.
+    """
+    kind, _, path = spec.partition(":")
+    if spec == "uniform":
+        return Drawn((1,) * len(class_names), seed, policy=spec)
+    if kind == "frequencies" and path:
+        return Drawn(_frequencies(Path(path), class_names), seed, policy=kind)
+    if kind == "file" and path:
+        return _from_file(Path(path), class_names)
+    if spec in ("all", "balanced"):
+        return InTurn(tuple(range(len(class_names))))
+    return InTurn(tuple(parse_label(part.strip(), class_names) for part in spec.split(",")))
+
+
+def _from_file(path: Path, class_names: Sequence[str]) -> InTurn:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of labels {path}; expected one label or class name a line")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines:
+        raise ValueError(f"{path} is empty; expected one label or class name a line")
+    labels: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            labels.append(parse_label(line.strip(), class_names))
+        except ValueError as error:
+            raise ValueError(f"line {number} of {path}: {error}") from None
+    origin = {"policy": "file", "name": path.name, "count": len(labels), "sha256": file_sha256(path)}
+    return InTurn(tuple(labels), origin)
+
+
+def _frequencies(path: Path, class_names: Sequence[str]) -> tuple[int, ...]:
+    """Images of each class in the data at `path`; classes are matched by name if the data have names."""
+    stored = open_stored(path, None)
+    labels, names = stored.labels, stored.class_names
+    label_of = {name if names else str(label): label for label, name in enumerate(class_names)}
+    weights = [0] * len(class_names)
+    for label, count in zip(*np.unique(labels[labels != NO_LABEL], return_counts=True), strict=True):
+        name = names[label] if names else str(label)
+        if name not in label_of:
+            raise ValueError(
+                f'{path} has {count} images of class "{name}", which is none of the model\'s {len(class_names)} '
+                f"classes; give data of the same classes"
+            )
+        weights[label_of[name]] = int(count)
+    if not any(weights):
+        raise ValueError(f"{path} has no labels to count; give class folders, labelled samples or an npz with arr_1")
+    return tuple(weights)

@@ -1,4 +1,4 @@
-"""What a sampling run shows while it works and says when it is done, of all processes together."""
+"""Progress of a sampling run, summed over its processes."""
 
 import sys
 import time
@@ -19,11 +19,11 @@ class Progress:
     """A bar over the images of all processes, shown by one of them, and a line of sums at the end."""
 
     def __init__(
-        self, tally: Tally, *, total: int, name: str, evaluations: Counter[str], is_shown: bool = True
+        self, tally: Tally, evaluations: Counter[str], *, total: int, name: str, is_shown: bool = True
     ) -> None:
-        """total: images that all processes are to make. evaluations: of images by this process's networks, counting."""
+        """evaluations: images evaluated by this process's networks, counted by them. total: images of all processes."""
         self._tally, self._evaluations, self._begin = tally, evaluations, time.monotonic()
-        # Every image costs the same, so the mean rate since the beginning tells best how long it will take.
+        # Every image costs the same, so the mean rate since the beginning predicts best how long it will take.
         self._bar: tqdm[NoReturn] = tqdm(total=total, unit="img", desc=name, disable=not is_shown, smoothing=0)
 
     def __enter__(self) -> "Progress":
@@ -35,19 +35,19 @@ class Progress:
         self._bar.close()
 
     def step(self, k: int, x: Tensor, estimate: Estimate) -> None:
-        """For samplers' `on_step`: a batch can take minutes, and a bar that counts images would stand still."""
+        """Show the steps left, as an `OnStep`: a batch can take minutes."""
         if not self._bar.disable and time.time() - self._bar.last_print_t > 1:
             self._bar.set_postfix(steps_left=k, refresh=False)
             self._count()
             self._bar.refresh()
 
     def made(self, images: int) -> None:
-        """So many more images are there."""
+        """Add images that this process has made."""
         self._tally.add(IMAGES, images)
         self._count()
 
     def wait_for(self, name: str, total: int) -> None:
-        """Return once a sum of the tally is there, however long the other processes take, showing how far they are."""
+        """Return once a sum of the tally has come to `total`, showing the other processes' progress meanwhile."""
         while self._tally.total(name) < total:
             time.sleep(0.1)
             self._count()
@@ -57,12 +57,12 @@ class Progress:
             self._bar.update(self._tally.total(IMAGES) - self._bar.n)
 
     def hand_in(self) -> None:
-        """Add this process's evaluations to all others'."""
+        """Add this process's evaluations to those of the others."""
         for network, images in self._evaluations.items():
             self._tally.add(network, images)
 
     def report(self) -> None:
-        """Once every process has handed in: what all of them made, and what an image took."""
+        """Print the sums and the rate, once every process has handed in."""
         images, seconds = self._tally.total(IMAGES), time.monotonic() - self._begin
         self._count()
         self._bar.close()

@@ -1,27 +1,28 @@
-"""Sampling runs: from checkpoints and a plan to shards on disk, on one process or many, resumable."""
+"""A sampling run of a diffusion model: its networks, sampler and chain, opened once."""
 
 import logging
 from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from classifiers.trained_model import Classifier
+
+from ..config import to_plain
 from ..diffusion.chain import DiffusionChain
-from ..diffusion.denoiser import Clip
 from ..diffusion.images import to_uint8
-from ..diffusion.model import DiffusionModel, load_diffusion
-from ..diffusion.noise import SeededNoise
+from ..diffusion.model import DiffusionModel, load_diffusion, weights_record
 from ..distributed import this_process
-from ..guidance.config import Guide, OtherGuides
-from ..guidance.network_counter import counted_guidance
-from ..guidance.run import Guidance, clean_schedule
-from ..samplers import OnStep, Sampler
-from .animation import write_animation
-from .config import GuidedRunConfig, SampleConfig, clipping, sampler_and_chain
-from .label_rules import LabelRule, label_rule
-from .manifest import sample_manifest
-from .plan import Plan
-from .shard_writer import make_shards
+from ..guidance.config import GuidanceConfig
+from ..guidance.run import Guidance, classifier_record, load_guidance
+from ..models.precision import check_precision, in_precision
+from ..samplers import Sampler, make_sampler
+from .config import GuidedRunConfig, SampleSetConfig, SamplingConfig
+from .plan import LabelRule, Plan, SampleBatch, label_rule
 
 LARGEST_TILT = 1000.0
 """A linear schedule's last level has 158, a cosine schedule's 20,000 (T = 1000)."""
@@ -29,114 +30,150 @@ LARGEST_TILT = 1000.0
 _logger = logging.getLogger(__name__)
 
 
-def generate(
-    config: SampleConfig, model: DiffusionModel, guide: Guide | None, others: OtherGuides | None = None
-) -> None:
-    """Make whatever samples are still missing from `config.out`, then a grid of the first of them.
+@dataclass(frozen=True, kw_only=True)
+class SamplingRun:
+    """A guided diffusion model and all else that its samples are made with, on one device."""
 
-    Sample i's noise and label follow from its id, so on a CPU its pixels are the same for any number of processes and
-    after any interruption; a GPU's kernels may add up in another order each time. `config.upsampler` is left to
-    `cascade.generate_upsampled`. others: whom `config.guidance` names, as `guides.load_other_guides` gives.
+    settings: SamplingConfig
+    guidance: Guidance
+    evaluations: Counter[str]
+    """Images that the networks have evaluated, by kind of network."""
 
-    Raises:
-        FileNotFoundError: no such file of labels, or data to count them in.
-        ValueError: model and guides that do not fit together, unknown labels or steps, or a directory that holds
-            samples made with other settings; nothing is written then.
-    """
-    device = this_process().device
-    sampler, chain = sampler_and_chain(config, model.config.chain, gradient_at=config.guidance.gradient_at)
-    guidance = guidance_of(config, model, guide, others, chain)
-    plan = sample_plan(config, guidance)
-    if guidance.others.clean is not None or (guide is not None and config.sampler != "ddpm"):
-        _warn_of_noise_without_signal(chain)
-    evaluations: Counter[str] = Counter()
-    counted = counted_guidance(guidance, evaluations, precision=config.precision)
+    def __post_init__(self) -> None:
+        _ = self.chain  # refuses timesteps before anything is written
 
-    def make_images(ids: range, on_step: OnStep) -> Tensor:
-        y = torch.tensor([plan.label(i) for i in ids], device=device)
-        noise, clip = SeededNoise(config.seed, ids), clipping(config)
-        return to_uint8(sample(model, sampler, chain, noise, y=y, guidance=counted, clip=clip, on_step=on_step))
+    @classmethod
+    def open(cls, config: GuidedRunConfig) -> "SamplingRun":
+        """Load what a config names, on this process's device.
 
-    make_shards(config, plan, sample_manifest(config, guidance, plan), make_images, evaluations)
-    if config.animate and this_process().is_main:
-        film = {"count": config.animate, "batch_size": config.batch_size, "num_links": len(chain)}
-        write_animation(config.out / "animation.webp", make_images, **film)
+        Raises:
+            FileNotFoundError: no checkpoint there.
+            ValueError: as `assemble`.
+        """
+        model = load_diffusion(config.diffusion, weights=config.weights, device=this_process().device)
+        return cls.assemble(model, config.classifier, guidance=config.guidance, settings=config)
 
+    @classmethod
+    def assemble(
+        cls,
+        model: DiffusionModel,
+        classifier: Path | Classifier | None,
+        *,
+        guidance: GuidanceConfig,
+        settings: SamplingConfig,
+    ) -> "SamplingRun":
+        """Put loaded models together; neither is changed.
 
-def guidance_of(
-    config: GuidedRunConfig,
-    model: DiffusionModel,
-    guide: Guide | None,
-    others: OtherGuides | None,
-    chain: DiffusionChain,
-) -> Guidance:
-    """All that guides a run along `chain`.
+        Raises:
+            ValueError: networks that do not fit together, a precision that the device does not have, or timesteps that
+                the chain does not have.
+        """
+        evaluations: Counter[str] = Counter()
+        check_precision(settings.precision, model.device)
+        loaded = load_guidance(
+            guidance,
+            model=in_precision(model, settings.precision, counter=evaluations),
+            classifier=classifier,
+            sampler=settings.sampler,
+            precision=settings.precision,
+            counter=evaluations,
+        )
+        return cls(settings=settings, guidance=loaded, evaluations=evaluations)
 
-    Raises:
-        ValueError: as `Guidance`.
-    """
-    schedule = clean_schedule(config.guidance, chain, sampler=config.sampler)
-    return Guidance(model=model, guide=guide, others=others or OtherGuides(), config=config.guidance, schedule=schedule)
-
-
-def _warn_of_noise_without_signal(chain: DiffusionChain) -> None:
-    """Tilting adds (1 - alpha_bar) / sqrt(alpha_bar) times the classifier's gradient, errors and all, to x_0."""
-    alpha_bar = float(chain.alpha_bar[-1])
-    factor = float("inf") if alpha_bar == 0 else (1 - alpha_bar) * alpha_bar**-0.5
-    if factor > LARGEST_TILT:
-        _logger.warning(
-            "the noisiest timestep kept has signal power %.2g, where guidance moves x_0 by %.2g times the classifier's "
-            "gradient; take fewer steps, which leaves that timestep out, set guidance.sigma_max, or let a classifier "
-            "of noisy images guide ddpm",
-            alpha_bar,
-            factor,
+    def reconfigured(self, settings: SamplingConfig, guidance: GuidanceConfig) -> "SamplingRun":
+        """The same networks under another sampler or other strengths of guidance."""
+        return replace(
+            self, settings=settings, guidance=replace(self.guidance, config=guidance, sampler=settings.sampler)
         )
 
+    @property
+    def model(self) -> DiffusionModel:
+        """The model that is sampled from."""
+        return self.guidance.model
 
-def sample(
-    model: DiffusionModel,
-    sampler: Sampler,
-    chain: DiffusionChain,
-    noise: SeededNoise,
-    *,
-    y: Tensor,
-    guidance: Guidance,
-    clip: Clip = 1.0,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """Images x_0 (B, C, H, W), nominally in [-1, 1], for labels y (B,), from noise for as many samples."""
-    x_T = noise(torch.empty(len(y), *model.image_shape, device=y.device))
-    denoiser, term = guidance.denoiser(y, clip=clip), guidance.term(y)
-    return sampler(denoiser, chain, x_T, noise, guidance=term, on_step=on_step)
+    @property
+    def device(self) -> torch.device:
+        """Device of the networks."""
+        return self.model.device
+
+    @cached_property
+    def chain(self) -> DiffusionChain:
+        """The noise levels that the sampler visits."""
+        return self.settings.sampler.levels(self.model.config.chain)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The sampler with its options."""
+        return make_sampler(self.settings.sampler)
+
+    def label_rule(self, labels: int | str) -> LabelRule | None:
+        """The rule that `SampleSetConfig.labels` names; None where neither model nor classifier knows classes.
+
+        Raises:
+            FileNotFoundError: no such file of labels, or data to count them in.
+            ValueError: an unknown class, or labels for a run without classes.
+        """
+        if self.guidance.knows_classes:
+            return label_rule(str(labels), self.guidance.class_names, seed=self.settings.seed)
+        if labels != SampleSetConfig.labels:
+            raise ValueError(
+                f"labels {labels} were asked for, but {self.model.checkpoint.path} is not conditioned on the class and "
+                f"there is no classifier; add --classifier RUN"
+            )
+        return None
+
+    def plan(self, config: SampleSetConfig) -> Plan:
+        """The samples that a run makes.
+
+        Raises:
+            FileNotFoundError, ValueError: as `label_rule`; no samples.
+        """
+        rule = self.label_rule(config.labels)
+        return Plan(num_samples=config.num_samples, shard_size=config.shard_size, labels=rule, seed=config.seed)
+
+    def sample(self, batch: SampleBatch) -> Tensor:
+        """uint8 images (B, C, H, W) of a batch."""
+        x_T = batch.noise(torch.empty(len(batch.ids), *self.model.image_shape, device=self.device))
+        denoiser = self.guidance.denoiser(batch.y, clip=self.settings.sampler.clipping)
+        term = self.guidance.term(batch.y)
+        return to_uint8(self.sampler(denoiser, self.chain, x_T, batch.noise, guidance=term, on_step=batch.on_step))
+
+    def manifest(self, plan: Plan) -> dict[str, Any]:
+        """All that the samples' pixels depend on, except for floating-point kernels."""
+        guidance = self.guidance
+        labels = None if plan.labels is None else plan.labels.record()
+        return run_record(self.settings, plan, class_names=guidance.class_names, labels=labels) | {
+            "diffusion": weights_record(self.model),
+            "classifier": None if guidance.classifier is None else classifier_record(guidance.classifier),
+            "guidance": guidance.record(),
+        }
+
+    def warn_of_strong_tilt(self) -> None:
+        """Warn of noise levels at which guidance by the tilted estimate multiplies a classifier's errors.
+
+        Tilting adds (1 - alpha_bar) / sqrt(alpha_bar) times the classifier's gradient, errors and all, to x_0.
+        """
+        by_tilting = self.guidance.classifier is not None and self.settings.sampler.entry.guidance == "tilted"
+        alpha_bar = float(self.chain.alpha_bar[-1])
+        factor = float("inf") if alpha_bar == 0 else (1 - alpha_bar) * alpha_bar**-0.5
+        if factor > LARGEST_TILT and (by_tilting or self.guidance.clean is not None):
+            _logger.warning(
+                "the noisiest timestep kept has signal power %.2g, where guidance moves x_0 by %.2g times the "
+                "classifier's gradient; take fewer steps, which leaves that timestep out, set guidance.sigma_max, or "
+                "let a classifier of noisy images guide ddpm",
+                alpha_bar,
+                factor,
+            )
 
 
-def sample_plan(config: SampleConfig, guidance: Guidance) -> Plan:
-    """Which samples a run makes.
-
-    Raises:
-        FileNotFoundError: no such file of labels, or data to count them in.
-        ValueError: a class that is not there, labels without anyone to be told, or no samples.
-    """
-    labels = labels_told(config.labels, guidance, seed=config.seed)
-    return Plan(num_samples=config.num_samples, shard_size=config.shard_size, labels=labels)
-
-
-def labels_told(labels: int | str, guidance: Guidance, *, seed: int) -> LabelRule | None:
-    """Which classes a run asks for, `labels` being those of `SampleConfig`; None: nobody is told the class.
-
-    Raises:
-        FileNotFoundError, ValueError: as `sample_plan`.
-    """
-    if guidance.knows_classes:
-        return label_rule(str(labels), guidance.class_names, seed=seed)
-    if labels != SampleConfig.labels:
-        raise ValueError(
-            f"labels {labels} were asked for, but {guidance.model.checkpoint.path} is not told the class and "
-            f"there is no classifier; add --classifier RUN"
-        )
-    return None
-
-
-def load_for_sampling(config: SampleConfig) -> DiffusionModel:
-    """The diffusion model a sampling run names, on this process's device."""
-    return load_diffusion(config.diffusion, weights=config.weights, device=this_process().device)
+def run_record(settings: SamplingConfig, plan: Plan, **classes: Any) -> dict[str, Any]:  # plain values
+    """The part of a manifest that all runs share; classes: class names, and the labels if they were chosen."""
+    return {
+        "num_samples": plan.num_samples,
+        "shard_size": plan.shard_size,
+        **classes,
+        "seed": settings.seed,
+        "sampler": settings.sampler.record(),
+        "clip": to_plain(settings.sampler.clipping),
+        "precision": settings.precision,
+    }

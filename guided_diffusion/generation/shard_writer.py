@@ -1,8 +1,10 @@
-"""Shards of samples, made by one process or many, in whatever memory there is, and resumable."""
+"""Shards of samples, written by one process or many, in the memory there is, and continued where a run stopped."""
 
 import logging
+import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -12,16 +14,13 @@ from torch import Tensor
 from ..data.formats.samples import Shard, check_manifest, missing_shards, open_manifest, write_shard
 from ..data.pictures import write_png
 from ..distributed import Tally, free_cached_memory, is_out_of_memory, this_process, wait_for_everyone
-from ..guidance.network_counter import check_precision
-from ..samplers import OnStep
-from .class_grid import class_grid
 from .config import RunConfig
-from .manifest import environment
-from .plan import Plan
+from .plan import Plan, SampleBatch
 from .progress import Progress
+from .sample_pictures import class_grid
 
-MakeImages = Callable[[range, OnStep], Tensor]
-"""uint8 images (b, C, H, W) of consecutive ids in one batch; its sampler calls the function given after every step."""
+MakeImages = Callable[[SampleBatch], Tensor]
+"""uint8 images (B, C, H, W) of a batch."""
 
 SHARDS = "shards"
 
@@ -37,14 +36,12 @@ def make_shards(
 ) -> None:
     """Make the shards of `plan` that `config.out` lacks, shared by the processes, then a grid of the first samples.
 
-    manifest: all that pixels depend on. evaluations: those that `make_images` makes, counted by it.
+    manifest: all that pixels depend on. evaluations: the count that the networks of `make_images` add to.
 
     Raises:
-        ValueError: a directory that holds samples made with other settings, or a precision that this machine has not;
-            nothing is written then.
+        ValueError: a directory that holds samples made with other settings; nothing is written then.
     """
     process = this_process()
-    check_precision(config.precision, process.device)
     if process.device.type == "cpu":
         torch.set_num_threads(config.cpu_threads)  # kernels sum in another order on another number of threads
     check_manifest(config.out, manifest)  # every process, so that none waits for one that refused
@@ -55,11 +52,11 @@ def make_shards(
         open_manifest(config.out, manifest, environment=environment(config, process.device) if missing else None)
     wait_for_everyone()
 
+    evaluations.subtract(evaluations.copy())  # those of an earlier run with the same networks
     tally, total, size = Tally(), sum(len(plan.ids(n)) for n in missing), config.batch_size
-    shown = {"total": total, "name": config.out.name, "evaluations": evaluations, "is_shown": process.is_main}
-    with Progress(tally, **shown) as progress:
+    with Progress(tally, evaluations, total=total, name=config.out.name, is_shown=process.is_main) as progress:
         for n in missing[process.rank :: process.world_size]:
-            images, size = _made(plan.ids(n), size, make_images, progress)
+            images, size = _made(plan, plan.ids(n), size, make_images, progress)
             write_shard(config.out, n, _shard(images, plan, plan.ids(n)))
             tally.add(SHARDS, 1)
         progress.hand_in()
@@ -70,15 +67,16 @@ def make_shards(
             write_png(config.out / "grid.png", class_grid(config.out))
 
 
-def _made(ids: range, size: int, make_images: MakeImages, progress: Progress) -> tuple[Tensor, int]:
-    """Images of the ids on the CPU, `size` at a time or as many as fit into memory, and how many that were.
+def _made(plan: Plan, ids: range, size: int, make_images: MakeImages, progress: Progress) -> tuple[Tensor, int]:
+    """Images of the ids on the CPU, and the batch size that fitted: `size`, or less where memory ran out.
 
-    A sample's noise is its own, so that a batch may be made again in two halves.
+    Each sample has its own noise, so a batch can be made again in two halves.
     """
     made: list[Tensor] = []
+    device = this_process().device
     while ids:
         try:
-            made.append(make_images(ids[:size], progress.step).cpu())
+            made.append(make_images(plan.batch(ids[:size], device=device, on_step=progress.step)).cpu())
         except RuntimeError as error:
             if min(size, len(ids)) == 1 or not is_out_of_memory(error):
                 raise
@@ -98,3 +96,19 @@ def _shard(images: Tensor, plan: Plan, ids: Sequence[int]) -> Shard:
         labels=torch.tensor([plan.label(i) for i in ids]).numpy(),
         ids=torch.tensor(list(ids)).numpy(),
     )
+
+
+def environment(config: RunConfig, device: torch.device) -> dict[str, Any]:
+    """Record of what floating-point kernels depend on; it moves pixels by a grey level at most and is not compared."""
+    on_gpu = device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "numpy", "accelerate")},
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {platform.machine()}",
+        "kernels": None if on_gpu else torch.backends.cpu.get_cpu_capability(),
+        "cpu_threads": None if on_gpu else config.cpu_threads,
+        "batch_size": config.batch_size,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32 if on_gpu else None,
+        "tf32_matrix_products": torch.backends.cuda.matmul.allow_tf32 if on_gpu else None,
+    }

@@ -1,196 +1,295 @@
-"""Who guides a sampling run, put together: the denoiser and the score term of each batch, and what the manifest says.
+"""Guidance of a sampling run: load the networks, check that they fit the model, compose them, record them.
 
     tilted(between(guided_at_estimate(bounded(extrapolated(D, reference, w), clip), ..), bounded(D, clip), lo, hi),
            within(summed(score, ..), lo, hi))
 
-with whatever was not asked for left out; `ddpm` takes the score as its mean shift in place of the outer `tilted`, and
-gradients through the network, `guided_through`, come before the clip. Scores of x_t and EluCD's gradient come after it,
-as published, and their result is not clipped again.
+without the parts that a config does not ask for. A sampler with a mean shift takes the score there, in place of the
+outer `tilted`. Gradients through the network, `guided_through`, come before the clip. Scores of x_t and EluCD's
+gradient come after it, as published, and their result is not clipped again.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..checkpoint import file_sha256
-from ..diffusion.chain import DiffusionChain, Step
+from classifiers.off_the_shelf import CleanClassifier, load_clean_classifier
+from classifiers.trained_model import Classifier, load_classifier
+
+from ..diffusion.chain import Step
 from ..diffusion.denoiser import Clip, Denoiser, bounded
-from ..diffusion.model import DiffusionModel, UpsamplerModel
-from ..generation.label_rules import parse_label
-from . import (
-    Scale,
-    ScoreTerm,
-    between,
-    classifier_score,
-    entropy_scaled_score,
-    extrapolated,
-    guided_at_estimate,
-    guided_through,
-    joint_log_prob,
-    sine_schedule,
-    summed,
-    within,
-)
-from .config import CleanGuide, GuidanceConfig, Guide, OtherGuides, check_guide
+from ..diffusion.model import DiffusionConfig, DiffusionModel, class_difference, load_diffusion, weights_record
+from ..models.precision import CLASSIFIER, Precision, in_precision
+from ..samplers import SamplerConfig
+from .classifier_free import extrapolated
+from .config import CLASSIFIER_SCORES, GuidanceConfig
+from .estimate import guided_at_estimate, guided_through, joint_log_prob, sine_schedule
+from .interval import between, is_inside, within
+from .score import Scale, ScoreTerm, summed
+
+C = TypeVar("C", Classifier, CleanClassifier)
+
+CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "further")
+"""Fields of `GuidanceConfig` that say something of `--classifier`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """All that guides a model's samples.
+    """All that guides a model's samples, loaded and checked against the model.
 
     Raises:
-        ValueError: as `check_guide`, or scales for a class that is not there, or two for one class.
+        ValueError: networks that do not fit the model, naming the difference; a strength without its network.
     """
 
     model: DiffusionModel
-    guide: Guide | None
-    others: OtherGuides = OtherGuides()
     config: GuidanceConfig = GuidanceConfig()
-    schedule: Callable[[Step], float] | None = None
-    """What the scale of an off-the-shelf classifier is multiplied by at each step; None: 1."""
+    sampler: SamplerConfig = SamplerConfig()
+    classifier: Classifier | None = None
+    further: tuple[Classifier, ...] = ()
+    """In the order of `GuidanceConfig.further`."""
+    weaker: DiffusionModel | None = None
+    clean: CleanClassifier | None = None
 
     def __post_init__(self) -> None:
-        check_guide(self.model, self.guide, self.config, self.others)
-        self._scale_of(torch.zeros(0, dtype=torch.int64))  # refuses unknown classes, and one named twice
+        model, run = self.model.config, self.model.checkpoint.path
+        _check_requested(self)
+        if self.config.classifier_free.weight is not None:
+            _check_null_class(model, run)
+        if self.weaker is not None:
+            _check_weaker(self.model, self.weaker)
+        if self.classifier is not None:
+            known, called = self.classifier.class_names, self.classifier.name
+            for one in (self.classifier, *self.further):
+                check_classifier(model, one, run=run)
+                _refuse(class_difference(known, one.class_names, model_called=called), one.name, called)
+        if self.clean is not None:
+            _check_images(self.clean.name, self.clean.image_shape, model, run)
+            self.clean.labels_of(self.class_names)  # refuses classes that it does not know
+        self.config.scales_by_label(self.class_names)  # refuses unknown classes, and one named twice
 
     @property
     def knows_classes(self) -> bool:
-        """Whether anyone is told the class, the model or who guides it."""
-        return self.model.is_conditional or self.guide is not None or self.others.clean is not None
+        """True where the model is conditional or a classifier guides it."""
+        return self.model.config.is_conditional or self.classifier is not None or self.clean is not None
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The diffusion model's, or where that has none those of who guides."""
-        return self.model.config.class_names or next(
-            (guide.class_names for guide in (self.guide, self.others.clean) if guide is not None), ()
-        )
+        """The diffusion model's, or where that has none those of its classifier."""
+        classifiers = (one for one in (self.classifier, self.clean) if one is not None)
+        return self.model.config.class_names or next((one.class_names for one in classifiers), ())
 
     def denoiser(self, y: Tensor, *, clip: Clip) -> Denoiser:
         """The model's, for labels y (B,), with all guidance that is not a score of x_t."""
-        extrapolating = self._extrapolating(y)
-        if self.others.clean is not None:
-            guided = self._asked(self.others.clean, extrapolating, y, clip=clip)
-        else:
-            guided = bounded(extrapolating, clip)
-        if not self._is_limited:
+        unclipped = self._extrapolated(y)
+        guided = bounded(unclipped, clip) if self.clean is None else self._by_clean(self.clean, unclipped, y, clip=clip)
+        if not self.config.is_limited:
             return guided
         return between(guided, self.model.denoiser(y, clip=clip), self.config.sigma_min, self.config.sigma_max)
 
     def term(self, y: Tensor) -> ScoreTerm | None:
         """The score of the classifiers of noisy images for labels y (B,); None without any."""
-        if self.guide is None:
+        if self.classifier is None:
             return None
-        score = entropy_scaled_score if self.config.entropy_scaled else classifier_score
-        own = score(self.guide.log_prob, y, self._scale_of(y))
-        strengths = zip(self.others.further, self.config.further.values(), strict=True)
-        more = [score(guide.log_prob, y, strength) for guide, strength in strengths]
-        term = summed(own, *more) if more else own
-        return within(term, self.config.sigma_min, self.config.sigma_max) if self._is_limited else term
+        score = CLASSIFIER_SCORES[self.config.score]
+        classifiers, scales = (self.classifier, *self.further), (self._scale_of(y), *self.config.further.values())
+        terms = [score(one.log_prob, y, scale) for one, scale in zip(classifiers, scales, strict=True)]
+        term = summed(*terms) if len(terms) > 1 else terms[0]
+        return within(term, self.config.sigma_min, self.config.sigma_max) if self.config.is_limited else term
+
+    def network_evaluations(self, step: Step) -> int:
+        """Evaluations of denoising networks, for each sample, in one call of `denoiser` at `step`."""
+        is_active = not self.config.is_limited or is_inside(step, self.config.sigma_min, self.config.sigma_max)
+        return 1 + (is_active and (self.weaker is not None or self.config.classifier_free.weight is not None))
 
     def record(self) -> dict[str, Any] | None:
-        """What a manifest says of the guidance; None where nobody guides."""
-        config, others = self.config, self.others
-        record: dict[str, Any] = {} if self.guide is None else {"scale": _scale(config)}
-        if config.sigma_min > 0:
-            record["sigma_min"] = config.sigma_min
-        if config.sigma_max < float("inf"):  # JSON knows no infinity
-            record["sigma_max"] = config.sigma_max
-        if config.class_scales:
-            record["class_scales"] = {str(label): scale for label, scale in self._class_scales.items()}
-        if config.entropy_scaled:
-            record["entropy_scaled"] = True
-        if config.gradient_at != "x_t":
-            record["gradient_at"] = config.gradient_at
-        if others.further:
-            strengths = zip(others.further, config.further.values(), strict=True)
-            record["further"] = [guide_record(guide) | {"scale": strength} for guide, strength in strengths]
-        if config.free_weight is not None:
-            record["free_weight"] = config.free_weight
-        if others.weak is not None:
-            record["weak"] = weights_record(others.weak) | {"weight": config.weak_weight}
-        if others.clean is not None:
-            how = {"scale": _clean_scale(config), "gradient": config.off_the_shelf_gradient}
-            record["off_the_shelf"] = guide_record(others.clean) | how
-        return record or None
+        """The guidance as manifests record it; None without any."""
+        config, clean = self.config, self.config.clean_classifier
+        by_clean = {"scale": _or_one(clean.scale), "gradient": clean.gradient}
+        further = zip(self.further, config.further.values(), strict=True)
+        scales = config.scales_by_label(self.class_names)
+        record: dict[str, Any] = {
+            "scale": None if self.classifier is None else _or_one(config.scale),
+            "sigma_min": config.sigma_min or None,
+            "sigma_max": config.sigma_max if config.sigma_max < float("inf") else None,  # JSON has no infinity
+            "class_scales": {str(label): scale for label, scale in scales.items()} or None,
+            config.score: config.score != GuidanceConfig.score or None,
+            **self.sampler.guidance_record(),
+            "further": [classifier_record(one) | {"scale": scale} for one, scale in further] or None,
+            "free_weight": config.classifier_free.weight,
+            "weak": self.weaker and weights_record(self.weaker) | {"weight": config.autoguidance.weight},
+            "off_the_shelf": self.clean and classifier_record(self.clean) | by_clean,
+        }
+        return {name: value for name, value in record.items() if value is not None} or None
 
-    @property
-    def _is_limited(self) -> bool:
-        return self.config.sigma_min > 0 or self.config.sigma_max < float("inf")
-
-    def _extrapolating(self, y: Tensor) -> Denoiser:
+    def _extrapolated(self, y: Tensor) -> Denoiser:
         """The model's denoiser away from its reference, if any; not clipped."""
-        own = self.model.denoiser(y, clip=None)
-        if self.config.free_weight is not None:
-            null = torch.full_like(y, self.model.null_label or 0)
-            return extrapolated(own, self.model.denoiser(null, clip=None), self.config.free_weight)
-        if self.others.weak is not None and self.config.weak_weight is not None:
-            return extrapolated(own, self.others.weak.denoiser(y, clip=None), self.config.weak_weight)
-        return own
+        main, free, auto = self.model.denoiser(y, clip=None), self.config.classifier_free, self.config.autoguidance
+        if free.weight is not None:
+            null = torch.full_like(y, self.model.config.null_label or 0)
+            return extrapolated(main, self.model.denoiser(null, clip=None), free.weight)
+        if self.weaker is not None and auto.weight is not None:
+            return extrapolated(main, self.weaker.denoiser(y, clip=None), auto.weight)
+        return main
 
-    def _asked(self, clean: CleanGuide, denoiser: Denoiser, y: Tensor, *, clip: Clip) -> Denoiser:
+    def _by_clean(self, clean: CleanClassifier, denoiser: Denoiser, y: Tensor, *, clip: Clip) -> Denoiser:
         """An unclipped `denoiser`, guided by a classifier of clean images and clipped."""
         labels = torch.tensor(clean.labels_of(self.class_names), device=y.device)[y]
-        scale = _clean_scale(self.config)
+        scale = _or_one(self.config.clean_classifier.scale)
 
         def log_prob(x_0: Tensor) -> Tensor:
-            return clean.logits(x_0).log_softmax(dim=1)
+            return clean.network(x_0).log_softmax(dim=1)
 
         def joint(x_0: Tensor) -> Tensor:
-            return joint_log_prob(clean.logits(x_0))
+            return joint_log_prob(clean.network(x_0))
 
-        if self.config.off_the_shelf_gradient == "x_t":
+        if self.config.clean_classifier.gradient == "x_t":
             return bounded(guided_through(denoiser, log_prob, labels, scale), clip)
-        return guided_at_estimate(bounded(denoiser, clip), joint, labels, scale, schedule=self.schedule)
+        return guided_at_estimate(bounded(denoiser, clip), joint, labels, scale, schedule=self._schedule)
+
+    @cached_property
+    def _schedule(self) -> Callable[[Step], float] | None:
+        """EluCD's schedule of a clean classifier's scale, where it was published: ancestral sampling."""
+        is_ancestral = self.sampler.entry.guidance == "mean_shift"
+        return sine_schedule(self.sampler.levels(self.model.config.chain)) if is_ancestral else None
 
     def _scale_of(self, y: Tensor) -> Scale:
-        scales = self._class_scales
-        if not scales:
-            return _scale(self.config)
-        every = [scales.get(label, _scale(self.config)) for label in range(len(self.class_names))]
-        return torch.tensor(every, dtype=torch.float64, device=y.device)[y]
-
-    @property
-    def _class_scales(self) -> dict[int, float]:
-        """Scales by label, in the order of labels, of classes that have one of their own."""
-        named: dict[int, int | str] = {}
-        for key in self.config.class_scales:
-            label = parse_label(str(key), self.class_names)
-            if label in named:
-                raise ValueError(
-                    f'guidance.class_scales has two scales for class {label}, "{self.class_names[label]}": under '
-                    f'"{named[label]}" and "{key}"; give one'
-                )
-            named[label] = key
-        return {label: self.config.class_scales[key] for label, key in sorted(named.items())}
+        own, default = self.config.scales_by_label(self.class_names), _or_one(self.config.scale)
+        if not own:
+            return default
+        scales = [own.get(label, default) for label in range(len(self.class_names))]
+        return torch.tensor(scales, dtype=torch.float64, device=y.device)[y]
 
 
-def clean_schedule(config: GuidanceConfig, chain: DiffusionChain, *, sampler: str) -> Callable[[Step], float] | None:
-    """EluCD's schedule of an off-the-shelf classifier's scale, where it was published: ancestral sampling."""
-    is_asked = config.off_the_shelf is not None and config.off_the_shelf_gradient == "x_0"
-    return sine_schedule(chain) if is_asked and sampler == "ddpm" else None
+def load_guidance(
+    config: GuidanceConfig,
+    *,
+    model: DiffusionModel,
+    classifier: Path | Classifier | None = None,
+    sampler: SamplerConfig | None = None,
+    precision: Precision = "float32",
+    counter: Counter[str] | None = None,
+) -> Guidance:
+    """The guidance of `model`, its networks loaded on the model's device.
+
+    classifier: of noisy images. precision, counter: of all networks but the model's, as for `in_precision`.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as `Guidance`, and networks that cannot be loaded.
+    """
+
+    def classifying(loaded: C) -> C:
+        return in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
+
+    if isinstance(classifier, Path):
+        classifier = load_classifier(classifier, device=model.device)
+    weaker = clean = None
+    if config.autoguidance.model is not None:
+        weaker = _load_weaker(config.autoguidance.model, device=model.device)
+        weaker = in_precision(weaker, precision, counter=counter)
+    if config.clean_classifier.name is not None:
+        smooth = config.clean_classifier.gradient == "x_0"
+        clean = classifying(load_clean_classifier(config.clean_classifier.name, smooth=smooth, device=model.device))
+    return Guidance(
+        model=model,
+        config=config,
+        sampler=sampler or SamplerConfig(),
+        classifier=classifier and classifying(classifier),
+        further=tuple(classifying(load_classifier(Path(run), device=model.device)) for run in config.further),
+        weaker=weaker,
+        clean=clean,
+    )
 
 
-def guide_record(guide: Guide | CleanGuide) -> dict[str, Any]:
-    """What a manifest says of a classifier."""
-    return {"name": guide.name, "sha256": guide.sha256}
+def _load_weaker(name: str, *, device: torch.device) -> DiffusionModel:
+    """The model "RUN" or "RUN:WEIGHTS"."""
+    path, _, weights = name.rpartition(":")
+    if not path or Path(name).exists():  # a directory's own name may hold a colon
+        path, weights = name, None
+    return load_diffusion(Path(path), weights=weights, device=device)
 
 
-def weights_record(model: DiffusionModel | UpsamplerModel) -> dict[str, Any]:
-    """What a manifest says of the weights that were sampled from."""
-    path = model.checkpoint.path
-    return {
-        "name": f"{path.parent.name}/{path.name}",
-        "weights": model.weights,
-        "sha256": file_sha256(model.checkpoint.weights_file(model.weights)),
-    }
+def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
+    """Refuse a classifier of other noise, images or classes than the model's; run: the model's path, for messages.
+
+    Raises:
+        ValueError: naming the difference.
+    """
+    name, chain = classifier.name, classifier.chain
+    if chain is None:
+        raise ValueError(
+            f"{name} was trained on clean images only and cannot guide; train one with --diffusion {run}, or "
+            f"evaluate it at the estimate of x_0: --guidance.clean_classifier.name classifier:RUN"
+        )
+    if chain != model.chain:
+        raise ValueError(f"{name} was trained on the noise of {chain}, but {run} has {model.chain}")
+    _check_images(name, classifier.image_shape, model, run)
+    _refuse(class_difference(model.class_names, classifier.class_names), name, run)
 
 
-def _scale(config: GuidanceConfig) -> float:
-    return 1.0 if config.scale is None else config.scale
+def classifier_record(classifier: Classifier | CleanClassifier) -> dict[str, Any]:
+    """A classifier as manifests record it."""
+    return {"name": classifier.name, "sha256": classifier.sha256}
 
 
-def _clean_scale(config: GuidanceConfig) -> float:
-    return 1.0 if config.off_the_shelf_scale is None else config.off_the_shelf_scale
+def _check_requested(guidance: Guidance) -> None:
+    if guidance.classifier is not None:
+        return
+    config, plain = guidance.config, GuidanceConfig()
+    given = {f"guidance.{name}": getattr(config, name) for name in CLASSIFIER_OPTIONS
+             if getattr(config, name) != getattr(plain, name)}  # fmt: skip
+    given |= {f"sampler.{name}": value for name, value in guidance.sampler.guidance_record().items()}
+    is_guided = guidance.weaker is not None or guidance.clean is not None or config.classifier_free.weight is not None
+    if config.is_limited and not is_guided:
+        given |= {"guidance.sigma_min": config.sigma_min, "guidance.sigma_max": config.sigma_max}
+    if given:
+        shown = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+                          for name, value in given.items())  # fmt: skip
+        raise ValueError(f"guidance was asked for without a classifier ({shown}); add --classifier RUN")
+
+
+def _check_null_class(model: DiffusionConfig, run: Path) -> None:
+    if model.null_label is None:
+        reason = "was trained without label_dropout and has no null class"
+        if not model.is_conditional:
+            reason = "is not conditioned on the class at all"
+        raise ValueError(
+            f"guidance.classifier_free.weight extrapolates from a model without the class to the same with it, but "
+            f"{run} {reason}; train one with --class_conditional true --label_dropout 0.1, or guide by a classifier"
+        )
+
+
+def _check_weaker(model: DiffusionModel, weaker: DiffusionModel) -> None:
+    ours, theirs, run, name = model.config, weaker.config, model.checkpoint.path, weaker.checkpoint.path
+    if (name, weaker.weights) == (run, model.weights):
+        raise ValueError(
+            f"guidance.autoguidance.model is {run} with its weights {weaker.weights}, the very model that is guided"
+        )
+    if theirs.chain != ours.chain:
+        raise ValueError(f"{name} has the chain {theirs.chain}, but {run} has {ours.chain}")
+    _check_images(name, theirs.image_shape, ours, run)
+    if theirs.is_conditional and not ours.is_conditional:
+        raise ValueError(
+            f"{name} is conditioned on the class, but {run} is not: extrapolating would lead away from the class"
+        )
+    if theirs.is_conditional:
+        names = {"model_called": "the diffusion model", "other_called": "the weaker model"}
+        _refuse(class_difference(ours.class_names, theirs.class_names, **names), name, run)
+
+
+def _check_images(name: str | Path, shape: tuple[int, int, int] | None, model: DiffusionConfig, run: Path) -> None:
+    if shape is not None and shape != model.image_shape:
+        raise ValueError(f"{name} takes images (channels, height, width) {shape}, but {run} makes {model.image_shape}")
+
+
+def _refuse(difference: str | None, name: str | Path, guided: str | Path) -> None:
+    if difference is not None:
+        raise ValueError(f"{name} cannot guide {guided}: {difference}")
+
+
+def _or_one(scale: float | None) -> float:
+    return 1.0 if scale is None else scale

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Modulation = Literal["scale_shift", "add"]
-"""How the embedding enters a residual block: AdaGN, or addition before the normalisation (ADM section 3.1)."""
+"""Place of the embedding in a residual block: AdaGN, or addition before the normalisation (ADM section 3.1)."""
 
 GROUPS = 32
 """Groups of every group normalisation; channel counts are multiples of it."""
@@ -65,7 +65,7 @@ def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class Downsample(nn.Module):
-    """Half the size: 2x2 means, or a convolution of stride 2. It ignores the embedding."""
+    """Half the size by 2x2 means, or by a convolution of stride 2. It ignores the embedding."""
 
     def __init__(self, channels: int, *, with_conv: bool) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size by nearest neighbours, then a convolution if asked. It ignores the embedding."""
+    """Twice the size by nearest neighbours, then optionally a convolution. It ignores the embedding."""
 
     def __init__(self, channels: int, *, with_conv: bool) -> None:
         super().__init__()

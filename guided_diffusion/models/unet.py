@@ -1,139 +1,18 @@
 """The ADM U-Net (2105.05233 section 3), and its encoder half, which noisy classifiers share.
 
-Networks take images and timesteps and give raw numbers; what the numbers mean is the business of `prediction`. Over
-300 lines because the configs, which check what the layers can be built of, are read together with them.
+Networks map images and timesteps to raw numbers; `diffusion.denoiser` interprets them.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # untyped in part
 
-from .blocks import (
-    GROUPS,
-    Downsample,
-    Modulation,
-    Norm,
-    ResidualBlock,
-    SelfAttention,
-    TimeEmbedding,
-    Upsample,
-    conv3x3,
-    zeroed,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """What a user chooses of a network; channels and classes, which the data decide, are added by its subclasses."""
-
-    image_size: int
-    """Nominal side of the square images, pixels; `attention_sizes` are relative to it."""
-    base_channels: int
-    """Channels that `channel_mult` multiplies, and a quarter of the embedding's width."""
-    channel_mult: tuple[float, ...]
-    """Channels of each level over base_channels, finest level first; each level halves the size of the one before."""
-    attention_sizes: tuple[int, ...]
-    """Feature-map sides, pixels, at which attention follows each residual block; (32, 16, 8) in ADM."""
-    blocks_per_level: int = 2
-    """Residual blocks of each level of the encoder; a decoder has one more."""
-    head_channels: int | None = 64
-    """Channels of each attention head (ADM: 64); null where `heads` is given."""
-    heads: int | None = None
-    """Attention heads at every size; null where `head_channels` is given."""
-    dropout: float = 0.0
-    """Probability in the residual blocks, 0..1."""
-    resample: Literal["block", "conv", "plain"] = "block"
-    """Changes of size by BigGAN residual blocks (ADM), by a convolution (DDPM), or without parameters."""
-    modulation: Modulation = "scale_shift"
-    """Timestep and class enter by scale and shift after the norm (AdaGN) or by addition before it (DDPM)."""
-
-    def __post_init__(self) -> None:
-        self._check_sizes()
-        self._check_channels()
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"network.dropout is a probability below 1, got {self.dropout}")
-
-    def _check_sizes(self) -> None:
-        if not self.channel_mult or self.blocks_per_level < 1:
-            raise ValueError("a network needs at least one level (channel_mult) and one block a level")
-        if self.image_size % self.down_factor:
-            raise ValueError(
-                f"image_size {self.image_size} cannot be halved {len(self.channel_mult) - 1} times; "
-                f"{_sizes_that_work(self.image_size, self.down_factor)}"
-            )
-        sizes = tuple(self.image_size >> level for level in range(len(self.channel_mult)))
-        unknown = sorted(set(self.attention_sizes) - set(sizes))
-        if unknown:
-            raise ValueError(f"attention_sizes {unknown} are no feature-map sides of this network; it has {sizes}")
-
-    def _check_channels(self) -> None:
-        if (self.head_channels is None) == (self.heads is None):
-            raise ValueError(
-                f"give exactly one of head_channels and heads, and null for the other; got head_channels "
-                f"{self.head_channels} and heads {self.heads}"
-            )
-        if (self.head_channels or self.heads or 0) < 1:
-            raise ValueError(f"head_channels {self.head_channels} and heads {self.heads}: the one given is at least 1")
-        for level, channels in enumerate(self.level_channels):
-            if channels < GROUPS or channels % GROUPS:
-                raise ValueError(
-                    f"level {level} has {channels} channels (base_channels {self.base_channels} times "
-                    f"{self.channel_mult[level]}); group normalisation needs a multiple of {GROUPS}"
-                )
-        attended = [c for i, c in enumerate(self.level_channels) if self.image_size >> i in self.attention_sizes]
-        for channels in {*attended, self.level_channels[-1]}:
-            per_head, heads = self.head_channels, self.heads
-            if channels % (per_head or heads or 1):
-                asked = f"heads of {per_head} channels" if per_head else f"{heads} heads"
-                raise ValueError(f"{channels} channels cannot be split into {asked}; change head_channels or heads")
-
-    @property
-    def level_channels(self) -> tuple[int, ...]:
-        """Channels of each level, finest first."""
-        return tuple(int(mult * self.base_channels) for mult in self.channel_mult)
-
-    @property
-    def embedding_channels(self) -> int:
-        """Width of the vector that tells every block the timestep and class."""
-        return 4 * self.base_channels
-
-    @property
-    def down_factor(self) -> int:
-        """Image side over the coarsest feature map's side."""
-        return 2 ** (len(self.channel_mult) - 1)
-
-    def heads_of(self, channels: int) -> int:
-        """Attention heads of a feature map with that many channels."""
-        return self.heads if self.head_channels is None else channels // self.head_channels  # type: ignore[return-value]  # one of the two is given
-
-
-@dataclass(frozen=True, kw_only=True)
-class UNetConfig(EncoderConfig):
-    """A whole U-Net."""
-
-    in_channels: int = 3
-    """Channels of the images."""
-    out_channels: int = 6
-    """Channels of the raw output: those of the images, twice where the variance is learned."""
-    num_classes: int | None = None
-    """Classes that the network is told; null: unconditional."""
-    null_class: bool = False
-    """The label `num_classes` stands for no class, as classifier-free guidance needs it (2207.12598)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.null_class and self.num_classes is None:
-            raise ValueError("a null class stands for none of the classes, and num_classes says that there are none")
-
-    @property
-    def num_labels(self) -> int:
-        """Labels that the network knows, the null class among them."""
-        return (self.num_classes or 0) + self.null_class
+from .blocks import Downsample, Norm, ResidualBlock, SelfAttention, TimeEmbedding, Upsample, conv3x3, zeroed
+from .config import EncoderConfig, UNetConfig, sizes_that_work
 
 
 class Block(nn.Module):
@@ -264,7 +143,7 @@ class UNetEncoder(nn.Module):
             if side % factor:
                 raise ValueError(
                     f"{name} {side} is not a multiple of this network's down-factor {factor}; "
-                    f"{_sizes_that_work(side, factor)}"
+                    f"{sizes_that_work(side, factor)}"
                 )
 
 
@@ -294,7 +173,7 @@ class UNet(nn.Module):
     ) -> Tensor:
         """x: (B, in_channels, H, W); t: (B,) on the trained scale; y: (B,) int64 labels where the network has classes.
 
-        extra_embedding: (B, embedding_channels) added to what the blocks are told.
+        extra_embedding: (B, embedding_channels) added to the embedding of timestep and class.
 
         Raises:
             ValueError: labels missing or unasked for; images of a size or channel count the network cannot take.
@@ -337,8 +216,3 @@ def resampler(config: EncoderConfig, channels: int, kind: type[Downsample] | typ
     if config.resample == "block":
         return residual_block(config, channels, channels, resample=kind(channels, with_conv=False))
     return kind(channels, with_conv=config.resample == "conv")
-
-
-def _sizes_that_work(side: int, factor: int) -> str:
-    below, above = side // factor * factor, -(-side // factor) * factor
-    return f"the next sizes that work are {below} and {above}" if below else f"the smallest size that works is {above}"

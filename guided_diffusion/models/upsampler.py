@@ -1,4 +1,4 @@
-"""The upsampling network: a U-Net that sees a low-resolution image beside the noisy one (ADM section 5.2)."""
+"""The upsampling network: a U-Net conditioned on a low-resolution image (ADM section 5.2)."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,8 +18,8 @@ class UpsamplerConfig(UNetConfig):
     low_res_size: int
     """Side of the square low-resolution images, pixels."""
     conditioning_noise: float | None = None
-    """Largest noise rate, in (0, 1], that low-resolution images have in training, the network being told how much
-    (2106.15282 section 4.3); null: they are clean and nothing is told."""
+    """Largest noise rate, in (0, 1], of low-resolution images in training; the network is conditioned on it
+    (2106.15282 section 4.3). null: they are clean."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -28,7 +28,7 @@ class UpsamplerConfig(UNetConfig):
 
 
 def check_low_res_size(low_res_size: int, image_size: int) -> None:
-    """Refuse what would not be an enlargement.
+    """Refuse a side that an upsampler cannot start from.
 
     Raises:
         ValueError: a low_res_size outside 1 .. image_size - 1.
@@ -41,7 +41,7 @@ def check_low_res_size(low_res_size: int, image_size: int) -> None:
 
 
 def check_noise_rate(largest: float | None) -> None:
-    """Refuse what cannot be the largest noise rate of an image.
+    """Refuse a number that is no noise rate.
 
     Raises:
         ValueError: a number outside (0, 1].
@@ -51,10 +51,10 @@ def check_noise_rate(largest: float | None) -> None:
 
 
 class Upsampler(nn.Module):
-    """A U-Net told of a low-resolution image: (x_t, t, y, low_res) -> raw output (B, out_channels, H, W).
+    """A U-Net conditioned on a low-resolution image: (x_t, t, y, low_res) -> raw output (B, out_channels, H, W).
 
-    With `config.conditioning_noise` it is told that image's noise rate as well, through an embedding like the
-    timestep's, which begins at zero: before training it is the network that is not told.
+    With `config.conditioning_noise` it is conditioned on that image's noise rate as well, through an embedding like the
+    timestep's, which begins at zero.
     """
 
     def __init__(self, config: UpsamplerConfig) -> None:
@@ -63,7 +63,9 @@ class Upsampler(nn.Module):
         own: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(UNetConfig)}
         own["in_channels"] = 2 * config.in_channels
         self.unet = UNet(UNetConfig(**own))
-        self.noise_rate = None if config.conditioning_noise is None else _silent(TimeEmbedding(config.base_channels))
+        self.noise_rate = (
+            None if config.conditioning_noise is None else _zero_initialised(TimeEmbedding(config.base_channels))
+        )
 
     def forward(
         self,
@@ -82,8 +84,8 @@ class Upsampler(nn.Module):
         whatever its size; images of another size than `low_res_size` are outside what the network was trained on.
 
         Raises:
-            ValueError: a low_res of another batch or channel count than x, a noise rate that the network is not told,
-                or what `UNet` refuses.
+            ValueError: a low_res of another batch or channel count than x, a noise rate for a network without
+                `conditioning_noise`, or what `UNet` refuses.
         """
         if low_res.ndim != 4 or low_res.shape[:2] != x.shape[:2]:
             raise ValueError(
@@ -91,10 +93,10 @@ class Upsampler(nn.Module):
                 f"{tuple(x.shape[:2])}; got {tuple(low_res.shape)}"
             )
         stretched = F.interpolate(low_res, size=x.shape[2:], mode="bilinear", align_corners=False)
-        told = self._told(conditioning_noise, t)
-        return self.unet(torch.cat([x, stretched.to(x.dtype)], dim=1), t, y, extra_embedding=told)
+        embedding = self._noise_rate_embedding(conditioning_noise, t)
+        return self.unet(torch.cat([x, stretched.to(x.dtype)], dim=1), t, y, extra_embedding=embedding)
 
-    def _told(self, rate: Tensor | None, t: Tensor) -> Tensor | None:
+    def _noise_rate_embedding(self, rate: Tensor | None, t: Tensor) -> Tensor | None:
         if self.noise_rate is not None:
             # 1000 times the rate lies on the scale that time embeddings are made for.
             return self.noise_rate(torch.zeros_like(t) if rate is None else 1000 * rate)
@@ -103,7 +105,7 @@ class Upsampler(nn.Module):
         return None
 
 
-def _silent(embedding: TimeEmbedding) -> TimeEmbedding:
+def _zero_initialised(embedding: TimeEmbedding) -> TimeEmbedding:
     """The embedding with its last layer at zero."""
     for parameter in embedding.mlp[-1].parameters():
         nn.init.zeros_(parameter)

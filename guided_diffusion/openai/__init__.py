@@ -1,5 +1,7 @@
 """The published .pt files to and from this project's configs and weights; only this package knows their names."""
 
-from .conversion import Converted, Published, convert, fingerprint, load_openai, revert
+from .layout import Converted, Published, convert, revert
+from .published_file import load_openai
+from .releases import fingerprint
 
 __all__ = ["Converted", "Published", "convert", "fingerprint", "load_openai", "revert"]

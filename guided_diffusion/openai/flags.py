@@ -1,12 +1,19 @@
-"""The published code's command-line flags (github.com/openai/guided-diffusion): their names, defaults and values.
-
-What they mean is the business of `description`.
-"""
+"""The published command-line flags (github.com/openai/guided-diffusion): values, defaults, and their config here."""
 
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
+
+from classifiers.model import ClassifierConfig
+
+from ..config import to_plain
+from ..diffusion.schedules import ChainConfig
+from ..models.unet import UNetConfig
+from ..models.upsampler import UpsamplerConfig
+
+Kind = Literal["unet", "upsampler", "classifier"]
+CHECKPOINT_KIND: Mapping[Kind, str] = {"unet": "diffusion", "upsampler": "upsampler", "classifier": "classifier"}
 
 # fmt: off
 WITHOUT_EFFECT = frozenset((
@@ -17,13 +24,23 @@ WITHOUT_EFFECT = frozenset((
     "eval_interval", "save_interval", "lr_anneal_steps", "ema_rate", "fp16_scale_growth", "save_dir",
 ))
 # fmt: on
-"""Published flags that say how to train or sample, not what a network is: accepted, and not read."""
+"""Published flags of training and sampling, which do not describe a network: accepted and ignored."""
+
+_BY_SIZE = {512: "0.5,1,1,2,2,4,4", 256: "1,1,2,2,4,4", 128: "1,1,2,3,4", 64: "1,2,3,4"}
+CHANNEL_MULT: Mapping[Kind, Mapping[int, str]] = {
+    "unet": _BY_SIZE,
+    "classifier": _BY_SIZE,
+    "upsampler": {512: "1,1,2,2,4,4", 256: "1,1,2,2,4,4", 64: "1,2,3,4"},
+}
+"""Published default of the channel multipliers, by kind of network and image size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Published flags with their published defaults; the last seven are arguments of the published networks that no
-    published flag reaches."""
+    """Published flags with their published defaults.
+
+    The last seven are arguments of the published networks that no published flag sets.
+    """
 
     image_size: int = 64
     large_size: int = 256
@@ -61,19 +78,28 @@ class Flags:
     classifier_dropout: float = 0.0
 
 
+def flag_of(name: str, kind: Kind) -> str:
+    """Name of the flag that sets `name`, as the U-Net's flags call it, for a kind of network."""
+    if kind != "classifier":
+        return "large_size" if (kind, name) == ("upsampler", "image_size") else name
+    if name == "image_size":
+        return name
+    return "classifier_" + {"num_channels": "width", "num_res_blocks": "depth"}.get(name, name)
+
+
 _SHARED_NAMES = ("channel_mult", "num_heads", "num_head_channels", "use_new_attention_order", "conv_resample")
 _TRUE, _FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
 
 def read_flags(given: Mapping[str, object]) -> Flags:
-    """Flags by name, values of their own type or as text ("True", "32,16,8"); None and missing: the published default.
+    """Flags by name, as values of their type or as text ("True", "32,16,8"); None means the published default.
 
-    Flags of a classifier alone, recognised by the absence of num_channels, may call its heads, attention order and
-    channel multipliers by the U-Net's names: the published classifier has arguments for them, but no flags. Beside
-    num_channels those names are the U-Net's, as on a published sampling command line.
+    The published classifier has arguments for heads, attention order and channel multipliers, but no flags. Where
+    num_channels is absent, the flags are taken for a classifier's alone, and the U-Net's names for these set the
+    classifier's. Beside num_channels they are the U-Net's, as on a published sampling command line.
 
     Raises:
-        ValueError: an unknown flag or an unreadable value, naming it.
+        ValueError: an unknown flag or an unreadable value, by name.
     """
     types = {field.name: field.type for field in fields(Flags)}
     unknown = sorted(given.keys() - types.keys() - WITHOUT_EFFECT)
@@ -81,7 +107,7 @@ def read_flags(given: Mapping[str, object]) -> Flags:
         raise ValueError(f"unknown published flags {unknown}; known are {sorted(types)}")
     values = {name: value for name, value in given.items() if name in types and value is not None}
     if "num_channels" not in values:
-        shared = {f"classifier_{name}": values[name] for name in _SHARED_NAMES if name in values}
+        shared = {flag_of(name, "classifier"): values[name] for name in _SHARED_NAMES if name in values}
         values = {**shared, **values}
     read = {name: _read(name, value, types[name]) for name, value in values.items()}
     if "classifier_num_heads" in read and "classifier_num_head_channels" not in read:
@@ -96,14 +122,14 @@ def _read(name: str, value: object, wanted: Any) -> Any:  # a dataclass field's 
                 raise ValueError
             return str(value).lower() in _TRUE
         if wanted is str and isinstance(value, Sequence) and not isinstance(value, str):
-            return ",".join(f"{item:g}" for item in value)
+            return _text(value)
         return wanted(value)
     except (TypeError, ValueError):
         raise ValueError(f"published flag {name} must be of type {wanted.__name__}, got {value!r}") from None
 
 
 def parse_command_line(text: str) -> dict[str, str]:
-    """{"image_size": "64", ..} from "--image_size 64 ..", as the published commands are printed.
+    """{"image_size": "64", ..} from "--image_size 64 ..", the form of the published commands.
 
     Raises:
         ValueError: text that is not pairs of --name and value.
@@ -113,3 +139,149 @@ def parse_command_line(text: str) -> dict[str, str]:
     if len(names) != len(values) or not all(name.startswith("--") for name in names):
         raise ValueError(f'flags must be pairs "--name value", got "{text}"')
     return {name.removeprefix("--"): value for name, value in zip(names, values, strict=True)}
+
+
+def config_of(flags: Flags, kind: Kind, *, num_classes: int) -> dict[str, Any]:  # plain values, as JSON holds them
+    """Plain config of a model: "network", "chain", empty "class_names", and "prediction", "variance" of diffusion.
+
+    num_classes: of a classifier or a class-conditional network; no published flag gives it.
+
+    Raises:
+        ValueError: an option that no released model uses and this project leaves out, or an impossible network.
+    """
+    encoder = _encoder(flags, kind)
+    if flags.noise_schedule not in ("linear", "cosine"):
+        raise ValueError(f'noise_schedule "{flags.noise_schedule}" is unknown; published are "linear" and "cosine"')
+    chain = ChainConfig(
+        schedule=flags.noise_schedule, num_steps=flags.diffusion_steps, rescale_t=flags.rescale_timesteps
+    )
+    if kind == "classifier":
+        if flags.classifier_pool not in ("attention", "adaptive"):
+            raise ValueError(
+                f'classifier_pool "{flags.classifier_pool}" is left out: no released classifier uses it; this project '
+                f'has "attention" and "adaptive"'
+            )
+        network = ClassifierConfig(**encoder, num_classes=num_classes, pooling=flags.classifier_pool)
+        return {"network": to_plain(network), "chain": to_plain(chain), "class_names": []}
+    encoder |= {"num_classes": num_classes if flags.class_cond else None, "out_channels": 6 if flags.learn_sigma else 3}
+    network = UNetConfig(**encoder) if kind == "unet" else UpsamplerConfig(**encoder, low_res_size=flags.small_size)
+    fixed = "small" if flags.sigma_small else "large"
+    return {
+        "network": to_plain(network),
+        "chain": to_plain(chain),
+        "prediction": "x0" if flags.predict_xstart else "eps",
+        "variance": "learned_range" if flags.learn_sigma else fixed,
+        "class_names": [],
+    }
+
+
+def _encoder(flags: Flags, kind: Kind) -> dict[str, Any]:
+    """Fields of `EncoderConfig`."""
+
+    def flag(name: str) -> Any:  # flags have values of several types
+        return getattr(flags, flag_of(name, kind))
+
+    by_channels = flag("num_head_channels") != -1
+    if kind != "classifier" and not by_channels and flags.num_heads_upsample not in (-1, flags.num_heads):
+        raise ValueError(
+            f"num_heads_upsample {flags.num_heads_upsample} is left out: a decoder has as many heads as its encoder "
+            f"(num_heads {flags.num_heads}), as in every released model"
+        )
+    size = flag("image_size")
+    channel_mult = _channel_mult(flag("channel_mult"), size, kind)
+    return {
+        "image_size": size,
+        "base_channels": flag("num_channels"),
+        "channel_mult": channel_mult,
+        "attention_sizes": _attention_sizes(flag("attention_resolutions"), size, len(channel_mult)),
+        "blocks_per_level": flag("num_res_blocks"),
+        "head_channels": flag("num_head_channels") if by_channels else None,
+        "heads": None if by_channels else flag("num_heads"),
+        "dropout": flag("dropout"),
+        "resample": "block" if flag("resblock_updown") else "conv" if flag("conv_resample") else "plain",
+        "modulation": "scale_shift" if flag("use_scale_shift_norm") else "add",
+    }
+
+
+def _channel_mult(text: str, size: int, kind: Kind) -> tuple[float, ...]:
+    chosen = text or CHANNEL_MULT[kind].get(size)
+    if chosen is None:
+        known = sorted(CHANNEL_MULT[kind])
+        raise ValueError(f"channel_mult of a {kind} has a published default for {known} pixels, not {size}: give it")
+    return tuple(_numbers(chosen, "channel_mult"))
+
+
+def _attention_sizes(text: str, image_size: int, levels: int) -> tuple[int, ...]:
+    """Feature-map sides with attention; sides that the network does not have are dropped, as in the published code."""
+    factors = {int(image_size // side) for side in _numbers(text, "attention_resolutions") if side > 0}
+    return tuple(image_size >> level for level in range(levels) if 1 << level in factors)
+
+
+def _numbers(text: str, flag: str) -> list[float]:
+    try:
+        return [float(item) for item in text.split(",") if item.strip()]
+    except ValueError:
+        raise ValueError(f'{flag} must be numbers with commas between them, got "{text}"') from None
+
+
+def flags_of(kind: Kind, config: Mapping[str, Any], *, new_attention_order: bool) -> dict[str, object]:
+    """The flags that differ from their published defaults; `config_of` reads the config back, but for class names.
+
+    config: one that `refuse_unpublished` accepts.
+    """
+    network, chain = config["network"], config["chain"]
+    multipliers = _text(network["channel_mult"])
+    is_default = multipliers == CHANNEL_MULT[kind].get(network["image_size"])
+    encoder = {
+        "image_size": network["image_size"],
+        "num_channels": network["base_channels"],
+        "num_res_blocks": network["blocks_per_level"],
+        "num_heads": network["heads"] or getattr(Flags, flag_of("num_heads", kind)),
+        "num_head_channels": network["head_channels"] or -1,
+        "attention_resolutions": _text(network["attention_sizes"]),
+        "channel_mult": "" if is_default else multipliers,  # the published code reads fractions only as a default
+        "dropout": network["dropout"],
+        "use_scale_shift_norm": network["modulation"] == "scale_shift",
+        "resblock_updown": network["resample"] == "block",
+        "use_new_attention_order": new_attention_order,
+        "conv_resample": network["resample"] != "plain",
+    }
+    flags: dict[str, object] = {flag_of(name, kind): value for name, value in encoder.items()}
+    flags |= {"noise_schedule": chain["schedule"], "diffusion_steps": chain["num_steps"]}
+    flags["rescale_timesteps"] = chain["rescale_t"]
+    if kind == "classifier":
+        flags["classifier_pool"] = network["pooling"]
+    else:
+        flags |= {"class_cond": network["num_classes"] is not None, "predict_xstart": config["prediction"] == "x0"}
+        flags |= {"learn_sigma": config["variance"] == "learned_range", "sigma_small": config["variance"] == "small"}
+    if kind == "upsampler":
+        flags["small_size"] = network["low_res_size"]
+    return {name: value for name, value in flags.items() if value != getattr(Flags, name)}
+
+
+def _text(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
+
+
+def refuse_unpublished(kind: Kind, config: Mapping[str, Any]) -> None:
+    """Refuse a config that no published flags describe.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    network, chain = config["network"], config["chain"]
+    if network["in_channels"] != 3:
+        raise ValueError(f"the published layout is for 3 image channels, not {network['in_channels']}")
+    if chain is None:
+        raise ValueError("the published layout is for classifiers of noisy images; this one knows clean images only")
+    published = {"chain.schedule": (chain["schedule"], ("linear", "cosine"))}
+    if kind != "classifier":
+        published |= {
+            "network.null_class": (network.get("null_class"), (None, False)),
+            "network.conditioning_noise": (network.get("conditioning_noise"), (None,)),
+            "prediction": (config["prediction"], ("eps", "x0")),
+            "variance": (config["variance"], ("learned_range", "large", "small")),
+        }
+    for name, (value, known) in published.items():
+        if value not in known:
+            raise ValueError(f'no published flag stands for {name} "{value}", only for {known}')

@@ -1,4 +1,4 @@
-"""DDIM (2010.02502): the sampler with any amount of noise, and the deterministic one run backwards."""
+"""DDIM (2010.02502) with any share of noise, and the deterministic sampler run backwards."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from ..diffusion.chain import DiffusionChain, eps_from_x0
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.noise import Noise
-from .callback import OnStep
+from .sampler import OnStep
 
 
 @torch.no_grad()
@@ -26,8 +26,7 @@ def ddim(
     Raises:
         ValueError: eta outside [0, 1].
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta is the share of ancestral noise, between 0 and 1; got {eta}")
+    check_eta(eta)
     x_t = x_T
     for k in reversed(range(len(chain))):
         step = chain.at(k, like=x_t)
@@ -65,3 +64,13 @@ def ddim_reverse(
         if on_step is not None:
             on_step(k, x_t, estimate)
     return x_t
+
+
+def check_eta(eta: float) -> None:
+    """Refuse a share of noise outside [0, 1].
+
+    Raises:
+        ValueError: such a share.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is the share of ancestral noise, between 0 and 1; got {eta}")

@@ -1,13 +1,18 @@
 """Ancestral sampling (DDPM Algorithm 2), with the paper's own classifier guidance (ADM Algorithm 1)."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.denoiser import Denoiser, transition
 from ..diffusion.noise import Noise
-from ..guidance import GradientAt, ScoreTerm
-from .callback import OnStep
+from ..guidance import ScoreTerm
+from .sampler import OnStep
+
+GradientAt = Literal["x_t", "mean"]
+"""Place of the mean shift's gradient: the state before the link, or the mean of the one after it."""
 
 
 @torch.no_grad()
@@ -23,10 +28,10 @@ def ddpm(
 ) -> Tensor:
     """x_0 (B, C, H, W) by x_s ~ N(mean + Sigma * mean_shift, Sigma) along the chain, from x_T standard normal.
 
-    mean_shift: the guidance term of ADM Algorithm 1. gradient_at: "x_t" evaluates it at the state before the link and
-    with that timestep, as the published code does; "mean" at the mean of x_s and with the timestep of s, the state that
-    the mean is of and the classifier is asked about where Algorithm 1 is derived (ADM section 4.1). The last link's
-    mean, an x_0, has no timestep of its own and is given the chain's first. Noise is drawn at every link but the last.
+    mean_shift: the guidance term of ADM Algorithm 1. gradient_at: "x_t" evaluates it at the state before the link, as
+    the published code does; "mean" at the mean of x_s with the timestep of s, as Algorithm 1 is derived (ADM section
+    4.1). The last mean is an x_0 without a timestep of its own and gets the chain's first. Noise is drawn at every link
+    but the last.
     """
     x_t = x_T
     for k in reversed(range(len(chain))):

@@ -1,9 +1,12 @@
 """DPM-Solver++ (2211.01095): second order in lambda, on estimates of x_0, which are guided and clipped beforehand.
 
-The link to x_0, where lambda is infinite, is of first order, and exact if the estimate of x_0 is.
+lambda = log(alpha / sigma) with alpha = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar) rises from noise to x_0, where
+it is infinite; h is the length of a link in it. The linear part of the probability flow is solved exactly. The link to
+x_0 is of first order, and exact if the estimate of x_0 is.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,11 +14,9 @@ from torch import Tensor
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.noise import Noise
-from .callback import OnStep
-from .exponential import exponential_step, half_log_snr
+from .sampler import OnStep
 
 
-@torch.no_grad()
 def dpmpp_2m(
     denoiser: Denoiser, chain: DiffusionChain, x_T: Tensor, noise: Noise, *, on_step: OnStep | None = None
 ) -> Tensor:
@@ -23,21 +24,9 @@ def dpmpp_2m(
 
     Deterministic, one evaluation a link. The first link is of first order, having no estimate behind it.
     """
-    x_t, x0_last, h_last = x_T, None, math.inf
-    for k in reversed(range(len(chain))):
-        step = chain.at(k, like=x_t)
-        estimate = denoiser(x_t, step)
-        alpha_bar, alpha_bar_s = float(step.alpha_bar), float(step.alpha_bar_prev)
-        h = half_log_snr(alpha_bar_s) - half_log_snr(alpha_bar)
-        d = estimate.x0 if k == 0 else halfway(estimate.x0, x0_last, h=h, h_last=h_last)
-        x_t = exponential_step(x_t, d, alpha_bar=alpha_bar, alpha_bar_s=alpha_bar_s)
-        x0_last, h_last = estimate.x0, h
-        if on_step is not None:
-            on_step(k, x_t, estimate)
-    return x_t
+    return _multistep(denoiser, chain, x_T, exponential_step, on_step=on_step)
 
 
-@torch.no_grad()
 def dpmpp_2m_sde(
     denoiser: Denoiser, chain: DiffusionChain, x_T: Tensor, noise: Noise, *, on_step: OnStep | None = None
 ) -> Tensor:
@@ -45,6 +34,23 @@ def dpmpp_2m_sde(
 
     One evaluation a link; noise is drawn at every link but the last.
     """
+
+    def link(x_t: Tensor, d: Tensor, *, alpha_bar: float, alpha_bar_s: float) -> Tensor:
+        h = half_log_snr(alpha_bar_s) - half_log_snr(alpha_bar)
+        kept = ((1 - alpha_bar_s) / (1 - alpha_bar)) ** 0.5 * math.exp(-h)
+        x_s = kept * x_t - alpha_bar_s**0.5 * math.expm1(-2 * h) * d
+        if alpha_bar_s == 1:
+            return x_s
+        return x_s + ((1 - alpha_bar_s) * -math.expm1(-2 * h)) ** 0.5 * noise(x_s)
+
+    return _multistep(denoiser, chain, x_T, link, on_step=on_step)
+
+
+@torch.no_grad()
+def _multistep(
+    denoiser: Denoiser, chain: DiffusionChain, x_T: Tensor, link: Callable[..., Tensor], *, on_step: OnStep | None
+) -> Tensor:
+    """Algorithm 2, each link taken by `link` with the estimate halfway along it."""
     x_t, x0_last, h_last = x_T, None, math.inf
     for k in reversed(range(len(chain))):
         step = chain.at(k, like=x_t)
@@ -52,10 +58,7 @@ def dpmpp_2m_sde(
         alpha_bar, alpha_bar_s = float(step.alpha_bar), float(step.alpha_bar_prev)
         h = half_log_snr(alpha_bar_s) - half_log_snr(alpha_bar)
         d = estimate.x0 if k == 0 else halfway(estimate.x0, x0_last, h=h, h_last=h_last)
-        kept = ((1 - alpha_bar_s) / (1 - alpha_bar)) ** 0.5 * math.exp(-h)
-        x_t = kept * x_t - alpha_bar_s**0.5 * math.expm1(-2 * h) * d
-        if k > 0:
-            x_t = x_t + ((1 - alpha_bar_s) * -math.expm1(-2 * h)) ** 0.5 * noise(x_t)
+        x_t = link(x_t, d, alpha_bar=alpha_bar, alpha_bar_s=alpha_bar_s)
         x0_last, h_last = estimate.x0, h
         if on_step is not None:
             on_step(k, x_t, estimate)
@@ -68,24 +71,24 @@ def dpmpp_2s(
 ) -> Tensor:
     """x_0 (B, C, H, W) by the singlestep DPM-Solver++(2S), Algorithm 1, from x_T standard normal.
 
-    A step takes two links: the level between, the paper's s_i, is the chain's own, so that networks are told only
-    timesteps that they know. Deterministic, one evaluation a link. The last link stands alone; so does the first of a
-    chain with an even number, and one that leaves pure noise, where lambda is infinite too.
+    A step takes two links. The level between them, the paper's s_i, is one of the chain, so that networks see only
+    timesteps they were trained on. Deterministic, one evaluation a link. The last link stands alone; so does the first
+    of an even number, and one that leaves pure noise, where lambda is infinite too.
     """
-    x_t, begun = x_T, None
+    x_t, start = x_T, None
     for k in reversed(range(len(chain))):
         step = chain.at(k, like=x_t)
         estimate = denoiser(x_t, step)
         alpha_bar, alpha_bar_s = float(step.alpha_bar), float(step.alpha_bar_prev)
-        if begun is None:
-            begun = (x_t, estimate.x0, alpha_bar) if k > 0 and k % 2 == 0 and alpha_bar > 0 else None
+        if start is None:
+            start = (x_t, estimate.x0, alpha_bar) if k > 0 and k % 2 == 0 and alpha_bar > 0 else None
             x_t = exponential_step(x_t, estimate.x0, alpha_bar=alpha_bar, alpha_bar_s=alpha_bar_s)
         else:
-            x_begun, x0_begun, alpha_bar_begun = begun
-            lambda_begun = half_log_snr(alpha_bar_begun)
-            h, h_between = half_log_snr(alpha_bar_s) - lambda_begun, half_log_snr(alpha_bar) - lambda_begun
-            d = x0_begun + h / (2 * h_between) * (estimate.x0 - x0_begun)
-            x_t, begun = exponential_step(x_begun, d, alpha_bar=alpha_bar_begun, alpha_bar_s=alpha_bar_s), None
+            x_start, x0_start, alpha_bar_start = start
+            lambda_start = half_log_snr(alpha_bar_start)
+            h, h_between = half_log_snr(alpha_bar_s) - lambda_start, half_log_snr(alpha_bar) - lambda_start
+            d = x0_start + h / (2 * h_between) * (estimate.x0 - x0_start)
+            x_t, start = exponential_step(x_start, d, alpha_bar=alpha_bar_start, alpha_bar_s=alpha_bar_s), None
         if on_step is not None:
             on_step(k, x_t, estimate)
     return x_t
@@ -97,3 +100,20 @@ def halfway(x0: Tensor, x0_last: Tensor | None, *, h: float, h_last: float) -> T
     (1 + 1 / (2 r)) x0 - 1 / (2 r) x0_last with r = h_last / h. Without an estimate before, x0 itself.
     """
     return x0 if x0_last is None else x0 + h / (2 * h_last) * (x0 - x0_last)
+
+
+def half_log_snr(alpha_bar: float) -> float:
+    """lambda = log(alpha / sigma); infinite at x_0, minus infinity in pure noise."""
+    if alpha_bar in (0, 1):
+        return math.inf if alpha_bar else -math.inf
+    return 0.5 * (math.log(alpha_bar) - math.log1p(-alpha_bar))
+
+
+def exponential_step(x_t: Tensor, x0: Tensor, *, alpha_bar: float, alpha_bar_s: float) -> Tensor:
+    """sigma_s / sigma_t x_t - alpha_s (exp(-h) - 1) x0: x_s (B, C, H, W), exact where the estimate x0 of x_0 stays.
+
+    Proposition 4.1 at first order, which is DDIM. A link to alpha_bar_s 1 ends in x0 itself.
+    """
+    h = half_log_snr(alpha_bar_s) - half_log_snr(alpha_bar)
+    towards_x_t = ((1 - alpha_bar_s) / (1 - alpha_bar)) ** 0.5
+    return towards_x_t * x_t - alpha_bar_s**0.5 * math.expm1(-h) * x0

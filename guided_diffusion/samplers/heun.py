@@ -6,7 +6,7 @@ from torch import Tensor
 from ..diffusion.chain import DiffusionChain, sigma
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.noise import Noise
-from .callback import OnStep
+from .sampler import OnStep
 from .spacing import check_signal
 
 

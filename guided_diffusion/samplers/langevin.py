@@ -1,7 +1,7 @@
 """Langevin dynamics on the score: alone, annealed (1907.05600), and as the corrector of a predictor (2011.13456).
 
-The score is the denoiser's, by Tweedie's formula, so that it is guided as every sampler is. A sample's steps are its
-own: norms are not averaged over the batch, as the published code does, or a sample would depend on its neighbours.
+The score is the denoiser's, by Tweedie's formula, and is guided like that of any sampler. Step sizes are each sample's
+own: the published code averages norms over the batch, by which a sample would depend on its neighbours.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from ..diffusion.chain import Coefficient, DiffusionChain, Step, eps_from_x0, scaled
 from ..diffusion.denoiser import Denoiser, Estimate, transition
 from ..diffusion.noise import Noise
-from .callback import OnStep
+from .sampler import OnStep
 from .spacing import check_signal
 
 
@@ -28,9 +28,9 @@ def langevin(
     """x_0 (B, C, H, W) by annealed Langevin dynamics (1907.05600 Algorithm 1), from x_T standard normal.
 
     At each level `langevin_steps` steps x + size * score + sqrt(2 size) z with size = 2 snr^2 (1 - alpha_bar): the
-    paper's alpha_i / 2 = epsilon sigma_i^2 / (2 sigma_L^2), brought to variance-preserving coordinates. Its epsilon
-    2e-5 at sigma_L 0.01 and its 100 steps are the defaults. x_t / sqrt(alpha_bar) is handed from level to level as it
-    is, and from the last to its estimate of x_0 (2006.09011 section 5), which takes one evaluation more.
+    paper's alpha_i / 2 = epsilon sigma_i^2 / (2 sigma_L^2) in variance-preserving coordinates. Its epsilon 2e-5 at
+    sigma_L 0.01 and its 100 steps are the defaults. x_t / sqrt(alpha_bar) stays as it is from level to level. The last
+    becomes its estimate of x_0 (2006.09011 section 5), which takes one evaluation more.
 
     Raises:
         ValueError: a chain that begins in pure noise; snr or langevin_steps not above 0.
@@ -101,15 +101,15 @@ def score(x_t: Tensor, x0: Tensor, step: Step) -> Tensor:
     return scaled(-((1 - step.alpha_bar) ** -0.5), eps_from_x0(x_t, x0, step))
 
 
-def check_langevin(snr: float | None, langevin_steps: int | None) -> None:
-    """Refuse steps that do not move; None is left as published.
+def check_langevin(snr: float, langevin_steps: int) -> None:
+    """Refuse steps that do not move.
 
     Raises:
         ValueError: snr or langevin_steps not above 0.
     """
-    if snr is not None and not snr > 0:
+    if not snr > 0:
         raise ValueError(f"snr sets the length of Langevin's steps and must be above 0; got {snr}")
-    if langevin_steps is not None and langevin_steps < 1:
+    if langevin_steps < 1:
         raise ValueError(f"langevin_steps is a number of steps at each level, at least 1; got {langevin_steps}")
 
 

@@ -1,9 +1,10 @@
-"""Filling in images: a denoiser that is certain of the known pixels, and the sampler that takes each link repeatedly.
+"""Inpainting: a denoiser that is certain of the known pixels, and the sampler that resamples each link.
 
-`fill` is a bool tensor that broadcasts to images (B, C, H, W), True where pixels are to be made. All pieces keep the
-known pixels on a path of the forward process that ends in the known image, so that every sampler can use them:
+`fill` is a bool tensor that broadcasts to images (B, C, H, W), True where pixels are generated. Known pixels follow a
+path of the forward process that ends in the known image, so that every sampler can be used:
 
-    sampler(knowing(denoiser, known, fill), chain, begun(x_T, known, fill, chain), noise, guidance=only_in(term, fill))
+    sampler(with_known_pixels(denoiser, known, fill), chain, initial_state(x_T, known, fill, chain), noise,
+            guidance=masked(term, fill))
 """
 
 from dataclasses import replace
@@ -15,20 +16,19 @@ from ..diffusion.chain import DiffusionChain, Step, diffused, posterior_mean, q_
 from ..diffusion.denoiser import Denoiser, Estimate, transition
 from ..diffusion.noise import Noise
 from ..guidance import ScoreTerm
-from .callback import OnStep
+from .sampler import OnStep
 
 
-def knowing(denoiser: Denoiser, known: Tensor, fill: Tensor) -> Denoiser:
-    """`denoiser` with x_0 = known (B, C, H, W) wherever not `fill`, and there with the link q(x_s | x_t, x_0).
+def with_known_pixels(denoiser: Denoiser, known: Tensor, fill: Tensor) -> Denoiser:
+    """`denoiser` with x_0 = known (B, C, H, W) outside `fill`, and there the link q(x_s | x_t, x_0).
 
-    That is replacement (2011.13456 appendix I.2): there the known pixels of every x_t are drawn anew from q(x_t | x_0);
-    here they are drawn along the chain, from q(x_s | x_t, x_0), which has the same marginals and needs no hold on the
-    sampler. On the lower halves of digits `repaint` is the better for it (FD 1.8 against 2.4), ddim the worse (7.0
-    against 6.0). The network sees the known pixels, noised as much as the others, but its x_0 for the others is not
-    exactly E[x_0 | x_t, known]: `repaint` comes closer.
+    Replacement (2011.13456 appendix I.2) draws the known pixels of every x_t anew, from q(x_t | x_0). Here they are
+    drawn along the chain, with the same marginals, which works inside any sampler. On the lower halves of digits this
+    is better with `repaint` (FD 1.8 against 2.4) and worse with ddim (7.0 against 6.0). The network sees the known
+    pixels at the noise level of the others, but its x_0 for the others is not exactly E[x_0 | x_t, known].
     """
 
-    def told(x_t: Tensor, step: Step) -> Estimate:
+    def conditioned(x_t: Tensor, step: Step) -> Estimate:
         estimate = denoiser(x_t, step)
         of_link = torch.as_tensor(step.log_var_min, dtype=x_t.dtype, device=x_t.device)
         log_var = torch.as_tensor(estimate.log_var, dtype=x_t.dtype, device=x_t.device)
@@ -40,21 +40,21 @@ def knowing(denoiser: Denoiser, known: Tensor, fill: Tensor) -> Denoiser:
             mean=None if mean is None else torch.where(fill, mean, posterior_mean(x_t, known, step)),
         )
 
-    return told
+    return conditioned
 
 
-def begun(x_T: Tensor, known: Tensor, fill: Tensor, chain: DiffusionChain) -> Tensor:
-    """x_T standard normal, its known pixels those of q(x_T | x_0 = known) with the same eps."""
+def initial_state(x_T: Tensor, known: Tensor, fill: Tensor, chain: DiffusionChain) -> Tensor:
+    """x_T standard normal, with known pixels from q(x_T | x_0 = known) of the same eps."""
     return torch.where(fill, x_T, q_sample(known, x_T, chain.at(len(chain) - 1, like=x_T)))
 
 
-def only_in(term: ScoreTerm, fill: Tensor) -> ScoreTerm:
-    """`term` where `fill`, 0 elsewhere: known pixels are not moved, but what is asked of them counts."""
+def masked(term: ScoreTerm, fill: Tensor) -> ScoreTerm:
+    """`term` inside `fill`, 0 outside: known pixels stay, but the classifier sees the whole image."""
 
-    def masked(x_t: Tensor, step: Step) -> Tensor:
+    def limited(x_t: Tensor, step: Step) -> Tensor:
         return torch.where(fill, term(x_t, step), 0.0)
 
-    return masked
+    return limited
 
 
 @torch.no_grad()
@@ -70,14 +70,14 @@ def repaint(
 ) -> Tensor:
     """x_0 (B, C, H, W) by RePaint's resampling (2201.09865 Algorithm 1, jumps of length 1).
 
-    Each link but the last is taken `resample_steps` times, x_t being diffused anew from x_s in between, so that the
-    pixels that are made come to agree with those that are known (`knowing`). Once is `ddpm` exactly.
+    Each link but the last is taken `resample_steps` times, and x_t is diffused anew from x_s in between, so that the
+    generated pixels come to agree with the known ones (`with_known_pixels`). Taken once it is `ddpm`.
 
     Raises:
-        ValueError: fewer than one time.
+        ValueError: resample_steps below 1.
     """
     if resample_steps < 1:
-        raise ValueError(f"resample_steps is how often each link is taken, at least 1; got {resample_steps}")
+        raise ValueError(f"resample_steps is the number of times each link is taken, at least 1; got {resample_steps}")
     x_t = x_T
     for k in reversed(range(len(chain))):
         step = chain.at(k, like=x_t)

@@ -1,4 +1,4 @@
-"""Which levels of a chain each sampler visits when it is told only how many."""
+"""Spacings: the levels of a chain that samplers visit for a plain count of steps."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ SMALLEST_SIGMA = 0.002
 """EDM's sigma_min."""
 
 RHO = 7.0
-"""EDM's exponent: how much shorter links are towards x_0."""
+"""EDM's exponent; the larger, the shorter links are towards x_0."""
 
 Spacing = Callable[[DiffusionChain, int], Tensor]
 """(chain, count) -> the indices (count,) of the levels to visit, int64, increasing."""
@@ -33,10 +33,7 @@ def by_stride(chain: DiffusionChain, count: int) -> Tensor:
 
 
 def uniformly_in_t(chain: DiffusionChain, count: int) -> Tensor:
-    """Links of one length in t from the noisiest level to x_0 (DPM-Solver++, guided ImageNet), x_0 being no level.
-
-    So the least noisy level visited is a link away from x_0, and no evaluation is spent next to it.
-    """
+    """Links of one length in t from the noisiest level to x_0 (DPM-Solver++, guided ImageNet), which is no level."""
     top = _noisiest(chain, count)
     return (torch.arange(1, count + 1, dtype=torch.float64) * (top + 1) / count).round().long() - 1
 
@@ -68,7 +65,7 @@ def _noisiest(chain: DiffusionChain, count: int) -> int:
     """The largest index to visit.
 
     Raises:
-        ValueError: more levels asked for than there are, or fewer than two.
+        ValueError: more levels than there are, or fewer than two.
     """
     levels = int((chain.alpha_bar >= 1 / (1 + LARGEST_SIGMA**2)).sum())
     if not 2 <= count <= levels:

@@ -9,9 +9,8 @@ from torch import Tensor
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.noise import Noise
-from .callback import OnStep
-from .dpmpp import halfway
-from .exponential import exponential_step, half_log_snr
+from .dpmpp import exponential_step, half_log_snr, halfway
+from .sampler import OnStep
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,28 @@
-"""How long, how fast and how carefully to train."""
+"""Settings of trainings. Light to import: the loop and the data are not."""
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from .tracking import WandbMode
+from ..data.config import DataConfig
+from ..diffusion.denoiser import Prediction, Variance, has_learned_variance
+from ..diffusion.model import check_continuous_time
+from ..diffusion.schedules import ChainConfig
+from ..models.unet import EncoderConfig
+
+Loss = Literal["simple", "hybrid", "vlb"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """The images of one optimiser update. Only `size` changes what is learnt; the rest follows from the machine."""
+    """The images of one optimiser update. Only `size` changes the result; the rest depends on the hardware."""
 
     size: int = 128
     """Images per update over all processes and micro-batches (ADM: 256 to 2048)."""
     per_process: int | Literal["auto"] = "auto"
-    """Most images that a process computes at a time; what is left of its share follows as further micro-batches. auto:
-    all of its share, halved at the start until it fits into memory."""
+    """Most images that a process computes at a time; its share of the batch is cut into such micro-batches. auto: the
+    whole share, halved at the start until it fits into memory."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -26,7 +33,7 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long, how fast and how carefully to train. One of `iterations` and `images` is the budget."""
+    """Budget, optimiser, averages, checkpoints. Exactly one of `iterations` and `images` is given."""
 
     iterations: int | None = None
     """Budget in optimiser updates."""
@@ -35,49 +42,48 @@ class LoopConfig:
     batch: BatchConfig = BatchConfig()
     """Images per update, and how many at a time."""
     learning_rate: float = 1e-4
-    """Of AdamW (ADM table 11)."""
+    """Learning rate of AdamW (ADM table 11)."""
     anneal: Literal["none", "linear"] = "none"
-    """Learning rate kept, or brought linearly to 0 at the end of the budget (ADM's classifiers)."""
+    """Learning rate constant, or linear to 0 at the end of the budget (ADM's classifiers)."""
     weight_decay: float = 0.0
     """Decoupled, on all parameters (ADM: 0 for diffusion, 0.05 to 0.2 for classifiers)."""
     max_grad_norm: float | None = None
-    """Gradients longer than this are scaled down to it; null leaves them alone, as published."""
+    """Gradients are clipped to this L2 norm; null: not clipped, as published."""
     ema_decays: tuple[float, ...] = (0.9999,)
-    """Averages kept, each under its name; previews and later commands take the slowest. Empty: none (classifiers)."""
+    """Decays of the averages to keep; previews and later commands take the slowest. Empty: none (classifiers)."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the network's arithmetic; auto takes bfloat16 on GPUs that have it, else float32."""
+    """Precision of the network's arithmetic; auto: bfloat16 on GPUs that have it, else float32."""
     recompute_sizes: tuple[int, ...] = ()
-    """Sides, pixels, of the feature maps whose levels are computed again in the backward pass instead of being kept:
-    less memory for more time."""
+    """Activation checkpointing for the levels with feature maps of these sides, pixels: less memory for more time."""
     compile: bool = False
     """torch.compile the network: minutes at the start for faster iterations on GPUs."""
     channels_last: bool = False
-    """Keep images as (B, H, W, C) in memory, which convolutions in half precision on GPUs like better."""
+    """Store activations as (B, H, W, C), which makes half-precision convolutions on GPUs faster."""
     shard: bool = False
     """FSDP: spread weights, gradients, moments and averages over the processes, for a network that outgrows one GPU."""
     seed: int = 0
-    """Of initial weights, data order, timesteps and noise."""
+    """Seed of initial weights, data order, timesteps and noise."""
     max_skipped: int = 10
-    """Updates in a row whose loss or gradient is not finite: they are skipped, and this many end the run."""
+    """Updates whose loss or gradient is not finite are skipped; this many in a row end the run."""
     stop_after_worse: int | None = None
-    """Held-out measurements in a row without a new best after which training stops; later commands then take the best
-    checkpoint. null trains to the end of the budget."""
+    """Early stopping: held-out measurements in a row without a new best after which training stops. Later commands then
+    take the best checkpoint. null: train to the end of the budget."""
     log_every_iterations: int = 50
-    """Between lines of metrics.jsonl, which average over this many."""
+    """Interval of the lines of metrics.jsonl, which are means over it."""
     save_every_iterations: int = 5000
-    """Between checkpoints; the end of the budget and SIGTERM or Ctrl-C save as well."""
+    """Interval of checkpoints; the end of the budget, SIGTERM and Ctrl-C save as well."""
     keep_checkpoints: int = 3
     """Newest checkpoints kept."""
     keep_every_iterations: int | None = None
-    """Checkpoints of multiples of this are kept for good; null keeps only the newest."""
+    """Checkpoints at multiples of this are kept for good; null: only the newest are kept."""
     observe_every_iterations: int = 5000
-    """Between previews (diffusion) or held-out measurements (classifiers)."""
+    """Interval of previews (diffusion) or held-out measurements (classifiers)."""
     tensorboard: bool = False
-    """Write the numbers for TensorBoard as well, into the run directory."""
-    wandb: WandbMode = "off"
-    """Weights & Biases: off, online, or offline for a network-less machine."""
+    """Log to TensorBoard as well, into the run directory."""
+    wandb: Literal["off", "online", "offline"] = "off"
+    """Log to Weights & Biases as well; offline: without a network."""
     wandb_project: str = "guided-diffusion"
-    """Project its runs are filed under."""
+    """Its project."""
 
     def __post_init__(self) -> None:
         if (self.iterations is None) == (self.images is None):
@@ -112,3 +118,96 @@ class LoopConfig:
     def total_iterations(self) -> int:
         """The budget in iterations."""
         return self.iterations if self.iterations is not None else math.ceil((self.images or 0) / self.batch.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of every training."""
+
+    out: Path
+    """Run directory: checkpoints, metrics.jsonl, previews."""
+    data: DataConfig
+    """The images; they decide channels and classes."""
+    network: EncoderConfig
+    """The network."""
+    training: LoopConfig
+    """Budget, optimiser, averages, checkpoints."""
+    resume: Literal["auto"] | None = None
+    """auto: continue from the newest checkpoint in `out` if there is one."""
+    dry_run: bool = False
+    """Measure speed and memory, print what the training would cost, and write nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionTrainingConfig(TrainingConfig):
+    """Settings of the training of diffusion models and upsamplers."""
+
+    chain: ChainConfig = ChainConfig()
+    """The noise levels."""
+    prediction: Prediction = "eps"
+    """The quantity that the network estimates."""
+    variance: Variance = "learned_range"
+    """The variance of a reverse step: fixed, or estimated by the network."""
+    loss: Loss = "hybrid"
+    """L_simple (DDPM), L_hybrid (improved DDPM and ADM; needs a learned variance) or L_vlb."""
+    timesteps: Literal["uniform", "loss_second_moment"] = "uniform"
+    """Distribution of the timesteps: uniform, or importance sampling in proportion to the root mean square of their
+    last losses, which makes L_vlb less noisy (improved DDPM section 3.3)."""
+    min_snr_gamma: float | None = None
+    """Weigh L_simple so that squared errors of x_0 count min(SNR, gamma) times (2303.09556; gamma 5 there); null: the
+    weight that follows from the prediction."""
+    class_conditional: bool = False
+    """Condition the network on the class. A classifier guides an unconditional network as well."""
+    label_dropout: float = 0.0
+    """Share of samples, 0..1, whose label is dropped, for classifier-free guidance (2207.12598; 0.1 or 0.2 there);
+    needs class_conditional."""
+
+    def __post_init__(self) -> None:
+        check_continuous_time(
+            self.chain, variance=self.variance, prediction=self.prediction, loss=self.loss, timesteps=self.timesteps
+        )
+        self._check_loss()
+        if not 0 <= self.label_dropout < 1:
+            raise ValueError(f"label_dropout is a share of the samples below 1, got {self.label_dropout}")
+        if self.label_dropout and not self.class_conditional:
+            raise ValueError(
+                f"label_dropout {self.label_dropout} drops labels that the network is never told; add "
+                f"--class_conditional true or leave it out"
+            )
+
+    def _check_loss(self) -> None:
+        learned = has_learned_variance(self.variance)
+        if self.loss != "vlb" and learned == (self.loss == "simple"):
+            wanted = 'loss "hybrid" or "vlb"' if learned else 'loss "simple" or "vlb"'
+            raise ValueError(f'variance "{self.variance}" cannot be trained with loss "{self.loss}"; take {wanted}')
+        if self.min_snr_gamma is None:
+            return
+        if self.min_snr_gamma <= 0:
+            raise ValueError(f"min_snr_gamma is a signal-to-noise ratio above 0, or null; got {self.min_snr_gamma}")
+        if self.loss == "vlb" or self.prediction == "mean":
+            raise ValueError(
+                f'min_snr_gamma weighs L_simple of eps, x0 or v; with prediction "{self.prediction}" and loss '
+                f'"{self.loss}" there is nothing for it to weigh: leave it out'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig:
+    """Samples made by DDIM as training goes, always from the same noise, with the slowest of the weights' averages."""
+
+    images: int = 64
+    """Number of samples, cycling through the classes that the network or the classifier knows; 0: no previews."""
+    steps: int = 25
+    """Timesteps; if no whole stride gives so many, the next greater number that one gives."""
+    classifier: Path | None = None
+    """Run directory or checkpoint of a classifier to guide them, trained on the same chain and classes."""
+    scale: float = 1.0
+    """s of that guidance, s * grad log p(y | x_t)."""
+
+    def __post_init__(self) -> None:
+        if self.images < 0:
+            raise ValueError(f"preview.images is a number of samples, 0 for no previews; got {self.images}")
+        if self.steps < 2:
+            raise ValueError(f"preview.steps must be at least 2, got {self.steps}")
+        if self.classifier is None and self.scale != 1.0:
+            raise ValueError(f"preview.scale {self.scale:g} needs a classifier; add --preview.classifier RUN")

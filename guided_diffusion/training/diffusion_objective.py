@@ -1,103 +1,23 @@
-"""Training a diffusion model: its config and its objective."""
+"""The objective of diffusion models, which upsamplers share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Batch, EndlessBatches
-from ..data.image_set import DataConfig, ImageDataset, open_dataset
-from ..diffusion.chain import Step, broadcast_like, q_sample
-from ..diffusion.denoiser import Prediction, Variance, has_learned_variance
-from ..diffusion.losses import hybrid_loss, min_snr_weight, simple_loss, vlb_loss
-from ..diffusion.model import DiffusionConfig, check_continuous_time
+from ..data.batches import Batch
+from ..data.image_set import ImageSet
+from ..diffusion.chain import broadcast_like
+from ..diffusion.denoiser import has_learned_variance
+from ..diffusion.losses import Noised, hybrid_loss, min_snr_weight, simple_loss, vlb_loss
+from ..diffusion.model import DiffusionConfig
 from ..diffusion.noise import SeededNoise
-from ..diffusion.schedules import ChainConfig, make_chain, training_chain
+from ..diffusion.schedules import make_chain, training_chain
 from ..diffusion.timesteps import LossSecondMoment, TimestepSampler, UniformTimesteps
-from ..guidance.config import LoadGuide
-from ..models.unet import EncoderConfig, UNet, UNetConfig
-from .config import LoopConfig
-from .dry_run import rehearse
-from .loop import fit
-from .objective import Losses, Objective, Observe
-from .previews import PreviewConfig, diffusion_previews, preview_guide
-from .resume import Identity, check_run_directory
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainDiffusionConfig:
-    """Train a diffusion model on a folder of images."""
-
-    out: Path
-    """Run directory: checkpoints, metrics.jsonl, previews."""
-    data: DataConfig
-    """The images; they decide channels and classes."""
-    network: EncoderConfig
-    """The U-Net."""
-    training: LoopConfig
-    """Budget, optimiser, averages, checkpoints."""
-    chain: ChainConfig = ChainConfig()
-    """The noise levels."""
-    prediction: Prediction = "eps"
-    """What the network estimates."""
-    variance: Variance = "learned_range"
-    """Where the variance of a step comes from."""
-    loss: Literal["simple", "hybrid", "vlb"] = "hybrid"
-    """L_simple (DDPM), L_hybrid (improved DDPM and ADM; needs a learned variance) or L_vlb."""
-    timesteps: Literal["uniform", "loss_second_moment"] = "uniform"
-    """Timesteps drawn all alike, or in proportion to the root mean square of their last losses, which makes L_vlb less
-    noisy (improved DDPM section 3.3)."""
-    min_snr_gamma: float | None = None
-    """Weigh L_simple so that squared errors of x_0 count min(SNR, gamma) times (2303.09556; gamma 5 there); null: as
-    the prediction has it."""
-    class_conditional: bool = False
-    """Tell the network the class. A classifier guides an unconditional network as well."""
-    label_dropout: float = 0.0
-    """Share of samples, 0..1, whose class is not told, so that the network can guide itself without a classifier
-    (2207.12598; 0.1 or 0.2 there); needs class_conditional."""
-    preview: PreviewConfig = PreviewConfig()
-    """Samples made as training goes, every training.observe_every_iterations."""
-    resume: Literal["auto"] | None = None
-    """auto: continue from the newest checkpoint in `out` if there is one."""
-    dry_run: bool = False
-    """Measure speed and memory, tell what the training would cost, and write nothing."""
-
-    def __post_init__(self) -> None:
-        check_continuous_time(
-            self.chain,
-            variance=self.variance,
-            prediction=self.prediction,
-            loss=self.loss,
-            timesteps=self.timesteps,
-        )
-        self._check_loss()
-        if not 0 <= self.label_dropout < 1:
-            raise ValueError(f"label_dropout is a share of the samples below 1, got {self.label_dropout}")
-        if self.label_dropout and not self.class_conditional:
-            raise ValueError(
-                f"label_dropout {self.label_dropout} drops labels that the network is never told; add "
-                f"--class_conditional true or leave it out"
-            )
-
-    def _check_loss(self) -> None:
-        learned = has_learned_variance(self.variance)
-        if learned == (self.loss == "simple"):
-            wanted = 'loss "hybrid" or "vlb"' if learned else 'loss "simple" or "vlb"'
-            if self.loss != "vlb":
-                raise ValueError(f'variance "{self.variance}" cannot be trained with loss "{self.loss}"; take {wanted}')
-        if self.min_snr_gamma is None:
-            return
-        if self.min_snr_gamma <= 0:
-            raise ValueError(f"min_snr_gamma is a signal-to-noise ratio above 0, or null; got {self.min_snr_gamma}")
-        if self.loss == "vlb" or self.prediction == "mean":
-            raise ValueError(
-                f'min_snr_gamma weighs L_simple of eps, x0 or v; with prediction "{self.prediction}" and loss '
-                f'"{self.loss}" there is nothing for it to weigh: leave it out'
-            )
+from ..models.unet import UNetConfig
+from .config import DiffusionTrainingConfig, Loss
+from .objective import Losses, Objective
 
 
 @dataclass(frozen=True)
@@ -106,68 +26,54 @@ class DiffusionObjective:
 
     timesteps: TimestepSampler
     config: DiffusionConfig
-    loss: Literal["simple", "hybrid", "vlb"]
+    loss: Loss
     min_snr_gamma: float | None = None
-    """None: L_simple is not weighed."""
+    """None: L_simple is not weighted."""
     label_dropout: float = 0.0
-    """Share of the samples that are told the null class."""
+    """Share of the samples that get the null label."""
 
     def __call__(self, network: Callable[..., Tensor], batch: Batch, noise: SeededNoise) -> Losses:
-        """The mean loss of batch; logged as "mse" is the mean squared error of the prediction.
+        """The mean loss; logged as "mse" is the mean squared error of the prediction.
 
-        Both means are over uniform timesteps, however they are drawn. Observed are each sample's "loss" and, where the
+        Both are means for uniform timesteps, whatever their distribution. Observed are each sample's "loss" and, where
         timesteps are drawn by it, their index "k".
         """
-        x0 = batch.x0
-        drawn = self.timesteps.drawn(noise.uniform(), like=x0)
-        step, eps = drawn.step, noise(x0)
-        x_t = q_sample(x0, eps, step)
-        output = (
-            network(x_t, step.t, self._labels(batch, noise)) if self.config.is_conditional else network(x_t, step.t)
-        )
+        drawn = self.timesteps.drawn(noise.uniform(), like=batch.x0)
+        noised = Noised.of(batch.x0, noise(batch.x0), drawn.step)
+        labels = (self._labels(batch, noise),) if self.config.is_conditional else ()
+        output = network(noised.x_t, noised.step.t, *labels)
         prediction, variance = self.config.prediction, self.config.variance
-        mse = simple_loss(output, x0, eps, x_t, step, prediction=prediction, variance=variance)
-        loss = self._loss(mse, output, x0, eps, x_t, step)
+        mse = simple_loss(output, noised, prediction=prediction, variance=variance)
+        loss = self._loss(output, noised, mse)
         observed = {"loss": loss.detach()} if drawn.k is None else {"loss": loss.detach(), "k": drawn.k}
         return Losses(
             total=(drawn.weight * loss).mean(), logged={"mse": (drawn.weight * mse).mean()}, observed=observed
         )
 
     def _labels(self, batch: Batch, noise: SeededNoise) -> Tensor:
-        if self.label_dropout == 0:  # draws nothing, so that such a run sees the noise that it always saw
+        if self.label_dropout == 0:  # draws nothing, so that the noise is that of a run without this option
             return batch.y
         assert self.config.null_label is not None
         is_dropped = broadcast_like(noise.uniform() < self.label_dropout, batch.y)
         return torch.where(is_dropped, self.config.null_label, batch.y)
 
-    def _loss(self, mse: Tensor, output: Tensor, x0: Tensor, eps: Tensor, x_t: Tensor, step: Step) -> Tensor:
+    def _loss(self, output: Tensor, noised: Noised, mse: Tensor) -> Tensor:
         prediction, variance, num_steps = self.config.prediction, self.config.variance, self.config.chain.num_steps
-        weight = self._simple_weight(step, x0)
+        if self.loss == "vlb":
+            return vlb_loss(output, noised, prediction=prediction, variance=variance, num_steps=num_steps)
+        weight = 1.0
+        if self.min_snr_gamma is not None:
+            weight = min_snr_weight(noised.step, prediction=prediction, gamma=self.min_snr_gamma).to(noised.x0.dtype)
         if self.loss == "simple":
             return weight * mse
-        if self.loss == "vlb":
-            return vlb_loss(output, x0, x_t, step, prediction=prediction, variance=variance, num_steps=num_steps)
         return hybrid_loss(
-            output,
-            x0,
-            eps,
-            x_t,
-            step,
-            prediction=prediction,
-            variance=variance,
-            num_steps=num_steps,
-            simple_weight=weight,
+            output, noised, prediction=prediction, variance=variance, num_steps=num_steps, simple_weight=weight
         )
-
-    def _simple_weight(self, step: Step, x0: Tensor) -> Tensor | float:
-        if self.min_snr_gamma is None:
-            return 1.0
-        return min_snr_weight(step, prediction=self.config.prediction, gamma=self.min_snr_gamma).to(x0.dtype)
 
 
 @dataclass(frozen=True)
 class AdaptiveObjective:
-    """An objective whose timesteps are drawn by the losses that it has had: what the loop knows as `Adaptive`."""
+    """An objective whose timesteps are drawn by their past losses: an `Adaptive` one for the loop."""
 
     objective: Objective
     timesteps: LossSecondMoment
@@ -182,7 +88,7 @@ class AdaptiveObjective:
         self.timesteps.learn(observed["k"], observed["loss"])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The history of losses, all that there is to remember."""
+        """The history of losses."""
         return {"history": self.timesteps.history}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -190,95 +96,26 @@ class AdaptiveObjective:
         self.timesteps.history.copy_(state["history"])
 
 
-def diffusion_objective(config: TrainDiffusionConfig, model: DiffusionConfig) -> DiffusionObjective:
+def diffusion_objective(config: DiffusionTrainingConfig, model: DiffusionConfig) -> DiffusionObjective:
     """The objective that a training config describes."""
     timesteps: TimestepSampler = UniformTimesteps(training_chain(config.chain))
     if config.timesteps == "loss_second_moment":
         timesteps = LossSecondMoment(make_chain(config.chain))
-    return DiffusionObjective(
-        timesteps, model, config.loss, min_snr_gamma=config.min_snr_gamma, label_dropout=config.label_dropout
-    )
+    return DiffusionObjective(timesteps, model, config.loss, config.min_snr_gamma, config.label_dropout)
 
 
-def with_memory(objective: Objective, timesteps: TimestepSampler) -> Objective:
-    """The objective, such that the loop tells `timesteps`, by which it draws, of the losses if they learn from them."""
+def adaptive(objective: Objective, timesteps: TimestepSampler) -> Objective:
+    """The objective, made adaptive if `timesteps`, by which it draws, learn from its losses."""
     return AdaptiveObjective(objective, timesteps) if isinstance(timesteps, LossSecondMoment) else objective
 
 
-def train_diffusion(config: TrainDiffusionConfig, *, load_guide: LoadGuide | None = None) -> None:
-    """Train as configured; see `fit` for how it ends.
-
-    load_guide: reads the classifier of guided previews.
-
-    Raises:
-        ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
-    """
-    check_run_directory(config.out, resume=config.resume == "auto")
-    folder = training_folder(config)
-    model = diffusion_config(config, folder)
-    objective = diffusion_objective(config, model)
-    train_as(
-        config,
-        folder,
-        Identity("diffusion", model, config),
-        make_network=partial(UNet, model.network),
-        objective=with_memory(objective, objective.timesteps),
-        observe=diffusion_previews(
-            config.preview,
-            model,
-            folder,
-            guide_on=preview_guide(config.preview, model, load=load_guide, run=config.out),
-            decay=max(config.training.ema_decays, default=None),
-            out=config.out / "previews",
-        ),
-    )
-
-
-def training_folder(config: TrainDiffusionConfig) -> ImageDataset:
-    """The images that a config trains on.
-
-    Raises:
-        ValueError, FileNotFoundError: as `open_dataset`.
-    """
-    return open_dataset(config.data, image_size=config.network.image_size, seed=config.training.seed)
-
-
-def train_as(
-    config: TrainDiffusionConfig,
-    folder: ImageDataset,
-    identity: Identity,
-    *,
-    make_network: Callable[[], nn.Module],
-    objective: Objective,
-    observe: Observe | None,
-) -> None:
-    """Train a fresh network, its weights drawn from the config's seed, as diffusion models and upsamplers both are."""
-    torch.manual_seed(config.training.seed)
-    (rehearse if config.dry_run else fit)(
-        make_network(),
-        objective,
-        EndlessBatches(
-            folder,
-            batch_size=config.training.batch.size,
-            seed=config.training.seed,
-            num_workers=config.data.num_workers,
-        ),
-        config.training,
-        config.out,
-        identity=identity,
-        observe=observe,
-        resume=config.resume == "auto",
-    )
-
-
-def diffusion_config(config: TrainDiffusionConfig, folder: ImageDataset) -> DiffusionConfig:
+def diffusion_config(config: DiffusionTrainingConfig, data: ImageSet) -> DiffusionConfig:
     """The model that a training config and its data describe."""
-    channels = folder.channels
     network = UNetConfig(
         **vars(config.network),
-        in_channels=channels,
-        out_channels=channels * (1 + has_learned_variance(config.variance)),
-        num_classes=len(folder.class_names) if config.class_conditional else None,
+        in_channels=data.channels,
+        out_channels=data.channels * (1 + has_learned_variance(config.variance)),
+        num_classes=len(data.class_names) if config.class_conditional else None,
         null_class=config.label_dropout > 0,
     )
     return DiffusionConfig(
@@ -286,5 +123,5 @@ def diffusion_config(config: TrainDiffusionConfig, folder: ImageDataset) -> Diff
         chain=config.chain,
         prediction=config.prediction,
         variance=config.variance,
-        class_names=folder.class_names,
+        class_names=data.class_names,
     )

@@ -1,35 +1,57 @@
-"""A training's cost before it is paid: parameters, memory, speed and time to the end, measured and printed."""
+"""The cost of a training before it starts: parameters, memory, speed and duration, measured and printed."""
 
+import math
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from ..data.batches import Batch, EndlessBatches
+from ..data.batches import Batch
 from ..diffusion.noise import SeededNoise
 from ..distributed import reduced
-from .config import LoopConfig
 from .memory import peak_bytes, training_bytes
-from .objective import Objective, Observe
-from .published import nearest_published
-from .resume import Identity
-from .setup import begun, bytes_per_image, first_batch
-from .step import Training, backward, update
+from .run import TrainingRun, TrainState
+from .setup import bytes_per_image, first_batch, set_up
+from .step import backward, update
 from .stop_request import StopRequest
 
 MEASURED_SECONDS = 15.0
-"""How long micro-batches are timed, at least two of them."""
+"""Duration of the measurement, which takes at least two micro-batches."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """What was measured."""
+class PublishedTraining(NamedTuple):
+    """A published training to compare with (ADM tables 11 to 13, improved DDPM appendix A)."""
+
+    name: str
+    kind: str
+    image_size: int
+    """Pixels."""
+    parameters: float
+    """Millions."""
+    batch: int
+    iterations: int
+
+
+PUBLISHED = (
+    PublishedTraining("improved DDPM's CIFAR-10", "diffusion", 32, 52.5, 128, 500_000),
+    PublishedTraining("ADM's ImageNet 64", "diffusion", 64, 296, 2048, 540_000),
+    PublishedTraining("ADM's ImageNet 128", "diffusion", 128, 422, 256, 4_360_000),
+    PublishedTraining("ADM's ImageNet 256", "diffusion", 256, 554, 256, 1_980_000),
+    PublishedTraining("ADM's ImageNet 512", "diffusion", 512, 559, 256, 1_940_000),
+    PublishedTraining("ADM's ImageNet 64 classifier", "classifier", 64, 65, 1024, 300_000),
+    PublishedTraining("ADM's ImageNet 128 classifier", "classifier", 128, 43, 256, 300_000),
+    PublishedTraining("ADM's ImageNet 256 classifier", "classifier", 256, 54, 256, 500_000),
+    PublishedTraining("ADM's ImageNet 512 classifier", "classifier", 512, 54, 256, 500_000),
+    PublishedTraining("ADM's upsampler 64 to 256", "upsampler", 256, 312, 256, 500_000),
+    PublishedTraining("ADM's upsampler 128 to 512", "upsampler", 512, 309, 256, 1_050_000),
+)
+
+
+class Speed(NamedTuple):
+    """A measured speed."""
 
     seconds_per_iteration: float
     waiting: float
@@ -37,152 +59,120 @@ class Speed:
     measured_seconds: float
 
 
-def rehearse(
-    network: nn.Module,
-    objective: Objective,
-    batches: EndlessBatches,
-    config: LoopConfig,
-    run_dir: Path,
-    *,
-    identity: Identity,
-    observe: Observe | None = None,
-    best_by: str | None = None,
-    resume: bool = False,
-) -> None:
-    """What `fit` with the same arguments would cost: printed by the main process. Nothing is kept.
+def estimate_cost(run: TrainingRun) -> None:
+    """Print the cost of `fit` with the same run, on the main process. Nothing is written.
 
     Raises:
         ValueError, OSError: as `fit` does before it begins.
     """
-    training = begun(network, objective, batches, config, run_dir, identity=identity, resume=resume, rehearsed=True)
-    network.train()
-    flops = _flops_per_image(training)
-    activations = bytes_per_image(training)
-    speed = _measured(training)
-    if training.accelerator.is_main_process:
-        rows = [
-            ("network", f"{_parameters(network) / 1e6:.3g} M parameters, {flops / 1e9:.3g} GFLOP forward per image"),
-            ("batch", _batch(training)),
-            ("memory", _memory(training, activations)),
-            ("checkpoints", _checkpoints(training, run_dir)),
-            ("speed", _speed(training, speed)),
-            ("budget", _budget(training)),
-            ("time", _time(training, speed)),
-            ("compares to", _comparison(training, identity.kind)),
-        ]
-        print("\n".join(f"{name:12} {text}" for name, text in rows))
+    state = set_up(run, leave_damaged=True)
+    run.network.train()
+    flops, activations, speed = _flops_per_image(state), bytes_per_image(state), _measured(state)
+    if state.process.is_main:
+        rows = _size_rows(state, flops, activations) | _time_rows(state, speed)
+        print("\n".join(f"{name:12} {text}" for name, text in rows.items()))
         print("Nothing was written. Without --dry_run this training begins.")
 
 
-def _measured(training: Training) -> Speed:
-    """One update of one micro-batch, which differs from another micro-batch by the optimiser's work alone."""
-    stop = StopRequest()
-    stream = _micro_batches(training)
-    update(training, [next(stream)], iteration=training.start_iteration, stop=stop)  # kernels and workers warm up
+def nearest_published(kind: str, *, image_size: int) -> PublishedTraining | None:
+    """The published training of that kind whose images are nearest in size, in octaves."""
+    of_kind = [training for training in PUBLISHED if training.kind == kind]
+    return min(of_kind, key=lambda training: abs(math.log(training.image_size / image_size)), default=None)
+
+
+def _measured(state: TrainState) -> Speed:
+    """The speed of an iteration: its micro-batches, the last of them with the optimiser's work."""
+    stop, stream = StopRequest(), _stream(state)
+    update(state, [next(stream)], stop)  # kernels and workers warm up
     first = next(stream)
     begin = time.perf_counter()
-    update(training, [first], iteration=training.start_iteration, stop=stop)
-    with_step = _seconds_since(begin, training)
-    # Agreed beforehand, since processes that share a network compute together.
-    seconds_each = float(reduced(training.accelerator, torch.tensor(with_step), "mean"))
-    count = max(2, round(MEASURED_SECONDS / seconds_each))
+    update(state, [first], stop)
+    with_update = _seconds_since(begin)
+    # The same count on every process, since processes that share a network compute together.
+    count = max(2, round(MEASURED_SECONDS / _mean_over_processes(with_update)))
     begin, waited = time.perf_counter(), 0.0
     for _ in range(count):
         waits = time.perf_counter()
         batch = next(stream)
         waited += time.perf_counter() - waits
-        float(backward(training, batch, synced=False).total.detach())
-    elapsed = _seconds_since(begin, training)
-    training.optimizer.zero_grad()
-    per_iteration = -(-training.share // training.micro_size)
+        float(backward(state, batch, synced=False).total.detach())
+    elapsed = _seconds_since(begin)
+    state.optimizer.zero_grad()
     mean = elapsed / count
-    seconds = (per_iteration - 1) * mean + max(with_step, mean)
-    seconds = float(reduced(training.accelerator, torch.tensor(seconds), "mean"))
-    return Speed(seconds_per_iteration=seconds, waiting=waited / elapsed, measured_seconds=elapsed)
+    seconds = _mean_over_processes((state.num_micro_batches - 1) * mean + max(with_update, mean))
+    return Speed(seconds, waited / elapsed, elapsed)
 
 
-def _micro_batches(training: Training) -> Iterator[Batch]:
-    for iteration in training.iterations():
+def _stream(state: TrainState) -> Iterator[Batch]:
+    for iteration in state.micro_batches():
         yield from iteration
 
 
-def _seconds_since(begin: float, training: Training) -> float:
-    if training.accelerator.device.type == "cuda":
+def _mean_over_processes(number: float) -> float:
+    return float(reduced(torch.tensor(number), "mean"))
+
+
+def _seconds_since(begin: float) -> float:
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - begin
 
 
-def _parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+def _flops_per_image(state: TrainState) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # here, because it imports triton
 
-
-def _flops_per_image(training: Training) -> int:
-    batch = first_batch(training, 1).to(training.accelerator.device)
-    noise = SeededNoise(training.config.seed, batch.counter.tolist())
+    batch = first_batch(state, 1).to(state.process.device)
+    noise = SeededNoise(state.run.config.seed, batch.counter.tolist())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        training.objective(training.network, batch, noise)
+        state.run.objective(state.run.network, batch, noise)
     return counter.get_total_flops()
 
 
-def _batch(training: Training) -> str:
-    size, processes = training.config.batch.size, training.accelerator.num_processes
-    per_iteration = -(-training.share // training.micro_size)
-    micro = f"{_count(per_iteration, 'micro-batch', 'micro-batches')} of at most {training.micro_size}"
-    return f"{size} images an iteration = {_count(processes, 'process', 'processes')} x {micro}"
+def _size_rows(state: TrainState, flops: int, activations: int) -> dict[str, str]:
+    """Rows on network, batch and memory."""
+    run, network, config = state.run, state.run.network, state.run.config
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    processes = _count(state.process.world_size, "process", "processes")
+    micro_batches = _count(state.num_micro_batches, "micro-batch", "micro-batches")
+    kept, peak = training_bytes(network, averages=len(config.ema_decays)), peak_bytes()
+    checkpoint = (3 + len(config.ema_decays)) * weights
+    milestones = config.total_iterations // config.keep_every_iterations if config.keep_every_iterations else 0
+    count, directory = config.keep_checkpoints + milestones, run.directory.absolute()
+    free = shutil.disk_usage(next(path for path in [directory, *directory.parents] if path.exists())).free
+    is_enough = (count + 1) * checkpoint < free  # a new one is written before an old one is deleted
+    return {
+        "network": f"{parameters / 1e6:.3g} M parameters, {flops / 1e9:.3g} GFLOP forward per image",
+        "batch": f"{config.batch.size} images an iteration = {processes} x {micro_batches} of at most "
+        f"{state.micro_size}",
+        "memory": f"{_bytes(kept)} of weights, gradients, moments and averages; activations {_bytes(activations)} an "
+        f"image, {_bytes(activations * state.micro_size)} a micro-batch"
+        + ("" if peak is None else f"; measured peak {_bytes(peak)}"),
+        "checkpoints": f"{_bytes(checkpoint)} each, at most {count} kept, {_bytes(free)} free on their disk"
+        + ("" if is_enough else ": TOO LITTLE"),
+    }
 
 
-def _memory(training: Training, activations: int) -> str:
-    kept = training_bytes(training.network, averages=len(training.config.ema_decays))
-    peak = peak_bytes()
-    text = (
-        f"{_bytes(kept)} of weights, gradients, moments and averages; activations {_bytes(activations)} an image, "
-        f"{_bytes(activations * training.micro_size)} a micro-batch"
-    )
-    return text if peak is None else f"{text}; measured peak {_bytes(peak)}"
-
-
-def _checkpoints(training: Training, run_dir: Path) -> str:
-    config = training.config
-    size = (3 + len(config.ema_decays)) * sum(p.numel() * p.element_size() for p in training.network.parameters())
-    count = config.keep_checkpoints + (
-        config.total_iterations // config.keep_every_iterations if config.keep_every_iterations else 0
-    )
-    existing = next(path for path in [run_dir.absolute(), *run_dir.absolute().parents] if path.exists())
-    free = shutil.disk_usage(existing).free
-    needed = (count + 1) * size  # a new one is written before an old one is deleted
-    verdict = "" if needed < free else ": TOO LITTLE"
-    return f"{_bytes(size)} each, at most {count} kept, {_bytes(free)} free on their disk{verdict}"
-
-
-def _speed(training: Training, speed: Speed) -> str:
-    rate = training.config.batch.size / speed.seconds_per_iteration
-    return (
-        f"{rate:.4g} images/s, {speed.seconds_per_iteration:.3g} s an iteration, measured over "
-        f"{speed.measured_seconds:.0f} s, {speed.waiting:.0%} of them waiting for images"
-    )
-
-
-def _budget(training: Training) -> str:
-    iterations, size = training.config.total_iterations, training.config.batch.size
-    epochs = iterations * size / len(training.batches.dataset)
-    return f"{iterations:,} iterations = {iterations * size:,} images = {epochs:.3g} epochs"
-
-
-def _time(training: Training, speed: Speed) -> str:
-    remaining = max(0, training.config.total_iterations - training.start_iteration)
-    left = timedelta(seconds=round(remaining * speed.seconds_per_iteration))
-    return f"{left} for the {remaining:,} iterations to go, without checkpoints and previews"
-
-
-def _comparison(training: Training, kind: str) -> str:
-    published = nearest_published(kind, image_size=training.batches.dataset.image_size)
-    if published is None:
-        return "no published training"
-    images = training.config.total_iterations * training.config.batch.size
-    return (
-        f"{published.name}: {published.parameters:g} M parameters, {published.iterations:,} iterations of "
-        f"{published.batch} = {published.images:,} images; this budget is {images / published.images:.2g} of them"
-    )
+def _time_rows(state: TrainState, speed: Speed) -> dict[str, str]:
+    """Rows on speed, budget, duration and the published training to compare with."""
+    run, iterations, batch = state.run, state.run.config.total_iterations, state.run.config.batch.size
+    images, seconds = iterations * batch, speed.seconds_per_iteration
+    remaining = max(0, iterations - state.start_iteration)
+    rows = {
+        "speed": f"{batch / seconds:.4g} images/s, {seconds:.3g} s an iteration, measured over "
+        f"{speed.measured_seconds:.0f} s, {speed.waiting:.0%} of them waiting for images",
+        "budget": f"{iterations:,} iterations = {images:,} images = {images / len(run.batches.images):.3g} epochs",
+        "time": f"{timedelta(seconds=round(remaining * seconds))} for the {remaining:,} iterations to go, without "
+        f"checkpoints and previews",
+    }
+    published = nearest_published(run.kind, image_size=run.batches.images.image_size)
+    if published is not None:
+        seen = published.batch * published.iterations
+        rows["compares to"] = (
+            f"{published.name}: {published.parameters:g} M parameters, {published.iterations:,} iterations of "
+            f"{published.batch} = {seen:,} images; this budget is {images / seen:.2g} of them"
+        )
+    return rows
 
 
 def _count(number: int, one: str, several: str) -> str:

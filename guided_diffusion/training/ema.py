@@ -26,9 +26,9 @@ class EMA:
             torch._foreach_lerp_(averages, parameters * len(self.averages), towards)  # pyright: ignore[reportPrivateImportUsage, reportArgumentType, reportCallIssue]  # no public one, typed for one weight
 
     def state_dicts(self) -> dict[str, dict[str, Tensor]]:
-        """Weights under the names that checkpoints use, "ema_0.9999"; what is no parameter is the network's own.
+        """Weights under the names that checkpoints use, "ema_0.9999"; buffers are the network's own.
 
-        Where they are spread over processes, every process must ask.
+        Where they are sharded, every process must call this.
         """
         names = [name for name, _ in self.network.named_parameters()]
         own = full_state(self.network.state_dict())
@@ -56,7 +56,7 @@ class EMA:
 
     @torch.no_grad()
     def _exchange_slowest(self) -> None:
-        """Contents, not storages, which FSDP and compiled networks hold on to; and without a second copy of it all."""
+        """Exchange contents, not storages, which FSDP and compiled networks hold on to; no second copy of all."""
         if not self.averages:
             return
         reshard(self.network)

@@ -1,45 +1,58 @@
-"""What a training run tells of itself: running means, a progress bar, lines for the trackers."""
+"""The log of a training: running means, a progress bar, metrics.jsonl, TensorBoard and Weights & Biases."""
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Literal
+from uuid import uuid4
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..run_directory import latest
-from .step import Updated
-from .tracking import Tracker
+from ..config import to_plain
+from ..distributed import reduced
+from ..files import atomic_write
+from .run import TrainingRun, TrainState
+from .step import UpdateResult
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A place for metrics besides metrics.jsonl."""
+
+    log: Callable[[Mapping[str, float], int], None]
+    """(metrics, iteration)."""
+    close: Callable[[], None]
 
 
 class TrainingLog:
-    """Running means of what an objective reports; the main process, which has the tracker, shows and records them."""
+    """Running means of logged losses over all processes; the main process shows and records them.
 
-    def __init__(
-        self,
-        run_dir: Path,
-        *,
-        total_iterations: int,
-        start_iteration: int,
-        batch_size: int,
-        tracker: Tracker | None,
-        mean_over_processes: Callable[[Tensor], Tensor],
-    ) -> None:
-        self.run_dir, self.total_iterations, self.batch_size = run_dir, total_iterations, batch_size
-        self.tracker, self.mean_over_processes = tracker, mean_over_processes
+    metrics.jsonl holds each line once: a resumed run first drops those after its start.
+    """
+
+    def __init__(self, state: TrainState) -> None:
+        run, start = state.run, state.start_iteration
+        self.is_main, self.batch_size = state.process.is_main, run.config.batch.size
+        self.file, self.writers = run.directory / "metrics.jsonl", list[Writer]()
+        if self.is_main:
+            self._drop_after(start)
+            self.writers = _writers(run, start_iteration=start)
         self.bar = tqdm(
-            total=total_iterations,
-            initial=start_iteration,
+            total=run.config.total_iterations,
+            initial=start,
             unit="it",
-            desc=run_dir.name,
-            disable=tracker is None,
+            desc=run.directory.name,
+            disable=not self.is_main,
             mininterval=0.1 if sys.stderr.isatty() else 60.0,  # a month of bars would fill a log file
         )
         self.broken_in_a_row = 0
-        self._begin_interval(start_iteration)
+        self._begin_interval(start)
 
     def __enter__(self) -> "TrainingLog":
         return self
@@ -48,11 +61,11 @@ class TrainingLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.bar.close()
-        if self.tracker is not None:
-            self.tracker.close()
+        for writer in self.writers:
+            writer.close()
 
-    def add(self, updated: Updated) -> None:
-        """One iteration is done."""
+    def add(self, updated: UpdateResult) -> None:
+        """Count an iteration."""
         self.bar.update()
         if updated.numbers is None:
             self.skipped += 1
@@ -69,29 +82,47 @@ class TrainingLog:
         if self.sums:
             names = sorted(self.sums)
             means = torch.stack([total / count for total, count in (self.sums[name] for name in names)])
-            metrics |= dict(zip(names, self.mean_over_processes(means).tolist(), strict=True))
+            metrics |= dict(zip(names, reduced(means, "mean").tolist(), strict=True))
         if self.skipped:
             metrics["skipped"] = self.skipped
-        metrics["images_per_second"] = self._images_per_second(iteration)
+        images = (iteration - self.since_iteration) * self.batch_size
+        metrics["images_per_second"] = images / (time.perf_counter() - self.since)
         shown = {name: f"{metrics[name]:.4g}" for name in ("loss", "images_per_second", "skipped") if name in metrics}
         self.bar.set_postfix(shown)
-        if self.tracker is not None:
-            self.tracker.log(iteration, metrics)
+        self._record(iteration, metrics)
         self._begin_interval(iteration)
 
     def write_observed(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Record and show what was measured beside the training."""
-        if metrics and self.tracker is not None:
-            self.tracker.log(iteration, {"observed": True, **metrics})
+        """Record and show the metrics of an observation."""
+        if metrics:
+            self._record(iteration, {"observed": True, **metrics})
             self.say(f"iteration {iteration}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
+    def lacks_observation(self, iteration: int) -> bool:
+        """True on the main process if no line holds an observation after `iteration` updates."""
+        found = (_iteration_of(line) == iteration and "observed" in json.loads(line) for line in self._lines())
+        return self.is_main and not any(found)
+
     def say(self, text: str) -> None:
-        """A line for whoever watches."""
-        if self.tracker is not None:
+        """Print a line above the bar."""
+        if self.is_main:
             self.bar.write(text)
 
-    def _images_per_second(self, iteration: int) -> float:
-        return (iteration - self.since_iteration) * self.batch_size / (time.perf_counter() - self.since)
+    def _record(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        if self.is_main:
+            with self.file.open("a") as file:
+                file.write(json.dumps({"iteration": iteration, **metrics}) + "\n")
+        for writer in self.writers:
+            writer.log(metrics, iteration)
+
+    def _lines(self) -> list[str]:
+        return self.file.read_text().splitlines() if self.file.exists() else []
+
+    def _drop_after(self, iteration: int) -> None:
+        if self.file.exists():
+            kept = [line for line in self._lines() if _iteration_of(line) <= iteration]
+            with atomic_write(self.file) as file:
+                file.write("".join(line + "\n" for line in kept).encode())
 
     def _begin_interval(self, iteration: int) -> None:
         self.sums: dict[str, tuple[Tensor, int]] = {}
@@ -99,9 +130,62 @@ class TrainingLog:
         self.since, self.since_iteration = time.perf_counter(), iteration
 
 
-def remedy(run_dir: Path) -> str:
-    """What to do about numbers that are not finite."""
-    settings = "a lower learning rate, max_grad_norm, or float32"
-    if latest(run_dir) is None:
-        return f"{run_dir} holds no checkpoint yet: begin again with {settings}"
-    return f"the checkpoints in {run_dir} are from before: resume with {settings}"
+def _writers(run: TrainingRun, *, start_iteration: int) -> list[Writer]:
+    config = run.config
+    writers = [tensorboard(run.directory, start_iteration)] if config.tensorboard else []
+    if config.wandb != "off":
+        writers.append(wandb(run.directory, config.wandb, config.wandb_project, to_plain(run.settings)))
+    return writers
+
+
+def _iteration_of(line: str) -> float:
+    """The iteration of a line of metrics.jsonl; infinity for a line that a crash cut off, so that it is dropped."""
+    try:
+        return json.loads(line)["iteration"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+def tensorboard(run_dir: Path, start_iteration: int) -> Writer:
+    """Event files in run_dir/tensorboard; a resumed run hides those after its start.
+
+    Raises:
+        ModuleNotFoundError: TensorBoard is not installed.
+    """
+    try:
+        import tensorboard as _  # noqa: F401  # first, since torch's module may be imported already
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as missing:  # torch's own message does not say what to install
+        raise ModuleNotFoundError("training.tensorboard needs TensorBoard: pip install tensorboard") from missing
+    writer: Any = SummaryWriter(run_dir / "tensorboard", purge_step=start_iteration + 1)  # partly untyped
+
+    def log(metrics: Mapping[str, float], iteration: int) -> None:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, global_step=iteration)
+        writer.flush()
+
+    return Writer(log, writer.close)
+
+
+def wandb(run_dir: Path, mode: Literal["online", "offline"], project: str, settings: Mapping[str, Any]) -> Writer:
+    """A run of Weights & Biases, one for each run directory: a resumed training continues its curves.
+
+    Raises:
+        ValueError: nobody is logged in, or the service refuses.
+    """
+    import wandb
+    from wandb.errors import Error
+
+    identity = run_dir / "wandb_run_id"
+    if not identity.exists():
+        identity.write_text(uuid4().hex[:8])
+    try:
+        run = wandb.init(
+            project=project, name=run_dir.name, dir=run_dir, id=identity.read_text(), resume="allow", mode=mode,
+            config=dict(settings),
+        )  # fmt: skip
+    except Error as refusal:
+        raise ValueError(
+            f"Weights & Biases cannot be used ({refusal}); log in with `wandb login`, or give --training.wandb offline"
+        ) from refusal
+    return Writer(lambda metrics, iteration: run.log(dict(metrics), step=iteration), run.finish)

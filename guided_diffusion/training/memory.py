@@ -1,4 +1,4 @@
-"""How many images fit into memory at a time."""
+"""Memory of a training, needed and free."""
 
 import os
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from ..distributed import local
 
 CPU_SHARE = 0.7
-"""Of the free memory that activations may take on a CPU, which kills a process rather than say that memory is out."""
+"""Share of the free memory that activations may take on a CPU, where a process that runs out is killed."""
 
 
 def activation_bytes(network: nn.Module, forward: Callable[[], Tensor]) -> int:
@@ -33,20 +33,20 @@ def activation_bytes(network: nn.Module, forward: Callable[[], Tensor]) -> int:
 
 
 def evenly_cut(size: int, *, most: int) -> int:
-    """The largest part when `size` is cut into as few nearly equal parts of at most `most` as will do."""
+    """The largest part when `size` is cut into the fewest nearly equal parts of at most `most`."""
     return -(-size // -(-size // most))
 
 
 def cpu_limit(network: nn.Module, bytes_per_image: int) -> int:
-    """Images, at least 1, whose activations fit into this process's part of the free memory beside the optimiser's."""
+    """Images, at least 1, whose activations fit into this process's share of the free memory beside the optimiser."""
     processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    to_come = 3 * sum(local(p.detach()).numel() * p.element_size() for p in network.parameters())
-    free = CPU_SHARE * (free_bytes() / processes_here - to_come)
+    moments_and_gradients = 3 * sum(local(p.detach()).numel() * p.element_size() for p in network.parameters())
+    free = CPU_SHARE * (free_bytes() / processes_here - moments_and_gradients)
     return max(1, int(free / max(1, bytes_per_image)))
 
 
 def free_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that is left to the machine or, where it is less, to the container."""
+    """Free memory of the machine or, where that is less, of the container."""
     free = psutil.virtual_memory().available
     limit = cgroup / "memory.max"
     if not limit.is_file() or not (text := limit.read_text().strip()).isdecimal():
@@ -60,5 +60,5 @@ def training_bytes(network: nn.Module, *, averages: int) -> int:
 
 
 def peak_bytes() -> int | None:
-    """Most memory that torch has held on the GPU; None on a CPU."""
+    """Peak of the memory that torch held on the GPU; None on a CPU."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

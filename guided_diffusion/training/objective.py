@@ -1,4 +1,4 @@
-"""What a network is trained for, as the loop sees it."""
+"""The protocol of training objectives, all that the loop knows of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,40 +12,40 @@ from ..diffusion.noise import SeededNoise
 
 @dataclass(frozen=True)
 class Losses:
-    """What an objective returns for a micro-batch."""
+    """The losses of a micro-batch."""
 
     total: Tensor
-    """() what is minimised."""
+    """() minimised."""
     logged: Mapping[str, Tensor]
     """() each; their means over the batch are logged."""
     observed: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """(B,) each, a value per sample: what an adaptive objective learns from."""
+    """(B,) each, for an adaptive objective."""
 
 
 class Objective(Protocol):
-    """What a network is trained for."""
+    """A function from network, batch and noise to losses."""
 
     def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
-        """Losses of one micro-batch; whatever is random comes from `noise`, which holds one generator per sample."""
+        """Losses of a micro-batch; all randomness comes from `noise`, which holds one generator per sample."""
         ...
 
 
 @runtime_checkable
 class Adaptive(Protocol):
-    """What an objective with a memory has besides."""
+    """The further methods of an objective that has a state of its own."""
 
     def update(self, observed: Mapping[str, Tensor]) -> None:
-        """Learn from an iteration's `Losses.observed`: all of the global batch in stream order, on the CPU."""
+        """Learn from `Losses.observed` of an iteration: the global batch in stream order, on the CPU."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The memory, for the checkpoint."""
+        """The state, for the checkpoint."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from a checkpoint's memory."""
+        """Continue from a checkpoint's state."""
         ...
 
 
 Observe = Callable[[nn.Module, int], Mapping[str, float]]
-"""(network with averaged weights, iteration) -> metrics to log; it may write files such as previews."""
+"""(network with averaged weights, iteration) -> metrics to log; may write files such as previews."""

@@ -1,11 +1,10 @@
-"""Previews of a training run: a grid of samples from noise that never changes, and how their colours compare.
+"""Previews of a training: a grid of samples from fixed noise, and their colours compared with the data's.
 
-What makes the samples is the training's own network, with the weights that the loop hands in: its slowest average.
+The samples are made by the network in training, with the weights of its slowest average.
 """
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -15,9 +14,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.image_set import ImageDataset
-from ..data.listing import evenly_spaced
+from classifiers.trained_model import Classifier, load_classifier
+
+from ..data.image_set import ImageSet
 from ..data.pictures import write_png
+from ..data.subset import evenly_spaced
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.denoiser import Denoiser, Estimate
 from ..diffusion.images import grid, to_uint8
@@ -26,128 +27,80 @@ from ..diffusion.noise import SeededNoise
 from ..diffusion.schedules import ChainConfig, sampling_chain
 from ..distributed import this_process
 from ..guidance import classifier_score, tilted
-from ..guidance.config import Guide, LoadGuide, check_fits
+from ..guidance.run import check_classifier
 from ..samplers import ddim
-from .colour import Colours, cast_in_words, colour_metrics, colours
+from .colour_cast import Colours, cast_in_words, colour_metrics, colours
+from .config import PreviewConfig, TrainingConfig
 from .objective import Observe
 
 PREVIEW_BATCH = 16
 """Preview images at a time: fewer than a training batch on one GPU, beside whose memory they must fit."""
 REFERENCE_IMAGES = 1000
-"""Images of the data, evenly spaced, whose colours previews are compared with."""
+"""Images of the data, evenly spaced, with whose colours those of the previews are compared."""
 MOST_CLASS_COLUMNS = 16
-"""More classes than this have no column each; a grid of any more would be unreadably wide."""
+"""With at most so many classes, the grid has a column a class; more would be unreadably wide."""
 COLUMNS = 8
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreviewConfig:
-    """Samples made by DDIM as training goes, always from the same noise, with the slowest of the weights' averages."""
-
-    images: int = 64
-    """How many, cycling through the classes where the network or a classifier knows them; 0: no previews."""
-    steps: int = 25
-    """Timesteps; a chain that no whole stride cuts into so many takes the next greater number that one does."""
-    classifier: Path | None = None
-    """Run directory or checkpoint of a classifier that guides them, trained on this very chain and these classes."""
-    scale: float = 1.0
-    """s of that guidance, s * grad log p(y | x_t)."""
-
-    def __post_init__(self) -> None:
-        if self.images < 0:
-            raise ValueError(f"preview.images is a number of samples, 0 for no previews; got {self.images}")
-        if self.steps < 2:
-            raise ValueError(f"preview.steps must be at least 2, got {self.steps}")
-        if self.classifier is None and self.scale != 1.0:
-            raise ValueError(f"preview.scale {self.scale:g} guides nobody; add --preview.classifier RUN")
-
-
-GuideOn = Callable[[torch.device], Guide | None]
-"""The classifier that guides previews, on a device; None for none."""
-
-
-def preview_guide(config: PreviewConfig, model: DiffusionConfig, *, load: LoadGuide | None, run: Path) -> GuideOn:
-    """How previews get their classifier, which is loaded on the CPU at once, so that one that misfits ends no training.
-
-    Raises:
-        ValueError, FileNotFoundError: a classifier that cannot be read or cannot guide this model, or no `load`.
-    """
-    if config.classifier is None:
-        return lambda device: None
-    if load is None:
-        raise ValueError("preview.classifier needs a function that loads it: pass guides.load_guide")
-
-    @cache
-    def on(device: torch.device) -> Guide | None:
-        guide = load(config.classifier, device=device)
-        if guide is not None:
-            check_fits(model, guide, called=run, run=run)
-        return guide
-
-    on(torch.device("cpu"))
-    return on
+Draw = Callable[[nn.Module], tuple[Tensor, Colours, Colours]]
+"""Network -> uint8 grid (C, H, W), the colours of the previews and those of the data."""
 
 
 def diffusion_previews(
-    config: PreviewConfig,
-    model: DiffusionConfig,
-    data: ImageDataset,
-    *,
-    guide_on: GuideOn,
-    decay: float | None,
-    out: Path,
+    config: PreviewConfig, model: DiffusionConfig, data: ImageSet, training: TrainingConfig
 ) -> Observe | None:
-    """What the loop calls now and then: it writes OUT/0005000.png and returns the colours; None for no previews.
+    """Samples, a column a class where they are few, compared with images of the data; None for no previews.
 
-    decay: of the average that the loop hands in, for messages; None if it keeps none.
+    Raises:
+        ValueError, FileNotFoundError: a classifier that cannot be read or cannot guide this model.
     """
     if not config.images:
         return None
     chain = preview_chain(model.chain, config.steps)
-    reference = cache(partial(_reference, data))
+    classifier_on = _classifier(config.classifier, model, run=training.out)
+    reference = cache(lambda: colours(data[i][0] for i in evenly_spaced(len(data), most=REFERENCE_IMAGES)))
 
-    def observe(network: nn.Module, iteration: int) -> Mapping[str, float]:
+    def draw(network: nn.Module) -> tuple[Tensor, Colours, Colours]:
         device = next(network.parameters()).device
-        guide = guide_on(device)
-        num_classes = model.network.num_classes or (1 if guide is None else len(guide.class_names))
+        classifier = classifier_on(device)
+        num_classes = model.network.num_classes or (1 if classifier is None else len(classifier.class_names))
         y = preview_labels(config.images, num_classes).to(device)
 
         def denoiser(ids: slice) -> Denoiser:
             plain = model.denoiser(network, y[ids], clip=1.0)
-            return plain if guide is None else tilted(plain, classifier_score(guide.log_prob, y[ids], config.scale))
+            if classifier is None:
+                return plain
+            return tilted(plain, classifier_score(classifier.log_prob, y[ids], config.scale))
 
         x0 = preview_samples(denoiser, model, chain, count=config.images, device=device)
         columns = num_classes if 1 < num_classes <= MOST_CLASS_COLUMNS else COLUMNS
-        _show(out, grid(to_uint8(x0), columns=columns), iteration=iteration, decay=decay)
-        return compared(colours(x0), reference(), iteration=iteration, decay=decay)
+        return grid(to_uint8(x0), columns=columns), colours(x0), reference()
 
-    return observe
+    return partial(_observe, draw, training)
 
 
 def upsampler_previews(
     config: PreviewConfig,
     model: UpsamplerModelConfig,
-    data: ImageDataset,
+    data: ImageSet,
+    training: TrainingConfig,
     *,
     reduced: Callable[[Tensor], Tensor],
-    decay: float | None,
-    out: Path,
 ) -> Observe | None:
-    """As `diffusion_previews`, of pairs: a training image in low resolution, and what the network makes of it.
+    """Pairs of a training image in low resolution and its enlargement, compared with the images; None: no previews.
 
-    reduced: x_0 (B, C, H, W) to the low resolution that it is enlarged from. The colours are compared with those of the
-    very images enlarged.
+    reduced: x_0 (B, C, H, W) to the low resolution that it is enlarged from.
     """
     if not config.images:
         return None
     chain = preview_chain(model.chain, config.steps)
 
-    def observe(network: nn.Module, iteration: int) -> Mapping[str, float]:
+    def draw(network: nn.Module) -> tuple[Tensor, Colours, Colours]:
         device = next(network.parameters()).device
-        images, y = spread_over(data, config.images)
-        low_res, y = reduced(images).to(device), y.to(device)
+        images, labels = zip(*(data[index] for index in evenly_spaced(len(data), most=config.images)), strict=True)
+        low_res, y = reduced(torch.stack(images)).to(device), torch.tensor(labels, device=device)
 
         def denoiser(ids: slice) -> Denoiser:
             return model.denoiser(partial(network, low_res=low_res[ids]), y[ids], clip=1.0)
@@ -155,10 +108,43 @@ def upsampler_previews(
         x0 = preview_samples(denoiser, model, chain, count=len(y), device=device)
         shown = F.interpolate(low_res.cpu(), size=x0.shape[2:], mode="nearest-exact")
         pairs = rearrange([to_uint8(shown), to_uint8(x0)], "two b c h w -> (b two) c h w")
-        _show(out, grid(pairs, columns=COLUMNS), iteration=iteration, decay=decay)
-        return compared(colours(x0), colours(images), iteration=iteration, decay=decay)
+        return grid(pairs, columns=COLUMNS), colours(x0), colours(images)
 
-    return observe
+    return partial(_observe, draw, training)
+
+
+def _observe(draw: Draw, training: TrainingConfig, network: nn.Module, iteration: int) -> Mapping[str, float]:
+    """Write OUT/previews/0005000.png, warn of a colour cast, and return the colours as metrics."""
+    picture, previews, data = draw(network)
+    decay = max(training.training.ema_decays, default=None)
+    initial = 0.0 if decay is None else decay**iteration  # the initial weights' share of the averaged ones
+    if this_process().is_main:
+        file = training.out / "previews" / f"{iteration:07d}.png"
+        write_png(file, picture)
+        young = f", still {initial:.0%} the initial ones" if initial > 0.01 else ""
+        tqdm.write(f"{file}: previews by the weights {'network' if decay is None else f'ema_{decay}'}{young}")
+        if (cast := cast_in_words(previews, data)) is not None:
+            cause = "the model is not there yet" if initial <= 0.01 else (
+                f"{initial:.0%} of the averaged weights that made them (ema_{decay}) are still the initial ones"
+            )  # fmt: skip
+            others = "it may have had too few iterations, or too high a learning rate"
+            _logger.warning("previews at iteration %d are %s: %s; %s", iteration, cast, cause, others)
+    return colour_metrics(previews, data)
+
+
+def _classifier(path: Path | None, model: DiffusionConfig, *, run: Path) -> Callable[[torch.device], Classifier | None]:
+    """The classifier on a device; loaded on the CPU at once, so that an unfit one is refused before training."""
+
+    @cache
+    def on(device: torch.device) -> Classifier | None:
+        if path is None:
+            return None
+        classifier = load_classifier(path, device=device)
+        check_classifier(model, classifier, run=run)
+        return classifier
+
+    on(torch.device("cpu"))
+    return on
 
 
 def preview_labels(count: int, num_classes: int) -> Tensor:
@@ -178,11 +164,11 @@ def preview_samples(
 ) -> Tensor:
     """x_0 (count, C, H, W) in [-1, 1], on the CPU: DDIM samples, the noise of sample i always from seed i.
 
-    denoiser: that of a run of consecutive samples.
+    denoiser: that of a range of consecutive samples.
     """
     chunks = [range(start, min(start + PREVIEW_BATCH, count)) for start in range(0, count, PREVIEW_BATCH)]
     drawn: list[Tensor] = []
-    # Within the bar of the training, which stands still meanwhile: minutes on a CPU.
+    # A bar of its own, since that of the training stands still meanwhile: minutes on a CPU.
     with tqdm(total=len(chunks) * len(chain), desc="previews", unit="step", leave=False, delay=2) as bar:
 
         def advance(_k: int, _x: Tensor, _estimate: Estimate) -> None:
@@ -197,54 +183,12 @@ def preview_samples(
 
 
 def preview_chain(config: ChainConfig, steps: int) -> DiffusionChain:
-    """DDIM's own spacing of a chain, a whole stride from 0: `steps` levels, or the next number that a stride makes.
+    """DDIM's spacing of a chain, a whole stride from 0: `steps` levels, or the next number that a stride gives.
 
-    In continuous time any number of levels can be had.
+    In continuous time any number of levels is possible.
 
     Raises:
         ValueError: as `sampling_chain`.
     """
     strided = len(range(0, config.num_steps, max(1, config.num_steps // steps)))
     return sampling_chain(config, f"ddim{steps if config.is_continuous else strided}")
-
-
-def compared(previews: Colours, data: Colours, *, iteration: int, decay: float | None) -> dict[str, float]:
-    """The metrics of previews, after a warning if they have a colour cast; decay: of the weights' average."""
-    cast = cast_in_words(previews, data)
-    if cast is not None and this_process().is_main:
-        _logger.warning("previews at iteration %d are %s: %s", iteration, cast, _likely_causes(iteration, decay))
-    return colour_metrics(previews, data)
-
-
-def _likely_causes(iteration: int, decay: float | None) -> str:
-    others = "it may have had too few iterations, or too high a learning rate"
-    initial = _initial_share(decay, iteration)
-    if initial <= 0.01:
-        return f"the model is not there yet; {others}"
-    return f"{initial:.0%} of the averaged weights that made them (ema_{decay}) are still the initial ones; {others}"
-
-
-def spread_over(data: ImageDataset, count: int) -> tuple[Tensor, Tensor]:
-    """x0 (B, C, H, W) and labels (B,) of at most `count` images, evenly over the data and so over their classes."""
-    x0, y = zip(*(data[index] for index in evenly_spaced(len(data), most=count)), strict=True)
-    return torch.stack(x0), torch.tensor(y)
-
-
-def _reference(data: ImageDataset) -> Colours:
-    return colours(data[index][0] for index in evenly_spaced(len(data), most=REFERENCE_IMAGES))
-
-
-def _show(out: Path, picture: Tensor, *, iteration: int, decay: float | None) -> None:
-    """Write a grid, and say where it is and which weights made it."""
-    if not this_process().is_main:
-        return
-    file = out / f"{iteration:07d}.png"
-    write_png(file, picture)
-    initial = _initial_share(decay, iteration)
-    young = f", {initial:.0%} of them still as they began" if initial > 0.01 else ""
-    tqdm.write(f"{file}: previews by the weights {'network' if decay is None else f'ema_{decay}'}{young}")
-
-
-def _initial_share(decay: float | None, iteration: int) -> float:
-    """How much of the averaged weights are the initial ones."""
-    return 0.0 if decay is None else decay**iteration

@@ -1,6 +1,7 @@
-"""Where a run continues: the newest sound checkpoint, and what training alone needs of it.
+"""Saving and resuming a training.
 
-That is the optimiser's moments, the loss scale and what an objective has learnt, as safetensors and JSON.
+A checkpoint's resume/ directory holds what only training needs: the optimiser's moments, the loss scale, the state of
+an adaptive objective and the cut into micro-batches, as safetensors and JSON.
 """
 
 import errno
@@ -8,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,27 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from ..checkpoint import Checkpoint, DamagedCheckpointError, open_checkpoint, read_tensors, verify, write_tensors
+from ..checkpoint import (
+    Checkpoint,
+    DamagedCheckpointError,
+    open_checkpoint,
+    read_tensors,
+    save_checkpoint,
+    verify,
+    write_tensors,
+)
 from ..config import differences, from_plain, to_plain
-from ..distributed import full, laid_out_like
-from ..run_directory import checkpoints, latest, set_aside
+from ..distributed import full, full_state, laid_out_like, local, wait_for_everyone
+from ..run_directory import checkpoints, latest, prune, set_aside
 from .ema import EMA
+from .objective import Adaptive
+from .run import TrainingRun, TrainState
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What a checkpoint says of the model it holds, beside its weights."""
-
-    kind: str
-    model: Any
-    """Config (dataclass or plain mapping) of the model; a resumed run must have the same."""
-    run: Any
-    """The whole run's config, likewise."""
-
-
 def check_run_directory(run_dir: Path, *, resume: bool) -> None:
-    """Refuse, before the data are read, a place for a run that training could not begin in.
+    """Refuse, before the data are read, a run directory that training cannot start in.
 
     Raises:
         ValueError: checkpoints though `resume` is False, or a file where a directory is needed.
@@ -53,56 +53,88 @@ def check_run_directory(run_dir: Path, *, resume: bool) -> None:
         raise ValueError(f"{found} is there already: continue that run with --resume auto, or choose another --out")
 
 
-def starting_checkpoint(
-    run_dir: Path, identity: Identity, *, resume: bool, leave_damaged: bool = False
-) -> Checkpoint | None:
-    """The newest sound checkpoint of a run to be resumed, None for a run that begins.
+def starting_checkpoint(run: TrainingRun, *, leave_damaged: bool = False) -> Path | None:
+    """The newest sound checkpoint of a run to resume, None for a run that begins.
 
     A damaged one is reported and, unless it is to be left, set aside under another name.
 
     Raises:
         ValueError, PermissionError: as `check_run_directory`; a checkpoint of another model; or none that is sound.
     """
-    check_run_directory(run_dir, resume=resume)
-    found = checkpoints(run_dir)
+    check_run_directory(run.directory, resume=run.resume)
+    found = checkpoints(run.directory)
     for path in reversed(found):
         try:
-            checkpoint = open_checkpoint(path, identity.kind)
+            checkpoint = open_checkpoint(path, run.kind)
             verify(checkpoint)
         except DamagedCheckpointError as damage:
             now = path if leave_damaged else set_aside(path)
             _logger.warning("%s; it is now %s, and the checkpoint before it is tried", damage, now)
             continue
-        _refuse_another_model(checkpoint, identity)
-        return checkpoint
+        _refuse_another_model(checkpoint, run)
+        return path
     if found:
-        raise ValueError(f"none of the {len(found)} checkpoints in {run_dir} is sound; begin again in another --out")
+        raise ValueError(
+            f"none of the {len(found)} checkpoints in {run.directory} is sound; begin again in another --out"
+        )
     return None
 
 
-def _refuse_another_model(checkpoint: Checkpoint, identity: Identity) -> None:
-    # Through the config class, so that a field which is younger than the checkpoint has its default there.
+def _refuse_another_model(checkpoint: Checkpoint, run: TrainingRun) -> None:
+    # Through the config class, so that a field younger than the checkpoint has its default.
     stored = checkpoint.model
-    if not isinstance(identity.model, Mapping):
+    if not isinstance(run.model, Mapping):
         source = str(checkpoint.path / "config.json")
-        stored = to_plain(from_plain(type(identity.model), checkpoint.model, source=source))
-    changed = differences(stored, to_plain(identity.model))
+        stored = to_plain(from_plain(type(run.model), checkpoint.model, source=source))
+    changed = differences(stored, to_plain(run.model))
     if changed:
         raise ValueError(
             f"cannot resume {checkpoint.path}: its model differs from the one asked for in {'; '.join(changed)}. "
             f"Give the same settings, or choose another --out"
         )
-    otherwise = [
+    changed = [
         difference
-        for difference in differences(checkpoint.run, to_plain(identity.run))
-        if not difference.startswith(("resume:", "dry_run:"))  # how a command is given is no setting of the run
+        for difference in differences(checkpoint.run, to_plain(run.settings))
+        if not difference.startswith(("resume:", "dry_run:"))
     ]
-    if otherwise:
-        _logger.warning("resuming %s with other settings: %s", checkpoint.path, "; ".join(otherwise))
+    if changed:
+        _logger.warning("resuming %s with other settings: %s", checkpoint.path, "; ".join(changed))
+
+
+def save(state: TrainState) -> None:
+    """Write a checkpoint, unless this iteration has one, and delete those that are not to be kept.
+
+    Raises:
+        ValueError: weights that are not finite, whose checkpoint would push the sound ones out.
+        OSError: the disk failed; no partial checkpoint is left.
+    """
+    run, iteration = state.run, state.iteration
+    if state.saved_iteration == iteration:
+        return
+    if not all(bool(local(parameter.detach()).isfinite().all()) for parameter in run.network.parameters()):
+        raise ValueError(f"the weights are not finite at iteration {iteration}; {remedy(run.directory)}")
+    # Sharded weights are gathered by all processes together.
+    weights = {"network": full_state(run.network.state_dict()), **state.ema.state_dicts()}
+    resume = partial(
+        write_resume,
+        moments=optimizer_tensors(state.optimizer),
+        scaler=state.accelerator.scaler,
+        objective=run.objective.state_dict() if isinstance(run.objective, Adaptive) else {},
+        micro_batches={"share": state.share, "micro_size": state.micro_size},
+    )
+    if state.process.is_main:
+        model, settings = to_plain(run.model), to_plain(run.settings)
+        save_checkpoint(
+            run.directory, kind=run.kind, iteration=iteration, model=model, run=settings, weights=weights,
+            write_resume=resume,
+        )  # fmt: skip
+        prune(run.directory, keep=run.config.keep_checkpoints, keep_every=run.config.keep_every_iterations)
+    wait_for_everyone()
+    state.saved_iteration = iteration
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The moments, whole, as "<parameter's number>.<name>". Where they are spread, every process must ask."""
+    """The moments, whole, as "<parameter's number>.<name>". Where they are sharded, every process must call this."""
     return {
         f"{parameter}.{name}": full(value.detach())
         for parameter, state in optimizer.state_dict()["state"].items()
@@ -115,21 +147,21 @@ def write_resume(
     *,
     moments: Mapping[str, Tensor],
     scaler: GradScaler | None,
-    learnt: Mapping[str, Tensor],
-    cut: Mapping[str, int],
+    objective: Mapping[str, Tensor],
+    micro_batches: Mapping[str, int],
 ) -> None:
-    """Fill a checkpoint's resume/ directory. cut: how a process's share of the batch was cut into micro-batches."""
-    for name, tensors in (("optimizer", moments), ("objective", learnt)):
+    """Fill a checkpoint's resume/ directory. micro_batches: the cut of a process's share of the batch."""
+    for name, tensors in (("optimizer", moments), ("objective", objective)):
         write_tensors(tensors, directory / f"{name}.safetensors")
     scale = {} if scaler is None else scaler.state_dict()
     (directory / "loss_scale.json").write_text(json.dumps(scale))
-    (directory / "micro_batches.json").write_text(json.dumps(cut))
+    (directory / "micro_batches.json").write_text(json.dumps(micro_batches))
 
 
 def read_resume(
     checkpoint: Checkpoint, *, optimizer: torch.optim.Optimizer, scaler: GradScaler | None, ema: EMA
 ) -> dict[str, Tensor]:
-    """Bring optimiser, loss scale and averages to where the checkpoint left them; what the objective had learnt.
+    """Restore optimiser, loss scale and averages; the state of an adaptive objective.
 
     Raises:
         FileNotFoundError: the checkpoint's resume/ directory was deleted.
@@ -156,12 +188,12 @@ def read_resume(
         scaler.load_state_dict(scale)
     for decay in ema.averages:
         ema.load(decay, read_tensors(checkpoint.weights_file(f"ema_{decay}")))
-    learnt = directory / "objective.safetensors"
-    return read_tensors(learnt) if learnt.exists() else {}
+    objective = directory / "objective.safetensors"
+    return read_tensors(objective) if objective.exists() else {}
 
 
-def read_cut(checkpoint: Checkpoint) -> Mapping[str, int]:
-    """How the checkpoint's training cut its batches, for as long as it is the same on the same number of processes."""
+def read_micro_batches(checkpoint: Checkpoint) -> Mapping[str, int]:
+    """The cut of the checkpoint's training into micro-batches."""
     file = checkpoint.path / "resume" / "micro_batches.json"
     return json.loads(file.read_text()) if file.exists() else {}
 
@@ -174,3 +206,11 @@ def _refuse_other_averages(checkpoint: Checkpoint, ema: EMA) -> None:
             f"cannot resume {checkpoint.path}: it holds no average of decay {missing[0]}; give --training.ema_decays "
             f"'[{','.join(kept)}]', those it has"
         )
+
+
+def remedy(run_dir: Path) -> str:
+    """Advice for numbers that are not finite."""
+    settings = "a lower learning rate, max_grad_norm, or float32"
+    if latest(run_dir) is None:
+        return f"{run_dir} holds no checkpoint yet: begin again with {settings}"
+    return f"the checkpoints in {run_dir} are from before: resume with {settings}"

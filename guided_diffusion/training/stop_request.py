@@ -1,4 +1,4 @@
-"""How a run is asked to stop."""
+"""Requests to stop: SIGTERM and SIGINT."""
 
 import signal
 from collections.abc import Iterator
@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class InterruptedWork(Exception):  # noqa: N818  # no error: somebody asked
+class InterruptedWork(Exception):  # noqa: N818  # a request, not an error
     """Work that a run can do without was cut short by a request to stop."""
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT has come. It is answered between two iterations, or at once where nothing is lost."""
+    """A request by SIGTERM or SIGINT. It is answered between two iterations, or at once where nothing is lost."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -19,7 +19,7 @@ class StopRequest:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Within it, a request raises InterruptedWork at once: for what takes long and changes nothing."""
+        """Within it, a request raises InterruptedWork at once: for long work that changes nothing."""
         self._interrupts = True
         try:
             if self.requested:
@@ -39,7 +39,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Turns SIGTERM and the first SIGINT into a request while the block runs."""
+    """Turn SIGTERM and the first SIGINT into a request while the block runs."""
     stop = StopRequest()
     previous = {number: signal.signal(number, stop.receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

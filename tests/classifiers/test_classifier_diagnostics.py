@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from classifiers import diagnosis as diagnostics
-from classifiers.diagnosis import DiagnoseConfig, LevelMeasurement, diagnose, measure_levels, measure_slopes, summarize
-from classifiers.heldout import open_heldout, predictions, read_images
-from classifiers.slope import correction_ratio
+from classifiers.diagnosis import LevelMeasurement, Probes, correction_ratio, measure_levels, measure_slopes, summarize
 from classifiers.trained_model import load_classifier
+from classifiers.validation import open_heldout, predictions, read_images
+from guided_diffusion.commands.diagnose_classifier import DiagnoseConfig, diagnose_classifier
 from guided_diffusion.diffusion.chain import q_sample
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain
@@ -27,7 +27,8 @@ def test_levels_are_measured_with_the_gradient_and_the_noise_of_each_picture(bat
     classifier = load_classifier(classifier_run)
     network, folder = classifier.network, open_heldout(tiny.data(class_folder), classifier.config)
     chosen = list(range(0, 20, 2))
-    levels = measure_levels(network, CHAIN, folder, chosen, indices=(0, 30), seed=3, batch_size=batch_size)
+    probes = Probes(images=folder, chosen=chosen, chain=CHAIN, links=(0, 30), seed=3)
+    levels = measure_levels(network, probes, batch_size=batch_size)
     x0, y = read_images(folder, chosen)
     eps = SeededNoise(3, range(10))(x0)
     for level, k in zip(levels, (0, 30), strict=True):
@@ -43,10 +44,11 @@ def test_levels_are_measured_with_the_gradient_and_the_noise_of_each_picture(bat
 def test_a_real_networks_gradient_is_its_slope_and_a_corrupted_one_is_not(class_folder, classifier_run):
     classifier = load_classifier(classifier_run)
     network, folder = classifier.network, open_heldout(tiny.data(class_folder), classifier.config)
-    sound = measure_slopes(network, CHAIN, folder, range(20), indices=(0, 25, 49), seed=0)
+    probes = Probes(images=folder, chosen=range(20), chain=CHAIN, links=(0, 25, 49), seed=0)
+    sound = measure_slopes(network, probes)
     assert max(sound) < 1e-3  # float32's gradient against float64's slope
     network.head.register_full_backward_hook(lambda module, grad_input, grad_output: (1.2 * grad_input[0],))
-    corrupted = measure_slopes(network, CHAIN, folder, range(20), indices=(0, 25, 49), seed=0)
+    corrupted = measure_slopes(network, probes)
     assert corrupted == pytest.approx([1 - 1 / 1.2] * 3, abs=1e-3)
 
 
@@ -85,7 +87,7 @@ def test_broken_weights_are_named():
 
 def test_a_diagnosis_is_printed_and_written_with_a_figure(tmp_path, class_folder, classifier_run, capsys):
     out = tmp_path / "new" / "diagnosis.json"
-    diagnose(DiagnoseConfig(classifier=classifier_run, data=tiny.data(class_folder), levels=3, out=out))
+    diagnose_classifier(DiagnoseConfig(classifier=classifier_run, data=tiny.data(class_folder), levels=3, out=out))
     record = json.loads(out.read_text())
     assert (record["num_images"], record["chance"]) == (20, 0.5)
     assert [level["t"] for level in record["levels"]] == [0, 24, 49]
@@ -104,7 +106,7 @@ def test_the_training_folder_is_called_what_it_is_and_a_copy_is_not(tmp_path, cl
         if not expected:
             tiny.write_class_folder(folder)
         out = tmp_path / "diagnosis.json"
-        diagnose(DiagnoseConfig(classifier=classifier_run, data=tiny.data(folder), levels=1, out=out))
+        diagnose_classifier(DiagnoseConfig(classifier=classifier_run, data=tiny.data(folder), levels=1, out=out))
         record = json.loads(out.read_text())
         assert record["trained_on_it"] is expected
         assert record["verdict"][0].startswith("These images are not held out") is expected
@@ -112,7 +114,7 @@ def test_the_training_folder_is_called_what_it_is_and_a_copy_is_not(tmp_path, cl
 
 def test_a_judge_has_one_level_no_figure_and_no_scale_to_start_from(tmp_path, class_folder, judge_run):
     out = tmp_path / "diagnosis.json"
-    diagnose(DiagnoseConfig(classifier=judge_run, data=tiny.data(class_folder), out=out))
+    diagnose_classifier(DiagnoseConfig(classifier=judge_run, data=tiny.data(class_folder), out=out))
     record = json.loads(out.read_text())
     assert [(level["t"], level["alpha_bar"]) for level in record["levels"]] == [(0, 1)]
     assert record["levels"][0]["correction"] == 0
@@ -123,7 +125,7 @@ def test_a_judge_has_one_level_no_figure_and_no_scale_to_start_from(tmp_path, cl
 def test_images_of_one_class_are_refused(tmp_path, judge_run):
     only_light = tiny.write_class_folder(tmp_path / "light", classes=("light",), per_class=3)
     with pytest.raises(ValueError, match=r"holds images of one class only, where a constant answer is right"):
-        diagnose(DiagnoseConfig(classifier=judge_run, data=tiny.data(only_light), out=tmp_path / "d.json"))
+        diagnose_classifier(DiagnoseConfig(classifier=judge_run, data=tiny.data(only_light), out=tmp_path / "d.json"))
     assert not (tmp_path / "d.json").exists()
 
 
@@ -133,7 +135,9 @@ def test_an_interrupted_diagnosis_leaves_nothing(tmp_path, class_folder, classif
 
     monkeypatch.setattr(diagnostics, "measure_slopes", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        diagnose(DiagnoseConfig(classifier=classifier_run, data=tiny.data(class_folder), out=tmp_path / "d.json"))
+        diagnose_classifier(
+            DiagnoseConfig(classifier=classifier_run, data=tiny.data(class_folder), out=tmp_path / "d.json")
+        )
     assert list(tmp_path.iterdir()) == []
 
 

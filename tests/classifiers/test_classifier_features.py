@@ -7,8 +7,6 @@ from classifiers.trained_model import load_classifier
 from guided_diffusion.diffusion.images import from_uint8
 from guided_diffusion.evaluation.extractors.classifier_features import load_classifier_features
 from guided_diffusion.evaluation.extractors.config import ExtractorConfig, open_extractor
-from guided_diffusion.evaluation.extractors.dinov2 import DinoV2Config
-from guided_diffusion.evaluation.extractors.inception import InceptionConfig
 
 IMAGES = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -65,16 +63,17 @@ def test_arithmetic_keeps_all_bits_of_float32(extractor):
 
 def test_extractors_are_opened_by_name(judge_run, tmp_path):
     def opened(name, missing=tmp_path / "absent.pth"):
-        weights = {"inception": InceptionConfig(weights=missing), "dinov2": DinoV2Config(weights=missing)}
-        return open_extractor(ExtractorConfig(extractor=name, **weights), device=torch.device("cpu"))
+        return open_extractor(ExtractorConfig(name=name, weights=missing), device=torch.device("cpu"))
 
-    assert opened(f"classifier:{judge_run}").name == f"classifier:{judge_run}"
+    assert opened(f"classifier:{judge_run}", missing=None).name == f"classifier:{judge_run}"
     with pytest.raises(FileNotFoundError, match=r"no Inception weights at .*absent\.pth"):
         opened("inception")
     with pytest.raises(FileNotFoundError, match=r"no DINOv2 ViT-L/14 weights at .*absent\.pth"):
         opened("dinov2")
     with pytest.raises(ValueError, match='no extractor "vgg"; give inception, dinov2 or classifier:RUN'):
         opened("vgg")
+    with pytest.raises(ValueError, match="--extractor.weights is for inception and dinov2; .* has its own weights"):
+        opened(f"classifier:{judge_run}")
 
 
 def test_a_classifier_of_noisy_pictures_is_refused_as_a_judge(classifier_run):

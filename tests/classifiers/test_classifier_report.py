@@ -1,12 +1,12 @@
-"""A diagnosis in print: the table's cells and what the figure's lines and markers stand for."""
+"""The table of a diagnosis, and the lines and markers of its figure."""
 
 import math
 from dataclasses import replace
 
 import pytest
 
-from classifiers.report import diagnosis_figure, format_diagnosis
-from classifiers.verdict import Diagnosis, LevelReport
+from classifiers.diagnosis import Diagnosis, LevelReport
+from classifiers.diagnosis_report import diagnosis_figure, format_diagnosis
 
 KNOWN = LevelReport(
     t=0.0, alpha_bar=0.98765, accuracy=0.875, log_likelihood=-0.4321, confidence=0.75, calibration_error=0.125,

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classifiers.calibration import log_likelihood
-from classifiers.heldout import open_heldout, predictions, read_images
+from classifiers.classifier_objective import ClassifierObjective
 from classifiers.trained_model import load_classifier
-from classifiers.training import ClassifierObjective, train_classifier
+from classifiers.validation import open_heldout, predictions, read_images
+from guided_diffusion.commands.train_classifier import train_classifier
 from guided_diffusion.data.batches import Batch
-from guided_diffusion.data.listing import evenly_spaced
+from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import q_sample
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain
-from guided_diffusion.guidance.guides import load_guide
 
 COUNT = 6
 CHAIN = make_chain(tiny.CHAIN)
@@ -185,13 +185,12 @@ def test_a_loaded_classifier_is_frozen_and_ready(classifier_run):
     assert classifier.image_shape == (1, 8, 8)
 
 
-def test_a_guide_gives_the_classifiers_log_probabilities_and_where_they_came_from(classifier_run):
-    guide, classifier = load_guide(classifier_run, device="cpu"), load_classifier(classifier_run)
+def test_a_loaded_classifier_gives_the_networks_log_probabilities_and_where_they_came_from(classifier_run):
+    classifier = load_classifier(classifier_run)
     x_t, t = batch().x0, torch.full((COUNT,), 3.0)
-    assert torch.equal(guide.log_prob(x_t, t), classifier.network.log_prob(x_t, t))
-    assert (guide.chain, guide.class_names, guide.image_shape) == (tiny.CHAIN, ("dark", "light"), (1, 8, 8))
-    assert guide.name == "classifier/checkpoint-0000040"
-    assert load_guide(None, device="cpu") is None
+    assert torch.equal(classifier.log_prob(x_t, t), classifier.network.log_prob(x_t, t))
+    assert (classifier.config.chain, classifier.class_names) == (tiny.CHAIN, ("dark", "light"))
+    assert classifier.name == "classifier/checkpoint-0000040"
 
 
 def test_a_diffusion_model_of_other_pictures_is_refused(tmp_path, class_folder, diffusion_run):

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from classifiers.calibration import SCALE_LIMIT
-from classifiers.verdict import Diagnosis, LevelReport, informed_levels, is_informed, verdict
+from classifiers.diagnosis import Diagnosis, LevelReport, informed_levels, is_informed
+from classifiers.verdict import verdict
 
 LEVEL = LevelReport(
     t=0.0, alpha_bar=0.99, accuracy=0.9, log_likelihood=-0.3, confidence=0.9, calibration_error=0.02, entropy=0.2,
@@ -59,11 +60,12 @@ def test_an_overconfident_classifier_is_told_from_an_underconfident_one():
     worst = replace(LEVEL, t=300.0, calibration_error=0.2)
     text = said(LEVEL, worst, scale=0.5)
     assert (
-        "overconfident: its log-probabilities are honest times 0.5 (calibration error up to 0.200, at t = 300)" in text
+        "overconfident: its log-probabilities are calibrated when scaled by 0.5 "
+        "(calibration error up to 0.200, at t = 300)" in text
     )
     assert "Start from --guidance.scale 0.5" in text
     text = said(LEVEL, worst, scale=2.0)
-    assert "underconfident: its log-probabilities are honest times 2" in text
+    assert "underconfident: its log-probabilities are calibrated when scaled by 2" in text
     assert "is calibrated" not in text
 
 
@@ -90,7 +92,7 @@ def test_gradients_too_small_to_matter_are_not_judged():
 
 def test_images_without_an_error_cannot_calibrate_and_give_scale_one():
     text = said(LEVEL, scale=SCALE_LIMIT)
-    assert "cannot tell whether it is too sure" in text
+    assert "cannot show whether it is overconfident" in text
     assert "Start from --guidance.scale 1 " in text
 
 

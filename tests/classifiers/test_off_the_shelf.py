@@ -11,13 +11,12 @@ from torchvision.models import squeezenet1_1
 from torchvision.transforms.functional import normalize, resize
 
 from classifiers import off_the_shelf
-from classifiers.off_the_shelf import clean_guide, load_clean_guide, smoothed
+from classifiers.off_the_shelf import CleanClassifier, clean_classifier, load_clean_classifier, smoothed
 from classifiers.trained_model import load_classifier
 from guided_diffusion.data.imagenet import imagenet_class_names
 from guided_diffusion.diffusion.denoiser import NetworkDenoiser
 from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas
 from guided_diffusion.guidance import guided_at_estimate, guided_through
-from guided_diffusion.guidance.config import CleanGuide
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CHAIN = chain_from_betas(linear_betas(1000))
@@ -43,8 +42,8 @@ def network(weights) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def guide(weights) -> CleanGuide:
-    return load_clean_guide(f"torchvision:squeezenet1_1:{weights}", smooth=False, device="cpu")
+def guide(weights) -> CleanClassifier:
+    return load_clean_classifier(f"torchvision:squeezenet1_1:{weights}", smooth=False, device="cpu")
 
 
 def small() -> nn.Module:
@@ -56,16 +55,16 @@ def small() -> nn.Module:
     )  # fmt: skip
 
 
-def small_guide(network: nn.Module, **changes) -> CleanGuide:
+def small_guide(network: nn.Module, **changes) -> CleanClassifier:
     own = {"class_names": ("dark", "light"), "size": 24, "mean": MEAN, "std": STD, "name": "small", "sha256": "0"}
-    return clean_guide(network, **(own | changes))
+    return clean_classifier(network, **(own | changes))
 
 
 def test_a_torchvision_network_is_given_what_its_weights_were_trained_on(guide, network):
     """In [0, 1], at 224 pixels, normalised, as torchvision's own transforms do it."""
     x_0 = pictures()
     prepared = normalize(resize((x_0 + 1) / 2, [224, 224], antialias=True), list(MEAN), list(STD))
-    assert_close(guide.logits(x_0), network(prepared), rtol=1e-4, atol=1e-4)
+    assert_close(guide.network(x_0), network(prepared), rtol=1e-4, atol=1e-4)
     assert guide.class_names == imagenet_class_names()
     assert guide.name == "torchvision:squeezenet1_1"
     assert guide.image_shape is None
@@ -73,22 +72,22 @@ def test_a_torchvision_network_is_given_what_its_weights_were_trained_on(guide, 
 
 def test_grey_images_are_given_as_three_equal_channels(guide):
     grey = pictures(channels=1)
-    assert torch.equal(guide.logits(grey), guide.logits(grey.expand(-1, 3, -1, -1)))
+    assert torch.equal(guide.network(grey), guide.network(grey.expand(-1, 3, -1, -1)))
 
 
 def test_images_of_the_networks_own_size_are_not_resampled():
     network = small()
     expected = network.eval()(normalize((pictures() + 1) / 2, list(MEAN), list(STD)))
-    assert_close(small_guide(network).logits(pictures()), expected)
+    assert_close(small_guide(network).network(pictures()), expected)
 
 
 def test_a_picture_is_judged_alone_whatever_its_batch():
     guide = small_guide(small().train())
-    assert_close(guide.logits(pictures())[:1], guide.logits(pictures()[:1]), rtol=1e-5, atol=1e-6)
+    assert_close(guide.network(pictures())[:1], guide.network(pictures()[:1]), rtol=1e-5, atol=1e-6)
 
 
 def test_float64_images_get_float64_logits(guide):
-    assert guide.logits(pictures(1).double()).dtype == torch.float64
+    assert guide.network(pictures(1).double()).dtype == torch.float64
 
 
 def test_every_relu_becomes_a_softplus_of_a_copy():
@@ -100,21 +99,21 @@ def test_every_relu_becomes_a_softplus_of_a_copy():
 
 
 def test_smooth_and_exact_networks_of_one_file_differ_by_their_activations_alone(weights, guide):
-    smooth = load_clean_guide(f"torchvision:squeezenet1_1:{weights}", smooth=True, device="cpu")
+    smooth = load_clean_classifier(f"torchvision:squeezenet1_1:{weights}", smooth=True, device="cpu")
     assert smooth.sha256 == guide.sha256
-    difference = (smooth.logits(pictures()) - guide.logits(pictures())).abs().max()
+    difference = (smooth.network(pictures()) - guide.network(pictures())).abs().max()
     assert float(difference) > 1e-6
 
 
 @pytest.mark.parametrize("guided", [guided_through, guided_at_estimate])
 def test_a_torchvision_network_guides_each_sample_to_its_class(weights, guided):
     """One step along the gradient, 0.2 at most in any pixel, raises each sample's log p(y) by 0.003 or more."""
-    guide = load_clean_guide(f"torchvision:squeezenet1_1:{weights}", smooth=True, device="cpu")
+    guide = load_clean_classifier(f"torchvision:squeezenet1_1:{weights}", smooth=True, device="cpu")
     x_t, y = pictures(), torch.tensor([1, 207, 950])
     denoiser, step = NetworkDenoiser(lambda x, t: 0.9 * x, "x0", "small", clip=None), CHAIN.at(300, like=x_t)
 
     def log_prob(x):
-        return guide.logits(x).log_softmax(dim=1)
+        return guide.network(x).log_softmax(dim=1)
 
     plain = denoiser(x_t, step).x0
     moved = guided(denoiser, log_prob, y, 100.0)(x_t, step).x0
@@ -125,9 +124,12 @@ def test_a_torchvision_network_guides_each_sample_to_its_class(weights, guided):
 
 
 def test_a_judge_trained_here_is_asked_at_timestep_zero(judge_run):
-    guide, judge = load_clean_guide(f"classifier:{judge_run}", smooth=True, device="cpu"), load_classifier(judge_run)
+    guide, judge = (
+        load_clean_classifier(f"classifier:{judge_run}", smooth=True, device="cpu"),
+        load_classifier(judge_run),
+    )
     x_0 = pictures(channels=1, side=8)
-    assert torch.equal(guide.logits(x_0), judge.network(x_0, torch.zeros(3)))
+    assert torch.equal(guide.network(x_0), judge.network(x_0, torch.zeros(3)))
     assert guide.class_names == ("dark", "light")
     assert guide.image_shape == (1, 8, 8)
 
@@ -161,16 +163,16 @@ def test_published_weights_are_taken_from_the_cache_or_the_message_says_how_to_b
 
     monkeypatch.setattr(off_the_shelf, "download_url_to_file", offline)
     with pytest.raises(OSError, match=r"squeezenet1_1 could not be downloaded \(no route to host\); get ") as refusal:
-        load_clean_guide("torchvision:squeezenet1_1", smooth=False, device="cpu")
-    assert "give its path: --guidance.off_the_shelf torchvision:squeezenet1_1:FILE" in str(refusal.value)
+        load_clean_classifier("torchvision:squeezenet1_1", smooth=False, device="cpu")
+    assert "give its path: --guidance.clean_classifier.name torchvision:squeezenet1_1:FILE" in str(refusal.value)
     torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
-    guide = load_clean_guide("torchvision:squeezenet1_1", smooth=False, device="cpu")
-    assert guide.logits(pictures(1)).shape == (1, 1000)
+    guide = load_clean_classifier("torchvision:squeezenet1_1", smooth=False, device="cpu")
+    assert guide.network(pictures(1)).shape == (1, 1000)
 
 
 REFUSED = {
-    'there is no off-the-shelf classifier "resnet50"; give torchvision:NAME, ': "resnet50",
-    'there is no off-the-shelf classifier "torchvision:"': "torchvision:",
+    'there is no clean classifier "resnet50"; give torchvision:NAME, ': "resnet50",
+    'there is no clean classifier "torchvision:"': "torchvision:",
     'torchvision has no classifier "resnet5"; it has alexnet, ': "torchvision:resnet5",
     "there are no weights /nowhere.pth; expected a state dict": "torchvision:resnet18:/nowhere.pth",
 }
@@ -179,21 +181,21 @@ REFUSED = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_names_of_nothing_are_refused(message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        load_clean_guide(REFUSED[message], smooth=False, device="cpu")
+        load_clean_classifier(REFUSED[message], smooth=False, device="cpu")
 
 
 def test_weights_of_another_network_are_refused(weights):
     with pytest.raises(ValueError, match=r"random.safetensors do not fit AlexNet: .*Missing key"):
-        load_clean_guide(f"torchvision:alexnet:{weights}", smooth=False, device="cpu")
+        load_clean_classifier(f"torchvision:alexnet:{weights}", smooth=False, device="cpu")
 
 
 def test_a_file_that_would_have_to_run_code_is_refused(tmp_path):
     file = tmp_path / "module.pth"
     torch.save(nn.Linear(2, 2), file)
     with pytest.raises(ValueError, match=r"module.pth holds no state dict that can be read without running its code"):
-        load_clean_guide(f"torchvision:alexnet:{file}", smooth=False, device="cpu")
+        load_clean_classifier(f"torchvision:alexnet:{file}", smooth=False, device="cpu")
 
 
 def test_a_classifier_of_noisy_images_is_refused_here(classifier_run):
     with pytest.raises(ValueError, match="was trained on noisy images and .*: give it as --classifier"):
-        load_clean_guide(f"classifier:{classifier_run}", smooth=False, device="cpu")
+        load_clean_classifier(f"classifier:{classifier_run}", smooth=False, device="cpu")

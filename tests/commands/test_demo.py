@@ -1,17 +1,20 @@
 """The demonstration's own parts: the data it writes, the jobs it runs, the report. Commands have their own tests."""
 
+import importlib
 import json
 import re
+import shlex
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
-from guided_diffusion.commands.demo import DemoConfig, Job, _refuse_unfinished, _run_job, _run_stage, run_demo
+from guided_diffusion.commands.demo import DemoConfig, Job, demo_stages, run_demo, run_stage
 from guided_diffusion.commands.demo_report import Setting, write_demo_report
 from guided_diffusion.commands.make_digits import DigitsConfig, write_digits
+from guided_diffusion.config import parse
 
 METRICS = {"frechet_distance": 1.25, "precision": 0.5, "recall": 0.75, "accuracy": 1.0}
 
@@ -43,8 +46,19 @@ def test_digits_that_are_there_are_left_alone_and_other_folders_refused(tmp_path
         DigitsConfig(out=tmp_path / "none", test_every=1)
 
 
+def test_every_command_of_the_demonstration_has_the_options_it_is_given(monkeypatch):
+    monkeypatch.chdir(tiny.REPOSITORY)
+    ran = []
+    commands = [c for jobs in demo_stages(DemoConfig(out=Path("a b"))).values() for job in jobs for c in job.commands]
+    for script, *options in map(shlex.split, commands):
+        module = importlib.import_module(f"guided_diffusion.commands.{Path(script).stem}")
+        monkeypatch.setattr(module, "run_command", lambda kind, run, argv: ran.append(parse(kind, argv)))
+        module.main(options)
+    assert len(ran) == len(commands) == 6 + 2 * 2 * 5
+
+
 def test_the_report_holds_every_number_picture_and_command(tmp_path):
-    report = write_demo_report(tmp_path, _settings(tmp_path), commands=[("scripts/sample.py", "--out", "a b")])
+    report = write_demo_report(tmp_path, _settings(tmp_path), commands=["scripts/sample.py --out 'a b'"])
     page = report.path.read_text()
     assert "python scripts/sample.py --out &#x27;a b&#x27;" in page
     assert page.count("<figure>") == 4
@@ -58,18 +72,18 @@ def test_the_report_holds_every_number_picture_and_command(tmp_path):
 
 
 def test_a_job_runs_its_commands_in_order_and_keeps_their_output(tmp_path):
-    job = Job("twice", (("-c", "print('one')"), ("-c", "print('two')")))
-    _run_job(job, tmp_path / "log", Event())
-    lines = (tmp_path / "log").read_text().splitlines()
+    run_stage("twice", [Job("twice", ("-c \"print('one')\"", "-c \"print('two')\""))], logs=tmp_path)
+    lines = (tmp_path / "twice.log").read_text().splitlines()
     assert [line for line in lines if not line.startswith("$")] == ["one", "two"]
 
 
 def test_a_failing_command_ends_the_stage_at_once_with_the_end_of_its_output(tmp_path):
-    failing = Job("bad", (("-c", "import sys; print('what went wrong'); sys.exit(3)"), ("-c", "open('never', 'w')")))
-    endless = Job("endless", (("-c", "import time; time.sleep(600)"),))
+    never = tmp_path / "never"
+    failing = Job("bad", ("-c \"import sys; print('what went wrong'); sys.exit(3)\"", f"-c \"open('{never}', 'w')\""))
+    endless = Job("endless", ('-c "import time; time.sleep(600)"',))
     with pytest.raises(ValueError, match="failed with status 3; (?s:.*)what went wrong"):
-        _run_stage("both", [failing, endless], logs=tmp_path)
-    assert not Path("never").exists()
+        run_stage("both", [failing, endless], logs=tmp_path)
+    assert not never.exists()
 
 
 def test_a_training_that_was_stopped_is_not_used(tmp_path):
@@ -77,10 +91,11 @@ def test_a_training_that_was_stopped_is_not_used(tmp_path):
     checkpoint.mkdir()
     record = {"iteration": 7, "run": {"training": {"iterations": 9}}}
     (checkpoint / "config.json").write_text(json.dumps(record))
+    training = Job("train", ("-c pass",), trains=tmp_path)
     with pytest.raises(ValueError, match="was stopped at iteration 7 of 9; the same command continues"):
-        _run_job(Job("train", ((("-c", "pass")),), trains=tmp_path), tmp_path / "log", Event())
+        run_stage("training", [training], logs=tmp_path)
     (checkpoint / "config.json").write_text(json.dumps(record | {"iteration": 9}))
-    _refuse_unfinished(tmp_path)
+    run_stage("training", [training], logs=tmp_path)
 
 
 def test_the_demonstration_says_where_it_must_be_started(tmp_path, monkeypatch):

@@ -11,29 +11,39 @@ import numpy as np
 import pytest
 import tiny
 
-from guided_diffusion.commands import sweep as sweep_run
-from guided_diffusion.commands.sweep import SweepConfig, network_evaluations, sampling_runs, sweep
+from guided_diffusion.commands.sample import SampleConfig, write_samples
+from guided_diffusion.commands.sweep import SweepConfig, network_evaluations, sample_configs, sweep
 from guided_diffusion.commands.sweep_report import Outcome, best_of, format_outcomes, write_sweep_report
 from guided_diffusion.config import parse
 from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.chain import sigma
-from guided_diffusion.diffusion.model import load_diffusion
+from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
+from guided_diffusion.evaluation import run as evaluation
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.generation import run as generation
-from guided_diffusion.generation.config import SampleConfig
-from guided_diffusion.guidance.config import GuidanceConfig
-from guided_diffusion.guidance.guides import load_guide, load_other_guides
-from guided_diffusion.guidance.run import Guidance
-from guided_diffusion.samplers import SamplerConfig, make_sampler
+from guided_diffusion.evaluation.extractors.config import ExtractorConfig
+from guided_diffusion.generation.config import SamplingConfig
+from guided_diffusion.generation.run import SamplingRun
+from guided_diffusion.guidance.config import (
+    AutoguidanceConfig,
+    ClassifierFreeConfig,
+    CleanClassifierConfig,
+    GuidanceConfig,
+)
+from guided_diffusion.samplers import SamplerConfig
+
+
+def sweep_config(out: Path, diffusion: Path, classifier: Path, judge: Path, real: Path, **options) -> SweepConfig:
+    few = {"scales": (4.0,), "samplers": ("ddim", "heun"), "steps": (4,), "num_samples": 8}
+    extractor = ExtractorConfig(name=f"classifier:{judge}")
+    return SweepConfig(
+        out=out, diffusion=diffusion, classifier=classifier, real=real, extractor=extractor, **(few | options)
+    )
 
 
 @pytest.fixture
 def config(tmp_path, diffusion_run, classifier_run, judge_run, class_folder) -> SweepConfig:
-    return SweepConfig(
-        out=tmp_path / "sweep", diffusion=diffusion_run, classifier=classifier_run, real=class_folder,
-        extractor=f"classifier:{judge_run}", scales=(4.0,), samplers=("ddim", "heun"), steps=(4,), num_samples=8,
-        write_config=tmp_path / "best.yaml",
-    )  # fmt: skip
+    out, best = tmp_path / "sweep", tmp_path / "best.yaml"
+    return sweep_config(out, diffusion_run, classifier_run, judge_run, class_folder, write_config=best)
 
 
 def changed(config: SweepConfig, **values) -> SweepConfig:
@@ -44,14 +54,29 @@ def changed(config: SweepConfig, **values) -> SweepConfig:
 def evaluations(monkeypatch) -> list[Path]:
     """The directories that are evaluated, in order."""
     seen: list[Path] = []
-    evaluate = sweep_run.evaluate
+    evaluate = evaluation.evaluate
 
     def counted(*, generated: Path, **rest):
         seen.append(generated)
         return evaluate(generated=generated, **rest)
 
-    monkeypatch.setattr(sweep_run, "evaluate", counted)
+    monkeypatch.setattr(evaluation, "evaluate", counted)
     return seen
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, diffusion_run, classifier_run, judge_run, class_folder) -> Path:
+    """Directory of a finished sweep of one setting. Nobody changes what is in it."""
+    out = tmp_path_factory.mktemp("done") / "sweep"
+    sweep(sweep_config(out, diffusion_run, classifier_run, judge_run, class_folder, samplers=("ddim",)))
+    return out
+
+
+@pytest.fixture
+def few(config, done) -> SweepConfig:
+    """A sweep of one setting, finished."""
+    shutil.copytree(done, config.out)
+    return changed(config, samplers=("ddim",))
 
 
 def test_every_combination_is_made_and_evaluated_and_the_best_is_written_down(config, evaluations, capsys):
@@ -65,7 +90,7 @@ def test_every_combination_is_made_and_evaluated_and_the_best_is_written_down(co
     assert [setting["is_best"] for setting in settings] == [setting is best for setting in settings]
     assert f"best by FD-8: {best['sampler']}, 4 steps, s = {best['scale']:g}" in capsys.readouterr().out
     read = parse(SampleConfig, ["--config", str(config.write_config), "--out", "x"])
-    assert (read.sampler, read.steps, read.guidance.scale) == (best["sampler"], 4, best["scale"])
+    assert (read.sampler.name, read.sampler.steps, read.guidance.scale) == (best["sampler"], 4, best["scale"])
     assert (read.diffusion, read.classifier, read.num_samples) == (config.diffusion, config.classifier, 8)
 
 
@@ -82,11 +107,11 @@ def test_what_is_there_is_not_made_again_but_what_is_missing_is(config, evaluati
     assert (config.out / "report.html").is_file()
 
 
-def test_an_evaluation_under_another_protocol_is_not_taken(config, evaluations):
-    sweep(config)
-    evaluations.clear()
-    sweep(changed(config, protocol=EvaluationConfig(neighbours=2)))
-    assert len(evaluations) == 2
+def test_an_evaluation_under_another_protocol_is_not_taken(few, evaluations):
+    sweep(few)
+    assert not evaluations
+    sweep(changed(few, protocol=EvaluationConfig(neighbours=2)))
+    assert len(evaluations) == 1
 
 
 def test_an_evaluation_against_pictures_that_were_replaced_is_not_taken(config, evaluations, tmp_path):
@@ -99,25 +124,21 @@ def test_an_evaluation_against_pictures_that_were_replaced_is_not_taken(config, 
     assert len(evaluations) == 2
 
 
-def test_an_evaluation_that_does_not_say_against_which_files_is_not_taken(config, evaluations):
-    few = changed(config, samplers=("ddim",))
-    sweep(few)
-    path = config.out / "samples" / "ddim-4-scale4" / "evaluation.json"
+def test_an_evaluation_that_does_not_say_against_which_files_is_not_taken(few, evaluations):
+    path = few.out / "samples" / "ddim-4-scale4" / "evaluation.json"
     record = json.loads(path.read_text())
     del record["protocol"]["real"]["files_sha256"]  # as evaluations were written once
     path.write_text(json.dumps(record))
     sweep(few)
-    assert len(evaluations) == 2
+    assert len(evaluations) == 1
 
 
-def test_an_evaluation_of_samples_that_were_made_again_since_is_not_taken(config, evaluations):
-    few = changed(config, samplers=("ddim",))
-    sweep(few)
-    shard = config.out / "samples" / "ddim-4-scale4" / "shard-00000.npz"
+def test_an_evaluation_of_samples_that_were_made_again_since_is_not_taken(few, evaluations):
+    shard = few.out / "samples" / "ddim-4-scale4" / "shard-00000.npz"
     evaluated = (shard.parent / "evaluation.json").stat().st_mtime_ns
     os.utime(shard, ns=(evaluated, evaluated + 1))  # as of a shard that was rewritten under the same manifest
     sweep(few)
-    assert len(evaluations) == 2
+    assert len(evaluations) == 1
 
 
 @pytest.mark.parametrize(
@@ -129,12 +150,10 @@ def test_an_evaluation_of_samples_that_were_made_again_since_is_not_taken(config
         pytest.param('{"metrics": {}, "display_names": {}, "protocol": {"generated": 1}}', id="of other parts"),
     ],
 )
-def test_an_evaluation_that_is_damaged_is_made_again(config, evaluations, content):
-    few = changed(config, samplers=("ddim",))
+def test_an_evaluation_that_is_damaged_is_made_again(few, evaluations, content):
+    (few.out / "samples" / "ddim-4-scale4" / "evaluation.json").write_text(content)
     sweep(few)
-    (config.out / "samples" / "ddim-4-scale4" / "evaluation.json").write_text(content)
-    sweep(few)
-    assert len(evaluations) == 2
+    assert len(evaluations) == 1
 
 
 def test_a_sweep_against_pictures_inside_a_zip_goes_on(config, evaluations, tmp_path, class_folder):
@@ -151,7 +170,7 @@ def test_all_settings_share_their_seeds(config):
     few = changed(config, samplers=("ddim",), scales=(0.0, 1e-9))
     sweep(few)
     images = [
-        np.concatenate([shard.images for shard in iterate_shards(run.out)]) for run in sampling_runs(few)
+        np.concatenate([shard.images for shard in iterate_shards(run.out)]) for run in sample_configs(few)
     ]  # fmt: skip
     assert np.array_equal(*images)
 
@@ -171,10 +190,12 @@ def test_a_real_side_that_cannot_be_is_refused_before_any_samples_are_made(confi
 
 
 def test_a_samplers_own_options_reach_it_alone(config):
-    own = {"eta": 0.5, "snr": 0.1, "langevin_steps": 2, "threshold": 0.995}
-    runs = sampling_runs(changed(config, samplers=("ddim", "heun", "langevin"), **own))
-    assert [(run.eta, run.snr, run.langevin_steps) for run in runs] == [(0.5, None, None), (0, None, None), (0, 0.1, 2)]
-    assert {run.threshold for run in runs} == {0.995}
+    own = SamplerConfig(name="langevin", snr=0.1, langevin_steps=2, threshold=0.995)
+    runs = sample_configs(changed(config, samplers=("ddim", "langevin"), sampler=own))
+    assert [run.sampler for run in runs] == [
+        SamplerConfig(name="ddim", steps=4, threshold=0.995),
+        replace(own, steps=4),
+    ]
 
 
 def test_a_setting_that_cannot_be_is_refused_before_any_is_made(config):
@@ -188,9 +209,14 @@ def test_a_setting_that_cannot_be_is_refused_before_any_is_made(config):
     [
         ({"scales": ()}, "scales are one or more different values, got \\[\\]"),
         ({"steps": (25, 25)}, "steps are one or more different values, got \\[25, 25\\]"),
-        ({"eta": 0.5, "samplers": ("heun",)}, "eta 0.5 is for ddim, but the samplers are heun; leave it out"),
-        ({"snr": 0.1}, "snr 0.1 is for langevin and predictor_corrector, but the samplers are ddim, heun"),
-        ({"num_samples": 3}, "look at 3 neighbours of each sample, so num_samples must be more; got 3"),
+        (
+            {"sampler": SamplerConfig(eta=0.5), "samplers": ("heun",)},
+            "eta 0.5 is for ddim, but the samplers are heun; leave it out",
+        ),
+        ({"sampler": SamplerConfig(name="langevin", snr=0.1)}, "from --samplers, and langevin is not among them"),
+        ({"sampler": SamplerConfig(steps=4)}, "takes its steps from --steps, not from sampler.steps; got 4"),
+        ({"classifier": None}, "a sweep over guidance scales needs a classifier; add --classifier RUN"),
+        ({"num_samples": 3}, "--num_samples asks for 3 images, but precision and recall look at 3 neighbours of each"),
         ({"guidance": GuidanceConfig(scale=2.0)}, "takes its scales from --scales, not from guidance.scale; got 2"),
     ],
 )
@@ -199,13 +225,13 @@ def test_settings_that_make_no_sense_are_refused(config, wrong, message):
         changed(config, **wrong)
 
 
-def cost(guidance: Guidance, **sampler) -> int:
-    config = SamplerConfig(steps=10, **sampler)
-    return network_evaluations(guidance, make_sampler(config), config.levels(tiny.CHAIN))
+def run_of(model: DiffusionModel, guidance: GuidanceConfig | None = None, **sampler) -> SamplingRun:
+    settings = SamplingConfig(sampler=SamplerConfig(**({"steps": 10} | sampler)))
+    return SamplingRun.assemble(model, None, guidance=guidance or GuidanceConfig(), settings=settings)
 
 
 @pytest.mark.parametrize(
-    ("sampler", "asked"),
+    ("sampler", "evaluations"),
     [
         ({"name": "ddim"}, 10),
         ({"name": "ddpm"}, 10),
@@ -214,42 +240,31 @@ def cost(guidance: Guidance, **sampler) -> int:
         ({"name": "langevin", "langevin_steps": 3}, 31),
     ],
 )
-def test_the_cost_of_a_sampler_is_counted(sampler, asked, diffusion_run, classifier_run):
-    guide = load_guide(classifier_run, device="cpu")
-    assert cost(Guidance(model=load_diffusion(diffusion_run), guide=guide), **sampler) == asked
+def test_the_cost_of_a_sampler_is_counted(sampler, evaluations, diffusion_run):
+    assert network_evaluations(run_of(load_diffusion(diffusion_run), **sampler)) == evaluations
 
 
 def test_the_cost_of_guidance_by_denoising_networks_is_counted(diffusion_run, free_run, judge_run):
-    # The sampler's calls alone, as once counted here, are 10 in each case.
+    # The sampler's calls alone are 10 in each case.
     free, plain = load_diffusion(free_run), load_diffusion(diffusion_run)
-    twice = GuidanceConfig(free_weight=2.0)
-    assert cost(Guidance(model=free, guide=None, config=twice)) == 20
-    within = replace(twice, sigma_max=1.0)
-    links = SamplerConfig(steps=10).levels(tiny.CHAIN)
-    quiet = sum(sigma(float(links.alpha_bar[k])) <= 1.0 for k in range(10))
+    twice = GuidanceConfig(classifier_free=ClassifierFreeConfig(weight=2.0))
+    assert network_evaluations(run_of(free, twice)) == 20
+    within = run_of(free, replace(twice, sigma_max=1.0))
+    quiet = sum(sigma(float(alpha_bar)) <= 1.0 for alpha_bar in within.chain.alpha_bar)
     assert 0 < quiet < 10
-    assert cost(Guidance(model=free, guide=None, config=within)) == 10 + quiet
-    weak = GuidanceConfig(weak=f"{diffusion_run}:network", weak_weight=2.0)
-    others = load_other_guides(weak, device="cpu")
-    assert cost(Guidance(model=plain, guide=None, config=weak, others=others)) == 20
-    judge = GuidanceConfig(off_the_shelf=f"classifier:{judge_run}")
-    others = load_other_guides(judge, device="cpu")
-    assert cost(Guidance(model=plain, guide=None, config=judge, others=others)) == 10
+    assert network_evaluations(within) == 10 + quiet
+    weaker = GuidanceConfig(autoguidance=AutoguidanceConfig(model=f"{diffusion_run}:network", weight=2.0))
+    assert network_evaluations(run_of(plain, weaker)) == 20
+    judge = GuidanceConfig(clean_classifier=CleanClassifierConfig(name=f"classifier:{judge_run}"))
+    assert network_evaluations(run_of(plain, judge)) == 10
 
 
-def test_the_count_without_networks_is_the_runs_own(tmp_path, free_run, monkeypatch):
-    model, config = load_diffusion(free_run), GuidanceConfig(free_weight=2.0, sigma_max=1.0)
-    run = SampleConfig(out=tmp_path, diffusion=free_run, num_samples=4, steps=10, guidance=config)
-    seen = {}
-    make_shards = generation.make_shards
-
-    def kept(config, plan, manifest, make_images, evaluations):
-        make_shards(config, plan, manifest, make_images, evaluations)
-        seen.update(evaluations)
-
-    monkeypatch.setattr(generation, "make_shards", kept)
-    generation.generate(run, model, None)
-    assert seen == {"network": 4 * cost(Guidance(model=model, guide=None, config=config))}
+def test_the_count_without_networks_is_the_runs_own(tmp_path, free_run):
+    guidance = GuidanceConfig(classifier_free=ClassifierFreeConfig(weight=2.0), sigma_max=1.0)
+    config = tiny.sample_config(tmp_path, num_samples=4, steps=10, guidance=guidance)
+    run = tiny.sampling_run(config, load_diffusion(free_run))
+    write_samples(run, config)
+    assert run.evaluations == {"network": 4 * network_evaluations(run)}
 
 
 def outcome(scale: float, distance: float, grid: Path, **changes) -> Outcome:

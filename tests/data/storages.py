@@ -8,6 +8,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 from PIL import Image
+from torch import Tensor
+
+from guided_diffusion.data.batches import sample_rng
+from guided_diffusion.data.decoder import x0_of
+from guided_diffusion.data.image_set import ImageSet
 
 NAMES = ("ant/0.png", "ant/1.png", "bee/0.png", "bee/1.png", "bee/deep/2.png")
 LABELS = (0, 0, 1, 1, 1)
@@ -73,7 +78,7 @@ def write_shards(path: Path) -> Path:
 
 
 def write_saved(path: Path) -> Path:
-    """What `save_to_disk` of the datasets library writes."""
+    """A dataset as `save_to_disk` of the datasets library writes it."""
     hugging_face_dataset().save_to_disk(path)
     return path
 
@@ -85,3 +90,8 @@ def hugging_face_dataset(**columns: list[int | None]) -> datasets.Dataset:
     features = datasets.Features({"img": datasets.Image(), **dict.fromkeys(classes, class_label)})
     images = [{"bytes": content, "path": None} for content in PICTURES.values()]
     return datasets.Dataset.from_dict({"img": images, **classes}, features=features)
+
+
+def augmented(images: ImageSet, index: int, counter: int, *, seed: int = 0) -> Tensor:
+    """The training sample number `counter`, made of an image."""
+    return x0_of(images.augmented(index, sample_rng(seed, counter)))

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data.storages import augmented
 from PIL import Image
 
 from guided_diffusion.data.batches import Batch, EndlessBatches, epoch_permutation
-from guided_diffusion.data.image_set import DataConfig, open_dataset
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.image_set import open_training_set
 
 SIZE = 4
 
@@ -28,7 +30,7 @@ def dataset(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(path)
     config = DataConfig(path=tmp_path, crop="random", flip=True)
-    return open_dataset(config, image_size=SIZE, seed=5)
+    return open_training_set(config, image_size=SIZE)
 
 
 def endless(dataset, *, batch_size, seed=1, num_workers=0):
@@ -62,9 +64,8 @@ def test_a_sample_is_the_permutations_element_at_its_counter(dataset):
         for x0, y, counter in zip(batch.x0, batch.y.tolist(), batch.counter.tolist(), strict=True):
             epoch, position = divmod(counter, 7)
             index = int(epoch_permutation(7, seed=9, epoch=epoch)[position])
-            expected, label, _ = dataset[index, counter]
-            assert torch.equal(x0, expected)
-            assert y == label
+            assert torch.equal(x0, augmented(dataset, index, counter, seed=9))
+            assert y == dataset[index][1]
 
 
 def test_every_epoch_holds_every_image_once(dataset):
@@ -164,10 +165,11 @@ RUN = """
 import sys, time
 from pathlib import Path
 from guided_diffusion.data.batches import EndlessBatches
-from guided_diffusion.data.image_set import DataConfig, open_dataset
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.image_set import open_training_set
 
 if __name__ == "__main__":
-    dataset = open_dataset(DataConfig(path=Path(sys.argv[1])), image_size=4)
+    dataset = open_training_set(DataConfig(path=Path(sys.argv[1])), image_size=4)
     stream = EndlessBatches(dataset, batch_size=2, seed=0, num_workers=1).micro_batches()
     stopped = []
     import signal
@@ -184,7 +186,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
 def test_a_signal_to_the_process_group_leaves_the_workers_alive(dataset):
-    command = [sys.executable, "-c", RUN, str(dataset.config.path)]
+    command = [sys.executable, "-c", RUN, str(dataset.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
         assert run.stdout.readline() == "started\n"
         os.killpg(run.pid, signal.SIGTERM)
@@ -194,7 +196,7 @@ def test_a_signal_to_the_process_group_leaves_the_workers_alive(dataset):
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers in /proc")
 def test_workers_do_not_outlive_a_killed_run(dataset):
-    command = [sys.executable, "-c", RUN, str(dataset.config.path)]
+    command = [sys.executable, "-c", RUN, str(dataset.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout.readline() == "started\n"
         workers = [int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]

@@ -8,11 +8,12 @@ import huggingface_hub.constants
 import pytest
 from data.storages import LABELS, hugging_face_dataset
 
-from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.image_set import ImageSet, open_training_set
 
 
-def opened(path: Path | str, **config) -> ImageDataset:
-    return open_dataset(DataConfig(path=Path(path), **config), image_size=4)
+def opened(path: Path | str, **config) -> ImageSet:
+    return open_training_set(DataConfig(path=Path(path), **config), image_size=4)
 
 
 @pytest.fixture(autouse=True)

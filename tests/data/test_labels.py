@@ -8,17 +8,18 @@ import pytest
 from data.storages import NAMES, PICTURES, png, write_folder, write_shards, write_zip
 
 from guided_diffusion.config import from_plain, parse, to_plain
-from guided_diffusion.data.formats.folder import open_folder
-from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.formats import open_stored
+from guided_diffusion.data.formats.tree import archive_tree, folder_tree
+from guided_diffusion.data.image_set import ImageSet, open_training_set
 from guided_diffusion.data.labels import numbered
-from guided_diffusion.data.listing import archive_tree, filename_classes, folder_tree
 
 LISTING = json.loads((Path(__file__).parent.parent / "golden" / "data.json").read_text())["listing"]
 SOURCE = Path("labels.csv")
 
 
-def opened(path: Path, labels: Path | str, **options) -> ImageDataset:
-    return open_dataset(DataConfig(path=path, labels=labels), image_size=4, **options)
+def opened(path: Path, labels: Path | str, **options) -> ImageSet:
+    return open_training_set(DataConfig(path=path, labels=labels), image_size=4, **options)
 
 
 @pytest.fixture(params=[write_folder, write_zip], ids=["folder", "zip"])
@@ -38,8 +39,8 @@ def test_file_names_give_the_published_classes_in_the_published_order(tmp_path):
         if not name.endswith(".webp"):  # of which the published list knows nothing
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
-    found = open_folder(tmp_path, labels="filenames")
-    names = [found.storage.path(index).relative_to(tmp_path).as_posix() for index in range(len(found.storage))]
+    found = open_stored(tmp_path, "filenames")
+    names = [found.images.path(index).relative_to(tmp_path).as_posix() for index in range(len(found.images))]
     assert names == LISTING["found_in_order"]
     assert found.labels.tolist() == LISTING["class_index"]
     assert list(found.class_names) == LISTING["class_names"]
@@ -52,7 +53,6 @@ def test_members_of_a_zip_come_in_the_published_order_however_they_were_packed(t
     packed = archive_tree(Path("data.zip"), [*LISTING["created"][::-1], "a/", "empty/"])
     assert (packed.images, packed.others) == (folder_tree(tmp_path).images, folder_tree(tmp_path).others)
     assert packed.directories == ("a", "deep", "empty")
-    assert filename_classes(packed) == filename_classes(folder_tree(tmp_path))
 
 
 def test_file_names_label_trees_of_any_shape(tmp_path, write):
@@ -104,12 +104,12 @@ def test_a_table_overrules_the_folders_and_reaches_loose_images(tmp_path, write)
 
 def test_whole_numbers_are_class_numbers_and_anything_else_is_a_name():
     for labels in ([10, 2, 0], ["10", "2", "0"]):  # sorted as names, "10" would come before "2"
-        names, numbers = numbered(labels, source=SOURCE)
+        numbers, names = numbered(labels, source=SOURCE)
         assert names == tuple(str(number) for number in range(11))
         assert numbers.tolist() == [10, 2, 0]
         assert numbers.dtype == np.int64
     for labels, expected in ((["7", "x"], ("7", "x")), (["007", "010"], ("007", "010")), (["1.0", "0"], ("0", "1.0"))):
-        assert numbered(labels, source=SOURCE)[0] == expected
+        assert numbered(labels, source=SOURCE)[1] == expected
 
 
 def test_imposed_names_renumber_a_table(tmp_path):

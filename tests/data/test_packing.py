@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from data.storages import augmented
 from PIL import Image
 
-from guided_diffusion.data.formats.packed import open_packed
-from guided_diffusion.data.image_set import DataConfig, ImageDataset, open_dataset
-from guided_diffusion.data.preparation import PrepareConfig, prepare_data
-from guided_diffusion.training.diffusion_objective import train_diffusion
+from guided_diffusion.commands.prepare_data import PrepareConfig, prepare_data
+from guided_diffusion.commands.train_diffusion import train_diffusion
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.formats import open_stored
+from guided_diffusion.data.image_set import ImageSet, open_training_set
 
 SIZE = 6
 
@@ -41,7 +43,7 @@ def prepare(folder: Path, out: Path, *, size: int = SIZE, **data: object) -> Pat
 
 
 def items(path: Path, *, size: int = SIZE, **data: object) -> tuple[torch.Tensor, list[int], tuple[str, ...]]:
-    dataset = open_dataset(tiny.data(path, **data), image_size=size)
+    dataset = open_training_set(tiny.data(path, **data), image_size=size)
     x0, labels = zip(*(dataset[index] for index in range(len(dataset))), strict=True)
     return torch.stack(x0), list(labels), dataset.class_names
 
@@ -64,8 +66,8 @@ def test_grey_data_stay_grey(tmp_path):
 
 def test_mirrors_of_a_training_are_those_it_would_draw_from_the_folder(tmp_path, folder):
     prepare(folder, tmp_path / "out")
-    datasets = [open_dataset(tiny.data(path, flip=True), image_size=SIZE) for path in (folder, tmp_path / "out")]
-    samples = [[dataset[index % 12, index][0] for index in range(40)] for dataset in datasets]
+    datasets = [open_training_set(tiny.data(path, flip=True), image_size=SIZE) for path in (folder, tmp_path / "out")]
+    samples = [[augmented(dataset, index % 12, index) for index in range(40)] for dataset in datasets]
     assert all(torch.equal(a, b) for a, b in zip(*samples, strict=True))
     assert any(not torch.equal(x0, datasets[0][index % 12][0]) for index, x0 in enumerate(samples[0]))
 
@@ -75,7 +77,7 @@ def test_a_training_of_another_size_resizes_the_stored_squares(tmp_path, folder)
     assert items(tmp_path / "out", size=3)[0].shape == (12, 3, 3, 3)
     stored = np.load(tmp_path / "out" / "images.npy")
     halved = Image.fromarray(stored[0]).resize((3, 3), Image.Resampling.BOX)
-    dataset = open_dataset(tiny.data(tmp_path / "out"), image_size=3)
+    dataset = open_training_set(tiny.data(tmp_path / "out"), image_size=3)
     assert np.array_equal(dataset.pixels(0), np.asarray(halved))
 
 
@@ -117,21 +119,21 @@ def test_a_partial_file_is_continued_from_its_last_whole_image(tmp_path, folder,
     """128 bytes are the header and 108 an image."""
     whole = (prepare(folder, tmp_path / "whole") / "images.npy").read_bytes()
     assert len(whole) == 128 + 108 * 12
-    out, cropped, pixels = tmp_path / "out", [], ImageDataset.pixels
+    out, cropped, pixels = tmp_path / "out", [], ImageSet.pixels
 
-    def failing(self: ImageDataset, index: int) -> np.ndarray:
+    def failing(self: ImageSet, index: int) -> np.ndarray:
         raise OSError("the disk failed")
 
-    monkeypatch.setattr(ImageDataset, "pixels", failing)
+    monkeypatch.setattr(ImageSet, "pixels", failing)
     with pytest.raises(OSError, match="the disk failed"):
         prepare(folder, out)
     (out / "images.npy.partial").write_bytes(whole[:left])
 
-    def counted(self: ImageDataset, index: int) -> np.ndarray:
+    def counted(self: ImageSet, index: int) -> np.ndarray:
         cropped.append(index)
         return pixels(self, index)
 
-    monkeypatch.setattr(ImageDataset, "pixels", counted)
+    monkeypatch.setattr(ImageSet, "pixels", counted)
     prepare(folder, out)
     assert (out / "images.npy").read_bytes() == whole
     assert cropped == list(range(max(0, left - 128) // 108, 12))
@@ -151,17 +153,17 @@ def test_a_killed_preparation_is_no_data_set_and_goes_on_where_it_was(tmp_path):
     deadline = time.monotonic() + 60
     while not (partial.exists() and partial.stat().st_size > 128):
         assert time.monotonic() < deadline, "nothing was written"
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, tiny.finish(process)
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     tiny.finish(process)
     assert partial.stat().st_size < 128 + 256 * 32 * 32 * 3
     with pytest.raises(ValueError, match="is not prepared to its end; the same command of prepare_data.py goes on"):
-        open_dataset(tiny.data(out), image_size=32)
+        open_training_set(tiny.data(out), image_size=32)
     prepare(tmp_path / "data", out, size=32)
     stored = np.load(out / "images.npy")
     assert len(stored) == 256
-    assert (stored == open_dataset(tiny.data(tmp_path / "data"), image_size=32).pixels(0)).all()
+    assert (stored == open_training_set(tiny.data(tmp_path / "data"), image_size=32).pixels(0)).all()
 
 
 def test_other_images_are_refused_where_some_are_whole_or_begun(tmp_path, folder):
@@ -179,7 +181,7 @@ def test_other_images_are_refused_where_some_are_whole_or_begun(tmp_path, folder
 
 def test_repeating_a_finished_preparation_changes_nothing(tmp_path, folder, monkeypatch):
     out = prepare(folder, tmp_path / "out")
-    monkeypatch.setattr(ImageDataset, "pixels", None)
+    monkeypatch.setattr(ImageSet, "pixels", None)
     prepare(folder, out)
 
 
@@ -194,31 +196,31 @@ def test_damaged_files_are_refused_by_name(tmp_path, folder):
     images, record = (out / "images.npy").read_bytes(), json.loads((out / "dataset.json").read_text())
     (out / "images.npy").write_bytes(images[:-1])
     with pytest.raises(ValueError, match=r"images.npy is damaged: 1,423 bytes for uint8 \(12, 6, 6, 3\)"):
-        open_packed(out)
+        open_stored(out, None)
     (out / "images.npy").write_bytes(b"no array")
     with pytest.raises(ValueError, match=r"images.npy is no array of numpy's"):
-        open_packed(out)
+        open_stored(out, None)
     (out / "images.npy").write_bytes(images)
     (out / "dataset.json").write_text(json.dumps(record | {"count": 11}))
     with pytest.raises(ValueError, match=r"tells of images \(11, 6, 6, 3\), images.npy holds \(12, 6, 6, 3\)"):
-        open_packed(out)
+        open_stored(out, None)
     (out / "dataset.json").write_text(json.dumps(record | {"format": 2}))
     with pytest.raises(ValueError, match="is of format 2; this version reads format 1"):
-        open_packed(out)
+        open_stored(out, None)
     (out / "dataset.json").write_text("{")
     with pytest.raises(ValueError, match="dataset.json is damaged"):
-        open_packed(out)
+        open_stored(out, None)
 
 
 def test_labels_of_prepared_data_are_their_own(tmp_path, folder):
     out = prepare(folder, tmp_path / "out")
     with pytest.raises(ValueError, match="holds prepared images, whose labels are their own; leave out data.labels"):
-        open_dataset(tiny.data(out, labels="filenames"), image_size=SIZE)
+        open_training_set(tiny.data(out, labels="filenames"), image_size=SIZE)
 
 
 def test_worker_processes_get_names_and_numbers_not_the_pixels(tmp_path):
     folder = tiny.write_class_folder(tmp_path / "data", per_class=50, size=16)
-    storage = open_packed(prepare(folder, tmp_path / "out", size=16)).storage
+    storage = open_stored(prepare(folder, tmp_path / "out", size=16), None).images
     assert len(pickle.dumps(storage)) < 1000 < (tmp_path / "out" / "images.npy").stat().st_size
     assert pickle.loads(pickle.dumps(storage)).open(99).read() == storage.open(99).read()
 

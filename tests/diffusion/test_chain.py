@@ -39,7 +39,7 @@ def step(request) -> Step:
 
 
 def noise_to_signal(step: Step) -> float:
-    """How much solving x_t for x_0 magnifies rounding: up to 2e4 at the noisy end of the cosine chain."""
+    """Factor by which solving x_t for x_0 magnifies rounding: up to 2e4 at the noisy end of the cosine chain."""
     return max(1.0, (1 / step.alpha_bar) ** 0.5)
 
 

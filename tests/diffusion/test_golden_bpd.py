@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from guided_diffusion.diffusion.chain import DiffusionChain, q_sample
 from guided_diffusion.diffusion.denoiser import NetworkDenoiser
 from guided_diffusion.diffusion.losses import (
+    Noised,
     bound_term,
     hybrid_loss,
     per_sample_mean,
@@ -32,7 +33,7 @@ from guided_diffusion.openai import convert, revert
 MEANING: dict[str, Any] = {"prediction": "eps", "variance": "learned_range"}
 
 Loss = Callable[..., Tensor]
-"""(output, x0, eps, x_t, step) -> (B,)."""
+"""(output, noised) -> (B,)."""
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +78,12 @@ def test_every_term_of_the_bound_their_sum_and_the_error_of_x0_are_the_published
 
 
 def _losses(num_steps: int) -> dict[str, Loss]:
-    def bound(output: Tensor, x0: Tensor, eps: Tensor, x_t: Tensor, step: Any, *, terms: int) -> Tensor:
-        return vlb_loss(output, x0, x_t, step, num_steps=terms, **MEANING)
-
     hybrid = partial(hybrid_loss, num_steps=num_steps, **MEANING)
     return {
         "mse": partial(hybrid, vlb_weight=1 / num_steps),
         "rescaled_mse": hybrid,
-        "kl": partial(bound, terms=1),
-        "rescaled_kl": partial(bound, terms=num_steps),
+        "kl": partial(vlb_loss, num_steps=1, **MEANING),
+        "rescaled_kl": partial(vlb_loss, num_steps=num_steps, **MEANING),
     }
 
 
@@ -96,14 +94,13 @@ def test_training_loss_and_its_gradient_norms_are_the_published_ones(
     network = _network().requires_grad_(True)
     network.zero_grad()
     x0, eps = stored["x_start"], stored["train_noise"]
-    step = chain.at(stored["train_t"], like=x0)
-    x_t = q_sample(x0, eps, step)
-    output = network(x_t, step.t, stored["y"])
-    loss = _losses(len(chain))[name](output, x0, eps, x_t, step)
+    noised = Noised.of(x0, eps, chain.at(stored["train_t"], like=x0))
+    output = network(noised.x_t, noised.step.t, stored["y"])
+    loss = _losses(len(chain))[name](output, noised)
     loss.mean().backward()
     assert_near(loss.detach(), stored[f"train/{name}/loss"], 1e-5)
     if f"train/{name}/mse" in stored:
-        mse = simple_loss(output.detach(), x0, eps, x_t, step, **MEANING)
+        mse = simple_loss(output.detach(), noised, **MEANING)
         assert_near(mse, stored[f"train/{name}/mse"], 1e-5)
     norms, expected = _gradient_norms(network), stored[f"train/{name}/grad_l2_per_parameter"]
     excess = (norms - expected).abs() - 1e-3 * expected

@@ -11,6 +11,7 @@ from guided_diffusion.diffusion.chain import posterior_mean, q_sample, v_target
 from guided_diffusion.diffusion.denoiser import TARGET, Estimate, has_learned_variance
 from guided_diffusion.diffusion.images import from_uint8
 from guided_diffusion.diffusion.losses import (
+    Noised,
     approximate_normal_cdf,
     bound_term,
     grey_level_log_likelihood,
@@ -36,7 +37,7 @@ def test_simple_loss_of_the_target_is_zero_and_of_an_offset_its_square(predictio
     target = {"eps": eps, "x0": x0, "v": v_target(x0, eps, step), "mean": posterior_mean(x_t, x0, step)}[prediction]
     offset = torch.tensor([0.0, 0.5, 2.0]).double()
     output = target + offset[:, None, None, None]
-    loss = simple_loss(output, x0, eps, x_t, step, prediction=prediction, variance="small")
+    loss = simple_loss(output, Noised(x0, eps, x_t, step), prediction=prediction, variance="small")
     assert_close(loss, offset**2, rtol=1e-12, atol=0)
 
 
@@ -44,7 +45,8 @@ def test_simple_loss_does_not_see_the_variance_channels():
     step = CHAIN.at(12, like=x0)
     x_t = q_sample(x0, eps, step)
     losses = [
-        simple_loss(torch.cat([x_t, draws(3, 2, 4, 4, seed=seed)], 1), x0, eps, x_t, step, **LEARNED) for seed in (1, 2)
+        simple_loss(torch.cat([x_t, draws(3, 2, 4, 4, seed=seed)], 1), Noised(x0, eps, x_t, step), **LEARNED)
+        for seed in (1, 2)
     ]
     assert torch.equal(*losses)
 
@@ -91,28 +93,28 @@ def test_bound_of_mixed_steps_agrees_with_one_step_for_all(variance):
     x_t = q_sample(x0, eps, mixed)
     output = draws(3, 4 if has_learned_variance(variance) else 2, 4, 4, seed=5)
     arguments = {"prediction": "x0", "variance": variance, "num_steps": 25}
-    together = vlb_loss(output, x0, x_t, mixed, **arguments)
+    together = vlb_loss(output, Noised(x0, eps, x_t, mixed), **arguments)
     for row, k in enumerate(indices.tolist()):
         one = slice(row, row + 1)
-        alone = vlb_loss(output[one], x0[one], x_t[one], CHAIN.at(k, like=x_t[one]), **arguments)
+        alone = vlb_loss(output[one], Noised(x0[one], eps[one], x_t[one], CHAIN.at(k, like=x_t[one])), **arguments)
         assert_close(together[one], alone, rtol=1e-12, atol=0)
 
 
 def test_vlb_loss_is_the_bound_term_times_the_number_of_steps():
     step = CHAIN.at(12, like=x0)
     x_t = q_sample(x0, eps, step)
-    loss = vlb_loss(x_t, x0, x_t, step, prediction="x0", variance="large", num_steps=25)
+    loss = vlb_loss(x_t, Noised(x0, eps, x_t, step), prediction="x0", variance="large", num_steps=25)
     assert_close(loss, 25 * bound_term(Estimate(x0=x_t, log_var=step.log_var_max), x0, x_t, step))
 
 
 def test_hybrid_loss_is_the_weighted_sum():
     step = CHAIN.at(torch.tensor([0, 12, 24]), like=x0)
-    x_t, output = q_sample(x0, eps, step), draws(3, 4, 4, 4, seed=5)
-    simple = simple_loss(output, x0, eps, x_t, step, **LEARNED)
-    vlb = vlb_loss(output, x0, x_t, step, **LEARNED, num_steps=25)
-    hybrid = hybrid_loss(output, x0, eps, x_t, step, **LEARNED, num_steps=25)
+    noised, output = Noised.of(x0, eps, step), draws(3, 4, 4, 4, seed=5)
+    simple = simple_loss(output, noised, **LEARNED)
+    vlb = vlb_loss(output, noised, **LEARNED, num_steps=25)
+    hybrid = hybrid_loss(output, noised, **LEARNED, num_steps=25)
     assert_close(hybrid, simple + 0.001 * vlb, rtol=1e-14, atol=0)
-    heavier = hybrid_loss(output, x0, eps, x_t, step, **LEARNED, num_steps=25, vlb_weight=1.0)
+    heavier = hybrid_loss(output, noised, **LEARNED, num_steps=25, vlb_weight=1.0)
     assert_close(heavier, simple + vlb, rtol=1e-14, atol=0)
 
 
@@ -123,10 +125,10 @@ def gradient(loss, output: torch.Tensor) -> torch.Tensor:
 
 def test_hybrid_loss_teaches_the_mean_by_l_simple_and_the_variance_by_the_bound():
     step = CHAIN.at(torch.tensor([0, 12, 24]), like=x0)
-    x_t, output = q_sample(x0, eps, step), draws(3, 4, 4, 4, seed=5)
-    hybrid = gradient(lambda o: hybrid_loss(o, x0, eps, x_t, step, **LEARNED, num_steps=25), output)
-    simple = gradient(lambda o: simple_loss(o, x0, eps, x_t, step, **LEARNED), output)
-    vlb = gradient(lambda o: vlb_loss(o, x0, x_t, step, **LEARNED, num_steps=25), output)
+    noised, output = Noised.of(x0, eps, step), draws(3, 4, 4, 4, seed=5)
+    hybrid = gradient(lambda o: hybrid_loss(o, noised, **LEARNED, num_steps=25), output)
+    simple = gradient(lambda o: simple_loss(o, noised, **LEARNED), output)
+    vlb = gradient(lambda o: vlb_loss(o, noised, **LEARNED, num_steps=25), output)
     assert torch.equal(hybrid[:, :2], simple[:, :2])
     # Far from the grey level its gradient is 1e-7, a difference of terms of order 1.
     assert_close(hybrid[:, 2:], 0.001 * vlb[:, 2:], rtol=1e-12, atol=1e-15)
@@ -175,7 +177,7 @@ def test_an_error_of_x0_costs_min_snr_whatever_the_network_predicts(prediction, 
     x_t, wrong_x0 = q_sample(x0, eps, step), x0 + draws(3, 2, 4, 4, seed=7)
     wrong_eps = (x_t - step.alpha_bar**0.5 * wrong_x0) / (1 - step.alpha_bar) ** 0.5
     output = TARGET[prediction](wrong_x0, wrong_eps, x_t, step)
-    simple = simple_loss(output, x0, eps, x_t, step, prediction=prediction, variance="small")
+    simple = simple_loss(output, Noised(x0, eps, x_t, step), prediction=prediction, variance="small")
     snr = (step.alpha_bar / (1 - step.alpha_bar)).flatten()
     expected = snr.clamp(max=gamma) * per_sample_mean((wrong_x0 - x0) ** 2)
     # At the least noisy level eps = (x_t - 0.99.. x_0) / 0.01, which costs two digits.
@@ -199,9 +201,9 @@ def test_min_snr_has_no_weight_for_a_predicted_mean():
 
 def test_a_weight_of_l_simple_leaves_the_bound_as_it_is():
     step = CHAIN.at(torch.tensor([0, 12, 24]), like=x0)
-    x_t, output = q_sample(x0, eps, step), draws(3, 4, 4, 4, seed=5)
+    noised, output = Noised.of(x0, eps, step), draws(3, 4, 4, 4, seed=5)
     weight = torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
-    simple = simple_loss(output, x0, eps, x_t, step, **LEARNED)
-    plain = hybrid_loss(output, x0, eps, x_t, step, **LEARNED, num_steps=25)
-    weighted = hybrid_loss(output, x0, eps, x_t, step, **LEARNED, num_steps=25, simple_weight=weight)
+    simple = simple_loss(output, noised, **LEARNED)
+    plain = hybrid_loss(output, noised, **LEARNED, num_steps=25)
+    weighted = hybrid_loss(output, noised, **LEARNED, num_steps=25, simple_weight=weight)
     assert_close(weighted - plain, (weight - 1) * simple, rtol=1e-10, atol=1e-14)

@@ -1,4 +1,4 @@
-"""Which links training draws: evenly, or by their losses as the published sampler does, exactly."""
+"""Timestep samplers of training: evenly, or by their losses as the published sampler does, exactly."""
 
 import numpy as np
 import pytest

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from guided_diffusion.data.formats.samples import Shard, open_manifest, write_shard
-from guided_diffusion.evaluation.extractors.features import Features, PublishedNetwork
+from guided_diffusion.evaluation.extractors.features import Features
+from guided_diffusion.evaluation.extractors.weights import PublishedWeights
 
 BRIGHTNESS = (40, 120, 200)
 CLASS_NAMES = ("dark", "grey", "light")
@@ -25,7 +26,7 @@ class PixelExtractor:
 
     name: str = "classifier:runs/judge"
     sha256: str = "0" * 64
-    published: PublishedNetwork | None = None
+    published: PublishedWeights | None = None
     resize: str = "none"
     class_names: tuple[str, ...] | None = CLASS_NAMES
 

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from guided_diffusion.evaluation.report import Report, display_names
+from guided_diffusion.evaluation.extractors.inception import WEIGHTS as INCEPTION
+from guided_diffusion.evaluation.report import Report
+from guided_diffusion.evaluation.report_text import display_names
 
 MANIFEST: dict[str, Any] = {
     "num_samples": 10_000,
@@ -54,7 +56,7 @@ def report(*, num_generated: int = 10_000, metrics: dict[str, float] | None = No
     whole: dict[str, Any] = {
         "metrics": METRICS if metrics is None else metrics,
         "protocol": protocol(num_generated=num_generated),
-        "display_names": display_names(published="inception-2015", num_generated=num_generated),
+        "display_names": display_names(published=INCEPTION, num_generated=num_generated),
     }
     return Report(**(whole | parts))
 

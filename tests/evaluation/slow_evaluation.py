@@ -1,4 +1,4 @@
-"""Started by test_parts: evaluates argument 1 against 2 into 3, a batch taking as many seconds as argument 4 says.
+"""Started by test_feature_cache: evaluates argument 1 against 2 into 3, argument 4 seconds a batch.
 
 Prints how many images it looked at.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from guided_diffusion.evaluation import run
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.extractors.features import Features
-from guided_diffusion.evaluation.feature_cache import Parts
+from guided_diffusion.evaluation.feature_cache import FeatureCache
 
 generated, real, out = map(Path, sys.argv[1:4])
 seen: list[int] = []
@@ -29,6 +29,6 @@ class SlowExtractor(PixelExtractor):
         return super().__call__(images_uint8)
 
 
-run.Parts = partial(Parts, every_seconds=0)
+run.FeatureCache = partial(FeatureCache, every_seconds=0)
 run.evaluate(generated=generated, real=real, extractor=SlowExtractor(), config=EvaluationConfig(batch_size=10), out=out)
 print(sum(seen))

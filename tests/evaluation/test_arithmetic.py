@@ -1,4 +1,4 @@
-"""What a protocol says of the arithmetic behind the features, and that it is so."""
+"""Arithmetic of the features: exact float32, and recorded in the protocol."""
 
 import platform
 from collections.abc import Iterator
@@ -13,11 +13,10 @@ from torch import Tensor
 
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.extractors.features import Features
-from guided_diffusion.evaluation.inputs import Sides, open_generated, open_real
-from guided_diffusion.evaluation.measure import Measured
+from guided_diffusion.evaluation.inputs import MeasuredReal, open_generated, open_real
+from guided_diffusion.evaluation.measure import MeasuredSet
 from guided_diffusion.evaluation.protocol import protocol_record
 from guided_diffusion.evaluation.run import evaluate
-from guided_diffusion.evaluation.scoring import Target
 from guided_diffusion.evaluation.statistics import Gaussian
 
 LABELS = torch.arange(3).repeat_interleave(10)
@@ -68,19 +67,16 @@ def test_extractors_compute_as_the_record_says_whatever_the_process_is_set_to(tm
 
 def test_the_device_is_that_of_the_features(real) -> None:
     """Not the default one."""
-    samples = Measured(
+    samples = MeasuredSet(
         pooled=Gaussian(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64), 9),
-        spatial=None,
-        manifold=torch.zeros(9, 2),
-        probabilities=None,
-        labels=None,
+        features=torch.zeros(9, 2),
+        manifold_size=9,
         device=torch.device("meta"),
     )
     config, network = EvaluationConfig(), PixelExtractor()
-    target = Target(pooled=samples.pooled, spatial=None, manifold=samples.manifold)
-    sides = Sides(
-        generated=open_generated(real, config=config),
-        real=open_real(real, shape=(6, 6, 3), extractor=network, config=config),
+    opened = open_real(real, shape=(6, 6, 3), extractor=network, config=config)
+    target = MeasuredReal(
+        input=opened, measured=samples, shape=(6, 6, 3), extractor_sha256=network.sha256, config=config
     )
-    found = protocol_record(samples, target, sides=sides, extractor=network, config=config)
+    found = protocol_record(open_generated(real, config=config), samples, target, network)
     assert found["arithmetic"]["device"] == f"meta, {platform.machine()}"

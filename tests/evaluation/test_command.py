@@ -40,7 +40,7 @@ def test_the_command_refuses_what_is_no_record_in_one_line(files: list[str], tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--compare", "A", "B", "--generated", "x"], "takes evaluations that were made; leave out --generated"),
+        (["--compare", "A", "B", "--generated", "x"], "takes reports, not images; leave out --generated"),
         (["--compare", "A.json", "B.json", "--generated", "x", "--real", "y"], "leave out --generated and --real"),
         (["--compare", "A.json", "B.json", "--out", "C.json"], "with --compare, --out is a page NAME.html; got C.json"),
         (["--generated", "x", "--real", "y", "--out", "r.html"],

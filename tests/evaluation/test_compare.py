@@ -1,4 +1,4 @@
-"""Evaluations beside each other: when their numbers may be compared, and what differs between them."""
+"""Comparisons of reports: their verdict, and the differences between their protocols."""
 
 import re
 from pathlib import Path
@@ -9,8 +9,8 @@ import torch
 from evaluation.pixel_extractor import noisy_images, save_class_folders
 from evaluation.reports import METRICS, protocol, report
 
-from guided_diffusion.data.sources import open_images
-from guided_diffusion.evaluation.compare import Comparison, compared, format_comparison, metric_table
+from guided_diffusion.data.image_set import open_image_set
+from guided_diffusion.evaluation.compare import Comparison, compare_reports, format_comparison, metric_table
 from guided_diffusion.evaluation.report import Report, write_report
 
 
@@ -22,7 +22,7 @@ def comparison(tmp_path: Path):
         paths = [tmp_path / f"{n}.json" for n in range(len(reports))]
         for path, one in zip(paths, reports, strict=True):
             write_report(path, one)
-        return compared(paths)
+        return compare_reports(paths)
 
     return of
 
@@ -62,7 +62,7 @@ def test_another_number_of_samples_is_not_comparable(comparison) -> None:
 def test_what_moves_numbers_by_itself_makes_them_incomparable(comparison, part, values, said) -> None:
     found = comparison(report(), changed(part, **values))
     assert found.verdict.startswith(f"NOT comparable: {said}")
-    assert len(found.decisive) == 1
+    assert len(found.of("decisive")) == 1
 
 
 @pytest.mark.parametrize(
@@ -74,14 +74,17 @@ def test_names_versions_and_devices_leave_numbers_comparable(comparison, part, v
     found = comparison(report(), changed(part, **values))
     assert found.verdict == "comparable"
     ((name, value),) = values.items()
-    assert [item.name for item in found.rest] == [f"{part}.{name}"]
-    assert found.rest[0].values[1] == str(value)
+    assert [item.name for item in found.of("other")] == [f"{part}.{name}"]
+    assert found.of("other")[0].values[1] == str(value)
 
 
 def test_how_samples_were_made_is_what_is_compared(comparison) -> None:
     found = comparison(report(), report(protocol=protocol(scale=4.0, seed=1234)))
     assert found.verdict == "comparable"
-    assert [(item.name, item.values) for item in found.compared] == [("seed", ("7", "1234")), ("scale", ("2.0", "4.0"))]
+    assert [(item.name, item.values) for item in found.of("subject")] == [
+        ("seed", ("7", "1234")),
+        ("scale", ("2.0", "4.0")),
+    ]
 
 
 def test_a_setting_decides_only_where_its_metric_was_measured(comparison) -> None:
@@ -106,7 +109,7 @@ def features(mean_norm: float, **values: Any) -> Report:
 def test_real_images_of_the_same_features_are_the_same_whatever_their_files_are_called(comparison) -> None:
     first, copied = features(12.5, files_sha256="a" * 64), features(12.50002, files_sha256="b" * 64, resize="crop")
     assert comparison(first, copied).verdict == "comparable"
-    assert {item.name for item in comparison(first, copied).rest} == {"real.files_sha256", "real.resize"}
+    assert {item.name for item in comparison(first, copied).of("other")} == {"real.files_sha256", "real.resize"}
 
 
 def test_images_that_differ_though_they_were_made_alike_are_not_passed_over(comparison) -> None:
@@ -119,7 +122,7 @@ def test_images_that_differ_though_they_were_made_alike_are_not_passed_over(comp
 def test_real_images_of_other_features_are_others_under_the_same_names(comparison) -> None:
     found = comparison(features(12.5), features(12.6), features(12.5))
     assert found.verdict == ("NOT comparable: real images differs (those of A against those of B)")
-    assert found.decisive[0].values == ("those of A", "those of B", "those of A")
+    assert found.of("decisive")[0].values == ("those of A", "those of B", "those of A")
 
 
 def test_features_of_another_extractor_say_nothing_of_the_images(comparison) -> None:
@@ -131,7 +134,7 @@ def test_features_of_another_extractor_say_nothing_of_the_images(comparison) -> 
             "real": whole["real"] | {"features": {"mean_norm": 3.0}},
         }
     )
-    assert [item.name for item in comparison(features(12.5), other).decisive] == ["extractor"]
+    assert [item.name for item in comparison(features(12.5), other).of("decisive")] == ["extractor"]
 
 
 def test_stored_statistics_stand_for_the_files_they_are_of(comparison) -> None:
@@ -149,8 +152,8 @@ def test_what_is_not_recorded_is_said_and_nothing_else_claimed(comparison) -> No
         "comparable as far as is known; not known of all: real files (names, sizes, times of change), "
         "arithmetic of features"
     )
-    assert found.untold[1].values == ("float32, TensorFloat-32 off", "not recorded")
-    assert "weights" in {item.name for item in found.compared}  # taken from the manifest, which old records have
+    assert found.of("unknown")[1].values == ("float32, TensorFloat-32 off", "not recorded")
+    assert "weights" in {item.name for item in found.of("subject")}  # taken from the manifest, which old records have
 
 
 def test_what_is_not_known_of_one_hides_no_difference_of_others(comparison) -> None:
@@ -158,7 +161,7 @@ def test_what_is_not_known_of_one_hides_no_difference_of_others(comparison) -> N
         report(num_generated=10_000), changed("generated", num_images="unknown"), report(num_generated=50_000)
     )
     assert found.verdict.startswith("NOT comparable: N generated differs (10,000 against 50,000)")
-    assert found.decisive[0].values == ("10,000", "unknown", "50,000")
+    assert found.of("decisive")[0].values == ("10,000", "unknown", "50,000")
     alike = comparison(report(), changed("generated", num_images="unknown"), report())
     assert alike.verdict == "comparable as far as is known; not known of all: N generated"
 
@@ -186,7 +189,7 @@ def test_pictures_of_the_right_size_may_be_compared_with_and_without_a_size_to_c
     """The words are those of the sources themselves."""
     labels = torch.arange(3).repeat_interleave(3)
     save_class_folders(tmp_path / "pictures", noisy_images(labels, seed=0), labels)
-    with_and_without = (open_images(tmp_path / "pictures", size=size).resize for size in (6, None))
+    with_and_without = (open_image_set(tmp_path / "pictures", image_size=size).resize for size in (6, None))
     found = comparison(*(changed("generated", resize=resize) for resize in with_and_without))
     assert found.verdict == "comparable as far as is known; not known of all: generated resize"
 
@@ -218,8 +221,8 @@ def test_which_pictures_were_measured_is_what_is_compared(comparison) -> None:
     )
     found = comparison(*sides)
     assert found.verdict == "comparable"
-    assert [item.name for item in found.compared] == ["generated.files_sha256"]
-    assert not found.rest
+    assert [item.name for item in found.of("subject")] == ["generated.files_sha256"]
+    assert not found.of("other")
 
 
 def test_published_statistics_leave_the_size_of_their_images_unknown(comparison) -> None:
@@ -260,10 +263,10 @@ def test_the_printed_columns_line_up(comparison) -> None:
     assert len(points) == 6
     assert all(places == points[0] for places in points)
     assert verdict == "comparable"
-    assert differing.splitlines() == ["What is being compared", "         A    B", "  scale  2.0  4.0"]
+    assert differing.splitlines() == ["Subject of the comparison", "         A    B", "  scale  2.0  4.0"]
 
 
 def test_one_record_is_no_comparison(tmp_path) -> None:
     write_report(tmp_path / "one.json", report())
     with pytest.raises(ValueError, match="a comparison takes two evaluation records or more, got 1"):
-        compared([tmp_path / "one.json"])
+        compare_reports([tmp_path / "one.json"])

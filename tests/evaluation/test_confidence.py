@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from guided_diffusion.evaluation.metrics.confidence import (
-    _groups,
-    _mixed,
     bootstrap_frechet_distance,
+    class_groups,
     extrapolated_frechet_distance,
+    mixed,
     weighted_gaussian,
 )
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
@@ -112,7 +112,7 @@ def test_intervals_of_nothing_are_refused(resamples: int, confidence: float) -> 
 
 
 def test_weighted_statistics_are_those_of_repeated_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guided_diffusion.evaluation.metrics.confidence._BLOCK_ROWS", 7)
+    monkeypatch.setattr("guided_diffusion.evaluation.metrics.confidence.BLOCK_ROWS", 7)
     # Far from zero, as sums of squares would not survive.
     features = samples(40, seed=0) + 1e5
     times = torch.arange(40) % 4
@@ -153,7 +153,7 @@ def test_few_samples_of_a_class_are_drawn_again_without_regard_to_classes() -> N
 
 def test_every_beginning_of_a_mixture_has_the_classes_in_proportion() -> None:
     classes = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
-    order = _mixed(_groups(100, classes), np.random.default_rng(0))
+    order = mixed(class_groups(100, classes), np.random.default_rng(0))
     assert sorted(order.tolist()) == list(range(100))
     for size in range(1, 101):
         counts = torch.bincount(classes[order[:size]], minlength=3)

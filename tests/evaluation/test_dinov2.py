@@ -1,5 +1,6 @@
 """The DINOv2 extractor on a small network of the same layout, against Pillow, torchvision and sums written out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,13 @@ from torchvision import transforms
 
 from guided_diffusion.evaluation.extractors.dinov2 import (
     WEIGHTS,
-    DinoV2Config,
-    DinoV2Extractor,
+    dinov2_features,
     for_224_pixels,
     load_dinov2,
     resized_positions,
     vision_transformer,
 )
-from guided_diffusion.evaluation.extractors.features import Features
+from guided_diffusion.evaluation.extractors.features import Features, PublishedExtractor
 from guided_diffusion.evaluation.extractors.weights import load_weights
 
 pytest.importorskip("timm")
@@ -62,13 +62,14 @@ def published() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def extractor(published: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> DinoV2Extractor:
-    """What `load_dinov2` makes of a file, but that the network is small."""
+def extractor(published: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> PublishedExtractor:
+    """As `load_dinov2` loads it, but with a small network."""
     path = tmp_path_factory.mktemp("weights") / "small.pth"
     torch.save(published, path)
     network = vision_transformer(width=WIDTH, depth=DEPTH, heads=HEADS)
     sha256 = load_weights(network, path, WEIGHTS, convert=for_224_pixels)
-    return DinoV2Extractor(network.eval().requires_grad_(False), sha256)
+    network = network.eval().requires_grad_(False)
+    return PublishedExtractor(network, sha256, WEIGHTS, "", dinov2_features)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def images() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def features(extractor: DinoV2Extractor, images: Tensor) -> Features:
+def features(extractor: PublishedExtractor, images: Tensor) -> Features:
     return extractor(images)
 
 
@@ -177,38 +178,39 @@ def test_the_network_is_meta_s_vit_large_without_registers() -> None:
     assert 1_217_586_395 * 0.9999 < num_bytes < 1_217_586_395
 
 
-def test_every_picture_is_measured_by_itself(extractor: DinoV2Extractor, images: Tensor, features: Features) -> None:
+def test_every_picture_is_measured_by_itself(extractor: PublishedExtractor, images: Tensor, features: Features) -> None:
     # Matrix products differ between batch sizes; features are of order one.
     assert_close(extractor(images[1:2]).pooled, features.pooled[1:2], rtol=0, atol=1e-5)
 
 
-def test_grey_images_are_repeated_to_three_channels(extractor: DinoV2Extractor, images: Tensor) -> None:
+def test_grey_images_are_repeated_to_three_channels(extractor: PublishedExtractor, images: Tensor) -> None:
     grey = images[:2, :1]
     assert torch.equal(extractor(grey).pooled, extractor(grey.repeat(1, 3, 1, 1)).pooled)
 
 
-def test_what_is_not_a_uint8_image_is_refused(extractor: DinoV2Extractor, images: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"DINOv2 takes uint8 images \(N, 1 or 3, H, W\), got torch.float32"):
+def test_what_is_not_a_uint8_image_is_refused(extractor: PublishedExtractor, images: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"DINOv2 ViT-L/14 takes uint8 images \(N, 1 or 3, H, W\), got torch.float32"):
         extractor(images.float())
 
 
-def test_other_weights_are_not_called_dinov2(extractor: DinoV2Extractor) -> None:
+def test_other_weights_are_not_called_dinov2(extractor: PublishedExtractor) -> None:
     assert extractor.published is None
     assert extractor.name == f"dinov2-vitl14-weights-{extractor.sha256[:8]}"
-    published = DinoV2Extractor(extractor.network, WEIGHTS.sha256)
-    assert published.published == published.name == "dinov2-vitl14"
+    published = replace(extractor, sha256=WEIGHTS.sha256)
+    assert published.published is WEIGHTS
+    assert published.name == "dinov2-vitl14"
 
 
 def test_a_file_of_something_else_is_refused(published: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(published, tmp_path / "small.pth")  # of another width and depth
     with pytest.raises(ValueError, match=r"small\.pth does not hold the published DINOv2 ViT-L/14 weights .*Missing"):
-        load_dinov2(DinoV2Config(weights=tmp_path / "small.pth"))
+        load_dinov2(tmp_path / "small.pth")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth does not hold .*pos_embed"):
-        load_dinov2(DinoV2Config(weights=tmp_path / "other.pth"))
+        load_dinov2(tmp_path / "other.pth")
 
 
-def test_arithmetic_keeps_all_bits_of_float32(extractor: DinoV2Extractor, images: Tensor) -> None:
+def test_arithmetic_keeps_all_bits_of_float32(extractor: PublishedExtractor, images: Tensor) -> None:
     seen: list[str] = []
     watch = extractor.network.register_forward_hook(
         lambda *_: seen.extend([torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision])

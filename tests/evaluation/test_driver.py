@@ -1,4 +1,4 @@
-"""What the driver sees to around the numbers: where reports go, what happens if it fails, with which arithmetic."""
+"""The driver's files: places of reports, and refusals of places that cannot be written to."""
 
 import os
 import zipfile

@@ -1,4 +1,4 @@
-"""What all extractors share: exact arithmetic and names of files."""
+"""Exact float32 arithmetic, and names of files."""
 
 import pytest
 import torch

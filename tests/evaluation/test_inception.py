@@ -1,5 +1,6 @@
 """The Inception extractor with seeded random weights, against torch-fidelity's own route through the same layers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,16 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from guided_diffusion.evaluation.extractors.features import Features
+from guided_diffusion.evaluation.extractors.features import Features, PublishedExtractor
 from guided_diffusion.evaluation.extractors.inception import (
     WEIGHTS,
-    InceptionConfig,
-    InceptionExtractor,
     InceptionNetwork,
     load_inception,
     resized_like_tensorflow,
 )
-from guided_diffusion.evaluation.metrics.frechet import frechet_distance, inception_score, kernel_distance
+from guided_diffusion.evaluation.metrics.frechet import frechet_distance
+from guided_diffusion.evaluation.metrics.inception_score import inception_score
+from guided_diffusion.evaluation.metrics.kernel import kernel_distance
 from guided_diffusion.evaluation.metrics.neighbours import precision_recall
 from guided_diffusion.evaluation.statistics import gaussian, moments
 
@@ -44,8 +45,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def extractor(weights: Path) -> InceptionExtractor:
-    return load_inception(InceptionConfig(weights=weights))
+def extractor(weights: Path) -> PublishedExtractor:
+    return load_inception(weights)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def images() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def ours(extractor: InceptionExtractor, images: Tensor) -> Features:
+def ours(extractor: PublishedExtractor, images: Tensor) -> Features:
     return extractor(images)
 
 
@@ -176,7 +177,7 @@ def test_the_resize_looks_at_pixels_corners_and_repeats_the_last() -> None:
     assert torch.equal(resized[0, 0, 3], torch.tensor([0.0, 2.0, 4.0, 6.0, 8.0, 8.0]))
 
 
-def test_arithmetic_keeps_all_bits_of_float32(extractor: InceptionExtractor, images: Tensor) -> None:
+def test_arithmetic_keeps_all_bits_of_float32(extractor: PublishedExtractor, images: Tensor) -> None:
     seen: list[str] = []
     watch = extractor.network.get_submodule("Mixed_5b").register_forward_hook(
         lambda *_: seen.append(torch.backends.cudnn.conv.fp32_precision)
@@ -210,17 +211,17 @@ def test_what_is_not_a_uint8_image_is_refused(extractor, images: Tensor) -> None
 def test_other_weights_are_not_called_inception(weights: Path, extractor, caplog) -> None:
     assert extractor.published is None
     assert extractor.name == f"inception-2015-weights-{extractor.sha256[:8]}"
-    load_inception(InceptionConfig(weights=weights))
+    load_inception(weights)
     assert "is not the published file" in caplog.text
-    published = InceptionExtractor(extractor.network, WEIGHTS.sha256)
-    assert published.published == "inception-2015"
+    published = replace(extractor, sha256=WEIGHTS.sha256)
+    assert published.published is WEIGHTS
     assert published.name == "inception-2015"
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth does not hold the published Inception weights"):
-        load_inception(InceptionConfig(weights=tmp_path / "other.pth"))
+        load_inception(tmp_path / "other.pth")
     (tmp_path / "junk.pth").write_bytes(b"junk")
     with pytest.raises(ValueError, match=r"junk\.pth does not hold"):
-        load_inception(InceptionConfig(weights=tmp_path / "junk.pth"))
+        load_inception(tmp_path / "junk.pth")

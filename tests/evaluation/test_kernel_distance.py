@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guided_diffusion.evaluation.metrics.frechet import kernel_distance
+from guided_diffusion.evaluation.metrics.kernel import kernel_distance
 
 FLOAT64 = torch.float64
 

@@ -1,12 +1,10 @@
 """Several processes: they report what one does, and are refused where accelerate does not see them."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 import torch
 from evaluation.pixel_extractor import LABELS, PixelExtractor, noisy_images, save_class_folders, save_samples
@@ -15,7 +13,6 @@ from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.reference_builder import make_reference
 from guided_diffusion.evaluation.run import evaluate
 
-ROOT = Path(__file__).parents[2]
 # Of 120 images: four batches for two processes; two, one each; one batch, so that the first process has none.
 SHARED_BATCH_SIZES = (32, 100, 120)
 
@@ -32,15 +29,10 @@ def both_sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def reports_of_two_processes(both_sides: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reports")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = [str(path) for path in (Path(__file__).with_name("two_processes.py"), *both_sides, out)]
-    environment = os.environ | {
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    command = [*launch, *arguments, *map(str, SHARED_BATCH_SIZES)]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=200)
+    arguments = [str(argument) for argument in (*both_sides, out, *SHARED_BATCH_SIZES)]
+    program = programs.start(Path(__file__).with_name("two_processes.py"), *arguments, processes=2)
+    status, output = program.finish()
+    assert status == 0, output
     return out
 
 

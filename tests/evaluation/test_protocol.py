@@ -1,30 +1,27 @@
-"""What a protocol says of samples, of pictures that say nothing, and of the real side."""
+"""The protocol: records of samples, of pictures without a manifest, and of the real images."""
 
 import json
-import shlex
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from evaluation.pixel_extractor import PixelExtractor, noisy_images, save_class_folders, save_samples
 from evaluation.reports import MANIFEST, protocol
 
-from guided_diffusion.checkpoint import file_sha256
-from guided_diffusion.commands.evaluate import EvaluateConfig
-from guided_diffusion.config import parse
+from classifiers.trained_model import load_classifier
 from guided_diffusion.data.formats.samples import read_manifest
-from guided_diffusion.data.listing import files_sha256
+from guided_diffusion.data.formats.tree import files_sha256
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.evaluation.config import EvaluationConfig
-from guided_diffusion.evaluation.protocol import command_of, flat, flat_protocol, sampling_record, versions
+from guided_diffusion.evaluation.extractors.inception import WEIGHTS as INCEPTION
+from guided_diffusion.evaluation.protocol import flat, flat_protocol, sampling_record, versions
 from guided_diffusion.evaluation.run import evaluate
-from guided_diffusion.generation.config import SampleConfig
-from guided_diffusion.generation.run import generate
+from guided_diffusion.files import file_sha256
 from guided_diffusion.guidance.config import GuidanceConfig
-from guided_diffusion.guidance.guides import load_guide
 
 LABELS = torch.arange(3).repeat_interleave(10)
 
@@ -48,20 +45,18 @@ def test_a_manifest_is_said_in_flat_words() -> None:
 
 
 def test_what_our_own_samples_say_is_all_known(tmp_path, diffusion_run, classifier_run) -> None:
-    config = SampleConfig(
-        diffusion=diffusion_run,
-        classifier=classifier_run,
-        out=tmp_path / "samples",
+    config = tiny.sample_config(
+        tmp_path / "samples",
         num_samples=2,
         steps=2,
         seed=11,
         guidance=GuidanceConfig(scale=3.0, sigma_max=20.0),
     )
-    model, guide = load_diffusion(diffusion_run), load_guide(classifier_run, device=torch.device("cpu"))
-    generate(config, model, guide)
+    model, guide = load_diffusion(diffusion_run), load_classifier(classifier_run)
+    tiny.generate(config, model, guide)
     record = sampling_record(read_manifest(config.out))
     assert "unknown" not in record.values()
-    assert (record["seed"], record["sampler"], record["steps"], record["scale"]) == (11, config.sampler, 2, 3.0)
+    assert (record["seed"], record["sampler"], record["steps"], record["scale"]) == (11, "ddim", 2, 3.0)
     assert record["guidance.sigma_max"] == 20.0
     assert record["weights"] == model.weights
     assert record["weights_sha256"] == file_sha256(model.checkpoint.weights_file(model.weights))
@@ -168,7 +163,7 @@ def test_samples_are_told_from_pictures_that_say_nothing_of_their_making(tmp_pat
 
 def test_published_statistics_say_no_more_than_their_hash(tmp_path, real) -> None:
     np.savez(tmp_path / "published.npz", mu=np.zeros(5), sigma=np.eye(5))
-    network = PixelExtractor(published="inception-2015")
+    network = PixelExtractor(published=INCEPTION)
     found = evaluate(
         generated=real, real=tmp_path / "published.npz", extractor=network, out=tmp_path / "report.json"
     ).protocol["real"]
@@ -215,19 +210,3 @@ def test_a_flat_protocol_leaves_manifests_to_the_record_of_sampling() -> None:
     old = protocol()
     del old["generated"]["sampling"]
     assert flat_protocol(old)["generated.sampling.weights"] == "ema_0.9999"
-
-
-@pytest.mark.parametrize(
-    ("extractor", "option"),
-    [("inception-2015", "inception"), ("dinov2-vitl14", "dinov2"), ("classifier:runs/my judge", None)],
-)
-def test_the_command_repeats_the_evaluation(extractor: str, option: str | None) -> None:
-    settings = {"neighbours": 5, "image_size": 64, "split_size": 5000, "extrapolate": True}
-    command = command_of(protocol() | {"settings": settings, "extractor": {"name": extractor}})
-    words = shlex.split(command)
-    assert words[:2] == ["python", "scripts/evaluate.py"]
-    repeated = parse(EvaluateConfig, words[2:])
-    assert repeated.extractor == (option or extractor)
-    assert (repeated.generated, repeated.real) == (Path("runs/samples"), Path("photos/train"))
-    assert repeated.protocol == EvaluationConfig(neighbours=5, image_size=64, extrapolate=True)
-    assert "split_size" not in command

@@ -9,18 +9,19 @@ import torch
 from evaluation.pixel_extractor import LABELS, PixelExtractor, noisy_images, save_class_folders
 from PIL import Image
 
-from guided_diffusion.checkpoint import file_sha256
 from guided_diffusion.commands.make_reference import MakeReferenceConfig
-from guided_diffusion.data.listing import files_sha256
-from guided_diffusion.data.sources import images_between, open_images
+from guided_diffusion.data.formats.tree import files_sha256
+from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.extractors.features import Features
+from guided_diffusion.evaluation.extractors.inception import WEIGHTS as INCEPTION
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.reference import Reference, read_reference, write_reference
 from guided_diffusion.evaluation.reference_builder import make_reference
 from guided_diffusion.evaluation.report import Report
 from guided_diffusion.evaluation.run import evaluate
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
+from guided_diffusion.files import file_sha256
 
 OF_IMAGES = {"precision", "recall", "density", "coverage", "kernel_distance"}
 RECORD = {"path": "photos", "num_images": 200}
@@ -50,13 +51,13 @@ def compared(generated: Path, real: Path, **settings: int) -> Report:
 def test_a_reference_file_has_the_published_layout_and_comes_back(statistics, real: Path, tmp_path: Path) -> None:
     spatial = Gaussian(statistics.mean[:3], statistics.cov[:3, :3])
     path = tmp_path / "reference.npz"
-    images = open_images(real)
-    write_reference(path, pooled=statistics, spatial=spatial, extractor="judge", extractor_sha256="ab", record=RECORD,
-                    images=images, kept=[3, 50, 119])  # fmt: skip
+    images = open_image_set(real)
+    stored = Reference(pooled=statistics, spatial=spatial, extractor="judge", extractor_sha256="ab", record=RECORD)
+    write_reference(path, stored, images=images, kept=[3, 50, 119])
     with np.load(path) as arrays:
         assert {"mu", "sigma", "mu_s", "sigma_s", "arr_0"} <= set(arrays)
         np.testing.assert_array_equal(arrays["sigma"], statistics.cov.numpy(), strict=True)
-        expected = images_between(images, 0, 120).permute(0, 2, 3, 1)[[3, 50, 119]]
+        expected = images.read(range(120)).permute(0, 2, 3, 1)[[3, 50, 119]]
         np.testing.assert_array_equal(arrays["arr_0"], expected.numpy(), strict=True)
     back = found(path)
     assert (back.extractor, back.extractor_sha256, back.has_images, back.pooled.count) == ("judge", "ab", True, 200)
@@ -68,8 +69,7 @@ def test_a_reference_file_has_the_published_layout_and_comes_back(statistics, re
 
 def test_the_same_statistics_make_the_same_bytes(statistics: Gaussian, tmp_path: Path) -> None:
     for name in ("a.npz", "b.npz"):
-        write_reference(tmp_path / name, pooled=statistics, spatial=None, extractor="judge", extractor_sha256="ab",
-                        record=RECORD)  # fmt: skip
+        write_reference(tmp_path / name, Reference(pooled=statistics, extractor="judge", extractor_sha256="ab"))
     assert file_sha256(tmp_path / "a.npz") == file_sha256(tmp_path / "b.npz")
 
 
@@ -180,7 +180,7 @@ def test_published_statistics_serve_inception_only(samples: Path, tmp_path: Path
     with pytest.raises(ValueError, match="count as the published 2015 Inception's, which classifier:runs/judge is not"):
         evaluate(generated=samples, real=tmp_path / "r.npz", extractor=PixelExtractor())
     report = evaluate(
-        generated=samples, real=tmp_path / "r.npz", extractor=replace(PixelExtractor(), published="inception-2015")
+        generated=samples, real=tmp_path / "r.npz", extractor=replace(PixelExtractor(), published=INCEPTION)
     )
     assert report.display_names["frechet_distance"] == "FID-120"
     assert set(report.absent) == {"spatial_frechet_distance", *OF_IMAGES}
@@ -188,22 +188,27 @@ def test_published_statistics_serve_inception_only(samples: Path, tmp_path: Path
 
 def test_statistics_of_images_of_another_size_are_refused(samples: Path, real: Path, tmp_path: Path) -> None:
     make_reference(real, extractor=PixelExtractor(), out=tmp_path / "r.npz", image_size=4, manifold_images=0)
-    with pytest.raises(ValueError, match=r"generated images have 6x6 pixels, .* statistics in .*r\.npz are of 4x4"):
+    with pytest.raises(ValueError, match=r"have image_size \[6, 6\], .* statistics in .*r\.npz \[4, 4\]; make"):
         compared(samples, tmp_path / "r.npz")
 
 
 def test_statistics_of_grey_images_are_refused_for_samples_in_colour(samples: Path, tmp_path: Path) -> None:
     grey = save_class_folders(tmp_path / "grey", noisy_images(LABELS, seed=1, channels=1), LABELS)
     make_reference(grey, extractor=PixelExtractor(), out=tmp_path / "r.npz", manifold_images=0)
-    with pytest.raises(ValueError, match=r"generated images have 3 channels, .* statistics in .*r\.npz are of 1; make"):
+    with pytest.raises(ValueError, match=r"generated images have channels 3, .* statistics in .*r\.npz 1; make"):
         compared(samples, tmp_path / "r.npz")
 
 
 @pytest.mark.parametrize(("pooled", "spatial", "name"), [(5, 7, "mu_s of 7"), (4, 6, "mu of 4")])
 def test_statistics_of_other_dimensions_are_refused(samples, tmp_path: Path, pooled, spatial, name: str) -> None:
-    write_reference(tmp_path / "r.npz", pooled=Gaussian(torch.zeros(pooled), torch.eye(pooled)),
-                    spatial=Gaussian(torch.zeros(spatial), torch.eye(spatial)), extractor="classifier:runs/judge",
-                    extractor_sha256="0" * 64, record={})  # fmt: skip
+    stored = Reference(
+        pooled=Gaussian(torch.zeros(pooled), torch.eye(pooled)),
+        spatial=Gaussian(torch.zeros(spatial), torch.eye(spatial)),
+        extractor="classifier:runs/judge",
+        extractor_sha256="0" * 64,
+        record={},
+    )
+    write_reference(tmp_path / "r.npz", stored)
     with pytest.raises(
         ValueError, match=rf"r\.npz holds {name} dimensions, but features of classifier:runs/judge have"
     ):

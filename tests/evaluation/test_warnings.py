@@ -1,4 +1,4 @@
-"""Which evaluations are doubted, and that reports say so."""
+"""Warnings of an evaluation, and their place in its report."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.run import evaluate
 
 
-def doubts(generated: Path, real: Path, **settings: int) -> list[str]:
+def warnings(generated: Path, real: Path, **settings: int) -> list[str]:
     out = generated / "report.json"
     evaluate(generated=generated, real=real, extractor=PixelExtractor(), config=EvaluationConfig(**settings), out=out)
     return json.loads(out.read_text())["doubts"]
@@ -17,16 +17,16 @@ def doubts(generated: Path, real: Path, **settings: int) -> list[str]:
 
 def test_enough_images_leave_no_doubt(tmp_path: Path, real: Path) -> None:
     samples = save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
-    assert doubts(samples, real, bootstrap=40) == []
+    assert warnings(samples, real, bootstrap=40) == []
 
 
 def test_a_set_against_itself_says_nothing(real: Path) -> None:
-    assert doubts(real, real) == [f"both sides are {real}: this says nothing about samples"]
+    assert warnings(real, real) == [f"both sides are {real}: this says nothing about samples"]
 
 
 def test_few_images_are_doubted_by_all_that_needs_many(tmp_path: Path, real: Path) -> None:
     few = save_samples(tmp_path / "few", noisy_images(LABELS[:5], seed=0), LABELS[:5])
-    rank, nearest, resamplings, interval = doubts(few, real, bootstrap=3)
+    rank, resamplings, interval, nearest = warnings(few, real, bootstrap=3)
     assert rank.startswith("the generated side has 5 images for features of 5 dimensions: its covariance is singular")
     assert nearest.startswith("the generated side has 5 images to look for 3 neighbours in: precision, recall")
     assert resamplings == "3 resamplings do not show where 95 % of them lie; 200 do"
@@ -35,7 +35,7 @@ def test_few_images_are_doubted_by_all_that_needs_many(tmp_path: Path, real: Pat
 
 def test_a_short_last_split_is_said(tmp_path: Path, real: Path) -> None:
     samples = save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
-    assert doubts(samples, real, split_size=119) == [
+    assert warnings(samples, real, split_size=119) == [
         "the Inception Score's last split has 1 images and counts like the others, as published"
     ]
-    assert doubts(samples, real, split_size=60) == []
+    assert warnings(samples, real, split_size=60) == []

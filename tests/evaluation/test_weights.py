@@ -50,7 +50,7 @@ def test_without_a_network_the_error_says_all_three_ways(
     with pytest.raises(FileNotFoundError, match="no route to host") as caught:
         find_weights(published, None)
     cache = tmp_path / "hub" / "checkpoints"
-    for way in (published.url, f"{published.option} PATH", published.variable, f"copy the file to {cache}"):
+    for way in (published.url, "--extractor.weights PATH", published.variable, f"copy the file to {cache}"):
         assert way in str(caught.value)
 
 

@@ -16,24 +16,25 @@ from oracles.published import as_command_line
 from PIL import Image
 from torch import Tensor
 
-from guided_diffusion.checkpoint import file_sha256
+from classifiers.trained_model import load_classifier
+from guided_diffusion.commands.import_openai import ImportConfig, import_openai
+from guided_diffusion.commands.sample import SampleConfig, sample, write_cascade
+from guided_diffusion.commands.train_diffusion import train_diffusion
+from guided_diffusion.commands.train_upsampler import train_upsampler
+from guided_diffusion.commands.upsample import UpsampleConfig, upsample
 from guided_diffusion.config import to_plain
 from guided_diffusion.data.formats.samples import Shard, iterate_shards, open_manifest, write_shard
+from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.diffusion.denoiser import NetworkDenoiser
 from guided_diffusion.diffusion.images import from_uint8, to_uint8
 from guided_diffusion.diffusion.model import UpsamplerModelConfig, load_diffusion, load_upsampler
 from guided_diffusion.diffusion.noise import SeededNoise
-from guided_diffusion.generation import cascade
-from guided_diffusion.generation.cascade import UpsampleConfig, generate_upsampled, stage_seed, upsample
-from guided_diffusion.generation.config import SampleConfig
-from guided_diffusion.generation.run import generate
-from guided_diffusion.guidance.guides import load_guide
+from guided_diffusion.files import file_sha256
+from guided_diffusion.generation.cascade import UpsamplingRun, stage_seed, stored_base
+from guided_diffusion.generation.config import SamplingConfig
 from guided_diffusion.models.upsampler import Upsampler, UpsamplerConfig
 from guided_diffusion.openai import Converted, revert
-from guided_diffusion.openai.files import ImportConfig, import_openai
-from guided_diffusion.samplers import SamplerConfig, ddim, make_sampler
-from guided_diffusion.training.diffusion_objective import train_diffusion
-from guided_diffusion.training.upsampler_objective import train_upsampler
+from guided_diffusion.samplers import SamplerConfig, ddim
 
 COUNT = 10
 LABELS = np.repeat([0, 1], 5)  # in the order of class folders, so that every source has them
@@ -100,7 +101,7 @@ def base(tmp_path: Path, pixels: np.ndarray) -> Path:
 
 def config(upsampler: Path, base: Path, out: Path, **changes) -> UpsampleConfig:
     few = {"batch_size": 4, "shard_size": 4, "steps": 5}
-    return UpsampleConfig(upsampler=upsampler, base=base, out=out, **(few | changes))
+    return UpsampleConfig(upsampler=upsampler, base=base, out=out, **tiny.sampling(**(few | changes)))
 
 
 def enlarged(upsampler: Path, base: Path, out: Path, **changes) -> tuple[np.ndarray, np.ndarray]:
@@ -160,17 +161,17 @@ def test_the_network_sees_the_base_image_its_label_and_noise_of_its_id_whatever_
     tmp_path, told, base, pixels, monkeypatch
 ):
     def recorded(**changes) -> dict[int, tuple[list, int, bytes]]:
-        seen: dict[int, tuple[list, int, bytes]] = {}
+        seen: list[tuple[list, int, bytes]] = []
 
-        def record(upsampler, sampler, chain, noise: SeededNoise, *, low_res: Tensor, y: Tensor, **options):
-            x_T = noise(torch.empty(len(y), *upsampler.config.image_shape))
-            for rows in zip(low_res, y.tolist(), x_T, strict=True):
-                seen[len(seen)] = rows[0].tolist(), rows[1], rows[2].numpy().tobytes()
-            return x_T
+        def forward(self: Upsampler, x_t: Tensor, t: Tensor, y: Tensor, *, low_res: Tensor) -> Tensor:
+            rows = zip(low_res, y.tolist(), x_t, strict=True)
+            first = [(image.tolist(), label, x_T.numpy().tobytes()) for image, label, x_T in rows]
+            seen.extend(first if t[0] > 0 else [])
+            return x_t.repeat(1, 2, 1, 1)
 
-        monkeypatch.setattr(cascade, "enlarge", record)
-        upsample(config(told, base, tmp_path / str(changes), **changes))
-        return seen
+        monkeypatch.setattr(Upsampler, "forward", forward)
+        upsample(config(told, base, tmp_path / str(changes), sampler="ddpm", steps=2, **changes))
+        return dict(enumerate(seen))
 
     reference = recorded(batch_size=4, shard_size=4)
     low_res = np.array([image for image, _, _ in reference.values()], dtype=np.float32)
@@ -219,7 +220,7 @@ def test_only_missing_shards_are_made_again_and_to_the_byte(tmp_path, told, base
 def test_two_processes_make_the_bytes_that_one_makes_after_any_interruption(tmp_path, told, base):
     process = tiny.start(
         "upsample.py", f"--upsampler={told}", f"--base={base}", f"--out={tmp_path / 'two'}", "--shard_size=2",
-        "--batch_size=2", "--steps=5", "--sampler=ddpm", "--seed=3", processes=2, threads=2,
+        "--batch_size=2", "--sampler.steps=5", "--sampler.name=ddpm", "--seed=3", processes=2, threads=2,
     )  # fmt: skip
     status, output = tiny.finish(process)
     assert status == 0, output
@@ -282,10 +283,10 @@ REFUSED: dict[str, Callable[[Path, np.ndarray], Path]] = {
     r"x\.npz holds images \(channels, height, width\) \(3, 4, 4\), but .* enlarges \(1, 4, 4\)": (
         lambda path, pixels: save_npz(path / "x.npz", pixels.repeat(3, axis=3), arr_1=LABELS)
     ),
-    r"is told the class of each image, but .*x\.npz has no labels; give samples with labels": (
+    r"is conditioned on the class of each image, but .*x\.npz has no labels; give samples with labels": (
         lambda path, pixels: save_npz(path / "x.npz", pixels)
     ),
-    r"is told the class of each image, but .*folder has no labels": (
+    r"is conditioned on the class of each image, but .*folder has no labels": (
         lambda path, pixels: save_folder(path / "folder", pixels, None)
     ),
     r"x has images of label -1 \(none\), but .* knows labels 0 to 1": (
@@ -328,18 +329,22 @@ def test_a_missing_base_or_upsampler_is_refused(tmp_path, told, base, diffusion_
 
 def sample_config(small_diffusion: Path, told: Path, out: Path, **changes) -> SampleConfig:
     few = {"num_samples": 6, "batch_size": 3, "shard_size": 4, "steps": 5, "seed": 2, "labels": "1,0"}
-    return SampleConfig(diffusion=small_diffusion, upsampler=told, out=out, **(few | changes))
+    return tiny.sample_config(out, diffusion=small_diffusion, upsampler=told, **(few | changes))
+
+
+def write_upsampled(config: SampleConfig, model, classifier=None) -> None:
+    write_cascade(tiny.sampling_run(config, model, classifier), config)
 
 
 def test_sampling_with_an_upsampler_makes_what_the_two_commands_make(tmp_path, small_diffusion, told):
     process = tiny.start(
         "sample.py", f"--diffusion={small_diffusion}", f"--upsampler={told}", f"--out={tmp_path / 'one'}",
-        "--num_samples=6", "--batch_size=3", "--shard_size=4", "--steps=5", "--seed=2", "--labels=1,0",
+        "--num_samples=6", "--batch_size=3", "--shard_size=4", "--sampler.steps=5", "--seed=2", "--labels=1,0",
     )  # fmt: skip
     status, output = tiny.finish(process)
     assert status == 0, output
     settings = sample_config(small_diffusion, told, tmp_path / "base")
-    generate(settings, load_diffusion(small_diffusion), None)
+    tiny.generate(settings, load_diffusion(small_diffusion))
     _, labels = enlarged(told, tmp_path / "base", tmp_path / "two", seed=2, batch_size=3)
     assert shard_bytes(tmp_path / "one" / "base") == shard_bytes(tmp_path / "base")
     assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")
@@ -348,7 +353,7 @@ def test_sampling_with_an_upsampler_makes_what_the_two_commands_make(tmp_path, s
     before = shard_bytes(tmp_path / "one")
     (tmp_path / "one" / "shard-00001.npz").unlink()
     (tmp_path / "one" / "base" / "shard-00000.npz").unlink()
-    generate_upsampled(replace(settings, out=tmp_path / "one"), load_diffusion(small_diffusion), None)
+    sample(replace(settings, out=tmp_path / "one"))
     assert shard_bytes(tmp_path / "one") == before
 
 
@@ -356,23 +361,23 @@ def test_an_upsampler_that_does_not_fit_is_refused_before_anything_is_sampled(
     tmp_path, class_folder, small_diffusion, diffusion_run, classifier_run, told
 ):
     out, model = tmp_path / "out", load_diffusion(small_diffusion)
-    guided = load_diffusion(diffusion_run), load_guide(classifier_run, device="cpu")
+    guided = load_diffusion(diffusion_run), load_classifier(classifier_run)
     with pytest.raises(ValueError, match=r"\(1, 8, 8\), but .* enlarges \(1, 4, 4\)"):
-        generate_upsampled(sample_config(diffusion_run, told, out, labels="all"), *guided)
+        write_upsampled(sample_config(diffusion_run, told, out, labels="all"), *guided)
     with pytest.raises(ValueError, match="asked for 99 sampling steps of a chain of 50"):
-        generate_upsampled(sample_config(small_diffusion, told, out, steps=99), model, None)
+        write_upsampled(sample_config(small_diffusion, told, out, steps=99), model)
     renamed = replace(model, config=replace(model.config, class_names=("dark", "bright")))
     with pytest.raises(ValueError, match='label 1 is "bright" to the base'):
-        generate_upsampled(sample_config(small_diffusion, told, out), renamed, None)
+        write_upsampled(sample_config(small_diffusion, told, out), renamed, None)
     short = tiny.upsampler_config(tmp_path / "short", class_folder, iterations=1)
     train_upsampler(replace(short, chain=replace(tiny.CHAIN, num_steps=10)))
     with pytest.raises(ValueError, match="asked for 25 sampling steps of a chain of 10"):
-        generate_upsampled(sample_config(small_diffusion, tmp_path / "short", out, steps=25), model, None)
+        write_upsampled(sample_config(small_diffusion, tmp_path / "short", out, steps=25), model)
     assert not out.exists()
     plain = sample_config(small_diffusion, told, out)
-    generate(replace(plain, upsampler=None), model, None)
+    tiny.generate(replace(plain, upsampler=None), model)
     with pytest.raises(ValueError, match="already holds samples made with other settings"):
-        generate_upsampled(plain, model, None)
+        write_upsampled(plain, model)
     assert not (out / "base").exists()
 
 
@@ -428,21 +433,16 @@ def test_the_base_is_noised_by_each_samples_own_generator_and_the_network_told(t
         upsample(config(told_noise, base, tmp_path / "noised"))
 
 
-def test_what_the_network_sees_is_the_base_noised_after_x_T_was_drawn(told_noise, pixels):
-    upsampler, seen = load_upsampler(told_noise), []
-    upsampler.network.register_forward_pre_hook(lambda _, given, named: seen.append((given, named)), with_kwargs=True)
+def test_what_the_network_sees_is_the_base_noised_after_x_T_was_drawn(told_noise, base, pixels):
+    seen = []
+    upsampler = tiny.watched(load_upsampler(told_noise), lambda *given, **named: seen.append((given, named)))
+    run = UpsamplingRun(
+        settings=SamplingConfig(seed=3, sampler=SamplerConfig(steps=5)), upsampler=upsampler,
+        base=stored_base(open_image_set(base)), conditioning_noise=0.3,
+    )  # fmt: skip
     low_res = from_uint8(torch.from_numpy(pixels[:2]).permute(0, 3, 1, 2))
-    chain, y = SamplerConfig(steps=5).levels(tiny.CHAIN), torch.tensor([0, 1])
-    cascade.enlarge(
-        upsampler,
-        make_sampler(SamplerConfig()),
-        chain,
-        SeededNoise(3, range(2)),
-        low_res=low_res,
-        y=y,
-        conditioning_noise=0.3,
-    )
-    again = SeededNoise(3, range(2))
+    run.x0(run.plan(shard_size=4).batch(range(2), device=torch.device("cpu")), low_res)
+    again = SeededNoise(stage_seed(3, upsampler.config), range(2))
     x_T, eps = again(torch.empty(2, 1, 8, 8)), again(low_res)
     (x_t, _), named = seen[0]
     assert torch.equal(x_t, x_T)
@@ -459,18 +459,18 @@ def test_noise_that_an_upsampler_was_not_trained_on_is_refused_before_anything_i
             upsample(config(told_noise, base, out, conditioning_noise=rate))
     for refused in (
         lambda: upsample(config(told, base, out, conditioning_noise=0.1)),
-        lambda: generate_upsampled(sample_config(small_diffusion, told, out, conditioning_noise=0.1), model, None),
+        lambda: write_upsampled(sample_config(small_diffusion, told, out, conditioning_noise=0.1), model),
     ):
         with pytest.raises(ValueError, match="0.1 was asked for, but .* on clean low-resolution images alone, rate 0"):
             refused()
     assert not out.exists()
     with pytest.raises(ValueError, match="conditioning_noise 0.1 is for images to be enlarged; add --upsampler RUN"):
-        SampleConfig(diffusion=small_diffusion, out=out, conditioning_noise=0.1)
+        tiny.sample_config(out, conditioning_noise=0.1)
 
 
 def test_sampling_with_an_upsampler_noises_between_the_two(tmp_path, small_diffusion, told_noise):
     settings = sample_config(small_diffusion, told_noise, tmp_path / "one", conditioning_noise=0.2)
-    generate_upsampled(settings, load_diffusion(small_diffusion), None)
+    write_upsampled(settings, load_diffusion(small_diffusion))
     changes = {"seed": 2, "batch_size": 3, "conditioning_noise": 0.2}
     enlarged(told_noise, tmp_path / "one" / "base", tmp_path / "two", **changes)
     assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")

@@ -11,9 +11,10 @@ import tiny
 import torch
 from oracles.mixture import GaussianMixture, draws
 
+from guided_diffusion.commands.encode import EncodeConfig, encode
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
-from guided_diffusion.generation.encoding import EncodeConfig, decoded, encode, encoded, spherical
+from guided_diffusion.generation.encoding import Codec, spherical
 from guided_diffusion.samplers import SamplerConfig
 
 
@@ -50,13 +51,15 @@ def test_images_come_back_and_closer_with_more_steps():
     chain_config = ChainConfig(schedule="linear", num_steps=1000)
     spread = torch.diag(torch.tensor([0.05, 0.1, 0.2, 0.3], dtype=torch.float64))
     blob = GaussianMixture(torch.zeros(1, 4).double(), spread[None], torch.ones(1).double(), make_chain(chain_config))
-    exact: Any = SimpleNamespace(network=torch.nn.Linear(1, 1), denoiser=lambda y, clip: blob.denoiser)
+    exact: Any = SimpleNamespace(
+        device=torch.device("cpu"), config=SimpleNamespace(chain=chain_config), denoiser=lambda y, clip: blob.denoiser
+    )
     images = torch.arange(0, 256, 8, dtype=torch.uint8).reshape(8, 1, 2, 2)
 
     def error(steps: int) -> float:
-        chain = SamplerConfig(name="ddim", steps=steps).levels(chain_config)
-        found = encoded(exact, chain, images, torch.zeros(8, dtype=torch.int64), clip=None, batch_size=3)
-        return float((found.reconstructions.double() - images.double()).abs().mean())
+        codec = Codec(model=exact, sampler=SamplerConfig(steps=steps, clip=None), batch_size=3)
+        labels = torch.zeros(8, dtype=torch.int64)
+        return float((codec.decode(codec.encode(images, labels), labels).double() - images.double()).abs().mean())
 
     # First order: a tenth with ten times as many steps, but for half a grey level of truncation.
     assert error(20) > 5
@@ -69,8 +72,8 @@ def test_the_directory_holds_latents_that_decode_to_the_reconstructions(tmp_path
     with np.load(tmp_path / "latents.npz") as arrays:
         latents, images = torch.from_numpy(arrays["latents"]), arrays["images"]
         assert arrays["labels"].tolist() == [image["label"] for image in record["images"]] == [0, 0, 0, 1, 1, 1]
-    chain = SamplerConfig(name="ddim", steps=10).levels(model.config.chain)
-    again = decoded(model, chain, latents, torch.zeros(6, dtype=torch.int64), clip=1.0, batch_size=4)
+    codec = Codec(model=model, sampler=SamplerConfig(steps=10), batch_size=4)
+    again = codec.decode(latents, torch.zeros(6, dtype=torch.int64))
     errors = np.abs(again.numpy().astype(float) - images).mean(axis=(1, 2, 3))
     assert errors == pytest.approx([image["grey_levels"] for image in record["images"]])
     assert {file.name for file in tmp_path.iterdir()} == {

@@ -13,21 +13,16 @@ from oracles.mixture import GaussianMixture, draws
 from oracles.published import stored_network
 from torch import Tensor
 
+from guided_diffusion.commands.likelihood import LikelihoodConfig, format_likelihood, likelihood
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig, train_diffusion
 from guided_diffusion.config import from_plain, to_plain
 from guided_diffusion.diffusion.chain import eps_from_x0
 from guided_diffusion.diffusion.denoiser import TARGET, NetworkDenoiser, Prediction
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain, timestep_subset
-from guided_diffusion.generation.likelihood import (
-    LikelihoodConfig,
-    bound_terms,
-    format_likelihood,
-    likelihood,
-    measured_likelihood,
-    stretches,
-)
-from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig, train_diffusion
+from guided_diffusion.generation.input_images import open_inputs
+from guided_diffusion.generation.likelihood import Likelihood, bound_terms, measured_likelihood, stretches
 
 
 class StoredNoise:
@@ -110,6 +105,12 @@ def changed(config: LikelihoodConfig, **values) -> LikelihoodConfig:
     return LikelihoodConfig(**(vars(config) | values))
 
 
+def measured(config: LikelihoodConfig, **options) -> Likelihood:
+    model = load_diffusion(config.diffusion)
+    inputs = open_inputs(config.data, model, most=config.max_images, class_names=None)
+    return measured_likelihood(model, inputs, **options)
+
+
 def test_the_parts_add_up_and_the_record_holds_them(config, tmp_path, capsys):
     likelihood(changed(config, out=tmp_path / "bound.json"))
     printed = capsys.readouterr().out
@@ -126,22 +127,23 @@ def test_the_parts_add_up_and_the_record_holds_them(config, tmp_path, capsys):
 
 
 def test_an_images_bound_does_not_depend_on_the_batch(config):
-    model = load_diffusion(config.diffusion)
-    whole, halves = (measured_likelihood(model, changed(config, batch_size=size, terms=7)) for size in (20, 3))
+    whole, halves = (measured(config, batch_size=size, terms=7) for size in (20, 3))
     assert whole.total.mean == pytest.approx(halves.total.mean, rel=1e-5)
     assert whole.num_images == halves.num_images == 20
-    assert "7 of 50 terms of each, drawn; the standard errors include that" in format_likelihood(whole)
+    assert "7 of 50 terms of each, drawn; the standard errors include that" in format_likelihood(
+        whole, diffusion="run", data="pictures"
+    )
 
 
 def test_a_single_image_has_no_standard_error(config):
-    found = measured_likelihood(load_diffusion(config.diffusion), changed(config, max_images=1, terms=2))
+    found = measured(changed(config, max_images=1), terms=2)
     assert found.total.std_error is None
-    assert "unknown" in format_likelihood(found)
+    assert "unknown" in format_likelihood(found, diffusion="run", data="pictures")
 
 
 def test_more_terms_than_links_are_refused(config):
     with pytest.raises(ValueError, match="asked for 51 terms, but the chain has only 50 links; ask for fewer"):
-        measured_likelihood(load_diffusion(config.diffusion), changed(config, terms=51))
+        measured(config, terms=51)
 
 
 def test_a_model_in_continuous_time_is_refused_with_the_reason(tmp_path, class_folder):

@@ -13,20 +13,19 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from tiny import generate
 from torch import Tensor
 
-from classifiers.training import train_classifier
+from classifiers.trained_model import Classifier, load_classifier
+from guided_diffusion.commands.sample import SampleConfig, sample
+from guided_diffusion.commands.train_classifier import train_classifier
+from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.data.formats.samples import iterate_shards, read_shard
 from guided_diffusion.diffusion.images import from_uint8
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
-from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig
-from guided_diffusion.generation import run as generation
-from guided_diffusion.generation.config import SampleConfig
-from guided_diffusion.generation.run import generate
-from guided_diffusion.guidance.config import GuidanceConfig, Guide, check_guide
-from guided_diffusion.guidance.guides import load_guide
-from guided_diffusion.training.diffusion_objective import train_diffusion
+from guided_diffusion.guidance.config import GuidanceConfig
+from guided_diffusion.guidance.run import Guidance
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +34,13 @@ def model(diffusion_run) -> DiffusionModel:
 
 
 @pytest.fixture(scope="module")
-def guide(classifier_run) -> Guide:
-    return load_guide(classifier_run, device="cpu")
+def guide(classifier_run) -> Classifier:
+    return load_classifier(classifier_run)
 
 
 def config(out: Path, **changes) -> SampleConfig:
-    few = {"diffusion": Path("unused"), "num_samples": 10, "batch_size": 4, "shard_size": 4, "steps": 5}
-    return SampleConfig(out=out, **(few | changes))
+    few = {"num_samples": 10, "batch_size": 4, "shard_size": 4, "steps": 5}
+    return tiny.sample_config(out, **(few | changes))
 
 
 def made(directory: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +52,7 @@ def shard_bytes(directory: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(directory.glob("shard-*.npz"))}
 
 
-def generated(out: Path, model: DiffusionModel, guide: Guide | None, **changes) -> np.ndarray:
+def generated(out: Path, model: DiffusionModel, guide: Classifier | None = None, **changes) -> np.ndarray:
     generate(config(out, **changes), model, guide)
     return made(out)[0]
 
@@ -73,19 +72,13 @@ def test_samples_do_not_depend_on_batch_or_shard_size_but_for_one_grey_level(
     assert len(np.unique(reference, axis=0)) == 10
 
 
-def test_noise_and_labels_reach_the_sampler_by_id_whatever_the_batch_size(tmp_path, model, guide, monkeypatch):
+def test_noise_and_labels_reach_the_network_by_id_whatever_the_batch_size(tmp_path, conditional_run):
     def recorded(**changes) -> dict[int, tuple[bytes, int]]:
-        seen: dict[int, tuple[bytes, int]] = {}
-
-        def sample(model, sampler, chain, noise: SeededNoise, *, y: Tensor, guidance, clip, on_step) -> Tensor:
-            x_T = noise(torch.empty(len(y), *model.image_shape))
-            for i, (row, label) in enumerate(zip(x_T, y.tolist(), strict=True), start=len(seen)):
-                seen[i] = (row.numpy().tobytes(), label)
-            return x_T
-
-        monkeypatch.setattr(generation, "sample", sample)
-        generate(config(tmp_path / str(changes), labels="1,0,0", **changes), model, guide)
-        return seen
+        seen: list[tuple[Tensor, Tensor]] = []
+        settings = config(tmp_path / str(changes), labels="1,0,0", sampler="ddpm", steps=2, **changes)
+        generate(settings, tiny.watched(load_diffusion(conditional_run), lambda x_T, t, y: seen.append((x_T, y))))
+        rows = [row for x_T, y in seen[::2] for row in zip(x_T, y.tolist(), strict=True)]
+        return {i: (noise.numpy().tobytes(), label) for i, (noise, label) in enumerate(rows)}
 
     reference = recorded(batch_size=4, shard_size=4)
     assert [label for _, label in reference.values()] == [1, 0, 0, 1, 0, 0, 1, 0, 0, 1]
@@ -100,7 +93,7 @@ def test_the_first_samples_of_a_longer_run_are_those_of_a_shorter_one(tmp_path, 
 
 
 def test_another_seed_makes_other_samples(tmp_path, model):
-    one, other = (generated(tmp_path / str(seed), model, None, seed=seed) for seed in (0, 1))
+    one, other = (generated(tmp_path / str(seed), model, seed=seed) for seed in (0, 1))
     assert not np.array_equal(one, other)
 
 
@@ -118,19 +111,14 @@ def test_only_missing_shards_are_made_again_and_to_the_byte(tmp_path, model, gui
 
 
 def test_two_processes_make_the_bytes_that_one_makes_after_any_interruption(tmp_path, diffusion_run, classifier_run):
-    def settings(out: Path) -> SampleConfig:
-        return SampleConfig(
-            diffusion=diffusion_run, classifier=classifier_run, out=out, num_samples=20, shard_size=4, batch_size=4,
-            steps=5, sampler="ddpm", guidance=GuidanceConfig(scale=2.0),
-        )  # fmt: skip
-
     def run_here(out: Path) -> None:
-        generate(settings(out), load_diffusion(diffusion_run), load_guide(classifier_run, device="cpu"))
+        settings = {"num_samples": 20, "sampler": "ddpm", "guidance": GuidanceConfig(scale=2.0)}
+        sample(replace(config(out, **settings), diffusion=diffusion_run, classifier=classifier_run))
 
     process = tiny.start(
         "sample.py", f"--diffusion={diffusion_run}", f"--classifier={classifier_run}", f"--out={tmp_path / 'two'}",
-        "--num_samples=20", "--shard_size=4", "--batch_size=4", "--steps=5", "--sampler=ddpm", "--guidance.scale=2",
-        processes=2, threads=2,
+        "--num_samples=20", "--shard_size=4", "--batch_size=4", "--sampler.steps=5", "--sampler.name=ddpm",
+        "--guidance.scale=2", processes=2, threads=2,
     )  # fmt: skip
     status, output = tiny.finish(process)
     assert status == 0, output
@@ -159,35 +147,35 @@ def test_a_directory_of_other_samples_is_refused_naming_every_difference(tmp_pat
 
 
 def test_the_manifest_tells_other_weights_apart(tmp_path, diffusion_run):
-    generate(config(tmp_path, num_samples=4), load_diffusion(diffusion_run), None)
+    generate(config(tmp_path, num_samples=4), load_diffusion(diffusion_run))
     with pytest.raises(
         ValueError, match=r"(?s)diffusion.sha256: .*diffusion.weights: \"ema_0.9\" there, \"network\" now"
     ):
-        generate(config(tmp_path, num_samples=4), load_diffusion(diffusion_run, weights="network"), None)
+        generate(config(tmp_path, num_samples=4), load_diffusion(diffusion_run, weights="network"))
 
 
 def test_a_run_that_was_renamed_continues_its_samples(tmp_path, diffusion_run):
     copied = shutil.copytree(diffusion_run, tmp_path / "renamed")
-    generate(config(tmp_path / "out", num_samples=4), load_diffusion(diffusion_run), None)
-    generate(config(tmp_path / "out", num_samples=4), load_diffusion(copied), None)
+    generate(config(tmp_path / "out", num_samples=4), load_diffusion(diffusion_run))
+    generate(config(tmp_path / "out", num_samples=4), load_diffusion(copied))
 
 
 def test_an_option_given_at_its_published_value_is_the_option_left_out(tmp_path, model):
     few = {"num_samples": 4, "sampler": "predictor_corrector"}
-    generate(config(tmp_path, **few), model, None)
-    generate(config(tmp_path, snr=0.16, langevin_steps=1, **few), model, None)
+    generate(config(tmp_path, **few), model)
+    generate(config(tmp_path, snr=0.16, langevin_steps=1, **few), model)
     with pytest.raises(ValueError, match="sampler.snr: 0.16 there, 0.1 now"):
-        generate(config(tmp_path, snr=0.1, **few), model, None)
+        generate(config(tmp_path, snr=0.1, **few), model)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_samples_begun_before_langevin_had_options_are_continued(tmp_path, model, sampler):
-    generate(config(tmp_path, sampler=sampler), model, None)
+    generate(config(tmp_path, sampler=sampler), model)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     for recorded in ({}, {"snr": None, "langevin_steps": None}):  # as once, and for a while after
         old = {"name": sampler, "steps": 5, "eta": 0.0} | recorded
         (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"sampler": old}))
-        generate(config(tmp_path, sampler=sampler), model, None)
+        generate(config(tmp_path, sampler=sampler), model)
 
 
 def test_the_manifest_says_what_was_made(tmp_path, model, guide):
@@ -210,19 +198,14 @@ def test_a_shard_holds_nhwc_pixels_labels_and_ids(tmp_path, model, guide):
 
 
 def test_samples_of_an_unconditional_unguided_model_have_no_label(tmp_path, model):
-    generate(config(tmp_path), model, None)
+    generate(config(tmp_path), model)
     assert set(made(tmp_path)[1].tolist()) == {-1}
 
 
 def test_a_conditional_model_is_told_the_labels(tmp_path, conditional_run):
-    model = load_diffusion(conditional_run)
     seen: list[Tensor] = []
-
-    def network(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        seen.append(y)
-        return model.network(x_t, t, y)
-
-    generate(config(tmp_path, labels="1,0", num_samples=4), replace(model, network=network), None)
+    model = tiny.watched(load_diffusion(conditional_run), lambda x_t, t, y: seen.append(y))
+    generate(config(tmp_path, labels="1,0", num_samples=4), model)
     assert all(y.tolist() == [1, 0, 1, 0] for y in seen)
     assert made(tmp_path)[1].tolist() == [1, 0, 1, 0]
 
@@ -237,12 +220,8 @@ def test_scale_zero_equals_unguided(tmp_path, model, guide, sampler):
 def test_outside_its_interval_of_noise_guidance_does_nothing(tmp_path, model, guide):
     called = []
 
-    def log_prob(x_t: Tensor, t: Tensor) -> Tensor:
-        called.append(float(t[0]))
-        return guide.log_prob(x_t, t)
-
-    unguided = generated(tmp_path / "unguided", model, None)
-    watched = replace(guide, log_prob=log_prob)
+    unguided = generated(tmp_path / "unguided", model)
+    watched = tiny.watched(guide, lambda x_t, t: called.append(float(t[0])))
     nowhere = GuidanceConfig(scale=9.0, sigma_min=1e9)
     assert np.array_equal(generated(tmp_path / "nowhere", model, watched, guidance=nowhere), unguided)
     assert called == []
@@ -284,7 +263,7 @@ def test_the_grid_has_a_row_for_each_class_that_was_made(tmp_path, model, guide,
 
 
 def test_the_grid_shows_the_first_samples_of_a_model_without_classes(tmp_path, model):
-    images = generated(tmp_path, model, None)
+    images = generated(tmp_path, model)
     with Image.open(tmp_path / "grid.png") as picture:
         pixels = np.asarray(picture)
     factor = pixels.shape[0] // 10
@@ -296,8 +275,8 @@ MISMATCHES = {
     "was trained on the noise of .*num_steps=99.*, but .*num_steps=50": {
         "chain": ChainConfig(schedule="cosine", num_steps=99)
     },
-    r"takes images \(channels, height, width\) \(3, 8, 8\), but .* makes \(1, 8, 8\)": {"image_shape": (3, 8, 8)},
-    r"\(1, 16, 16\), but .* makes \(1, 8, 8\)": {"image_shape": (1, 16, 16)},
+    r"takes images \(channels, height, width\) \(3, 8, 8\), but .* makes \(1, 8, 8\)": {"in_channels": 3},
+    r"\(1, 16, 16\), but .* makes \(1, 8, 8\)": {"image_size": 16},
     'label 1 is "bright" to .*, but "light" to': {"class_names": ("dark", "bright")},
     "knows 3 classes, the diffusion model's data had 2": {"class_names": ("dark", "light", "lighter")},
     "knows 1 classes, the diffusion model's data had 2": {"class_names": ("dark",)},
@@ -306,18 +285,21 @@ MISMATCHES = {
 
 @pytest.mark.parametrize("message", MISMATCHES)
 def test_a_classifier_that_does_not_fit_is_refused_naming_the_difference(tmp_path, model, guide, message):
+    changes = MISMATCHES[message]
+    if not changes.keys() & {"chain", "class_names"}:
+        changes = {"network": replace(guide.config.network, **changes)}
     with pytest.raises(ValueError, match=message):
-        generate(config(tmp_path / "out"), model, replace(guide, **MISMATCHES[message]))
+        generate(config(tmp_path / "out"), model, replace(guide, config=replace(guide.config, **changes)))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_classifier_that_fits_is_accepted(model, guide):
-    check_guide(model, guide, GuidanceConfig(scale=2.0))
+    Guidance(model=model, classifier=guide, config=GuidanceConfig(scale=2.0))
 
 
 def test_a_judge_of_clean_images_is_refused_as_a_guide(tmp_path, model, judge_run):
     with pytest.raises(ValueError, match="clean images only and cannot guide; train one with --diffusion"):
-        generate(config(tmp_path), model, load_guide(judge_run, device="cpu"))
+        generate(config(tmp_path), model, load_classifier(judge_run))
 
 
 def test_a_classifier_of_another_chain_on_disk_is_refused(tmp_path, class_folder, diffusion_run):
@@ -327,17 +309,17 @@ def test_a_classifier_of_another_chain_on_disk_is_refused(tmp_path, class_folder
         tiny.classifier_config(tmp_path / "guide", class_folder, diffusion=tmp_path / "longer", iterations=1)
     )
     with pytest.raises(ValueError, match="num_steps=60.*, but .*num_steps=50"):
-        check_guide(load_diffusion(diffusion_run), load_guide(tmp_path / "guide", device="cpu"), GuidanceConfig())
+        Guidance(model=load_diffusion(diffusion_run), classifier=load_classifier(tmp_path / "guide"))
 
 
 def test_a_scale_without_a_classifier_is_refused(tmp_path, model):
-    with pytest.raises(ValueError, match=r"guidance \(scale 4\) was asked for without a classifier; add"):
-        generate(config(tmp_path, guidance=GuidanceConfig(scale=4.0)), model, None)
+    with pytest.raises(ValueError, match=r"without a classifier \(guidance.scale 4\); add"):
+        generate(config(tmp_path, guidance=GuidanceConfig(scale=4.0)), model)
 
 
 def test_labels_without_anyone_to_be_told_are_refused(tmp_path, model):
-    with pytest.raises(ValueError, match="labels 1 were asked for, but .* is not told the class and there is no class"):
-        generate(config(tmp_path, labels=1), model, None)
+    with pytest.raises(ValueError, match="labels 1 were asked for, but .* is not conditioned on the class and"):
+        generate(config(tmp_path, labels=1), model)
 
 
 REFUSED = {

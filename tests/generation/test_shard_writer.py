@@ -1,30 +1,28 @@
-"""How shards come about: in the memory there is, in the precision asked for, counted, and with a manifest that says by
-what they were made."""
+"""Shards: written in the memory there is and in the precision asked for, counted, with a manifest."""
 
 import json
 import logging
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from tiny import generate
 from torch import Tensor
 
+from classifiers.trained_model import Classifier, load_classifier
+from guided_diffusion.commands.sample import SampleConfig
 from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.distributed import Tally
-from guided_diffusion.generation import shard_writer as making
-from guided_diffusion.generation.config import SampleConfig
+from guided_diffusion.generation import shard_writer
 from guided_diffusion.generation.progress import Progress
-from guided_diffusion.generation.run import generate
-from guided_diffusion.guidance.config import Guide
-from guided_diffusion.guidance.guides import load_guide
-from guided_diffusion.guidance.network_counter import Evaluated, check_precision
+from guided_diffusion.models.precision import EvaluatedNetwork, check_precision
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +31,13 @@ def model(diffusion_run) -> DiffusionModel:
 
 
 @pytest.fixture(scope="module")
-def guide(classifier_run) -> Guide:
-    return load_guide(classifier_run, device="cpu")
+def guide(classifier_run) -> Classifier:
+    return load_classifier(classifier_run)
 
 
 def config(out: Path, **changes) -> SampleConfig:
-    few = {"diffusion": Path("unused"), "num_samples": 10, "batch_size": 10, "shard_size": 6, "steps": 3}
-    return SampleConfig(out=out, **(few | changes))
+    few = {"num_samples": 10, "batch_size": 10, "shard_size": 6, "steps": 3}
+    return tiny.sample_config(out, **(few | changes))
 
 
 def pixels(directory: Path) -> np.ndarray:
@@ -49,13 +47,12 @@ def pixels(directory: Path) -> np.ndarray:
 def limited(model: DiffusionModel, most: int, sizes: list[int], error: type[RuntimeError] = torch.OutOfMemoryError):
     """The model on a machine whose memory holds so many images."""
 
-    def network(x_t: Tensor, t: Tensor) -> Tensor:
+    def watch(x_t: Tensor, t: Tensor) -> None:
         sizes.append(len(x_t))
         if len(x_t) > most:
             raise error(f"no room for {len(x_t)} images")
-        return model.network(x_t, t)
 
-    return replace(model, network=network)
+    return tiny.watched(model, watch)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +60,9 @@ def limited(model: DiffusionModel, most: int, sizes: list[int], error: type[Runt
 )
 def test_a_batch_that_does_not_fit_is_halved_once_and_for_all(tmp_path, model, caplog, most, tried):
     sizes: list[int] = []
-    generate(config(tmp_path / "whole"), model, None)
-    with caplog.at_level(logging.WARNING, logger=making.__name__):
-        generate(config(tmp_path / "halved"), limited(model, most, sizes), None)
+    generate(config(tmp_path / "whole"), model)
+    with caplog.at_level(logging.WARNING, logger=shard_writer.__name__):
+        generate(config(tmp_path / "halved"), limited(model, most, sizes))
     # A batch that fits is seen at each of the three steps, one that does not at the first alone.
     assert sizes == [size for batch in tried for size in [batch] * (1 if batch > most else 3)]
     assert np.abs(pixels(tmp_path / "whole") - pixels(tmp_path / "halved")).max() <= 1
@@ -76,24 +73,24 @@ def test_a_batch_that_does_not_fit_is_halved_once_and_for_all(tmp_path, model, c
 
 def test_one_image_that_does_not_fit_ends_the_run(tmp_path, model):
     with pytest.raises(torch.OutOfMemoryError, match="no room for 1 images"):
-        generate(config(tmp_path), limited(model, 0, []), None)
+        generate(config(tmp_path), limited(model, 0, []))
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, model):
     sizes: list[int] = []
     with pytest.raises(RuntimeError, match="no room for 6 images"):
-        generate(config(tmp_path), limited(model, 0, sizes, error=RuntimeError), None)
+        generate(config(tmp_path), limited(model, 0, sizes, error=RuntimeError))
     assert sizes == [6]
 
 
 def test_the_end_tells_images_and_evaluations_of_an_image(tmp_path, model, guide, capsys):
     generate(config(tmp_path / "guided"), model, guide)
     assert "; 3 network and 3 classifier evaluations an image" in capsys.readouterr().err
-    generate(config(tmp_path / "unguided"), model, None)
+    generate(config(tmp_path / "unguided"), model)
     told = capsys.readouterr().err
     assert "10 images in " in told
     assert "; 3 network evaluations an image" in told
-    generate(config(tmp_path / "unguided"), model, None)
+    generate(config(tmp_path / "unguided"), model)
     assert "images in " not in capsys.readouterr().err  # nothing was left to make
 
 
@@ -106,7 +103,7 @@ def test_a_process_without_work_waits_and_shows_how_far_the_others_are(capsys):
             tally.add("images", 2)
             tally.add("shards", 1)
 
-    with Progress(tally, total=6, name="samples", evaluations=Counter()) as progress:
+    with Progress(tally, Counter(), total=6, name="samples") as progress:
         thread = threading.Thread(target=other)
         thread.start()
         progress.wait_for("shards", 3)
@@ -119,17 +116,17 @@ def test_the_manifest_lists_what_computed_the_samples_and_never_compares_it(tmp_
     def environments() -> list[dict]:
         return json.loads((tmp_path / "manifest.json").read_text())["environments"]
 
-    generate(config(tmp_path), model, None)
+    generate(config(tmp_path), model)
     (first,) = environments()
     assert first["torch"] == torch.__version__.split("+")[0]
     assert (first["batch_size"], first["cpu_threads"]) == (10, 1)
-    generate(config(tmp_path, batch_size=3), model, None)  # all there: nothing was computed
+    generate(config(tmp_path, batch_size=3), model)  # all there: nothing was computed
     assert environments() == [first]
     (tmp_path / "shard-00001.npz").unlink()
-    generate(config(tmp_path, batch_size=3), model, None)
+    generate(config(tmp_path, batch_size=3), model)
     assert environments() == [first, first | {"batch_size": 3}]
     (tmp_path / "shard-00001.npz").unlink()
-    generate(config(tmp_path), model, None)
+    generate(config(tmp_path), model)
     assert len(environments()) == 2
 
 
@@ -144,8 +141,9 @@ def test_networks_compute_in_the_precision_asked_for_and_answer_in_their_inputs(
 
     evaluations: Counter[str] = Counter()
     x_t = torch.ones(2, 4)
-    exact = Evaluated(network, evaluations, "network", precision="float32")(x_t)
-    rounded = Evaluated(network, evaluations, "network", precision="bfloat16")(x_t)
+    counted = {"counter": evaluations, "counted_as": "network"}
+    exact = EvaluatedNetwork(network, precision="float32", **counted)(x_t)
+    rounded = EvaluatedNetwork(network, precision="bfloat16", **counted)(x_t)
     assert seen == [torch.float32, torch.bfloat16]
     assert exact.dtype == rounded.dtype == torch.float32
     assert torch.equal(exact, layer(x_t))
@@ -167,7 +165,7 @@ def test_bfloat16_moves_pixels_a_little_and_is_recorded(tmp_path, model, guide):
 
 def test_float16_without_a_gpu_is_refused_before_anything_is_written(tmp_path, model):
     with pytest.raises(ValueError, match="precision float16 needs a GPU; take bfloat16 or float32 here"):
-        generate(config(tmp_path / "out", precision="float16"), model, None)
+        generate(config(tmp_path / "out", precision="float16"), model)
     assert not (tmp_path / "out").exists()
     check_precision("float16", torch.device("cuda"))
 
@@ -176,10 +174,10 @@ def test_labels_of_every_policy_reach_shards_and_manifest(tmp_path, conditional_
     model = load_diffusion(conditional_run)
     (tmp_path / "labels.txt").write_text("light\nlight\ndark\n")
     for name, labels in {"file": f"file:{tmp_path / 'labels.txt'}", "uniform": "uniform"}.items():
-        generate(config(tmp_path / name, labels=labels), model, None)
+        generate(config(tmp_path / name, labels=labels), model)
         asked = np.concatenate([shard.labels for shard in iterate_shards(tmp_path / name)]).tolist()
         record = json.loads((tmp_path / name / "manifest.json").read_text())["labels"]
         assert record["policy"] == name
         assert asked == [1, 1, 0, 1, 1, 0, 1, 1, 0, 1] if name == "file" else set(asked) == {0, 1}
     with pytest.raises(ValueError, match=r"labels.policy: \"uniform\" there, absent now|labels: "):
-        generate(config(tmp_path / "uniform"), model, None)
+        generate(config(tmp_path / "uniform"), model)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from oracles.counting import Counted
 from oracles.mixture import batch_noise, draws, three_blobs
 from torch.testing import assert_close
 
@@ -21,17 +22,6 @@ LEVELS = [0, 1, 100, 500, 900, 999]
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 y = torch.tensor([0, 1, 2, 1, 0, 2])
 x_t = draws(6, 2, 1, 2, seed=3)
-
-
-class Counted:
-    """A function that counts its calls."""
-
-    def __init__(self, function) -> None:
-        self.function, self.calls = function, 0
-
-    def __call__(self, *arguments):
-        self.calls += 1
-        return self.function(*arguments)
 
 
 @pytest.mark.parametrize("k", LEVELS)
@@ -71,7 +61,7 @@ def test_classifier_score_is_the_difference_of_scores(k):
 
 @pytest.mark.parametrize("k", [1, 100, 500, 999])
 def test_mean_shift_and_eps_correction_differ_by_the_root_of_alpha(k):
-    """Where Sigma = beta the tilted mean moves by beta / sqrt(alpha_t) * term, the shifted one by beta * term."""
+    """With Sigma = beta the tilted mean moves by beta / sqrt(alpha_t) * term, the shifted one by beta * term."""
     step = CHAIN.at(k, like=x_t)
     alpha = step.alpha_bar / step.alpha_bar_prev
     term = classifier_score(MIXTURE.log_prob, y, scale=1.0)

@@ -181,7 +181,7 @@ def test_the_null_class_is_one_label_more_and_a_network_without_it_is_as_it_was(
 
 
 def test_a_null_class_needs_classes():
-    with pytest.raises(ValueError, match="a null class stands for none of the classes, and num_classes says"):
+    with pytest.raises(ValueError, match="null_class needs classes, but num_classes is null"):
         unet(null_class=True)
 
 

@@ -13,14 +13,15 @@ from oracles.published import ARCHITECTURES, RELEASED, as_command_line, released
 from oracles.published import stored_flags_and_weights as stored
 
 from classifiers.model import ClassifierConfig, NoisyClassifier
-from classifiers.training import TrainClassifierConfig
+from guided_diffusion.commands.train_classifier import TrainClassifierConfig
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig
+from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
 from guided_diffusion.config import from_plain, parse, to_plain
 from guided_diffusion.diffusion.model import DiffusionConfig
 from guided_diffusion.openai import Converted, convert, fingerprint, revert
 from guided_diffusion.openai.flags import WITHOUT_EFFECT, Flags, parse_command_line, read_flags
-from guided_diffusion.openai.presets import PRESETS
-from guided_diffusion.training.diffusion_objective import TrainDiffusionConfig
-from guided_diffusion.training.upsampler_objective import TrainUpsamplerConfig
+from guided_diffusion.openai.releases import PRESETS
+from guided_diffusion.training.config import DiffusionTrainingConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = {"diffusion": TrainDiffusionConfig, "upsampler": TrainUpsamplerConfig, "classifier": TrainClassifierConfig}
@@ -100,7 +101,7 @@ def test_shipped_recipe_trains_the_network_of_the_released_file(directory: str, 
     released = convert(PRESETS[name].flags, released_weights(architecture)).config
     network = to_plain(recipe.network)
     assert network == {key: released["network"][key] for key in network}
-    if isinstance(recipe, TrainDiffusionConfig):
+    if isinstance(recipe, DiffusionTrainingConfig):
         assert to_plain(recipe.chain) == released["chain"]
         assert (recipe.prediction, recipe.variance) == (released["prediction"], released["variance"])
         assert recipe.class_conditional == (released["network"]["num_classes"] is not None)

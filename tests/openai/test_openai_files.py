@@ -13,11 +13,12 @@ from torch import Tensor
 
 from classifiers.trained_model import load_classifier
 from guided_diffusion.checkpoint import open_checkpoint
+from guided_diffusion.commands.export_openai import ExportConfig, export_openai
+from guided_diffusion.commands.import_openai import ImportConfig, import_openai
 from guided_diffusion.data.imagenet import imagenet_class_names
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.openai import convert, load_openai, revert
-from guided_diffusion.openai.files import ExportConfig, ImportConfig, export_openai, import_openai, with_file_named
-from guided_diffusion.openai.presets import PRESETS
+from guided_diffusion.openai.releases import PRESETS
 
 
 @pytest.mark.parametrize("architecture", RELEASED)
@@ -172,12 +173,6 @@ def test_import_into_a_run_with_a_checkpoint_is_refused(tmp_path: Path):
     run = _imported("unet_u08_onelevel_dropout", tmp_path)
     with pytest.raises(ValueError, match="already; give --out a new run directory"):
         import_openai(ImportConfig(file=tmp_path / "published.pt", out=run))
-
-
-def test_first_word_of_a_command_line_may_be_the_file():
-    assert with_file_named("file", ["a.pt", "--out", "b"]) == ["--file", "a.pt", "--out", "b"]
-    assert with_file_named("file", ["--out", "b", "--file", "a.pt"]) == ["--out", "b", "--file", "a.pt"]
-    assert with_file_named("file", []) == []
 
 
 def test_class_names_can_be_taken_from_a_class_folder(tmp_path):

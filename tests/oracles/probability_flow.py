@@ -8,7 +8,7 @@ from guided_diffusion.diffusion.chain import DiffusionChain
 
 
 def flowed(x: Tensor, mixture: GaussianMixture, y: int, *, alpha_bar: float, alpha_bar_end: float) -> Tensor:
-    """Where the exact flow of component y takes x (B, D) from alpha_bar: the same quantile at alpha_bar_end.
+    """The exact flow of component y applied to x (B, D) at alpha_bar: the same quantile at alpha_bar_end.
 
     sqrt(a') mu + (a' C + (1 - a') I)^1/2 (a C + (1 - a) I)^-1/2 (x - sqrt(a) mu).
     """

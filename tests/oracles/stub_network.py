@@ -34,7 +34,7 @@ class StubNetwork:
         self.step = self.chain.at(self.arrays["t"], like=self.x_t)
 
     def output(self, var: str) -> torch.Tensor:
-        """What the network returns under a published variance: learned ones have as many channels more."""
+        """The network's output under a published variance: learned ones have as many channels more."""
         return self.arrays["model_output"][:, : 6 if has_learned_variance(VARIANCES[var]) else 3]
 
     def denoiser(self, mean: str, var: str, *, clip: float | None) -> NetworkDenoiser:

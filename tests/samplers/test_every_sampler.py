@@ -1,9 +1,10 @@
-"""What holds for every sampler by its name: where it ends, what it tells, draws and asks, and how it is guided."""
+"""Properties of every sampler of the table: its result, its callback, its draws of noise, its cost, its guidance."""
 
 from typing import get_args
 
 import pytest
 import torch
+from oracles.counting import Counted
 from oracles.mixture import assert_is_component, batch_noise, draws, three_blobs
 from torch.testing import assert_close
 
@@ -11,7 +12,8 @@ from guided_diffusion.diffusion.denoiser import NetworkDenoiser
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, chain_from_betas, linear_betas, timestep_subset
 from guided_diffusion.guidance import classifier_score
-from guided_diffusion.samplers import OWNERS, Counted, SamplerConfig, SamplerName, make_sampler
+from guided_diffusion.samplers import SamplerConfig, SamplerName, make_sampler
+from guided_diffusion.samplers.config import SAMPLERS
 
 NAMES = get_args(SamplerName)
 CHAIN = chain_from_betas(linear_betas(1000))
@@ -30,7 +32,9 @@ DRAWS = {
 
 
 def made(name):
-    return make_sampler(SamplerConfig(name=name, langevin_steps=MOVES if name in OWNERS["langevin_steps"] else None))
+    return make_sampler(
+        SamplerConfig(name=name, langevin_steps=MOVES if "langevin_steps" in SAMPLERS[name].options else None)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

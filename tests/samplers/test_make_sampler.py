@@ -4,6 +4,7 @@ import pytest
 import torch
 from oracles.mixture import batch_noise, draws, three_blobs
 
+from guided_diffusion.diffusion.denoiser import Threshold
 from guided_diffusion.diffusion.schedules import (
     ChainConfig,
     chain_from_betas,
@@ -14,7 +15,6 @@ from guided_diffusion.diffusion.schedules import (
 )
 from guided_diffusion.guidance import classifier_score, tilted
 from guided_diffusion.samplers import (
-    SPACINGS,
     SamplerConfig,
     SamplerName,
     ddim,
@@ -28,6 +28,7 @@ from guided_diffusion.samplers import (
     predictor_corrector,
     unipc,
 )
+from guided_diffusion.samplers.config import SAMPLERS
 from guided_diffusion.samplers.spacing import by_rho, uniformly_in_log_sigma, uniformly_in_t
 
 CHAIN = chain_from_betas(linear_betas(1000)).shortened(timestep_subset(1000, "10"))
@@ -77,7 +78,7 @@ def test_every_other_sampler_is_guided_by_the_tilted_estimate(name, sampler):
 
 
 def test_every_name_has_a_sampler_and_a_spacing():
-    assert set(PLAIN) == set(get_args(SamplerName)) == set(SPACINGS)
+    assert set(PLAIN) == set(get_args(SamplerName)) == set(SAMPLERS)
 
 
 @pytest.mark.parametrize(("name", "sampler"), [("langevin", langevin), ("predictor_corrector", predictor_corrector)])
@@ -130,11 +131,17 @@ def test_in_continuous_time_a_count_is_that_many_levels_for_every_sampler(name):
 
 
 REFUSED = {
-    "eta 0.5 was given to ddpm; only ddim has it: leave it out": {"name": "ddpm", "eta": 0.5},
-    "snr 0.1 was given to ddim; only langevin and predictor_corrector have it: leave it out": {"snr": 0.1},
-    "langevin_steps 2 was given to unipc; only langevin": {"name": "unipc", "langevin_steps": 2},
+    "sampler.eta 0.5 was given to ddpm; it is for ddim: leave it out": {"name": "ddpm", "eta": 0.5},
+    "snr 0.1 was given to ddim; it is for langevin and predictor_corrector: leave it out": {"snr": 0.1},
+    "langevin_steps 2 was given to unipc; it is for langevin": {"name": "unipc", "langevin_steps": 2},
     "snr sets the length of Langevin's steps and must be above 0; got -1": {"name": "langevin", "snr": -1},
     "langevin_steps is a number of steps at each level, at least 1; got 0": {"name": "langevin", "langevin_steps": 0},
+    "eta is the share of ancestral noise, between 0 and 1; got 1.5": {"eta": 1.5},
+    "clip is a bound above 0, or null; got -1": {"clip": -1},
+    'there is no sampler "euler"; there are ddim, ddpm, ': {"name": "euler"},
+    "threshold 0.995 takes the place of clip 2.0: leave one out": {"threshold": 0.995, "clip": 2.0},
+    "threshold 0.995 takes the place of clip None": {"threshold": 0.995, "clip": None},
+    "a share of a sample's values, above 0 and at most 1; got 99.5": {"threshold": 99.5},
 }
 
 
@@ -142,3 +149,33 @@ REFUSED = {
 def test_an_option_is_refused_where_it_has_no_meaning(message):
     with pytest.raises(ValueError, match=message):
         SamplerConfig(**REFUSED[message])
+
+
+def test_estimates_are_clipped_by_a_bound_by_a_threshold_or_not_at_all():
+    assert SamplerConfig().clipping == 1.0
+    assert SamplerConfig(clip=None).clipping is None
+    assert SamplerConfig(threshold=0.995).clipping == Threshold(0.995)
+
+
+@pytest.mark.parametrize(
+    ("options", "own"),
+    [
+        ({"name": "ddpm"}, {}),
+        ({"name": "ddpm", "gradient_at": "mean"}, {}),
+        ({"name": "ddim", "eta": 0.5}, {"eta": 0.5}),
+        ({"name": "predictor_corrector"}, {"snr": 0.16, "langevin_steps": 1}),
+        ({"name": "predictor_corrector", "snr": 0.16}, {"snr": 0.16, "langevin_steps": 1}),
+        ({"name": "langevin", "langevin_steps": 7}, {"snr": 0.05**0.5, "langevin_steps": 7}),
+    ],
+)
+def test_a_manifest_has_the_samplers_own_numbers_and_no_options_of_others(options, own):
+    record = SamplerConfig(**options).record()
+    assert record == {"name": options["name"], "steps": 25, "eta": 0.0} | own
+    assert list(record) == ["name", "steps", "eta", *(name for name in own if name != "eta")]
+
+
+def test_a_manifest_lists_a_gradient_at_the_mean_with_the_guidance():
+    at = {option: SamplerConfig(name="ddpm", gradient_at=option) for option in (None, "x_t", "mean")}
+    assert {option: config.guidance_record() for option, config in at.items()} == {
+        None: {}, "x_t": {}, "mean": {"gradient_at": "mean"},
+    }  # fmt: skip

@@ -17,7 +17,7 @@ from guided_diffusion.diffusion.chain import DiffusionChain, sigma
 from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas
 from guided_diffusion.guidance import classifier_score, tilted
 from guided_diffusion.samplers import ddim, dpmpp_2m, dpmpp_2s, heun, unipc
-from guided_diffusion.samplers.exponential import exponential_step, half_log_snr
+from guided_diffusion.samplers.dpmpp import exponential_step, half_log_snr
 
 MIXTURE = three_blobs(chain_from_betas(linear_betas(1000)))
 X_T, ONES = draws(6, 2, 1, 2, seed=3), torch.ones(6, dtype=torch.int64)

@@ -13,7 +13,7 @@ from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.guidance import classifier_score
 from guided_diffusion.samplers import SamplerConfig, SamplerName, ddpm, make_sampler
-from guided_diffusion.samplers.repaint import begun, knowing, only_in, repaint
+from guided_diffusion.samplers.repaint import initial_state, masked, repaint, with_known_pixels
 
 FILL = torch.tensor([False, True, False, True]).reshape(1, 1, 2, 2)
 KNOWN = torch.tensor([0.5, 0.0, -0.25, 0.0], dtype=torch.float64).reshape(1, 1, 2, 2)
@@ -40,9 +40,13 @@ def test_known_pixels_come_out_as_they_went_in_under_every_sampler_guided_too(ch
     mixture = three_blobs(chain)
     config = SamplerConfig(name=name, steps=12)
     levels, x_T, known = config.levels(CHAIN_CONFIG), draws(6, 1, 2, 2), KNOWN.expand(6, 1, 2, 2)
-    term = only_in(classifier_score(mixture.log_prob, torch.full((6,), 1), 2.0), FILL)
+    term = masked(classifier_score(mixture.log_prob, torch.full((6,), 1), 2.0), FILL)
     x_0 = make_sampler(config)(
-        knowing(mixture.denoiser, known, FILL), levels, begun(x_T, known, FILL, levels), batch_noise(0), guidance=term
+        with_known_pixels(mixture.denoiser, known, FILL),
+        levels,
+        initial_state(x_T, known, FILL, levels),
+        batch_noise(0),
+        guidance=term,
     )
     torch.testing.assert_close(torch.where(FILL, 0.0, x_0), torch.where(FILL, 0.0, known), rtol=0, atol=1e-9)
     assert float(x_0[FILL.expand_as(x_0)].std()) > 0.01
@@ -59,8 +63,8 @@ def test_known_pixels_come_out_where_the_network_gives_the_mean_itself(chain, na
 
     config = SamplerConfig(name=name, steps=12)
     levels, x_T, known = config.levels(CHAIN_CONFIG), draws(6, 1, 2, 2), KNOWN.expand(6, 1, 2, 2)
-    told = knowing(denoiser, known, FILL)
-    x_0 = make_sampler(config)(told, levels, begun(x_T, known, FILL, levels), batch_noise(0))
+    told = with_known_pixels(denoiser, known, FILL)
+    x_0 = make_sampler(config)(told, levels, initial_state(x_T, known, FILL, levels), batch_noise(0))
     torch.testing.assert_close(torch.where(FILL, 0.0, x_0), torch.where(FILL, 0.0, known), rtol=0, atol=1e-9)
 
     step = levels.at(6, like=x_T)
@@ -77,8 +81,8 @@ def test_known_pixels_are_on_the_way_what_the_forward_process_makes_of_them(chai
         seen[k] = x_t
 
     known = KNOWN.expand(20_000, 1, 2, 2)
-    denoiser = knowing(single(chain, correlated()).denoiser, known, FILL)
-    ddpm(denoiser, chain, begun(draws(20_000, 1, 2, 2), known, FILL, chain), batch_noise(1), on_step=keep)
+    denoiser = with_known_pixels(single(chain, correlated()).denoiser, known, FILL)
+    ddpm(denoiser, chain, initial_state(draws(20_000, 1, 2, 2), known, FILL, chain), batch_noise(1), on_step=keep)
     for k in (20, 60, 95):  # after the link from k, at level k - 1
         alpha_bar, pixel = float(chain.alpha_bar[k - 1]), seen[k][:, 0, 0, 0]
         # 5 standard errors of a mean and of a variance
@@ -90,7 +94,9 @@ def test_pixels_that_have_nothing_to_do_with_the_known_ones_are_made_as_if_there
     blob = single(chain, torch.eye(4, dtype=torch.float64) / 4)
     x_T, known = draws(50, 1, 2, 2), KNOWN.expand(50, 1, 2, 2)
     free = ddpm(blob.denoiser, chain, x_T, batch_noise(2))
-    filled = ddpm(knowing(blob.denoiser, known, FILL), chain, begun(x_T, known, FILL, chain), batch_noise(2))
+    filled = ddpm(
+        with_known_pixels(blob.denoiser, known, FILL), chain, initial_state(x_T, known, FILL, chain), batch_noise(2)
+    )
     torch.testing.assert_close(torch.where(FILL, filled, 0.0), torch.where(FILL, free, 0.0), rtol=0, atol=1e-12)
 
 
@@ -101,8 +107,10 @@ def test_resampling_brings_the_made_pixels_to_what_the_known_ones_imply(chain):
     implied = mean[1] + 0.9 * (0.5 - mean[0])  # E[x_1 | x_0 = 0.5], equal variances, correlation 0.9
 
     def error(resample_steps: int) -> float:
-        x_T = begun(draws(4000, 1, 2, 2), known, FILL, levels)
-        x_0 = repaint(knowing(blob.denoiser, known, FILL), levels, x_T, batch_noise(3), resample_steps=resample_steps)
+        x_T = initial_state(draws(4000, 1, 2, 2), known, FILL, levels)
+        x_0 = repaint(
+            with_known_pixels(blob.denoiser, known, FILL), levels, x_T, batch_noise(3), resample_steps=resample_steps
+        )
         return abs(float(x_0[:, 0, 0, 1].mean() - implied))
 
     errors = [error(1), error(4), error(12)]
@@ -131,5 +139,5 @@ def test_resampling_asks_the_network_that_many_times_a_link_and_once_at_the_last
 
 
 def test_taking_links_less_than_once_is_refused(chain):
-    with pytest.raises(ValueError, match="resample_steps is how often each link is taken, at least 1; got 0"):
+    with pytest.raises(ValueError, match="resample_steps is the number of times each link is taken, at least 1; got 0"):
         repaint(three_blobs(chain).denoiser, chain, draws(1, 1, 2, 2), batch_noise(0), resample_steps=0)

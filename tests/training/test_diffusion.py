@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.checkpoint import open_checkpoint
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig, train_diffusion
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.chain import uniform_indices
 from guided_diffusion.diffusion.model import DiffusionConfig, load_diffusion
@@ -17,7 +18,7 @@ from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.diffusion.timesteps import UniformTimesteps
 from guided_diffusion.models.unet import UNetConfig
-from guided_diffusion.training.diffusion_objective import DiffusionObjective, TrainDiffusionConfig, train_diffusion
+from guided_diffusion.training.diffusion_objective import DiffusionObjective
 
 COUNT = 6
 CHAIN = make_chain(tiny.CHAIN)
@@ -167,6 +168,6 @@ def test_training_lowers_the_loss(diffusion_run):
 
 def test_missing_data_is_refused_before_anything_is_written(tmp_path):
     config: TrainDiffusionConfig = tiny.diffusion_config(tmp_path / "run", tmp_path / "nowhere", iterations=1)
-    with pytest.raises(FileNotFoundError, match="there is no .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="there is nothing at .*nowhere"):
         train_diffusion(config)
     assert not (tmp_path / "run").exists()

@@ -1,20 +1,20 @@
-"""What a training would cost."""
+"""The printed cost of a training that is not started."""
 
 from dataclasses import replace
 
 import pytest
 import tiny
 
-from classifiers.training import train_classifier
+from guided_diffusion.commands.train_classifier import train_classifier
+from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.run_directory import latest
-from guided_diffusion.training import dry_run as rehearsal
-from guided_diffusion.training.diffusion_objective import train_diffusion
-from guided_diffusion.training.published import nearest_published
+from guided_diffusion.training import dry_run
+from guided_diffusion.training.dry_run import nearest_published
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(rehearsal, "MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(dry_run, "MEASURED_SECONDS", 0.0)
 
 
 def rows(text: str) -> dict[str, str]:
@@ -63,7 +63,7 @@ def test_a_classifier_is_compared_with_a_published_classifier(tmp_path, class_fo
 
 def test_a_disk_too_small_for_the_checkpoints_is_said_beforehand(tmp_path, class_folder, capsys, monkeypatch):
     usage = type("Usage", (), {"free": 10**5})
-    monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda path: usage)
     train_diffusion(replace(tiny.diffusion_config(tmp_path / "run", class_folder, iterations=1), dry_run=True))
     assert rows(capsys.readouterr().out)["checkpoints"].endswith("100 kB free on their disk: TOO LITTLE")
 
@@ -73,4 +73,3 @@ def test_the_nearest_published_training_is_nearest_in_octaves():
     assert nearest_published("diffusion", image_size=91).name == "ADM's ImageNet 128"
     assert nearest_published("upsampler", image_size=512).iterations == 1_050_000
     assert nearest_published("test", image_size=8) is None
-    assert nearest_published("diffusion", image_size=64).images == 1_105_920_000

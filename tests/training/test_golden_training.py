@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from oracles.golden import arrays, sidecar
+from oracles.golden import arrays, like, sidecar
 from oracles.published import published_flags, published_weights, stored_network
 from torch import Tensor, nn
 
-from guided_diffusion.diffusion.chain import q_sample
-from guided_diffusion.diffusion.losses import hybrid_loss
+from guided_diffusion.diffusion.losses import Noised, hybrid_loss
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.openai import Converted, convert, revert
 from guided_diffusion.training.ema import EMA
@@ -51,10 +50,9 @@ def backward(network: nn.Module, iteration: int) -> None:
     size = DESCRIBED["microbatch"] or DESCRIBED["batch"]
     names = ("x", "noise", "t", "y", "weights")
     for x0, eps, k, y, weights in zip(*(STORED[name][iteration].split(size) for name in names), strict=True):
-        step = chain.at(k, like=x0)
-        x_t = q_sample(x0, eps, step)
-        output = network(x_t, step.t, y)
-        loss = hybrid_loss(output, x0, eps, x_t, step, prediction="eps", variance="learned_range", num_steps=len(chain))
+        noised = Noised.of(x0, eps, chain.at(k, like=x0))
+        output = network(noised.x_t, noised.step.t, y)
+        loss = hybrid_loss(output, noised, prediction="eps", variance="learned_range", num_steps=len(chain))
         (weights * loss).mean().backward()
 
 
@@ -107,13 +105,15 @@ def test_weights_and_their_averages_end_as_the_published_ones(run: Run):
     compared = 0
     for name, tensors in (("final", run.parameters), ("final_ema0", run.averages[0]), ("final_ema1", run.averages[1])):
         for key in (stored.removeprefix(f"{name}/") for stored in STORED if stored.startswith(f"{name}/")):
-            torch.testing.assert_close(tensors[-1][key], STORED[f"{name}/{key}"], rtol=0, atol=1e-5)
+            expected = STORED[f"{name}/{key}"]
+            torch.testing.assert_close(like(tensors[-1][key], expected), expected, rtol=0, atol=1e-5)
             compared += 1
     assert compared == 18
 
 
 def test_the_comparison_sees_an_update_that_is_left_out(run: Run):
-    """What the tolerances are worth: one update is a hundred times the one for whole tensors."""
+    """The tolerance of whole tensors is a hundredth of one update."""
     key = "out.2.weight"
-    assert float((run.parameters[-2][key] - STORED[f"final/{key}"]).abs().max()) > 1e-4
-    assert float((run.averages[1][-2][key] - STORED[f"final_ema1/{key}"]).abs().max()) > 1e-5
+    for name, tensors, seen in (("final", run.parameters, 1e-4), ("final_ema1", run.averages[1], 1e-5)):
+        expected = STORED[f"{name}/{key}"]
+        assert float((like(tensors[-2][key], expected) - expected).abs().max()) > seen

@@ -1,4 +1,4 @@
-"""How many images fit into memory at a time."""
+"""The memory of a training, and the batch that fits into it."""
 
 import psutil
 import pytest
@@ -11,8 +11,7 @@ from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.distributed import largest_fitting
 from guided_diffusion.run_directory import latest
-from guided_diffusion.training import memory
-from guided_diffusion.training import setup as beginning
+from guided_diffusion.training import memory, setup
 from guided_diffusion.training.memory import (
     activation_bytes,
     cpu_limit,
@@ -21,6 +20,7 @@ from guided_diffusion.training.memory import (
     training_bytes,
 )
 from guided_diffusion.training.objective import Losses
+from guided_diffusion.training.run import TrainState
 
 
 def test_activations_are_counted_once_and_without_the_weights():
@@ -63,7 +63,7 @@ def test_a_share_is_cut_into_as_few_and_as_even_parts_as_will_do(size, most, par
 def test_a_resumed_training_is_cut_as_before_whatever_memory_is_free(tmp_path, class_folder, monkeypatch):
     for run, limits in (("parts", (3, 8)), ("whole", (3,))):
         for number, limit in enumerate(limits):
-            monkeypatch.setattr(beginning, "cpu_limit", lambda network, bytes_per_image, limit=limit: limit)
+            monkeypatch.setattr(setup, "cpu_limit", lambda network, bytes_per_image, limit=limit: limit)
             iterations = 4 if number == len(limits) - 1 else 2
             train(tmp_path / run, class_folder, tiny.loop(iterations=iterations), resume=True)
     assert_same_training(latest(tmp_path / "parts"), latest(tmp_path / "whole"))
@@ -78,7 +78,7 @@ def test_a_share_that_does_not_fit_is_computed_in_micro_batches_with_the_same_re
         sizes.append(len(batch.y))
         return denoise(network.eval(), batch, noise)
 
-    monkeypatch.setattr(beginning, "cpu_limit", lambda network, bytes_per_image: 3)
+    monkeypatch.setattr(setup, "cpu_limit", lambda network, bytes_per_image: 3)
     train(tmp_path / "cut", class_folder, tiny.loop(iterations=2, log_every_iterations=1), objective=recording)
     assert sizes == [1, 3, 3, 2, 3, 3, 2]  # one image is measured first
     monkeypatch.undo()
@@ -89,16 +89,16 @@ def test_a_share_that_does_not_fit_is_computed_in_micro_batches_with_the_same_re
 
 def test_looking_for_the_size_that_fits_changes_nothing(tmp_path, class_folder, monkeypatch):
     """The attempt of a GPU, made on the CPU."""
-    monkeypatch.setattr(beginning, "cpu_limit", lambda network, bytes_per_image: 8)
+    monkeypatch.setattr(setup, "cpu_limit", lambda network, bytes_per_image: 8)
     train(tmp_path / "plain", class_folder, tiny.loop(iterations=2))
 
     def attempted(network: nn.Module, bytes_per_image: int) -> int:
-        return largest_fitting(8, lambda size: beginning._attempt(seen[0], size))
+        return largest_fitting(8, lambda size: setup.try_size(seen[0], size))
 
-    seen: list[beginning.Training] = []
-    measure = beginning.bytes_per_image
-    monkeypatch.setattr(beginning, "bytes_per_image", lambda training: (seen.append(training), measure(training))[1])
-    monkeypatch.setattr(beginning, "cpu_limit", attempted)
+    seen: list[TrainState] = []
+    measure = setup.bytes_per_image
+    monkeypatch.setattr(setup, "bytes_per_image", lambda state: (seen.append(state), measure(state))[1])
+    monkeypatch.setattr(setup, "cpu_limit", attempted)
     train(tmp_path / "attempted", class_folder, tiny.loop(iterations=2))
     assert len(seen) == 1
     assert_same_training(latest(tmp_path / "attempted"), latest(tmp_path / "plain"))

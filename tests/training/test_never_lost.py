@@ -1,4 +1,4 @@
-"""What becomes of a training when numbers, files, disks or data fail."""
+"""Trainings whose numbers, files, disks or data fail."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from guided_diffusion import checkpoint
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.run_directory import checkpoints, claimed, latest
-from guided_diffusion.training import loop
+from guided_diffusion.training import resume
 from guided_diffusion.training.objective import Losses, Objective
 
 
@@ -151,7 +151,7 @@ def test_a_run_whose_model_config_has_gained_a_field_since_is_resumed(tmp_path, 
 
 def test_a_full_disk_ends_in_its_own_error_with_the_last_checkpoint_whole(tmp_path, class_folder, monkeypatch):
     config = tiny.loop(iterations=4, save_every_iterations=2)
-    write, calls = loop.write_resume, 0
+    write, calls = resume.write_resume, 0
 
     def full(directory: Path, **parts: object) -> None:
         nonlocal calls
@@ -160,7 +160,7 @@ def test_a_full_disk_ends_in_its_own_error_with_the_last_checkpoint_whole(tmp_pa
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
         write(directory, **parts)
 
-    monkeypatch.setattr(loop, "write_resume", full)
+    monkeypatch.setattr(resume, "write_resume", full)
     with pytest.raises(OSError, match="No space left on device"):
         train(tmp_path / "run", class_folder, config)
     assert names(tmp_path / "run") == ["checkpoint-0000002"]

@@ -1,4 +1,4 @@
-"""What an objective may do besides: weigh, drop labels, learn where to draw timesteps, and train in continuous time."""
+"""Options of objectives: min-SNR weights, label dropout, importance sampling of timesteps, continuous time."""
 
 import json
 import math
@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from classifiers.training import train_classifier
+from classifiers.trained_model import load_classifier
+from guided_diffusion.commands.train_classifier import train_classifier
+from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig, train_diffusion
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.losses import min_snr_weight
@@ -20,20 +22,16 @@ from guided_diffusion.diffusion.model import DiffusionConfig, load_diffusion
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain, sampling_chain
 from guided_diffusion.diffusion.timesteps import LossSecondMoment
-from guided_diffusion.generation.run import SampleConfig, generate
 from guided_diffusion.guidance import extrapolated
 from guided_diffusion.guidance.config import GuidanceConfig
-from guided_diffusion.guidance.guides import load_guide
 from guided_diffusion.models.unet import UNetConfig
 from guided_diffusion.run_directory import latest
 from guided_diffusion.samplers import ddim
 from guided_diffusion.training.diffusion_objective import (
     AdaptiveObjective,
     DiffusionObjective,
-    TrainDiffusionConfig,
+    adaptive,
     diffusion_objective,
-    train_diffusion,
-    with_memory,
 )
 from guided_diffusion.training.objective import Adaptive
 
@@ -173,7 +171,7 @@ def test_timesteps_and_noise_are_those_of_a_run_without_dropout():
 def test_a_network_with_a_null_class_guides_itself(tmp_path, class_folder):
     run = train(tmp_path, class_folder, class_conditional=True, label_dropout=0.5, iterations=3)
     model = load_diffusion(run)
-    assert model.null_label == 2
+    assert model.config.null_label == 2
     y = torch.tensor([0, 1, 1])
     x_t = noise(3)(torch.empty(3, 1, 8, 8))
     chain = sampling_chain(model.config.chain, "ddim5")
@@ -187,15 +185,15 @@ def test_a_network_with_a_null_class_guides_itself(tmp_path, class_folder):
 
 def test_models_without_dropout_have_no_null_class(diffusion_run, conditional_run):
     for run in (diffusion_run, conditional_run):
-        assert load_diffusion(run).null_label is None
+        assert load_diffusion(run).config.null_label is None
 
 
 def test_only_an_objective_whose_timesteps_learn_has_a_memory():
     plain = objective()
-    assert with_memory(plain, plain.timesteps) is plain
+    assert adaptive(plain, plain.timesteps) is plain
     assert not isinstance(plain, Adaptive)
     learning = objective(timesteps="loss_second_moment")
-    assert isinstance(with_memory(learning, learning.timesteps), Adaptive)
+    assert isinstance(adaptive(learning, learning.timesteps), Adaptive)
 
 
 def learning_objective() -> AdaptiveObjective:
@@ -205,11 +203,11 @@ def learning_objective() -> AdaptiveObjective:
 
 
 def test_losses_are_observed_as_they_are_and_weighed_for_training():
-    adaptive = learning_objective()
+    learning = learning_objective()
     k = torch.arange(5).repeat(10)
-    adaptive.update({"k": k, "loss": (k + 1.0) ** 2})
-    losses = adaptive(Silent(), batch(), noise())
-    drawn = adaptive.timesteps.drawn(noise().uniform(), like=batch().x0)
+    learning.update({"k": k, "loss": (k + 1.0) ** 2})
+    losses = learning(Silent(), batch(), noise())
+    drawn = learning.timesteps.drawn(noise().uniform(), like=batch().x0)
     assert torch.equal(losses.observed["k"], drawn.k)
     assert torch.equal(losses.total, (drawn.weight * losses.observed["loss"]).mean())
     assert not losses.observed["loss"].requires_grad
@@ -221,8 +219,8 @@ def test_a_memory_that_was_saved_goes_on_as_the_one_that_was_not():
     k = torch.arange(5).repeat(12)
     one.update({"k": k, "loss": k + 0.5})
     other.load_state_dict({name: tensor.clone() for name, tensor in one.state_dict().items()})
-    for adaptive in (one, other):
-        adaptive.update({"k": torch.tensor([3, 3]), "loss": torch.tensor([9.0, 8.0])})
+    for learning in (one, other):
+        learning.update({"k": torch.tensor([3, 3]), "loss": torch.tensor([9.0, 8.0])})
     assert torch.equal(one.timesteps.probabilities(), other.timesteps.probabilities())
     assert one.timesteps.history[3, -2:].tolist() == [9.0, 8.0]
 
@@ -264,23 +262,20 @@ def test_a_model_in_continuous_time_trains_and_samples_at_any_number_of_levels(t
     assert model.config.chain == CONTINUOUS
     for sampler, steps in (("ddim", 7), ("ddpm", "50"), ("ddim", "")):
         out = tmp_path / f"{sampler}{steps}"
-        generate(SampleConfig(diffusion=run, out=out, num_samples=4, sampler=sampler, steps=steps), model, None)
+        tiny.generate(tiny.sample_config(out, num_samples=4, sampler=sampler, steps=steps), model)
         (shard,) = iterate_shards(out)
         assert shard.images.shape == (4, 8, 8, 1)
         assert len(np.unique(shard.images, axis=0)) == 4
     with pytest.raises(ValueError, match="continuous in time and has no numbered steps to cut into sections"):
-        generate(SampleConfig(diffusion=run, out=tmp_path / "no", steps="10,20"), model, None)
+        tiny.generate(tiny.sample_config(tmp_path / "no", steps="10,20"), model)
 
 
 def test_a_classifier_of_continuous_time_guides_the_model_whose_noise_it_knows(tmp_path, class_folder):
     run = train(tmp_path / "run", class_folder, **OF_CONTINUOUS_TIME)
     out = tmp_path / "classifier"
     train_classifier(tiny.classifier_config(out, class_folder, diffusion=run, iterations=2, heldout=class_folder))
-    guide = load_guide(out, device="cpu")
-    assert guide is not None
-    assert guide.chain == CONTINUOUS
-    sampling = SampleConfig(
-        diffusion=run, out=tmp_path / "out", num_samples=4, steps=5, guidance=GuidanceConfig(scale=2.0)
-    )
-    generate(sampling, load_diffusion(run), guide)
+    guide = load_classifier(out)
+    assert guide.config.chain == CONTINUOUS
+    sampling = tiny.sample_config(tmp_path / "out", num_samples=4, steps=5, guidance=GuidanceConfig(scale=2.0))
+    tiny.generate(sampling, load_diffusion(run), guide)
     assert (tmp_path / "out" / "grid.png").exists()

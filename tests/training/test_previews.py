@@ -12,8 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from guided_diffusion.data.image_set import ImageDataset, open_dataset
-from guided_diffusion.data.listing import evenly_spaced
+from classifiers.trained_model import load_classifier
+from guided_diffusion.commands.train_diffusion import train_diffusion
+from guided_diffusion.commands.train_upsampler import train_upsampler
+from guided_diffusion.data.image_set import ImageSet, open_training_set
+from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import Step
 from guided_diffusion.diffusion.denoiser import Estimate
 from guided_diffusion.diffusion.images import to_uint8
@@ -21,19 +24,17 @@ from guided_diffusion.diffusion.model import DiffusionConfig, load_diffusion
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.guidance import classifier_score, tilted
-from guided_diffusion.guidance.guides import load_guide
 from guided_diffusion.models.unet import UNetConfig
 from guided_diffusion.run_directory import latest
 from guided_diffusion.samplers import ddim
-from guided_diffusion.training.diffusion_objective import train_diffusion
+from guided_diffusion.training.config import PreviewConfig
 from guided_diffusion.training.previews import (
-    PreviewConfig,
     diffusion_previews,
     preview_chain,
     preview_labels,
     preview_samples,
 )
-from guided_diffusion.training.upsampler_objective import area_reduced, train_upsampler
+from guided_diffusion.training.upsampler_objective import area_reduced
 
 CPU = torch.device("cpu")
 CHAIN = preview_chain(tiny.CHAIN, 5)
@@ -91,10 +92,9 @@ class Constant(nn.Module):
 
 def test_a_red_network_is_said_to_be_redder_than_grey_data(tmp_path, caplog, capsys):
     folder = tiny.write_class_folder(tmp_path / "data", mode="RGB")
-    data = open_dataset(tiny.data(folder), image_size=8)
-    observe = diffusion_previews(
-        PreviewConfig(images=20), model(), data, guide_on=lambda device: None, decay=0.99, out=tmp_path / "previews"
-    )
+    data = open_training_set(tiny.data(folder), image_size=8)
+    training = tiny.diffusion_config(tmp_path, folder, iterations=1, ema_decays=(0.99,))
+    observe = diffusion_previews(PreviewConfig(images=20), model(), data, training)
     assert observe is not None
     metrics = observe(Constant(red(0.75)), 100)
     every = torch.stack([data[index][0] for index in range(20)]).double()
@@ -111,24 +111,23 @@ def test_a_red_network_is_said_to_be_redder_than_grey_data(tmp_path, caplog, cap
     assert "the model is not there yet; it may have had too few iterations, or too high" in caplog.messages[-1]
     assert [file.name for file in sorted((tmp_path / "previews").iterdir())] == ["0000100.png", "0001000.png"]
     assert capsys.readouterr().out.splitlines() == [
-        f"{tmp_path / 'previews' / '0000100.png'}: previews by the weights ema_0.99, 37% of them still as they began",
+        f"{tmp_path / 'previews' / '0000100.png'}: previews by the weights ema_0.99, still 37% the initial ones",
         f"{tmp_path / 'previews' / '0001000.png'}: previews by the weights ema_0.99",
     ]
 
 
 def test_the_data_are_measured_once(tmp_path, monkeypatch):
     folder = tiny.write_class_folder(tmp_path / "data", mode="RGB", per_class=2)
-    data = open_dataset(tiny.data(folder), image_size=8)
+    data = open_training_set(tiny.data(folder), image_size=8)
     read = []
 
-    def item(self: ImageDataset, index: int) -> tuple[Tensor, int]:
+    def item(self: ImageSet, index: int) -> tuple[Tensor, int]:
         read.append(index)
         return red(0.5), 0
 
-    monkeypatch.setattr(ImageDataset, "__getitem__", item)
-    observe = diffusion_previews(
-        PreviewConfig(images=2), model(), data, guide_on=lambda device: None, decay=None, out=tmp_path / "previews"
-    )
+    monkeypatch.setattr(ImageSet, "__getitem__", item)
+    training = tiny.diffusion_config(tmp_path, folder, iterations=1, ema_decays=())
+    observe = diffusion_previews(PreviewConfig(images=2), model(), data, training)
     assert observe is not None
     for iteration in (1, 2):
         observe(Constant(red(0)), iteration)
@@ -145,7 +144,7 @@ def test_no_previews_are_made_where_none_are_wanted(tmp_path, class_folder):
     [
         ({"images": -1}, "preview.images is a number of samples, 0 for no previews; got -1"),
         ({"steps": 1}, "preview.steps must be at least 2, got 1"),
-        ({"scale": 4.0}, "preview.scale 4 guides nobody; add --preview.classifier RUN"),
+        ({"scale": 4.0}, "preview.scale 4 needs a classifier; add --preview.classifier RUN"),
     ],
 )
 def test_previews_that_make_no_sense_are_refused(options, message):
@@ -182,10 +181,9 @@ def test_previews_are_pictures_and_leave_the_training_as_it_was(tmp_path, class_
 def test_guided_previews_are_tilted_ddim_of_the_average_in_a_column_a_class(tmp_path, class_folder, classifier_run):
     preview = PreviewConfig(images=6, classifier=classifier_run, scale=3.0)
     config = tiny.diffusion_config(tmp_path, class_folder, iterations=2, preview=preview)
-    train_diffusion(config, load_guide=load_guide)
+    train_diffusion(config)
 
-    guide, trained = load_guide(classifier_run, device=CPU), load_diffusion(tmp_path)
-    assert guide is not None
+    guide, trained = load_classifier(classifier_run), load_diffusion(tmp_path)
     assert trained.weights == "ema_0.9"
     y = torch.tensor([0, 1, 0, 1, 0, 1])
     chain = make_chain(tiny.CHAIN).shortened(torch.arange(0, 50, 2))
@@ -203,11 +201,9 @@ def test_a_classifier_that_cannot_guide_is_refused_before_anything_is_written(tm
         tmp_path / "run", class_folder, iterations=1, preview=PreviewConfig(classifier=judge_run)
     )
     with pytest.raises(ValueError, match="trained on clean images only and cannot guide; train one with --diffusion"):
-        train_diffusion(config, load_guide=load_guide)
-    with pytest.raises(ValueError, match="pass guided_diffusion.guidance.guides.load_guide"):
         train_diffusion(config)
     with pytest.raises(FileNotFoundError):
-        train_diffusion(replace(config, preview=PreviewConfig(classifier=tmp_path / "nowhere")), load_guide=load_guide)
+        train_diffusion(replace(config, preview=PreviewConfig(classifier=tmp_path / "nowhere")))
     assert not (tmp_path / "run").exists()
 
 
@@ -218,7 +214,7 @@ def test_upsampler_previews_show_the_low_res_input_beside_its_enlargement(tmp_pa
     train_upsampler(config)
     tiles = _tiles(tmp_path / "previews" / "0000001.png", columns=8)
     shown = evenly_spaced(20, most=16)
-    folder = open_dataset(tiny.data(class_folder), image_size=8)
+    folder = open_training_set(tiny.data(class_folder), image_size=8)
     x0 = torch.stack([folder[index][0] for index in shown])
     expected = to_uint8(area_reduced(x0, 4)).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     assert np.array_equal(tiles[0:32:2], expected[:, 0])

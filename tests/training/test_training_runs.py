@@ -1,7 +1,10 @@
 """Training as a program: killed, asked to stop, and on two processes."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,14 +14,14 @@ import torch
 from killing import KINDS, killed_equals_undisturbed
 from safetensors.torch import load_file
 
+from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.run_directory import latest
-from guided_diffusion.training.diffusion_objective import train_diffusion
 
 
-def begin(out: Path, folder: Path, *options: str, processes: int = 1):
+def begin(out: Path, folder: Path, *options: str):
     paths = (f"--out={out}", f"--data.path={folder}")
-    return tiny.start("train_diffusion.py", *paths, *tiny.DIFFUSION_OPTIONS, *options, processes=processes)
+    return tiny.start("train_diffusion.py", *paths, *tiny.DIFFUSION_OPTIONS, *options)
 
 
 def wait_for(condition, process) -> None:
@@ -70,9 +73,16 @@ def test_sigterm_saves_and_ends_well_and_the_training_can_be_continued(tmp_path,
 
 def test_two_processes_with_two_micro_batches_each_train_the_network_that_one_trains(tmp_path, class_folder):
     options = ("--training.iterations=4", "--training.log_every_iterations=1", "--training.batch.per_process=2")
-    process = begin(tmp_path / "two", class_folder, *options, processes=2)
-    status, output = tiny.finish(process)
-    assert status == 0, output
+    script = str(tiny.REPOSITORY / "scripts" / "train_diffusion.py")
+    paths = (f"--out={tmp_path / 'two'}", f"--data.path={class_folder}")
+    # torchrun itself, where other tests start their processes as it would.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    # A user's shell says nothing of accelerate, which must find out by itself that there is no GPU.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    environment["PYTHONPATH"] = str(tiny.REPOSITORY)
+    command = [*torchrun, script, *paths, *tiny.DIFFUSION_OPTIONS, *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
     train_diffusion(tiny.diffusion_config(tmp_path / "one", class_folder, iterations=4, log_every_iterations=1))
     one, two = (load_diffusion(tmp_path / name, weights="network") for name in ("one", "two"))
     x = torch.randn(4, *one.image_shape, generator=torch.Generator().manual_seed(0))

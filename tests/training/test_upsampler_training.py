@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from guided_diffusion.checkpoint import open_checkpoint
+from guided_diffusion.commands.train_upsampler import train_upsampler
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.denoiser import Prediction, Variance
 from guided_diffusion.diffusion.model import UpsamplerModelConfig, load_diffusion, load_upsampler
@@ -23,7 +24,7 @@ from guided_diffusion.diffusion.timesteps import UniformTimesteps
 from guided_diffusion.models.upsampler import UpsamplerConfig
 from guided_diffusion.run_directory import latest
 from guided_diffusion.training.diffusion_objective import DiffusionObjective
-from guided_diffusion.training.upsampler_objective import UpsamplerObjective, area_reduced, train_upsampler
+from guided_diffusion.training.upsampler_objective import UpsamplerObjective, area_reduced
 
 COUNT = 6
 

@@ -1,1 +1,67 @@
-"""One file a form in which images lie on disk."""
+"""Formats in which images are stored: the table of all of them, and recognising the one at a path.
+
+A format is a module with `recognise(path)`, which looks at names and never tries to read, and
+`open_stored(path, labels)`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import Labels
+from . import folder, huggingface, npz, packed, samples, webdataset, zip
+from .storage import StoredImages
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to store images."""
+
+    described: str
+    """For the message that lists all formats."""
+    recognise: Callable[[Path], bool]
+    """Tells by names alone whether images of this format lie at a path."""
+    open_stored: Callable[[Path, Labels | None], StoredImages]
+    """Open the images at a path. labels: as `DataConfig.labels`; None takes the labels that there are, if any.
+
+    Raises:
+        FileNotFoundError, ValueError: labels that are not there, and damaged or unfit files, by name.
+    """
+
+
+FORMATS: Mapping[str, Format] = {
+    "huggingface": Format("a Hugging Face dataset (hf:NAME or saved)", huggingface.recognise, huggingface.open_stored),
+    "zip": Format("a .zip of such a folder", zip.recognise, zip.open_stored),
+    "prepared": Format("prepared images", packed.recognise, packed.open_stored),
+    "shards": Format("a directory of samples (not for training)", samples.recognise, samples.open_stored),
+    "npz": Format("an .npz batch (not for training)", npz.recognise, npz.open_stored),
+    "webdataset": Format("WebDataset .tar shards", webdataset.recognise, webdataset.open_stored),
+    "folder": Format("a folder of images (one folder per class)", folder.recognise, folder.open_stored),
+}
+"""In the order in which they are tried; protocols of evaluations record the names."""
+
+EXPECTED = ", or ".join(entry.described for entry in reversed(FORMATS.values()))
+
+
+def format_of(path: Path) -> str:
+    """The name of the format of the images at a path.
+
+    Raises:
+        FileNotFoundError: nothing at the path.
+        ValueError: a file of no known format.
+    """
+    for name, entry in FORMATS.items():
+        if entry.recognise(path):
+            return name
+    if not path.exists():
+        raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
+    raise ValueError(f"{path} is a file of no known format; expected {EXPECTED}. Other archives have to be unpacked")
+
+
+def open_stored(path: Path, labels: Labels | None) -> StoredImages:
+    """The images at a path, of whichever format.
+
+    Raises:
+        FileNotFoundError, ValueError: as `format_of` and the format itself.
+    """
+    return FORMATS[format_of(path)].open_stored(path, labels)

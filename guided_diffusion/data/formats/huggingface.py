@@ -6,14 +6,14 @@ from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..storage import LabelledImages
+from ..config import Labels
+from .storage import StoredImages
 
 PREFIX = "hf:"
 
 
-class HuggingFaceStorage:
+class DatasetRows:
     """Rows of a dataset, whose Arrow files are mapped into memory."""
 
     root = None
@@ -37,47 +37,43 @@ class HuggingFaceStorage:
         return Path(image["path"]).open("rb") if image["bytes"] is None else io.BytesIO(image["bytes"])
 
 
-def is_saved_dataset(directory: Path) -> bool:
-    """Whether a directory holds what `save_to_disk` of the datasets library wrote, or Parquet files."""
-    saved = any((directory / name).is_file() for name in ("state.json", "dataset_dict.json"))
-    return saved or any(directory.glob("*.parquet")) or any(directory.glob("data/*.parquet"))
+def recognise(path: Path) -> bool:
+    """hf:NAME, or a directory with Parquet files or with what `save_to_disk` of the datasets library wrote."""
+    if str(path).startswith(PREFIX):
+        return True
+    saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    return saved or any(path.glob("*.parquet")) or any(path.glob("data/*.parquet"))
 
 
-def open_huggingface(path: Path, *, label_column: str | None = None) -> LabelledImages:
-    """The images of hf:NAME, hf:NAME:SPLIT or a directory of `is_saved_dataset`.
+def open_stored(path: Path, labels: Labels | None) -> StoredImages:
+    """The images of hf:NAME, hf:NAME:SPLIT or a saved dataset.
 
-    label_column: one of type ClassLabel; None takes the only one.
-
-    Raises:
-        ImportError: no `datasets` library.
-        ValueError: no such dataset or split, or not one column of images and one of labels; the message says which are
-            there.
+    labels: a column of type ClassLabel; "folders" and None take the only one.
     """
+    if labels == "filenames":
+        raise ValueError(f"{path} is a Hugging Face dataset, whose images have no file names; leave out data.labels")
     name, split = str(path), ""
     if name.startswith(PREFIX):
         name, _, split = name.removeprefix(PREFIX).partition(":")
-    dataset = _loaded(_library(), path, name, split or None)
+    library = _library()
+    dataset = _loaded(library, path, name, split or None)
     image_column = _only_column(dataset, "Image", path)
-    label_column = _only_column(dataset, "ClassLabel", path, wanted=label_column)
-    labels = _labels(dataset, label_column, path)
-    images = dataset.with_format(None).select_columns(image_column)
-    images = images.cast_column(image_column, _library().Image(decode=False))
-    class_names = tuple(dataset.features[label_column].names)
-    return LabelledImages(
-        storage=HuggingFaceStorage(path, images, image_column), labels=labels, class_names=class_names
-    )
-
-
-def _labels(dataset: Any, column: str, path: Path) -> NDArray[np.int64]:
-    rows = dataset.with_format(None).select_columns(column)[:][column]
-    labels = np.array([-1 if label is None else label for label in rows], dtype=np.int64)
-    unlabelled = np.flatnonzero(labels < 0)
+    label_column = _only_column(dataset, "ClassLabel", path, wanted=str(labels) if isinstance(labels, Path) else None)
+    rows = dataset.with_format(None).select_columns(label_column)[:][label_column]
+    numbers = np.array([-1 if label is None else label for label in rows], dtype=np.int64)
+    unlabelled = np.flatnonzero(numbers < 0)
     if unlabelled.size:
         raise ValueError(
-            f"{unlabelled.size} rows of {path} have no label in '{column}', the first {unlabelled[0]}; filter them "
-            f"out, or give another split"
+            f"{unlabelled.size} rows of {path} have no label in '{label_column}', the first {unlabelled[0]}; filter "
+            f"them out, or give another split"
         )
-    return labels
+    images = dataset.with_format(None).select_columns(image_column)
+    images = images.cast_column(image_column, library.Image(decode=False))
+    return StoredImages(
+        images=DatasetRows(path, images, image_column),
+        labels=numbers,
+        class_names=tuple(dataset.features[label_column].names),
+    )
 
 
 def _library() -> ModuleType:
@@ -103,7 +99,7 @@ def _loaded(library: ModuleType, path: Path, name: str, split: str | None) -> An
         if saved:
             return library.load_from_disk(name)
         return library.load_dataset(name, split=split or _only_split(library, name))
-    except IndexError as error:  # what load_from_disk makes of it; load_dataset has errors of its own
+    except IndexError as error:  # from load_from_disk; load_dataset has errors of its own
         raise ValueError(f"{path} has no rows") from error
     except ConnectionError as error:
         raise ConnectionError(

@@ -1,29 +1,172 @@
-"""Published batches of images, an npz of `arr_0` and maybe labels `arr_1`: what is wrong with one, and the remedy."""
+"""Published batches of images: an npz of `arr_0` and maybe labels `arr_1`; and arrays in npz files in general.
 
+Arrays are read and written a few rows at a time: 50,000 images do not fit into memory everywhere.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .npy import DAMAGED_FILE_ERRORS, npy_header, npy_rows, npz_members
+from ..config import Labels
+from .storage import NO_LABEL, StoredImages
 
+_ROWS_PER_READ = 64
 _LOOKED_AT = 16
 """Images whose values say which range the others have, too."""
 
+# Errors of numpy and zipfile about a file that is cut short, overwritten or not an npz at all. OSError is
+# not among them: a missing permission or a failing disk is not the file's fault, and says so itself.
+DAMAGED_FILE_ERRORS = (
+    ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
+)  # fmt: skip
 
-def stored_shape(path: Path) -> tuple[int, int, int, int]:
-    """Shape (N, H, W, C) of the images of a batch, from its header.
+
+class BatchImages:
+    """The images of a batch, without labels."""
+
+    def __init__(self, path: Path, shape: tuple[int, int, int, int]) -> None:
+        """shape: (N, H, W, C)."""
+        self._path = path
+        self._length, *rest = shape
+        self.shape: tuple[int, int, int] = (rest[0], rest[1], rest[2])
+
+    def __len__(self) -> int:
+        return self._length
+
+    def stream(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        for first, images in _rows(self._path, "arr_0", start=indices[0], stop=indices[-1] + 1):
+            yield images[rows_within(indices, first=first, length=len(images))]
+
+
+def recognise(path: Path) -> bool:
+    """A file NAME.npz."""
+    return path.suffix == ".npz" and path.is_file()
+
+
+def open_stored(path: Path, labels: Labels | None) -> StoredImages:
+    """A batch, whose labels are its own."""
+    shape = _stored_shape(path)
+    return StoredImages(images=BatchImages(path, shape), labels=_stored_labels(path, num_images=shape[0]))
+
+
+def rows_within(indices: Sequence[int], *, first: int, length: int) -> NDArray[np.int64]:
+    """Rows of a piece of `length` images, the first of them number `first`, that are among the ascending indices."""
+    wanted = np.asarray(indices)
+    begin, end = np.searchsorted(wanted, (first, first + length))
+    return wanted[begin:end] - first
+
+
+@contextmanager
+def _refuse_damage(path: Path, name: str) -> Iterator[None]:
+    """Turn errors of numpy and zipfile about the array `name` of a file into a ValueError that says what to do."""
+    try:
+        yield
+    except DAMAGED_FILE_ERRORS as error:
+        raise ValueError(f"{path} is damaged: {name} cannot be read ({error}); make or fetch it again") from error
+
+
+def npz_members(path: Path) -> frozenset[str]:
+    """Names of the arrays in an npz file.
 
     Raises:
-        ValueError: a damaged file, one without images, or one whose images are not uint8 (N, H, W, 1 or 3); the message
-            says how to make them so.
+        ValueError: it is none.
     """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return frozenset(name.removesuffix(".npy") for name in archive.namelist())
+    except DAMAGED_FILE_ERRORS as error:
+        raise ValueError(f"{path} is not a readable npz file ({error}); make or fetch it again") from error
+
+
+def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array in an npz file, from its first bytes."""
+    with _refuse_damage(path, name), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        shape, fortran_order, dtype = npy_header(member)
+    if dtype.hasobject:
+        raise ValueError(
+            f"{path} holds {name} as pickled Python objects, which are never loaded; save an array of numbers"
+        )
+    if fortran_order:
+        raise ValueError(f"{path} holds {name} in Fortran order, which cannot be streamed; save it again in C order")
+    return shape, dtype
+
+
+def _rows(path: Path, name: str, *, start: int, stop: int) -> Iterator[tuple[int, NDArray]]:
+    """The rows [start, stop) of an array in an npz file, a few at a time, each piece with the number of its first row.
+
+    numpy.load would hold the whole array; a zip member is a file that can be read row by row, compressed or not.
+    """
+    with _refuse_damage(path, name), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        shape, _, dtype = npy_header(member)
+        row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
+        member.seek(start * row_bytes, 1)
+        for first in range(start, stop, _ROWS_PER_READ):
+            rows = min(_ROWS_PER_READ, stop - first)
+            content = member.read(rows * row_bytes)
+            if len(content) != rows * row_bytes:
+                raise EOFError(f"it ends within image {first + len(content) // row_bytes}")
+            yield first, np.frombuffer(content, dtype).reshape(rows, *shape[1:])
+
+
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type of an array, of which the file is left at the first element.
+
+    Raises:
+        ValueError: no array of numpy's.
+    """
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"unknown npy version {version}")
+    return readers[version](file)
+
+
+def write_npy_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    """Write the header of a uint8 array of a shape, behind which its bytes are to follow in C order."""
+    description = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8))}
+    np.lib.format.write_array_header_1_0(file, description)
+
+
+def write_array(archive: zipfile.ZipFile, name: str, array: NDArray) -> None:
+    """Add an array to an npz that is being written, uncompressed as `numpy.savez` would."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def write_rows(
+    archive: zipfile.ZipFile, name: str, pieces: Iterable[NDArray[np.uint8]], *, shape: tuple[int, ...]
+) -> None:
+    """Add a uint8 array of `shape` to an npz that is being written, from consecutive pieces of its rows.
+
+    Raises:
+        ValueError: they do not make up the shape.
+    """
+    written = 0
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        write_npy_header(member, shape)
+        for piece in pieces:
+            if piece.dtype != np.uint8 or piece.shape[1:] != shape[1:]:
+                raise ValueError(f"{name} is to hold rows of uint8 {shape[1:]}, got {piece.dtype} {piece.shape[1:]}")
+            member.write(np.ascontiguousarray(piece).data)
+            written += len(piece)
+    if written != shape[0]:
+        raise ValueError(f"{name} is to hold {shape[0]} rows, got {written}")
+
+
+def _stored_shape(path: Path) -> tuple[int, int, int, int]:
+    """Shape (N, H, W, C) of the images of a batch, from its header."""
     members = npz_members(path)
     if "arr_0" not in members:
         raise ValueError(
             f"{path} holds no images: expected the array arr_0, found {', '.join(sorted(members)) or 'nothing'}"
         )
-    shape, dtype = npy_header(path, "arr_0")
+    shape, dtype = _header(path, "arr_0")
     if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
         raise ValueError(
             f"{path} holds arr_0 with its axes in the order (N, C, H, W), {shape}; expected (N, H, W, C): save "
@@ -41,27 +184,20 @@ def stored_shape(path: Path) -> tuple[int, int, int, int]:
     return num_images, height, width, channels
 
 
-def stored_labels(path: Path, *, num_images: int) -> NDArray[np.int64] | None:
-    """The labels (N,) of a batch; None if it has none.
-
-    Raises:
-        ValueError: something else than an integer for each image, or a damaged file.
-    """
+def _stored_labels(path: Path, *, num_images: int) -> NDArray[np.int64]:
+    """The labels (N,) of a batch, -1 if it has none."""
     if "arr_1" not in npz_members(path):
-        return None
-    shape, dtype = npy_header(path, "arr_1")
+        return np.full(num_images, NO_LABEL)
+    shape, dtype = _header(path, "arr_1")
     if shape != (num_images,) or not np.issubdtype(dtype, np.integer):
         raise ValueError(f"{path} must hold arr_1 as {num_images} integer labels, got {dtype} {shape}")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["arr_1"].astype(np.int64)
-    except DAMAGED_FILE_ERRORS as error:
-        raise ValueError(f"{path} is damaged: arr_1 cannot be read ({error}); make or fetch it again") from error
+    with _refuse_damage(path, "arr_1"), np.load(path, allow_pickle=False) as arrays:
+        return arrays["arr_1"].astype(np.int64)
 
 
 def _conversion(path: Path, num_images: int) -> str:
-    """What the first images hold instead, and how it becomes uint8."""
-    (_, values), *_ = npy_rows(path, "arr_0", start=0, stop=min(num_images, _LOOKED_AT))
+    """The range of the first images, and the expression that makes them uint8."""
+    (_, values), *_ = _rows(path, "arr_0", start=0, stop=min(num_images, _LOOKED_AT))
     low, high = values.min(), values.max()
     held = f": its first {len(values)} images hold values from {low:.4g} to {high:.4g}"
     if not np.isfinite([low, high]).all():

@@ -1,28 +1,30 @@
 """Sample shards on disk: `manifest.json` beside `shard-00042.npz`, and their merging into the published batch layout.
 
 Shard n of a directory holds the samples with ids [n * shard_size, (n + 1) * shard_size), so that resuming is listing
-what is missing. What a sample's seed and label are belongs to the generation package; what the pictures are worth, to
-evaluation.
+what is missing. The generation package decides a sample's seed and label.
 """
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...config import differences, identified
 from ...files import atomic_write, write_json
-from .npy import DAMAGED_FILE_ERRORS, write_array, write_rows
+from ..config import Labels
+from .npz import DAMAGED_FILE_ERRORS, rows_within, write_array, write_rows
+from .storage import NO_LABEL, StoredImages
+
+Result = TypeVar("Result")
 
 MANIFEST_NAME = "manifest.json"
-NO_LABEL = -1
 ENVIRONMENTS = "environments"
-"""The part of a manifest that says what computed the samples, and is never compared."""
+"""Key of the manifest that lists the hardware and libraries that computed the samples; never compared."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class Shard:
     """A run of samples with consecutive ids.
 
     images: (N, H, W, C) uint8 0..255. labels: (N,) int64, -1 for a sample without a label. ids: (N,) int64, ascending
-    by one. Raises ValueError when an array is of another type or shape.
+    by one.
+
+    Raises:
+        ValueError: an array of another type or shape.
     """
 
     images: np.ndarray
@@ -45,25 +50,58 @@ class Shard:
             )
         for name, values in (("labels", self.labels), ("ids", self.ids)):
             if values.dtype != np.int64 or values.shape != self.images.shape[:1]:
-                raise ValueError(
-                    f"{name} must be int64 of shape ({len(self.images)},), got {values.dtype} {values.shape}"
-                )
+                expected = f"int64 of shape ({len(self.images)},)"
+                raise ValueError(f"{name} must be {expected}, got {values.dtype} {values.shape}")
         if (self.labels < NO_LABEL).any():
             raise ValueError(f"labels must be class indices, or {NO_LABEL} for none, got {self.labels.min()}")
         if (np.diff(self.ids) != 1).any():
             raise ValueError("ids must ascend by one")
 
 
+class ShardImages:
+    """The images of a directory of samples."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._length: int = read_manifest(directory)["num_samples"]
+        height, width, channels = next(iterate_shards(directory)).images.shape[1:]
+        self.shape = (height, width, channels)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def stream(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        for shard in iterate_shards(self._directory, start=indices[0], stop=indices[-1] + 1):
+            yield shard.images[rows_within(indices, first=int(shard.ids[0]), length=len(shard.ids))]
+
+
+def recognise(path: Path) -> bool:
+    """A directory with shards, or with a manifest of samples."""
+    manifest = path / MANIFEST_NAME
+    return path.is_dir() and (
+        any(path.glob("shard-*.npz")) or (manifest.is_file() and b'"num_samples"' in manifest.read_bytes())
+    )
+
+
+def open_stored(path: Path, labels: Labels | None) -> StoredImages:
+    """The samples of a directory, whose labels are their own."""
+    images, manifest, numbers = ShardImages(path), read_manifest(path), read_labels(path)
+    names = manifest.get("class_names")
+    if names is not None and numbers.max() >= len(names):
+        raise ValueError(
+            f"an image of {path} has label {numbers.max()}, but there are only {len(names)} class names, for labels "
+            f"from 0; images and names do not belong together: make them again"
+        )
+    return StoredImages(images=images, labels=numbers, class_names=tuple(names or ()), manifest=manifest)
+
+
 def shard_path(directory: Path, n: int) -> Path:
-    """Where shard n of `directory` lies."""
+    """The path of shard n of `directory`."""
     return directory / f"shard-{n:05d}.npz"
 
 
 def write_shard(directory: Path, n: int, shard: Shard) -> Path:
-    """Write shard n atomically and return its path.
-
-    The same shard gives the same bytes: the archive holds no time stamp.
-    """
+    """Write shard n atomically and return its path. The same shard gives the same bytes: there is no time stamp."""
     path = shard_path(directory, n)
     with atomic_write(path) as file:
         np.savez(file, images=shard.images, labels=shard.labels, ids=shard.ids)
@@ -71,18 +109,21 @@ def write_shard(directory: Path, n: int, shard: Shard) -> Path:
 
 
 def read_shard(path: Path) -> Shard:
-    """The shard stored at `path`, checked. Raises FileNotFoundError, and ValueError naming a damaged file."""
-    with _arrays(path) as arrays:
-        return Shard(images=arrays["images"], labels=arrays["labels"], ids=arrays["ids"])
+    """The shard stored at `path`, checked.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a damaged file.
+    """
+    return _read(path, lambda arrays: Shard(arrays["images"], arrays["labels"], arrays["ids"]))
 
 
-@contextmanager
-def _arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+def _read(path: Path, get: Callable[[Mapping[str, np.ndarray]], Result]) -> Result:
     if not path.is_file():
         raise FileNotFoundError(f"there is no shard at {path}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            yield arrays
+            return get(arrays)
     except DAMAGED_FILE_ERRORS as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run the sampling command again") from error
 
@@ -90,13 +131,10 @@ def _arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
 def read_labels(directory: Path) -> np.ndarray:
     """The labels of all samples (N,) int64 in the order of their ids, -1 for none; images are not read.
 
-    Raises ValueError if shards are missing or damaged, or do not make up the number of samples.
+    Raises:
+        ValueError: shards are missing or damaged, or do not make up the number of samples.
     """
-    labels: list[np.ndarray] = []
-    for path in complete_shards(directory):
-        with _arrays(path) as arrays:
-            labels.append(arrays["labels"])
-    joined = np.concatenate(labels)
+    joined = np.concatenate([_read(path, lambda arrays: arrays["labels"]) for path in complete_shards(directory)])
     num_samples = read_manifest(directory)["num_samples"]
     if len(joined) != num_samples:
         raise ValueError(f"{directory} holds {len(joined)} labels of {num_samples} samples; make them again")
@@ -104,7 +142,11 @@ def read_labels(directory: Path) -> np.ndarray:
 
 
 def num_shards(*, num_samples: int, shard_size: int) -> int:
-    """How many shards hold `num_samples` samples. Raises ValueError unless both are positive."""
+    """Number of shards that hold `num_samples` samples.
+
+    Raises:
+        ValueError: a number that is not positive.
+    """
     if num_samples < 1 or shard_size < 1:
         raise ValueError(f"num_samples and shard_size must be positive, got {num_samples} and {shard_size}")
     return -(-num_samples // shard_size)
@@ -113,8 +155,7 @@ def num_shards(*, num_samples: int, shard_size: int) -> int:
 def missing_shards(directory: Path, *, num_samples: int, shard_size: int) -> list[int]:
     """The numbers of the shards still to make, ascending.
 
-    A shard counts as made if a file of its name ends as an npz must. That is enough for files that this module wrote,
-    and finds those cut short by a copy or a full disk; only `read_shard` checks the content.
+    A shard counts as made if a file of its name ends as an npz must; only `read_shard` checks the content.
     """
     expected = range(num_shards(num_samples=num_samples, shard_size=shard_size))
     return [n for n in expected if not zipfile.is_zipfile(shard_path(directory, n))]
@@ -125,9 +166,12 @@ def open_manifest(
 ) -> None:
     """Claim `directory` for the samples that `manifest` describes: write it if there is none, otherwise compare.
 
-    `manifest` must be JSON (tuples count as lists) and hold at least `num_samples` and `shard_size`; `class_names`,
-    when there are classes, is what evaluation matches labels by. environment: what computes them now, to be listed
-    beside whatever did before. Raises ValueError as `check_manifest`.
+    manifest: JSON (tuples count as lists) with at least `num_samples` and `shard_size`; evaluation matches labels by
+        its `class_names`, if there are classes.
+    environment: the hardware and libraries of this run, added to those of earlier runs.
+
+    Raises:
+        ValueError: as `check_manifest`.
     """
     check_manifest(directory, manifest)
     stored = read_manifest(directory) if (directory / MANIFEST_NAME).exists() else None
@@ -142,10 +186,10 @@ def open_manifest(
 def check_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a directory that belongs to other samples. Writes nothing.
 
-    Compared is what pixels depend on: neither what computed them, nor what something is called whose SHA-256 stands
-    beside the name. An option that is null is one that is not there.
+    The environment is not compared, nor are names with a SHA-256 beside them. An option that is null counts as absent.
 
-    Raises ValueError naming every field that differs from the stored manifest, or for one that is no manifest.
+    Raises:
+        ValueError: fields differ from the stored manifest, all of them named; or one of the two is no manifest.
     """
     for field in ("num_samples", "shard_size"):
         if not isinstance(manifest.get(field), int):
@@ -163,7 +207,7 @@ def check_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def without_environments(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What the samples are, leaving out what computed them."""
+    """A manifest without the environments that computed the samples."""
     return {key: value for key, value in manifest.items() if key != ENVIRONMENTS}
 
 
@@ -174,7 +218,9 @@ def _as_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a sample directory.
 
-    Raises FileNotFoundError if there is none, ValueError if it cannot be read.
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it cannot be read.
     """
     path = directory / MANIFEST_NAME
     if not path.is_file():
@@ -188,26 +234,25 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def complete_shards(directory: Path) -> list[Path]:
-    """The paths of all shards that the manifest announces, in order. Raises ValueError if some are missing."""
-    manifest = read_manifest(directory)
-    num_samples, shard_size = manifest["num_samples"], manifest["shard_size"]
-    missing = missing_shards(directory, num_samples=num_samples, shard_size=shard_size)
-    total = num_shards(num_samples=num_samples, shard_size=shard_size)
+    """The paths of all shards that the manifest announces, in order.
+
+    Raises:
+        ValueError: some are missing.
+    """
+    counts = {name: read_manifest(directory)[name] for name in ("num_samples", "shard_size")}
+    missing, total = missing_shards(directory, **counts), num_shards(**counts)
     if missing:
-        some = ", ".join(str(n) for n in missing[:10]) + (", ..." if len(missing) > 10 else "")
-        raise ValueError(
-            f"{directory} lacks {len(missing)} of its {total} shards ({some}); "
-            f"run the sampling command again to make them"
-        )
+        some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        command = "run the sampling command again to make them"
+        raise ValueError(f"{directory} lacks {len(missing)} of its {total} shards ({some}); {command}")
     return [shard_path(directory, n) for n in range(total)]
 
 
 def iterate_shards(directory: Path, *, start: int = 0, stop: int | None = None) -> Iterator[Shard]:
     """The samples with ids [start, stop), shard by shard, the outer two cut to the range.
 
-    One shard is in memory at a time.
-
-    Raises ValueError if shards are missing or damaged, or hold other ids than their number says.
+    Raises:
+        ValueError: shards are missing or damaged, or hold other ids than their number says.
     """
     manifest = read_manifest(directory)
     num_samples, size = manifest["num_samples"], manifest["shard_size"]
@@ -229,20 +274,17 @@ def merged_npz(directory: Path, out: Path) -> int:
     """Write all samples of `directory` in the published layout and return their number.
 
     `out` gets `arr_0` (N, H, W, C) uint8 and, unless no sample has a label, `arr_1` (N,) int64, uncompressed as
-    `numpy.savez` would. Holds one shard in memory. Raises ValueError if shards are missing, damaged or of different
-    image shapes.
+    `numpy.savez` would. Holds one shard in memory.
+
+    Raises:
+        ValueError: shards are missing, damaged or of different image shapes.
     """
     labels = read_labels(directory)
     shape = next(iterate_shards(directory)).images.shape[1:]
 
-    def images() -> Iterator[np.ndarray]:
-        for shard in iterate_shards(directory):
-            if shard.images.shape[1:] != shape:
-                raise ValueError(f"{directory} mixes images of shape {shape} and {shard.images.shape[1:]}")
-            yield shard.images
-
     with atomic_write(out) as file, zipfile.ZipFile(file, "w") as archive:
-        write_rows(archive, "arr_0", images(), shape=(len(labels), *shape))
+        images = (shard.images for shard in iterate_shards(directory))
+        write_rows(archive, "arr_0", images, shape=(len(labels), *shape))
         if (labels != NO_LABEL).any():
             write_array(archive, "arr_1", labels)
     return len(labels)

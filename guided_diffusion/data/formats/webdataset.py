@@ -15,11 +15,10 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from ..config import Labels
 from ..labels import Label, numbered
-from ..listing import EXTENSIONS
-from ..storage import LabelledImages, PackedNames
-
-CLASS_NAME_FILES = ("classes.txt", "classes.json")
+from .storage import PackedNames, StoredImages
+from .tree import EXTENSIONS
 
 # WebDataset's rule: the key ends at the first dot of the file's name, wherever the file lies.
 _KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
@@ -35,7 +34,7 @@ class _Sample:
     label: Label
 
 
-class TarStorage:
+class TarImages:
     """Members of uncompressed tars, by their offsets."""
 
     def __init__(self, root: Path, shards: Sequence[Path], samples: Sequence[Sequence[_Sample]]) -> None:
@@ -63,32 +62,42 @@ class TarStorage:
         return self._shards[int(np.searchsorted(self._ends, index, side="right"))]
 
 
-def open_webdataset(path: Path) -> LabelledImages:
+def recognise(path: Path) -> bool:
+    """A .tar, or a folder of .tar files with neither folders nor images in it: class folders may have tars beside."""
+    if not path.is_dir():
+        return path.suffix == ".tar" and path.is_file()
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    foreign = any(entry.is_dir() or entry.suffix.lower() in EXTENSIONS for entry in entries)
+    return not foreign and any(entry.suffix == ".tar" for entry in entries)
+
+
+def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """The samples of one .tar, or of all of a directory in the order of their names.
 
     A sample's label is its .cls, a class number or a name, or else the "label" of its .json. Class numbers are named by
-    the file classes.txt (a name a line) or classes.json (an array) beside the shards; without one, by their digits.
-
-    Raises:
-        ValueError: a shard that is empty, cut short, compressed or no tar, a sample without exactly one image or
-            without a label, or a number that classes.txt does not name. The message names the shard and the sample.
+    the file classes.txt (a name a line) beside the shards; without one, by their digits.
     """
+    if labels not in ("folders", None):
+        raise ValueError(f"{path} holds WebDataset shards, whose labels are their own; leave out data.labels")
     shards = [path] if path.is_file() else sorted(path.glob("[!.]*.tar"))
     samples = [_samples(shard) for shard in shards]
-    storage = TarStorage(path, shards, samples)
-    labels = [sample.label for shard in samples for sample in shard]
-    class_names, numbers = numbered(labels, source=path)
-    table = _class_name_file(path if path.is_dir() else path.parent)
-    if table is not None:
+    found = [sample.label for shard in samples for sample in shard]
+    numbers, class_names = numbered(found, source=path)
+    table = (path if path.is_dir() else path.parent) / "classes.txt"
+    if table.is_file():
         class_names = _named(table, class_names, path)
-    return LabelledImages(storage=storage, labels=numbers, class_names=class_names)
+    return StoredImages(images=TarImages(path, shards, samples), labels=numbers, class_names=class_names)
 
 
 def _samples(shard: Path) -> list[_Sample]:
     try:
         with tarfile.open(shard, "r:") as tar:
             samples = [_sample(shard, key, members, tar) for key, members in _groups(tar)]
-            _refuse_cut(tar)
+            # tarfile takes the end of the file for the end of the archive, and stops in silence at a broken header.
+            assert tar.fileobj is not None
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no end of the archive where one is due, at byte {tar.offset}")
     except tarfile.TarError as error:
         raise ValueError(
             f"{shard} is not a whole, uncompressed tar ({error}); fetch or pack it again, without compression"
@@ -132,41 +141,25 @@ def _sample(shard: Path, key: str, members: dict[str, tarfile.TarInfo], tar: tar
 
 
 def _label(members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> Label | None:
-    if "cls" in members:
-        return _content(members["cls"], tar).decode(errors="replace").strip() or None
-    if "json" in members:
-        try:
-            record = json.loads(_content(members["json"], tar))
-        except ValueError:
-            return None
-        label = record.get("label") if isinstance(record, dict) else None
-        return label if isinstance(label, str | int) and not isinstance(label, bool) else None
-    return None
-
-
-def _content(member: tarfile.TarInfo, tar: tarfile.TarFile) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None  # None is for what is no regular file
-    return file.read()
-
-
-def _refuse_cut(tar: tarfile.TarFile) -> None:
-    """tarfile takes the end of the file for the end of the archive, and stops in silence at a broken header."""
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"no end of the archive where one is due, at byte {tar.offset}")
-
-
-def _class_name_file(directory: Path) -> Path | None:
-    return next((directory / name for name in CLASS_NAME_FILES if (directory / name).is_file()), None)
+    name = next((name for name in ("cls", "json") if name in members), None)
+    file = tar.extractfile(members[name]) if name else None
+    if file is None:
+        return None
+    content = file.read()
+    if name == "cls":
+        return content.decode(errors="replace").strip() or None
+    try:
+        record = json.loads(content)
+    except ValueError:
+        return None
+    label = record.get("label") if isinstance(record, dict) else None
+    return label if isinstance(label, str | int) and not isinstance(label, bool) else None
 
 
 def _named(table: Path, digits: tuple[str, ...], source: Path) -> tuple[str, ...]:
-    text = table.read_text(encoding="utf-8-sig")
-    names = json.loads(text) if table.suffix == ".json" else text.splitlines()
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"{table} must hold a class name a line, or as .json an array of names")
+    names = table.read_text(encoding="utf-8-sig").splitlines()
+    if not all(names):
+        raise ValueError(f"{table} must hold a class name a line; it has empty lines")
     if len(set(names)) < len(names):
         raise ValueError(f"{table} has a class name twice; class names must differ")
     if digits != tuple(str(number) for number in range(len(digits))):

@@ -1,1 +1,1 @@
-"""Networks whose features are measured: one file each."""
+"""Feature extractors, one file each."""

@@ -1,4 +1,4 @@
-"""A classifier of clean images as the feature extractor of an evaluation, where Inception has nothing to say."""
+"""A classifier of clean images as a feature extractor, for images unlike the photographs Inception was trained on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from classifiers.trained_model import Classifier, load_classifier
 
-from ...checkpoint import file_sha256
 from ...diffusion.images import from_uint8
+from ...files import file_sha256
 from .features import Features, exact_float32
 
 SPATIAL_CHANNELS = 7
@@ -19,7 +19,7 @@ SPATIAL_CHANNELS = 7
 
 @dataclass(frozen=True)
 class ClassifierFeatures:
-    """Features of a classifier of ours; numbers on them are called FD, never FID. A FeatureExtractor."""
+    """A trained classifier as a FeatureExtractor; numbers on its features are called FD, never FID."""
 
     classifier: Classifier
     name: str
@@ -34,11 +34,7 @@ class ClassifierFeatures:
 
     @torch.no_grad()
     def __call__(self, images_uint8: Tensor) -> Features:
-        """The pooled vector, 7 channels of the last feature map, and class probabilities, of images (N, C, H, W).
-
-        Raises:
-            ValueError: images of another channel count or size than the classifier takes.
-        """
+        """The pooled vector, 7 channels of the last feature map, and class probabilities, of images (N, C, H, W)."""
         network = self.classifier.network
         self._refuse_other_images(tuple(images_uint8.shape[1:]))
         device = next(network.parameters()).device

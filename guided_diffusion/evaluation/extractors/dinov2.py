@@ -1,99 +1,66 @@
-"""DINOv2 ViT-L/14 as Stein et al. 2023 measure with it (FD-DINOv2; their code is layer6ai-labs/dgm-eval).
+"""DINOv2 ViT-L/14 as Stein et al. 2023 use it (FD-DINOv2; their code is layer6ai-labs/dgm-eval).
 
-Pictures are resized to 224 x 224 by Pillow's bicubic filter, antialiased and rounded to uint8, whatever their shape;
-ImageNet's mean and deviation are taken out; the feature is the class token after the last normalisation (1024
-numbers, not normalised). The network without registers is Meta's (Oquab et al. 2023), its layers timm's: the same
-parameters under the same names. timm is imported when a network is built, so that other extractors do without it.
+Pictures are resized to 224 x 224 by Pillow's bicubic filter, antialiased and rounded to uint8, whatever their shape,
+and normalised by ImageNet's mean and standard deviation. The feature is the class token after the last layer norm
+(1024 numbers, not normalised). The network is Meta's without registers (Oquab et al. 2023), its layers timm's, with the
+same parameter names. timm, an optional package, is imported when a network is built.
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
 from torch import Tensor, nn
 
-from .features import Features, PublishedNetwork, as_rgb, exact_float32
+from .features import Features, PublishedExtractor
 from .weights import PublishedWeights, find_weights, load_weights
 
 WEIGHTS = PublishedWeights(
+    name="dinov2-vitl14",
     network="DINOv2 ViT-L/14",
     number="FD-DINOv2",
+    suffix="DINOv2",
     url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
     # Meta publishes no hash of it; this is the one that independent copies and records of that address agree on.
     sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
     mebibytes=1161,
-    option="--dinov2.weights",
     variable="GUIDED_DIFFUSION_DINOV2_WEIGHTS",
 )
 
 _INPUT_SIZE = 224
+_RESIZE = f"bicubic to {_INPUT_SIZE}x{_INPUT_SIZE}, antialiased and rounded to uint8, as Pillow does it"
 _PATCH_SIZE = 14
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DinoV2Config:
-    """Where the network's weights come from."""
+def dinov2_features(network: nn.Module, images: Tensor, device: torch.device) -> Features:
+    """Pooled features of images (N, 3, H, W) uint8."""
+    resized = resized_by_pillow(images, size=_INPUT_SIZE).to(device)
+    mean, deviation = (torch.tensor(each, device=device).view(3, 1, 1) for each in (_MEAN, _DEVIATION))
+    return Features(network((resized.float() / 255 - mean) / deviation))
 
-    weights: Path | None = None
-    """File of Meta's weights, dinov2_vitl14_pretrain.pth.
 
-    None: the environment variable GUIDED_DIFFUSION_DINOV2_WEIGHTS, or a download.
+def load_dinov2(weights: Path | None = None, *, device: torch.device | str = "cpu") -> PublishedExtractor:
+    """The extractor in float32 on `device`; weights: Meta's dinov2_vitl14_pretrain.pth, see `find_weights`.
+
+    Raises:
+        FileNotFoundError: missing weights.
+        ValueError: a file of something else.
+        ImportError: no timm.
     """
-
-
-@dataclass(frozen=True)
-class DinoV2Extractor:
-    """Is a FeatureExtractor of pooled features alone. Grey images are repeated to three channels."""
-
-    network: nn.Module
-    sha256: str
-    resize: str = f"bicubic to {_INPUT_SIZE}x{_INPUT_SIZE}, antialiased and rounded to uint8, as Pillow does it"
-    class_names: None = None
-
-    @property
-    def published(self) -> PublishedNetwork | None:
-        """With other weights than the published ones, the numbers are not called FD-DINOv2."""
-        return "dinov2-vitl14" if self.sha256 == WEIGHTS.sha256 else None
-
-    @property
-    def name(self) -> str:
-        """dinov2-vitl14, or with other weights than the published the beginning of their hash as well."""
-        return "dinov2-vitl14" if self.published else f"dinov2-vitl14-weights-{self.sha256[:8]}"
-
-    @torch.inference_mode()
-    def __call__(self, images_uint8: Tensor) -> Features:
-        """Features of images (N, 1 or 3, H, W) uint8. Raises ValueError for other types and channel counts."""
-        device = next(self.network.parameters()).device
-        resized = resized_by_pillow(as_rgb(images_uint8, network="DINOv2"), size=_INPUT_SIZE).to(device)
-        mean, deviation = (torch.tensor(each, device=device).view(3, 1, 1) for each in (_MEAN, _DEVIATION))
-        with exact_float32():
-            return Features(self.network((resized.float() / 255 - mean) / deviation))
-
-
-def load_dinov2(config: DinoV2Config, *, device: torch.device | str = "cpu") -> DinoV2Extractor:
-    """The extractor with its weights, ready to use on `device`, in float32.
-
-    Raises FileNotFoundError if the weights can be had in none of the three ways, ValueError if the file holds something
-    else, ImportError without timm.
-    """
-    path = find_weights(WEIGHTS, config.weights)
+    path = find_weights(WEIGHTS, weights)
     network = vision_transformer()
     sha256 = load_weights(network, path, WEIGHTS, convert=for_224_pixels)
-    return DinoV2Extractor(network.eval().requires_grad_(False).to(device), sha256)
+    network = network.eval().requires_grad_(False).to(device)
+    return PublishedExtractor(network, sha256, WEIGHTS, _RESIZE, dinov2_features)
 
 
 def vision_transformer(*, width: int = 1024, depth: int = 24, heads: int = 16) -> nn.Module:
-    """Normalised images (N, 3, 224, 224) to class tokens (N, width); the defaults are ViT-L. On the meta device.
-
-    Raises ImportError without timm.
-    """
+    """Normalised images (N, 3, 224, 224) to class tokens (N, width); the defaults are ViT-L. On the meta device."""
     try:
         from timm.models.vision_transformer import VisionTransformer
     except ImportError as error:
@@ -112,6 +79,8 @@ def vision_transformer(*, width: int = 1024, depth: int = 24, heads: int = 16) -
 
 def resized_by_pillow(images_uint8: Tensor, *, size: int) -> Tensor:
     """Images (N, 3, H, W) uint8 as (N, 3, size, size) uint8, on the CPU, by Pillow's bicubic filter."""
+    from PIL import Image  # here, so that choosing an extractor does not import it
+
     resized = [
         np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
         for image in rearrange(images_uint8.cpu(), "n c h w -> n h w c").contiguous().numpy()
@@ -122,8 +91,8 @@ def resized_by_pillow(images_uint8: Tensor, *, size: int) -> Tensor:
 def resized_positions(pos_embed: Tensor, *, side: int) -> Tensor:
     """Embeddings (1, 1 + M * M, D) of the class token and M x M patches for side x side patches, bicubically.
 
-    As Meta's network does it, without antialiasing and by the factor (side + 0.1) / M instead of side / M. The tenth
-    was there to keep the number of patches from being rounded down, and the published features have it.
+    As Meta's network does it, without antialiasing and by the factor (side + 0.1) / M instead of side / M. Meta added
+    the tenth to keep the number of patches from being rounded down, and the published features have it.
     """
     class_token, patches = pos_embed[:, :1], pos_embed[:, 1:]
     given = math.isqrt(patches.shape[1])

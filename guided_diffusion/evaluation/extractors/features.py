@@ -1,25 +1,23 @@
-"""What evaluation asks of a network: from pictures to three kinds of features, and who computed them."""
+"""The interface of a feature extractor, and the arithmetic and input checks that all extractors share."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-PublishedNetwork = Literal["inception-2015", "dinov2-vitl14"]
-"""Networks whose numbers have names of their own."""
+from .weights import PublishedWeights
 
 
 @dataclass(frozen=True)
 class Features:
     """Features of N images.
 
-    pooled: (N, D), for most numbers. spatial: (N, S), an early feature map flattened as height, width, channel, for the
-    spatial Fréchet distance. probabilities: (N, C), class probabilities, rows summing to one. None: this network has
-    none of that kind.
+    pooled: (N, D), the input of most metrics. spatial: (N, S), an early feature map flattened as height, width,
+    channel, for the spatial Fréchet distance. probabilities: (N, C), rows summing to one. None: the network has none.
     """
 
     pooled: Tensor
@@ -28,11 +26,11 @@ class Features:
 
 
 class FeatureExtractor(Protocol):
-    """A network that measures images. Must treat each image by itself: no batch statistics, no random augmentation."""
+    """A network that extracts features, each image's independently of its batch and without random augmentation."""
 
     @property
     def name(self) -> str:
-        """Printed beside every number: "inception-2015", "classifier:runs/judge"."""
+        """Name printed beside every number: "inception-2015", "classifier:runs/judge"."""
         ...
 
     @property
@@ -41,32 +39,66 @@ class FeatureExtractor(Protocol):
         ...
 
     @property
-    def published(self) -> PublishedNetwork | None:
-        """Which published network this is, with its published weights; None: none, so that its numbers are called
-        neither FID nor FD-DINOv2."""
+    def published(self) -> PublishedWeights | None:
+        """The published weights, if it has these; only then are its numbers called FID or FD-DINOv2."""
         ...
 
     @property
     def resize(self) -> str:
-        """How it brings images to the size that the network takes, in words."""
+        """Description of the resize to the network's input size."""
         ...
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What the C classes are called, if that is known; labels of samples are matched by these names."""
+        """Names of the C classes, if known; labels of samples are matched by these names."""
         ...
 
     def __call__(self, images_uint8: Tensor) -> Features:
-        """Features of images (N, C, H, W) uint8 0..255, which may arrive on any device."""
+        """Features of images (N, C, H, W) uint8 0..255, which may be on any device."""
         ...
+
+
+@dataclass(frozen=True)
+class PublishedExtractor:
+    """A network with published weights, or with others, as a FeatureExtractor. Grey images become three channels."""
+
+    network: nn.Module
+    sha256: str
+    weights: PublishedWeights
+    resize: str
+    features: Callable[[nn.Module, Tensor, torch.device], Features]
+    """From the network, images (N, 3, H, W) uint8 and the device to compute on."""
+    class_names: None = None
+
+    @property
+    def published(self) -> PublishedWeights | None:
+        """The published weights, if these are they."""
+        return self.weights if self.sha256 == self.weights.sha256 else None
+
+    @property
+    def name(self) -> str:
+        """Name of the network; with other weights, marked by the beginning of their hash."""
+        return self.weights.name if self.published else f"{self.weights.name}-weights-{self.sha256[:8]}"
+
+    @torch.inference_mode()
+    def __call__(self, images_uint8: Tensor) -> Features:
+        """Features of images (N, 1 or 3, H, W) uint8; a ValueError for others."""
+        if images_uint8.dtype != torch.uint8 or images_uint8.ndim != 4 or images_uint8.shape[1] not in (1, 3):
+            raise ValueError(
+                f"{self.weights.network} takes uint8 images (N, 1 or 3, H, W), got {images_uint8.dtype} "
+                f"{tuple(images_uint8.shape)}"
+            )
+        device = next(self.network.parameters()).device
+        with exact_float32():
+            return self.features(self.network, images_uint8.expand(-1, 3, -1, -1), device)
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Within, float32 convolutions and matrix products keep all their bits; every extractor computes so.
+    """Compute float32 convolutions and matrix products without reduced precision; all extractors do.
 
-    Left to itself, cuDNN convolves with TensorFloat-32's 10 bits of mantissa, and a program may have allowed that to
-    matrix products, or bfloat16 to a CPU's. Settings are the process's and are put back afterwards.
+    cuDNN's default for convolutions is TensorFloat-32, with 10 bits of mantissa, and a program may have allowed it for
+    matrix products, or bfloat16 on CPUs. The process's settings are restored afterwards.
     """
     backends: Any = torch.backends  # settings are attributes of objects that stand for modules, which have no types
     operations = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
@@ -78,18 +110,6 @@ def exact_float32() -> Iterator[None]:
     finally:
         for operation, precision in zip(operations, before, strict=True):
             operation.fp32_precision = precision
-
-
-def as_rgb(images_uint8: Tensor, *, network: str) -> Tensor:
-    """Images (N, 1 or 3, H, W) uint8 as (N, 3, H, W), grey ones repeated.
-
-    Raises ValueError for other types and channel counts, in the name of `network`.
-    """
-    if images_uint8.dtype != torch.uint8 or images_uint8.ndim != 4 or images_uint8.shape[1] not in (1, 3):
-        raise ValueError(
-            f"{network} takes uint8 images (N, 1 or 3, H, W), got {images_uint8.dtype} {tuple(images_uint8.shape)}"
-        )
-    return images_uint8.expand(-1, 3, -1, -1)
 
 
 def slug(name: str) -> str:

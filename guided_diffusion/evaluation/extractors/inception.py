@@ -1,13 +1,11 @@
-"""The 2015 Inception network behind FID, with its exact preprocessing, giving all three kinds of features in one pass.
+"""The 2015 Inception network of FID, with its exact preprocessing: all three kinds of features in one pass.
 
-Layers and weights are torch-fidelity's, which reproduce the TensorFlow graph; the resize, bit for bit torch-fidelity's,
-and the route through the layers are ours. Features differ from torch-fidelity's by float32 rounding, since batch
-normalisations are folded into convolutions and memory is laid out channels last: by less than 1e-6 of their scale, for
-1.5 times the speed (benchmarks/features.py). torch-fidelity is imported when a network is built, so that other
-extractors do without it.
+Layers and weights are torch-fidelity's, which reproduce the TensorFlow graph. The resize, bit for bit torch-fidelity's,
+and the forward pass are implemented here. Features differ from torch-fidelity's by less than 1e-6 of their scale, since
+batch normalisations are folded into convolutions and memory is channels last; that is 1.5 times as fast
+(benchmarks/features.py). torch-fidelity, an optional package, is imported when a network is built.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,34 +13,25 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .features import Features, PublishedNetwork, as_rgb, exact_float32
+from .features import Features, PublishedExtractor
 from .weights import PublishedWeights, find_weights, load_weights
 
 WEIGHTS = PublishedWeights(
+    name="inception-2015",
     network="Inception",
     number="FID",
+    suffix=None,
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     mebibytes=91,
-    option="--inception.weights",
     variable="GUIDED_DIFFUSION_INCEPTION_WEIGHTS",
 )
 
 _INPUT_SIZE = 299
+_RESIZE = f"bilinear to {_INPUT_SIZE}x{_INPUT_SIZE}, as TensorFlow 1 does it"
 _SPATIAL_CHANNELS = 7
 _CPU_BLOCK = 8
-"""Images that go through the network together on a CPU, which is no faster with more: 8 take 100 MiB, 32 take 320."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InceptionConfig:
-    """Where the network's weights come from."""
-
-    weights: Path | None = None
-    """File of torch-fidelity's weights.
-
-    None: the environment variable GUIDED_DIFFUSION_INCEPTION_WEIGHTS, or a download.
-    """
+"""Images of one forward pass on a CPU, which is no faster with more: 8 take 100 MiB, 32 take 320."""
 
 
 class InceptionNetwork(nn.Module):
@@ -73,52 +62,31 @@ class InceptionNetwork(nn.Module):
         return pooled, rearrange(spatial, "b c h w -> b (h w c)"), logits.softmax(dim=1)
 
 
-@dataclass(frozen=True)
-class InceptionExtractor:
-    """Is a FeatureExtractor. Grey images are repeated to three channels."""
-
-    network: InceptionNetwork
-    sha256: str
-    resize: str = f"bilinear to {_INPUT_SIZE}x{_INPUT_SIZE}, as TensorFlow 1 does it"
-    class_names: None = None
-
-    @property
-    def published(self) -> PublishedNetwork | None:
-        """With other weights than the published ones, the numbers are not called FID."""
-        return "inception-2015" if self.sha256 == WEIGHTS.sha256 else None
-
-    @property
-    def name(self) -> str:
-        """inception-2015, or with other weights than the published the beginning of their hash as well."""
-        return "inception-2015" if self.published else f"inception-2015-weights-{self.sha256[:8]}"
-
-    @torch.inference_mode()
-    def __call__(self, images_uint8: Tensor) -> Features:
-        """Features of images (N, 1 or 3, H, W) uint8. Raises ValueError for other types and channel counts."""
-        device = self.network.get_parameter("fc.weight").device
-        images = as_rgb(images_uint8, network="Inception").to(device)
-        blocks = images.split(_CPU_BLOCK if device.type == "cpu" else max(1, len(images)))
-        with exact_float32():
-            outputs = [self.network(block) for block in blocks]
-        pooled, spatial, probabilities = (torch.cat(kind) for kind in zip(*outputs, strict=True))
-        return Features(pooled, spatial, probabilities)
+def inception_features(network: nn.Module, images: Tensor, device: torch.device) -> Features:
+    """All three kinds of features of images (N, 3, H, W) uint8."""
+    blocks = images.to(device).split(_CPU_BLOCK if device.type == "cpu" else max(1, len(images)))
+    pooled, spatial, probabilities = (torch.cat(kind) for kind in zip(*map(network, blocks), strict=True))
+    return Features(pooled, spatial, probabilities)
 
 
-def load_inception(config: InceptionConfig, *, device: torch.device | str = "cpu") -> InceptionExtractor:
-    """The extractor with its weights, ready to use on `device`, in float32.
+def load_inception(weights: Path | None = None, *, device: torch.device | str = "cpu") -> PublishedExtractor:
+    """The extractor in float32 on `device`; weights: torch-fidelity's file, see `find_weights`.
 
-    Raises FileNotFoundError if the weights can be had in none of the three ways, ValueError if the file holds something
-    else, ImportError without torch-fidelity.
+    Raises:
+        FileNotFoundError: missing weights.
+        ValueError: a file of something else.
+        ImportError: no torch-fidelity.
     """
-    path = find_weights(WEIGHTS, config.weights)
+    path = find_weights(WEIGHTS, weights)
     network = InceptionNetwork()
     sha256 = load_weights(network, path, WEIGHTS)
     fold_batch_norms(network.eval().requires_grad_(False))
-    return InceptionExtractor(network.to(memory_format=torch.channels_last).to(device), sha256)
+    network = network.to(memory_format=torch.channels_last).to(device)
+    return PublishedExtractor(network, sha256, WEIGHTS, _RESIZE, inception_features)
 
 
 def fold_batch_norms(network: InceptionNetwork) -> None:
-    """Replace, in place, every convolution and the normalisation that follows by one convolution with a bias.
+    """Merge every convolution and the batch normalisation after it into one convolution with a bias, in place.
 
     The new weights are computed in float64 and rounded once.
     """

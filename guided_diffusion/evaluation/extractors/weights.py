@@ -1,4 +1,4 @@
-"""Published weights of the networks that measure: found in one of three ways, read, and known by their hash."""
+"""Published weights of feature extractors: located or downloaded, loaded, and identified by their hash."""
 
 import logging
 import os
@@ -10,40 +10,52 @@ import torch
 from torch import Tensor, nn
 from torch.hub import download_url_to_file, get_dir
 
-from ...checkpoint import file_sha256
+from ...files import file_sha256
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedWeights:
-    """A file of weights that somebody else publishes, and how our users say where they have it."""
+    """A published file of weights and the names that go with it."""
 
+    name: str
+    """Name of the network with these weights, as reports record it: "inception-2015"."""
     network: str
-    """What messages call the network: "Inception"."""
+    """Name in messages: "Inception"."""
     number: str
-    """What the Fréchet distance is called with these weights and no others: "FID"."""
+    """Name of the Fréchet distance on these weights and no others: "FID"."""
+    suffix: str | None
+    """Ending of the names of numbers on these weights: "DINOv2" makes FD-DINOv2. None: they have names of their own."""
     url: str
     sha256: str
     mebibytes: int
-    option: str
-    """Of the command line, for the file's path."""
     variable: str
-    """Of the environment, for the same."""
+    """Environment variable for the path of the file."""
+
+    @property
+    def advice(self) -> str:
+        """The three ways to supply the file, for error messages."""
+        return (
+            f"get {self.url} ({self.mebibytes} MiB) on a machine with a network, and either give its path with "
+            f"--extractor.weights PATH, or put the path into the environment variable {self.variable}, "
+            f"or copy the file to {Path(get_dir()) / 'checkpoints'}"
+        )
 
 
-def find_weights(published: PublishedWeights, given: Path | None) -> Path:
-    """The weights' file: the given path, else the environment variable's, else torch's hub cache.
+def find_weights(published: PublishedWeights, path: Path | None) -> Path:
+    """The weights' file: `path`, else the environment variable's, else torch's hub cache.
 
-    The cache is filled by a download if need be, which is kept only if its SHA-256 is the published one.
+    A missing cache entry is downloaded, and kept only if its SHA-256 is the published one.
 
-    Raises FileNotFoundError for a given path that is missing, and for a download that fails, naming the three ways.
+    Raises:
+        FileNotFoundError: a path that is missing, or a download that fails.
     """
-    named = given or (Path(value) if (value := os.environ.get(published.variable)) else None)
+    named = path or (Path(value) if (value := os.environ.get(published.variable)) else None)
     if named is not None:
         if not named.is_file():
             raise FileNotFoundError(
-                f"there are no {published.network} weights at {named}, which was given; {_three_ways(published)}"
+                f"there are no {published.network} weights at {named}, which was given; {published.advice}"
             )
         return named
     cached = Path(get_dir()) / "checkpoints" / published.url.rsplit("/", 1)[1]
@@ -54,7 +66,7 @@ def find_weights(published: PublishedWeights, given: Path | None) -> Path:
             download_url_to_file(published.url, str(cached), hash_prefix=published.sha256)
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
-                f"the {published.network} weights could not be downloaded ({error}); {_three_ways(published)}"
+                f"the {published.network} weights could not be downloaded ({error}); {published.advice}"
             ) from error
     return cached
 
@@ -66,12 +78,12 @@ def load_weights(
     *,
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> str:
-    """Give `network` the weights in the file at `path`, in float32, and return the file's SHA-256.
+    """Load the file into `network`, in float32, and return its SHA-256; log a warning if it is not the published one.
 
-    The network may have been built on the meta device. convert: from the file's tensors to the network's. Says so in
-    the log if the file is not the published one.
+    The network may have been built on the meta device. convert: from the file's tensors to the network's.
 
-    Raises ValueError if the file holds something else.
+    Raises:
+        ValueError: a file of something else.
     """
     try:
         weights = convert(torch.load(path, map_location="cpu", weights_only=True))
@@ -88,11 +100,3 @@ def load_weights(
             "%s is not the published file (SHA-256 %s): results will not be called %s", path, sha256, published.number
         )
     return sha256
-
-
-def _three_ways(published: PublishedWeights) -> str:
-    return (
-        f"get {published.url} ({published.mebibytes} MiB) on a machine that can, and either give its path with "
-        f"{published.option} PATH, or put the path into the environment variable {published.variable}, "
-        f"or copy the file to {Path(get_dir()) / 'checkpoints'}"
-    )

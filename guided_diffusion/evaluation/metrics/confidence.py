@@ -1,29 +1,40 @@
-"""How far to trust a Fréchet distance: what it would be of infinitely many samples, and how it varies between sets."""
+"""Uncertainty of the Fréchet distance: extrapolation to infinitely many samples, and a bootstrap interval."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import linregress
 from torch import Tensor
+from tqdm import tqdm
 
+from ..config import EvaluationConfig
+from ..measure import MeasuredSet
+from ..report import Report, number
 from ..statistics import Gaussian
-from .frechet import check_features, frechet_distance
+from .frechet import frechet_distance
+from .metric import Metric, Number, Result, check_rows
 
-# Features in float64 at once, 64 MiB of Inception's.
-_BLOCK_ROWS = 4096
-# Resampled within classes; of 20, their variance is 5 % too small.
+CONFIDENCE = 0.95
+"""Of bootstrap intervals."""
+FEWEST_PER_DIMENSION = 10
+"""Samples for each feature, below which a bootstrap interval is much too wide."""
+FEWEST_RESAMPLINGS = 40
+"""Resamplings below which the 95 % interval is their whole range."""
+BLOCK_ROWS = 4096
+"""Features in float64 at once, 64 MiB of Inception's."""
 _FEWEST_OF_A_CLASS = 20
+"""Samples that are resampled within their class, at least; of 20, their variance is 5 % too small."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extrapolation:
     """A Fréchet distance as a line over 1 / N.
 
-    distance: the line at infinitely many samples. standard_error: of that, as the points scatter about the line; it
-    knows nothing of the scatter between one set of samples and another. sizes, distances: the points.
+    distance: the line at infinitely many samples. standard_error: of that, by the scatter of the points about the line;
+    the scatter between one set of samples and another is not in it. sizes, distances: the points.
     """
 
     distance: float
@@ -34,9 +45,9 @@ class Extrapolation:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Where a Fréchet distance lies.
+    """Bootstrap interval of a Fréchet distance.
 
-    low, high: bounds of what sets of as many samples have on average. standard_error: standard deviation of the
+    low, high: bounds of the average distance of sets of as many samples. standard_error: standard deviation of the
     distance between such sets. distances: of the resampled sets, with the bias that repeated samples add.
     """
 
@@ -53,18 +64,33 @@ def extrapolated_frechet_distance(
 
     The distance of n samples exceeds that of their distribution by a bias in proportion to 1 / n. So the distances of
     random subsets, of sizes evenly spaced from max(N / 10, 2 (D + 1)) to N, are fitted by a line over 1 / n, and its
-    intercept has no bias of the generated side; that of the real side, which stays as it is, remains. Below D + 1
-    samples the covariance is singular and the law another, and just above the bias still exceeds it. What that leaves
-    in the intercept is up to a tenth of the bias, with the opposite sign (`benchmarks/confidence.py`).
+    intercept has no bias of the generated side; that of the real side remains. Below D + 1 samples the covariance is
+    singular and the law another, and just above the bias still exceeds it: up to a tenth of the bias remains in the
+    intercept, with the opposite sign (`benchmarks/confidence.py`).
 
-    classes: (N,) class numbers of samples that were asked for in fixed numbers of each; every subset then holds the
-    classes in the set's proportions. Random proportions would move small subsets further than the whole set, and the
-    line would lead to far too small a distance. None: drawn without regard to classes.
+    classes: (N,) class numbers, if a fixed number of each was asked for; every subset then has the set's proportions.
+    Random proportions would move small subsets further than the whole set, and the line would lead to far too small a
+    distance. Every point costs a covariance (n D^2 multiplications in float64, on the features' device) and a Fréchet
+    distance (of the order of D^3, on the CPU).
 
-    Every point costs a covariance (n D^2 multiplications, in float64 on the features' device) and a Fréchet distance
-    (of the order of D^3, on the CPU). Raises ValueError for fewer than 4 (D + 1) features.
+    Raises:
+        ValueError: fewer than 4 (D + 1) features, or 3 points.
     """
-    check_features(generated, name="generated")
+    count, sizes = len(generated), _subset_sizes(generated, points)
+    draws = np.random.default_rng(seed)
+    groups = class_groups(count, classes)
+    distances = [resampled_distance(generated, mixed(groups, draws)[:size], real) for size in sizes]
+    line: Any = linregress(1 / sizes, distances)  # typed as a tuple, of which the intercept's error is no part
+    return Extrapolation(
+        distance=float(line.intercept),
+        standard_error=float(line.intercept_stderr),
+        sizes=tuple(sizes.tolist()),
+        distances=tuple(distances),
+    )
+
+
+def _subset_sizes(generated: Tensor, points: int) -> np.ndarray:
+    check_rows(generated, "generated features")
     count, dimensions = generated.shape
     if points < 3:
         raise ValueError(f"a line and its error need at least 3 points, got {points}")
@@ -74,18 +100,7 @@ def extrapolated_frechet_distance(
             f"extrapolation needs at least {2 * smallest} generated images, four for each of the {dimensions} features "
             f"and four more, got {count}; generate more, or leave the extrapolation out"
         )
-    sizes = np.linspace(smallest, count, points).round().astype(int)
-    draws = np.random.default_rng(seed)
-    groups = _groups(count, classes)
-    distances = [_resampled_distance(generated, _mixed(groups, draws)[:size], real) for size in sizes]
-    # Typed as a tuple, of which the error of the intercept is no part.
-    line: Any = linregress(1 / sizes, distances)
-    return Extrapolation(
-        distance=float(line.intercept),
-        standard_error=float(line.intercept_stderr),
-        sizes=tuple(sizes.tolist()),
-        distances=tuple(distances),
-    )
+    return np.linspace(smallest, count, points).round().astype(int)
 
 
 def bootstrap_frechet_distance(
@@ -94,51 +109,46 @@ def bootstrap_frechet_distance(
     *,
     resamples: int,
     classes: Tensor | None = None,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
     seed: int = 0,
-    on_resample: Callable[[], object] | None = None,
+    on_resample: Callable[[], object] = lambda: None,
 ) -> Interval:
     """A bootstrap interval around the Fréchet distance of (N, D) features, for the chance in drawing these N samples.
 
     Drawing N of the N with replacement repeats some and misses others, which adds as much bias again as N samples have.
-    So it is the spread of the resampled distances that counts, not their place: the interval is the distance of the set
-    itself plus the quantiles of (resampled - mean of resampled). It holds the average distance of sets of N samples,
-    bias included, with the given confidence; two such sets differ by sqrt(2) standard errors. The real side
-    stays as it is: its images count as given, not as drawn.
+    Only the spread of the resampled distances counts: the interval is the set's own distance plus the quantiles of
+    (resampled - mean of resampled). It holds the average distance of sets of N samples, bias included, with the given
+    confidence; two such sets differ by sqrt(2) standard errors. The real side counts as given. Of few samples the
+    interval is too wide: by a tenth from 25 D samples on, by half at 10 D (`benchmarks/confidence.py`).
 
-    Of few samples the interval is too wide: on Gaussians of 64 dimensions (`benchmarks/confidence.py`) the standard
-    error is a tenth too large for 25 D samples (as 50,000 are of Inception) and for 50 D, half for 10 D, and 1.9 times
-    what it should be for 5 D.
+    classes: (N,) class numbers, if a fixed number of each was asked for; resampled sets then keep them. With fewer than
+    20 of some class, samples are drawn without regard to classes, which makes the interval wider. Every resampling
+    costs a covariance (0.63 N D^2 multiplications) and a Fréchet distance. on_resample: called after each.
 
-    classes: (N,) class numbers of samples that were asked for in fixed numbers of each, which resampled sets then keep.
-    n samples of a class, drawn again, vary by (n - 1) / n of what they should; so with fewer than 20 of some class, as
-    with None, samples are drawn without regard to classes, which makes the interval wider.
-
-    Every resampling costs a covariance (0.63 N D^2 multiplications, in float64 on the features' device) and a Fréchet
-    distance (of the order of D^3, on the CPU). on_resample: called after each. Raises ValueError for bad settings.
+    Raises:
+        ValueError: fewer than 2 resamples, or a confidence outside 0..1.
     """
-    check_features(generated, name="generated")
+    check_rows(generated, "generated features")
     if resamples < 2 or not 0 < confidence < 1:
         raise ValueError(f"an interval needs 2 resamplings and 0 < confidence < 1, got {resamples} and {confidence}")
-    count = len(generated)
-    itself = _resampled_distance(generated, np.arange(count), real)
-    draws = np.random.default_rng(seed)
-    groups = _groups(count, classes)
-    if min(map(len, groups)) < _FEWEST_OF_A_CLASS:
-        groups = _groups(count, None)
+    itself = resampled_distance(generated, np.arange(len(generated)), real)
+    draws, groups = np.random.default_rng(seed), _resampling_groups(len(generated), classes)
     distances: list[float] = []
     for _ in range(resamples):
-        distances.append(_resampled_distance(generated, _drawn_again(groups, draws), real))
-        if on_resample is not None:
-            on_resample()
+        distances.append(resampled_distance(generated, drawn_again(groups, draws), real))
+        on_resample()
     tail = (1 - confidence) / 2
-    low, high = itself + np.quantile(np.array(distances) - np.mean(distances), [tail, 1 - tail])
-    return Interval(
-        low=float(low), high=float(high), standard_error=float(np.std(distances, ddof=1)), distances=tuple(distances)
-    )
+    low, high = (float(end) for end in itself + np.quantile(np.array(distances) - np.mean(distances), [tail, 1 - tail]))
+    return Interval(low=low, high=high, standard_error=float(np.std(distances, ddof=1)), distances=tuple(distances))
 
 
-def _groups(count: int, classes: Tensor | None) -> list[np.ndarray]:
+def _resampling_groups(count: int, classes: Tensor | None) -> list[np.ndarray]:
+    # n samples of a class, drawn again, vary by (n - 1) / n of what they should.
+    groups = class_groups(count, classes)
+    return groups if min(map(len, groups)) >= _FEWEST_OF_A_CLASS else class_groups(count, None)
+
+
+def class_groups(count: int, classes: Tensor | None) -> list[np.ndarray]:
     """The indices of each class, or of all if there are none."""
     if classes is None:
         return [np.arange(count)]
@@ -148,20 +158,20 @@ def _groups(count: int, classes: Tensor | None) -> list[np.ndarray]:
     return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
 
 
-def _mixed(groups: Sequence[np.ndarray], draws: np.random.Generator) -> np.ndarray:
+def mixed(groups: Sequence[np.ndarray], draws: np.random.Generator) -> np.ndarray:
     """All indices in a random order, of which every beginning holds the groups in the proportions of the whole."""
     members = np.concatenate([draws.permutation(group) for group in groups])
     places = np.concatenate([(np.arange(len(group)) + draws.random(len(group))) / len(group) for group in groups])
     return members[np.argsort(places)]
 
 
-def _drawn_again(groups: Sequence[np.ndarray], draws: np.random.Generator) -> np.ndarray:
+def drawn_again(groups: Sequence[np.ndarray], draws: np.random.Generator) -> np.ndarray:
     """As many indices of each group as it has, with replacement."""
     return np.concatenate([group[draws.integers(len(group), size=len(group))] for group in groups])
 
 
-def _resampled_distance(features: Tensor, drawn: np.ndarray, real: Gaussian) -> float:
-    """Fréchet distance of the rows whose indices are drawn, some perhaps repeatedly."""
+def resampled_distance(features: Tensor, drawn: np.ndarray, real: Gaussian) -> float:
+    """Fréchet distance of the rows with these indices, some perhaps repeated."""
     times = torch.from_numpy(np.bincount(drawn, minlength=len(features)))
     mean, cov = weighted_gaussian(features, times.to(features.device))
     return frechet_distance(mean, cov, real.mean, real.cov)
@@ -177,10 +187,86 @@ def weighted_gaussian(features: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     centre = features.mean(dim=0, dtype=torch.float64)
     total = torch.zeros_like(centre)
     scatter = centre.new_zeros(dimensions, dimensions)
-    for rows in times.nonzero()[:, 0].split(_BLOCK_ROWS):
+    for rows in times.nonzero()[:, 0].split(BLOCK_ROWS):
         deviations = features[rows].double() - centre
         weighted = deviations * times[rows, None]
         total += weighted.sum(dim=0)
         scatter.addmm_(weighted.T, deviations)
     scatter -= torch.outer(total, total) / count
     return centre + total / count, scatter / (count - 1)
+
+
+def balanced_classes(generated: MeasuredSet) -> Tensor | None:
+    """The labels, if each class has as many samples as any other: then their numbers are not random."""
+    labels = generated.labels
+    if labels is None or (labels < 0).any():
+        return None
+    counts = labels.unique(return_counts=True)[1]
+    return labels if int(counts.max() - counts.min()) <= 1 else None
+
+
+def _extrapolate(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
+    if not config.extrapolate:
+        return Result()
+    assert generated.features is not None
+    try:
+        found = extrapolated_frechet_distance(generated.features, real.pooled, classes=balanced_classes(generated))
+    except ValueError as error:  # too few samples for it
+        return Result(missing=str(error))
+    return Result(values={"frechet_distance_extrapolated": found.distance}, details={"extrapolation": asdict(found)})
+
+
+def _extrapolation_error(report: Report) -> str:
+    found = report.details.get("extrapolation")
+    return "" if found is None else f"± {found['standard_error']:.2g} (standard error of the line)"
+
+
+def _bootstrap(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
+    if not config.bootstrap:
+        return Result()
+    assert generated.features is not None
+    with tqdm(total=config.bootstrap, desc="bootstrap", unit="set") as bar:
+        interval = bootstrap_frechet_distance(
+            generated.features, real.pooled, resamples=config.bootstrap, classes=balanced_classes(generated),
+            on_resample=bar.update,
+        )  # fmt: skip
+    settings = {"confidence": CONFIDENCE, "resamples": config.bootstrap}
+    return Result(details={"bootstrap": asdict(interval) | settings})
+
+
+def _interval(report: Report) -> str:
+    found = report.details.get("bootstrap")
+    if found is None:
+        return ""
+    source = f"({found['confidence']:.0%} of {found['resamples']} resamplings)"
+    return f"{number(found['low'])} .. {number(found['high'])} {source}"
+
+
+def _bootstrap_warnings(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> list[str]:
+    if not config.bootstrap or generated.features is None:
+        return []
+    count, dimensions = generated.features.shape
+    found: list[str] = []
+    if config.bootstrap < FEWEST_RESAMPLINGS:
+        found.append(f"{config.bootstrap} resamplings do not show where 95 % of them lie; 200 do")
+    if count < FEWEST_PER_DIMENSION * dimensions:
+        found.append(
+            f"with {count} samples of {dimensions} dimensions the bootstrap interval is too wide, by half or more; "
+            f"from {25 * dimensions} on by a tenth"
+        )
+    return found
+
+
+EXTRAPOLATION = Metric(
+    numbers=(Number(key="frechet_distance_extrapolated", name="FD∞", inception_name="FID∞", lower_is_better=True),),
+    looks_at="pooled",
+    compute=_extrapolate,
+    uncertainty={"frechet_distance_extrapolated": _extrapolation_error},
+)
+BOOTSTRAP = Metric(
+    numbers=(),
+    looks_at="pooled",
+    compute=_bootstrap,
+    warnings=_bootstrap_warnings,
+    uncertainty={"frechet_distance": _interval},
+)

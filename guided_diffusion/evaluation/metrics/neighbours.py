@@ -1,7 +1,7 @@
-"""How far two sets of features cover each other: precision and recall, density and coverage, by nearest neighbours.
+"""Precision and recall, density and coverage, by nearest neighbours of features.
 
-Pure functions of two matrices of features. Distances are taken in square blocks that a processor's cache holds, so that
-memory does not grow with the product of the sets' sizes, and those within a set only once for each pair.
+Distances are computed in square blocks that fit a processor's cache, so that memory does not grow with the product of
+the sets' sizes, and those within a set only once for each pair.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .frechet import check_comparable, check_features
+from ..config import EvaluationConfig
+from ..measure import MeasuredSet
+from .metric import Metric, Number, Result, check_comparable, check_rows
 
 # Features on each side of a block of distances, 4 MiB of them in float32. Smaller blocks multiply more slowly; larger
 # ones leave the cache before they are compared with the radii, and those of the diagonal find more distances twice.
@@ -21,14 +23,17 @@ def precision_recall(*, real: Tensor, generated: Tensor, k: int = 3) -> tuple[fl
 
     Precision is the share of generated features inside the manifold of the real ones, recall the reverse. A set's
     manifold is the union of balls around its features that reach to their k-th nearest neighbours, boundary included.
-    Distances in the features' precision, float32 at least. Raises ValueError for a set of k or fewer features.
+    Distances in the features' precision, float32 at least.
+
+    Raises:
+        ValueError: a set of k or fewer features.
     """
     generated_inside, real_inside = manifold_membership(real=real, generated=generated, k=k)
     return float(generated_inside.double().mean()), float(real_inside.double().mean())
 
 
 def manifold_membership(*, real: Tensor, generated: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
-    """Which generated features (M,) lie in the real manifold, and which real ones (N,) in the generated: bool."""
+    """Bool (M,) of generated features inside the real manifold, and (N,) of real ones inside the generated."""
     real, generated = _comparable(real=real, generated=generated)
     real_radii = squared_manifold_radii(real, k=k, name="real")
     generated_radii = squared_manifold_radii(generated, k=k, name="generated")
@@ -49,8 +54,10 @@ def density_coverage(*, real: Tensor, generated: Tensor, k: int = 5) -> tuple[fl
     generated feature inside. The boundary is not inside, as the authors' code has it, so that a ball holds k features
     of its own set, the centre among them: a set has density and coverage 1 against itself, exactly, but for ties. What
     is just as far from the centre as the k-th neighbour does not count: repeated images, and, by float32's rounding,
-    about one neighbour in 50,000. Distances in the features' precision, float32 at least. Raises ValueError for
-    a real set of k or fewer features.
+    about one neighbour in 50,000. Distances in the features' precision, float32 at least.
+
+    Raises:
+        ValueError: a real set of k or fewer features.
     """
     real, generated = _comparable(real=real, generated=generated)
     radii = squared_manifold_radii(real, k=k, name="real")
@@ -65,7 +72,7 @@ def density_coverage(*, real: Tensor, generated: Tensor, k: int = 5) -> tuple[fl
 
 def squared_manifold_radii(features: Tensor, *, k: int, name: str = "given") -> Tensor:
     """Squared distance (N,) from each feature to its k-th neighbour in the set: (k+1)-th smallest, itself included."""
-    check_features(features, name=name)
+    check_rows(features, f"{name} features")
     if k < 1:
         raise ValueError(f"k must be positive, got {k}")
     if len(features) <= k:
@@ -116,3 +123,49 @@ def _smallest(nearest: Tensor, distances: Tensor) -> Tensor:
     """The smallest of each row of both, as many as `nearest` has columns, in ascending order."""
     both = torch.cat([nearest, distances.contiguous()], dim=1)  # a transposed matrix is joined five times as slowly
     return both.topk(nearest.shape[1], largest=False).values
+
+
+FEWEST_PER_NEIGHBOUR = 10
+"""Images for each neighbour that is looked at, below which balls reach across the set."""
+
+
+def _precision_recall(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
+    precision, recall = precision_recall(real=real.manifold, generated=generated.manifold, k=config.neighbours)
+    return Result(values={"precision": precision, "recall": recall})
+
+
+def _density_coverage(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> Result:
+    k = config.density_neighbours
+    if len(real.manifold) <= k:
+        return Result(missing=f"it looks at {k} neighbours, of {len(real.manifold)} real images")
+    density, coverage = density_coverage(real=real.manifold, generated=generated.manifold, k=k)
+    return Result(values={"density": density, "coverage": coverage})
+
+
+def _warnings(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig) -> list[str]:
+    sets = {"generated": generated, "real": real}
+    counts = {name: one.manifold_size for name, one in sets.items() if one.features is not None}
+    return [
+        f"the {name} side has {count} images to look for {config.neighbours} neighbours in: precision, recall, "
+        f"density and coverage mean little"
+        for name, count in counts.items()
+        if count < FEWEST_PER_NEIGHBOUR * config.neighbours
+    ]
+
+
+PRECISION_RECALL = Metric(
+    numbers=(
+        Number(key="precision", name="precision", is_headline=True),
+        Number(key="recall", name="recall", is_headline=True),
+    ),
+    looks_at="features",
+    compute=_precision_recall,
+    warnings=_warnings,
+    protocol={"settings.neighbours": "k of precision and recall"},
+)
+DENSITY_COVERAGE = Metric(
+    numbers=(Number(key="density", name="density"), Number(key="coverage", name="coverage")),
+    looks_at="features",
+    compute=_density_coverage,
+    protocol={"settings.density_neighbours": "k of density and coverage"},
+)

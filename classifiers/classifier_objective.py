@@ -1,0 +1,74 @@
+"""The objective of classifiers, and the chain that they share with the diffusion model to be guided."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from guided_diffusion.checkpoint import Checkpoint
+from guided_diffusion.config import from_plain
+from guided_diffusion.data.batches import Batch
+from guided_diffusion.data.config import CHANNELS
+from guided_diffusion.data.image_set import ImageSet
+from guided_diffusion.diffusion.chain import TrainingChain, q_sample
+from guided_diffusion.diffusion.model import DiffusionConfig, class_difference
+from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.schedules import ChainConfig
+from guided_diffusion.training.objective import Losses
+
+from .calibration import kl_to_uniform
+
+
+@dataclass(frozen=True)
+class ClassifierObjective:
+    """Cross-entropy of the class of q(x_t | x_0) at a uniformly drawn index of the chain (ADM section 4.1), nats.
+
+    With an entropy weight w, plus w KL(p || uniform) = w (log C - H(p)): ED-DPM's entropy constraint (2206.11474), as
+    in its authors' released training code. It penalises confidence, so that the gradient does not vanish as soon as
+    the class of a noisy image can be told.
+    """
+
+    chain: TrainingChain | None
+    """None: clean images, at t = 0."""
+    entropy_weight: float = 0.0
+    """w; 0 is ADM's loss."""
+
+    def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
+        """The mean loss; logged with its two terms and the accuracy on the batch."""
+        x_t, t = self._noised(batch.x0, noise)
+        log_p = F.log_softmax(network(x_t, t).float(), dim=1)
+        cross_entropy, certainty = F.nll_loss(log_p, batch.y), kl_to_uniform(log_p).mean()
+        accuracy = (log_p.argmax(dim=1) == batch.y).float().mean()
+        return Losses(
+            total=cross_entropy + self.entropy_weight * certainty,
+            logged={"accuracy": accuracy, "cross_entropy": cross_entropy, "kl_to_uniform": certainty},
+        )
+
+    def _noised(self, x0: Tensor, noise: SeededNoise) -> tuple[Tensor, Tensor]:
+        """x_t (B, C, H, W) and t (B,)."""
+        if self.chain is None:
+            return x0, torch.zeros(len(x0), device=x0.device)
+        step = self.chain.drawn(noise.uniform(), like=x0)
+        return q_sample(x0, noise(x0), step), step.t
+
+
+def guided_chain(checkpoint: Checkpoint, data: ImageSet) -> ChainConfig:
+    """The chain of the diffusion run to be guided by a classifier trained on `data`, so that noise levels agree.
+
+    Raises:
+        ValueError: a diffusion model of other images or other classes, which the classifier could not guide.
+    """
+    model = from_plain(DiffusionConfig, checkpoint.model, source=str(checkpoint.path / "config.json"))
+    channels, side, _ = model.image_shape
+    mode = {count: mode for mode, count in CHANNELS.items()}[channels]
+    if (mode, side) != (data.mode, data.image_size):
+        raise ValueError(
+            f"{checkpoint.path} was trained on {mode} images of {side} pixels, but this classifier would see "
+            f"{data.mode} images of {data.image_size} pixels and could not guide it; give --network.image_size "
+            f"{side} and --data.mode {mode}"
+        )
+    difference = class_difference(model.class_names, data.class_names)
+    if difference is not None:
+        raise ValueError(f"a classifier trained on {data.path} could not guide {checkpoint.path}: {difference}")
+    return model.chain

@@ -1,0 +1,114 @@
+"""Validation: predictions of a classifier on held-out images at noise levels of its chain."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.image_set import ImageSet, open_training_set
+from guided_diffusion.data.subset import evenly_spaced
+from guided_diffusion.diffusion.chain import DiffusionChain, Step, q_sample
+from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.schedules import make_chain
+from guided_diffusion.guidance import LogProb
+
+from .calibration import accuracy, log_likelihood
+from .trained_model import ClassifierModelConfig
+
+HELDOUT_LIKELIHOOD = "heldout_log_likelihood"
+"""The metric of the best checkpoint: it falls where a classifier overfits while its accuracy still rises."""
+
+
+def open_heldout(data: DataConfig, model: ClassifierModelConfig) -> ImageSet:
+    """The images, labelled with the classifier's class numbers.
+
+    Raises:
+        ValueError: a class that the classifier does not know, or images of another channel count.
+    """
+    dataset = open_training_set(data, image_size=model.network.image_size, class_names=model.class_names)
+    if dataset.channels != model.network.in_channels:
+        raise ValueError(
+            f"{data.path} holds images of {dataset.channels} channels, the classifier takes "
+            f"{model.network.in_channels}; --data.mode converts"
+        )
+    return dataset
+
+
+def read_images(dataset: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W) in [-1, 1] and labels (N,), by their indices."""
+    return torch.stack([dataset[i][0] for i in indices]), dataset.labels[list(indices)]
+
+
+def level_indices(chain: DiffusionChain | None, *, count: int) -> list[int]:
+    """`count` indices spread evenly over the chain, both ends included; [0] without a chain."""
+    return [0] if chain is None else evenly_spaced(len(chain), most=count)
+
+
+def step_at(chain: DiffusionChain | None, k: int, *, like: Tensor) -> Step:
+    """The chain's link k; without a chain, a link that leaves images clean, at t = 0."""
+    if chain is not None:
+        return chain.at(k, like=like)
+    t = torch.zeros(len(like), dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+    return Step(t, alpha_bar=1.0, alpha_bar_prev=1.0, log_var_min=float("-inf"), log_var_max=float("-inf"))
+
+
+@torch.no_grad()
+def predictions(
+    log_prob: LogProb,
+    chain: DiffusionChain | None,
+    images: Tensor,
+    *,
+    k: int,
+    seed: int,
+    device: torch.device,
+    batch_size: int = 256,
+) -> Tensor:
+    """log p(y | x_t) (N, num_classes) at index k of the chain, on the CPU.
+
+    images: (N, C, H, W) in [-1, 1]. Image number i has the same noise, of (seed, i), at every k.
+    """
+    found: list[Tensor] = []
+    for first, x0 in zip(range(0, len(images), batch_size), images.split(batch_size), strict=True):
+        x0 = x0.to(device)
+        step = step_at(chain, k, like=x0)
+        x_t = q_sample(x0, SeededNoise(seed, range(first, first + len(x0)))(x0), step)
+        found.append(log_prob(x_t, step.t).cpu())
+    return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The `Observe` of a classifier's training."""
+
+    chain: DiffusionChain | None
+    images: Tensor
+    """(N, C, H, W) in [-1, 1]."""
+    labels: Tensor
+
+    def __call__(self, network: nn.Module, iteration: int) -> Mapping[str, float]:
+        """Accuracy at five noise levels, or of clean images, and the log-likelihood, nats, averaged over them."""
+
+        def log_prob(x_t: Tensor, t: Tensor) -> Tensor:
+            return F.log_softmax(network(x_t, t).float(), dim=1)
+
+        device, metrics, likelihoods = next(network.parameters()).device, dict[str, float](), list[float]()
+        for k in level_indices(self.chain, count=5):
+            log_p = predictions(log_prob, self.chain, self.images, k=k, seed=0, device=device)
+            t = 0.0 if self.chain is None else float(self.chain.t[k])
+            metrics[f"heldout_accuracy_t{t:g}"] = accuracy(log_p, self.labels)
+            likelihoods.append(log_likelihood(log_p, self.labels))
+        return metrics | {HELDOUT_LIKELIHOOD: sum(likelihoods) / len(likelihoods)}
+
+
+def open_validation(data: DataConfig, model: ClassifierModelConfig, *, max_images: int) -> Validation:
+    """Validation on at most `max_images` of the data, evenly spaced.
+
+    Raises:
+        ValueError: as `open_heldout`.
+    """
+    dataset = open_heldout(data, model)
+    images, labels = read_images(dataset, evenly_spaced(len(dataset), most=max_images))
+    return Validation(None if model.chain is None else make_chain(model.chain), images, labels)

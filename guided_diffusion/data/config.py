@@ -1,0 +1,52 @@
+"""Settings of a data set; light to import, since every command that reads images shows them in its help."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Labels = Literal["folders", "filenames"] | Path
+Mode = Literal["L", "RGB"]
+
+CHANNELS: Mapping[str, int] = {"L": 1, "RGB": 3}
+"""Channels of each mode that networks see."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Images and their classes. The image size is the network's and is not set here."""
+
+    path: Path
+    """A folder with one directory per class, `path/<class>/**/*.jpg` (jpeg, png, gif, bmp, webp;
+    any case). A .zip of such a folder, or a folder in it, `data.zip/train`. A .tar, or a folder of .tar, of WebDataset
+    samples, KEY.jpg beside KEY.cls. A Hugging Face dataset: `hf:NAME`, `hf:NAME:SPLIT`, or the directory that its
+    save_to_disk or its Parquet files made. A directory that scripts/prepare_data.py made."""
+    labels: Labels = "folders"
+    """Labels of the images in folders and zips. folders: the directory. filenames: the name up to the first "_", as
+    published. Else a table, looked for below `path` first: .csv with the columns file,label, or .json,
+    {"FILE": LABEL, ..} or {"labels": [["FILE", LABEL], ..]}; FILE is relative to `path`, and whole numbers are class
+    numbers, anything else names. Of a Hugging Face dataset: the name of the ClassLabel column, if there are several."""
+    mode: Literal["auto", "L", "RGB"] = "auto"
+    """Grey (L, one channel) or colour (RGB, three). auto: the mode of the files, which must all have the same."""
+    crop: Literal["center", "random"] = "center"
+    """The published square crops. random: shorter side scaled to 1..1.25 times the image size (ADM's classifiers)."""
+    flip: bool = False
+    """Mirror left to right with probability one half."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """Broken images: stop with the name of the first, or skip them and log their names. Pixels cut short behind a sound
+    header are found when they are needed. A file that cannot be read for other reasons always ends the run."""
+    num_workers: int = 2
+    """Decoding processes beside each training process; 0 decodes in the training process itself."""
+
+    def __post_init__(self) -> None:
+        check_num_workers(self.num_workers)
+
+
+def check_num_workers(num_workers: int) -> None:
+    """Refuse a negative number of decoding processes.
+
+    Raises:
+        ValueError: it is negative.
+    """
+    if num_workers < 0:
+        raise ValueError(f"data.num_workers is a number of processes, 0 or more, not {num_workers}")

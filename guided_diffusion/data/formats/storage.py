@@ -1,0 +1,87 @@
+"""The record that every format opens to: where pixels come from, and what is known of them beforehand."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Mode
+
+NO_LABEL = -1
+CENTER_CROP = "published centre crop to {size} px (box halvings, bicubic) where the size differs"
+"""The resizing of pictures, as protocols of evaluations record it."""
+
+
+class EncodedImages(Protocol):
+    """Encoded images in a fixed order. It travels to worker processes, so it pickles and holds no open file.
+
+    Every read opens the file that it needs: an archive costs what a folder does, one open per image, and forked
+    processes share no position in a file.
+    """
+
+    @property
+    def root(self) -> Path | None:
+        """The folder or file that holds all images; None if a library keeps them elsewhere."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def path(self, index: int) -> Path:
+        """The place of an image, for messages: below the path that the user gave, within an archive maybe."""
+        ...
+
+    def open(self, index: int) -> IO[bytes]:
+        """The image's bytes.
+
+        Raises:
+            OSError: the storage failed. A damaged archive may raise anything else.
+        """
+        ...
+
+
+@runtime_checkable
+class ImageArrays(Protocol):
+    """Decoded images, all of `shape` (H, W, C), in a fixed order; they are read as a stream and never resized."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    def __len__(self) -> int: ...
+
+    def stream(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        """The images (n, H, W, C) of ascending indices, in pieces of whatever length suits the storage."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredImages:
+    """Images as a format holds them, with the class number of each."""
+
+    images: EncodedImages | ImageArrays
+    labels: NDArray[np.int64]
+    """(N,) class numbers, -1 for an image without one."""
+    class_names: tuple[str, ...] = ()
+    """Names of the class numbers; empty where the storage does not tell."""
+    mode: Mode | None = None
+    """The common mode, where it is known without reading the header of each image."""
+    manifest: Mapping[str, Any] | None = None
+    """The manifest of samples that this library made."""
+    resize: str = ""
+    """The resizing that the stored pixels went through, in words."""
+
+
+class PackedNames:
+    """Names in one array of bytes: reference counts would, bit by bit, copy a million strings into every process."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._packed = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __getitem__(self, index: int) -> str:
+        return os.fsdecode(self._packed[index])

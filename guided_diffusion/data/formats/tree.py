@@ -1,0 +1,218 @@
+"""Trees of image files, in a folder or in a zip, and the classes that their places, their names or a table give."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Labels
+from ..labels import indexed, numbered, table_labels
+from .storage import NO_LABEL
+
+LabelsAndNames = tuple[NDArray[np.int64], tuple[str, ...]]
+
+_logger = logging.getLogger(__name__)
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """The files of a folder or of a zip; their names are relative to `root`, with "/", whatever the system."""
+
+    root: Path
+    """For messages; it need not be a directory."""
+    directories: tuple[str, ...]
+    """The names of the directories at the top, sorted."""
+    images: tuple[str, ...]
+    """In the published order: the entries of a directory by name, subdirectories expanded in place."""
+    others: tuple[str, ...]
+    """Files that are no images by their names, in the same order."""
+
+
+def folder_tree(root: Path) -> Tree:
+    """All files below a directory."""
+    directories = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _is_junk(entry.name))
+    return _tree(root, directories, listed_files(root))
+
+
+def archive_tree(root: Path, members: Iterable[str]) -> Tree:
+    """A tree from its members' names alone, those of directories with a slash at their end.
+
+    Members of the archive, unlike files of a folder, come in any order.
+    """
+    paths = sorted(parts for name in members if not any(map(_is_junk, parts := name.split("/"))))
+    directories = sorted({parts[0] for parts in paths if len(parts) > 1})
+    return _tree(root, directories, ("/".join(parts) for parts in paths if parts[-1]))
+
+
+def _tree(root: Path, directories: Iterable[str], files: Iterable[str]) -> Tree:
+    images: list[str] = []
+    others: list[str] = []
+    for file in files:
+        (images if _is_image_name(file) else others).append(file)
+    return Tree(root=root, directories=tuple(directories), images=tuple(images), others=tuple(others))
+
+
+def listed_files(directory: Path) -> Iterator[str]:
+    """Files below `directory`, relative to it: entries sorted by name, subdirectories expanded in place."""
+    with os.scandir(directory) as scanned:
+        entries = sorted(scanned, key=lambda entry: entry.name)
+    for entry in entries:
+        if _is_junk(entry.name):
+            continue
+        if entry.is_dir():
+            yield from (f"{entry.name}/{file}" for file in listed_files(directory / entry.name))
+        else:
+            yield entry.name
+
+
+def files_sha256(path: Path) -> str:
+    """SHA-256 of the names, sizes and times of change of a file, or of all files below a directory.
+
+    It detects replaced pictures without reading a million of them.
+
+    Raises:
+        OSError: nothing there, or a file that vanished meanwhile.
+    """
+    digest = sha256()
+    for name in listed_files(path) if path.is_dir() else [""]:
+        found = (path / name).stat()
+        digest.update(repr((name, found.st_size, found.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def _is_image_name(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+def _is_junk(name: str) -> bool:
+    """Hidden files, and the twin directory that macOS puts into zips."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def class_directories(root: Path) -> list[str]:
+    """The names of a class folder's directories, sorted: its classes in the order of their labels.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: it is no folder, holds no folders, or holds images beside them.
+    """
+    if not root.is_dir():
+        kind, found = (ValueError, "is a file") if root.exists() else (FileNotFoundError, "does not exist")
+        raise kind(f"{root} {found}; expected a folder that holds one folder of images per class")
+    entries = sorted(entry for entry in root.iterdir() if not _is_junk(entry.name))
+    directories = [entry.name for entry in entries if entry.is_dir()]
+    _refuse_unclassed(root, directories, [entry.name for entry in entries if not entry.is_dir()])
+    return directories
+
+
+def tree_labels(tree: Tree, labels: Labels | None, read: Callable[[Path], bytes | None]) -> LabelsAndNames:
+    """Labels of a tree's images and the names of the classes.
+
+    labels: as `DataConfig.labels`. None: class folders if there are any, an empty one being a class as well; images
+        that all lie at the top of the tree have no labels.
+    read: the content of a file of the tree, None where the tree has no such file.
+
+    Raises:
+        FileNotFoundError: no such table.
+        ValueError: nothing that could be labelled so; the message says what is there and what to do.
+    """
+    if labels == "folders":
+        return indexed(_folder_classes(tree))
+    refuse_no_images(tree)
+    if labels == "filenames":
+        return indexed([PurePosixPath(image).name.split("_", 1)[0] for image in tree.images])
+    if labels is not None:
+        return _from_table(tree, labels, read(labels))
+    loose = [image for image in tree.images if "/" not in image]
+    if len(loose) == len(tree.images):
+        return np.full(len(loose), NO_LABEL), ()
+    _refuse_unclassed(tree.root, tree.directories, loose)
+    return indexed([image.split("/", 1)[0] for image in tree.images], tree.directories)
+
+
+def _folder_classes(tree: Tree) -> list[str]:
+    """The class of each image: the name of the directory at the top of the tree that it lies in."""
+    _refuse_unclassed(tree.root, tree.directories, [file for file in (*tree.images, *tree.others) if "/" not in file])
+    classes = [image.split("/", 1)[0] for image in tree.images]
+    empty = sorted(set(tree.directories) - set(classes))
+    if empty:
+        raise ValueError(
+            f"the class folder '{empty[0]}' in {tree.root} holds no images ({', '.join(EXTENSIONS)})"
+            f"{_held_instead(file for file in tree.others if file.startswith(empty[0] + '/'))}; fill it or remove it"
+        )
+    wrapper = wrapping(tree)
+    if wrapper is not None:  # legal, but mostly a folder that was packed or named by mistake
+        inner = sorted({image.split("/", 2)[1] for image in tree.images})
+        _logger.warning(
+            "all images of %s are of one class, '%s', in %d folders (%s, ..); if those are the classes, give %s",
+            tree.root, wrapper, len(inner), inner[0], tree.root / wrapper,
+        )  # fmt: skip
+    return classes
+
+
+def _from_table(tree: Tree, table: Path, content: bytes | None) -> LabelsAndNames:
+    source = table if content is None else tree.root / table
+    if content is None and not table.is_file():
+        raise FileNotFoundError(
+            f"there is no {table}, neither in {tree.root} nor from here; data.labels is folders, filenames or a table "
+            f"of labels (.csv, .json)"
+        )
+    content = table.read_bytes() if content is None else content
+    return numbered(table_labels(tree.images, content, root=tree.root, source=source), source=source)
+
+
+def wrapping(tree: Tree) -> str | None:
+    """The only directory at the top of a tree, if all images lie deeper than directly in it."""
+    wrapped = len(tree.directories) == 1 and all(image.count("/") > 1 for image in tree.images)
+    return tree.directories[0] if wrapped and tree.images else None
+
+
+def refuse_no_images(tree: Tree) -> None:
+    """Refuse a tree without images.
+
+    Raises:
+        ValueError: it holds none; the message says what it holds instead.
+    """
+    if not tree.images:
+        raise ValueError(
+            f"no images in {tree.root} ({', '.join(EXTENSIONS)}){_held_instead(tree.others)}; give a path that holds "
+            f"some"
+        )
+
+
+def _refuse_unclassed(root: Path, directories: Iterable[str], files: list[str]) -> None:
+    loose = [name for name in files if _is_image_name(name)]
+    if loose and not directories:
+        raise ValueError(
+            f"{root} holds images ('{loose[0]}' and {len(loose) - 1} more) but no class folders; put them into one "
+            f"folder per class, or all into one, {root / 'all' / loose[0]}, if there are no classes"
+        )
+    if loose:
+        raise ValueError(
+            f"{root} holds images beside its class folders ('{loose[0]}' and {len(loose) - 1} more), which belong to "
+            f"no class; move them into class folders or elsewhere"
+        )
+    if not directories:
+        raise ValueError(
+            f"no images in {root}: it holds no class folders{_held_instead(files)}; expected "
+            f"{root / '<class>' / '*.jpg'}"
+        )
+
+
+def _held_instead(files: Iterable[str]) -> str:
+    """ ", but 3 .tiff files, the first a/0.tiff", and what to do about archives; empty if there are no files."""
+    files = list(files)
+    if not files:
+        return ""
+    ((suffix, count),) = Counter(PurePosixPath(file).suffix.lower() for file in files).most_common(1)
+    first = next(file for file in files if file.lower().endswith(suffix))
+    advice = {".zip": " (give the zip itself as the path)", ".tar": " (unpack it)"}.get(suffix, "")
+    return f", but {count} {suffix or 'nameless'} files, the first {first}{advice}"

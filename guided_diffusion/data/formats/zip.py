@@ -1,0 +1,119 @@
+"""Images in a zip, or below a directory within it: `data.zip/train`."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+
+from ..config import Labels
+from .storage import PackedNames, StoredImages
+from .tree import archive_tree, tree_labels, wrapping
+
+_ENCRYPTED = 0x1  # of the general purpose flags, APPNOTE.TXT 4.4.4
+_LOCAL_HEADER_BYTES = 30
+_LOCAL_HEADER_MAGIC = b"PK\x03\x04"
+
+
+class ZipImages:
+    """Members of a zip. `zipfile.ZipFile` would read the whole directory again in every process, and keep it."""
+
+    def __init__(self, root: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+        self.root = root
+        self._names = PackedNames(member.filename for member in members)
+        numbers = [(m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type) for m in members]
+        self._numbers = np.array(numbers, dtype=np.int64).reshape(len(members), 5)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def path(self, index: int) -> Path:
+        return self.root / self._names[index]
+
+    def open(self, index: int) -> IO[bytes]:
+        """The member, decompressed while read; reading to its end checks its CRC."""
+        member = zipfile.ZipInfo(self._names[index])
+        offset, member.compress_size, member.file_size, member.CRC, member.compress_type = self._numbers[index].tolist()
+        file = self.root.open("rb")
+        try:
+            file.seek(offset)
+            header = file.read(_LOCAL_HEADER_BYTES)
+            if len(header) < _LOCAL_HEADER_BYTES or not header.startswith(_LOCAL_HEADER_MAGIC):
+                raise zipfile.BadZipFile("there is no member where the zip's directory says")
+            # The name and the extra field, whose lengths may differ from those in the zip's directory.
+            file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
+            # The cast: ZipExtFile is a binary file by its behaviour, but does not say so by its types.
+            return cast(IO[bytes], zipfile.ZipExtFile(file, "r", member, close_fileobj=True))
+        except BaseException:
+            file.close()
+            raise
+
+
+def recognise(path: Path) -> bool:
+    """A zip, or a place within one, which need not exist."""
+    return _archive(path) is not None
+
+
+def open_stored(path: Path, labels: Labels | None) -> StoredImages:
+    """The images of a zip, labelled as those of a folder are."""
+    archive = _archive(path)
+    assert archive is not None
+    with _opened(archive) as file:
+        inside = path.relative_to(archive).as_posix()
+        members = _members(file, "" if inside == "." else f"{inside}/")
+
+        def read(table: Path) -> bytes | None:
+            member = members.get(table.as_posix())
+            return None if member is None else _read(file, member)
+
+        if not members:
+            raise ValueError(f"{archive} holds nothing{f' below {inside}' if inside != '.' else ''}; expected images")
+        tree = archive_tree(path, members)
+        images = [members[name] for name in tree.images]
+        encrypted = [member.filename for member in images if member.flag_bits & _ENCRYPTED]
+        if encrypted:
+            raise ValueError(
+                f"{len(encrypted)} members of {archive} are encrypted, the first {encrypted[0]}; pack it without a "
+                f"password"
+            )
+        inner = wrapping(tree) if labels is None else None
+        if inner is not None:
+            return open_stored(path / inner, labels)
+        numbers, class_names = tree_labels(tree, labels, read)
+        return StoredImages(images=ZipImages(archive, images), labels=numbers, class_names=class_names)
+
+
+def _archive(path: Path) -> Path | None:
+    """The zip that a path is, or leads into."""
+    return next((place for place in (path, *path.parents) if _is_zip(place)), None)
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def _opened(archive: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(archive)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise ValueError(f"{archive} is not a whole zip ({error}); fetch or pack it again") from error
+
+
+def _read(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        return file.read(member)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
+        raise ValueError(f"{member.filename} in {file.filename} cannot be read ({error}); pack it again") from error
+
+
+def _members(file: zipfile.ZipFile, inside: str) -> dict[str, zipfile.ZipInfo]:
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in file.infolist():
+        name = member.filename.removeprefix("./")
+        if name.startswith(inside) and (name := name.removeprefix(inside)):
+            if name in members:
+                raise ValueError(f"{file.filename} holds two members of the name {inside}{name}; pack it again")
+            members[name] = member
+    return members

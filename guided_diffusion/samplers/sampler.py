@@ -1,0 +1,54 @@
+"""The sampler protocol, and how a score term guides a sampler."""
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from ..diffusion.chain import DiffusionChain
+from ..diffusion.denoiser import Denoiser, Estimate
+from ..diffusion.noise import Noise
+from ..guidance import ScoreTerm, tilted
+
+OnStep = Callable[[int, Tensor, Estimate], None]
+"""(k, x, estimate) after the link at index k: the new state and the estimate it was made from."""
+
+GuidancePlace = Literal["mean_shift", "tilted"]
+"""Place of a score term: the mean of each link (ADM Algorithm 1) or the estimate of x_0 (Algorithm 2)."""
+
+
+class Sampler(Protocol):
+    """A sampler with guidance in the place that suits it."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        chain: DiffusionChain,
+        x_T: Tensor,
+        noise: Noise,
+        *,
+        guidance: ScoreTerm | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """x_0 (B, C, H, W) from x_T standard normal."""
+        ...
+
+
+def guided_sampler(function: Callable[..., Tensor], place: GuidancePlace) -> Sampler:
+    """A sampling function as a `Sampler`: a score term becomes its `mean_shift`, or tilts the denoiser it is given."""
+
+    def sample(
+        denoiser: Denoiser,
+        chain: DiffusionChain,
+        x_T: Tensor,
+        noise: Noise,
+        *,
+        guidance: ScoreTerm | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        if place == "mean_shift":
+            return function(denoiser, chain, x_T, noise, mean_shift=guidance, on_step=on_step)
+        guided = denoiser if guidance is None else tilted(denoiser, guidance)
+        return function(guided, chain, x_T, noise, on_step=on_step)
+
+    return sample

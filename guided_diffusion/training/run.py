@@ -1,0 +1,103 @@
+"""Records of a training: what it is made of (`TrainingRun`), and its state as it goes (`TrainState`)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ..data.batches import Batch, EndlessBatches
+from ..distributed import Process
+from .config import LoopConfig
+from .ema import EMA
+from .objective import Objective, Observe
+
+if TYPE_CHECKING:
+    from ..distributed import Accelerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A training: `fit` starts or resumes it, `estimate_cost` measures it.
+
+    Raises:
+        ValueError: early stopping without a metric to watch.
+    """
+
+    directory: Path
+    """Run directory: checkpoints and metrics.jsonl."""
+    kind: str
+    """Kind of its checkpoints: "diffusion", "classifier" or "upsampler"."""
+    model: Any
+    """Config of the model, a dataclass or plain mapping; a resumed run must have the same."""
+    settings: Any
+    """Config of the command, recorded in the checkpoints."""
+    network: nn.Module
+    objective: Objective
+    batches: EndlessBatches
+    config: LoopConfig
+    observe: Observe | None = None
+    """Previews or held-out measurements, every config.observe_every_iterations."""
+    best_by: str | None = None
+    """Metric of `observe`, the larger the better, for config.stop_after_worse."""
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.config.stop_after_worse is not None and (self.best_by is None or self.observe is None):
+            raise ValueError(
+                "training.stop_after_worse needs a held-out measurement, and this training makes none; leave it out"
+            )
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """All that changes as a training goes, beside the network and the objective of its run."""
+
+    run: TrainingRun
+    process: Process
+    accelerator: "Accelerator"
+    model: nn.Module
+    """The network as it is called: in its precision, its gradients averaged over processes."""
+    optimizer: Optimizer
+    ema: EMA
+    micro_size: int
+    """Most samples that this process computes at a time."""
+    start_iteration: int
+    iteration: int
+    """Updates made so far."""
+    saved_iteration: int
+    """The iteration of the newest checkpoint, or of the start."""
+    has_converged: bool = False
+    """Early stopping has ended the training."""
+
+    @property
+    def share(self) -> int:
+        """Samples of this process per iteration."""
+        return self.run.batches.share(self.process.world_size)
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of this process per iteration."""
+        return -(-self.share // self.micro_size)
+
+    @property
+    def is_over(self) -> bool:
+        """True at the end of the budget or after early stopping."""
+        return self.has_converged or self.iteration >= self.run.config.total_iterations
+
+    def is_due(self, every: int) -> bool:
+        """True at multiples of `every` iterations and at the end of the budget."""
+        return self.iteration % every == 0 or self.iteration == self.run.config.total_iterations
+
+    def micro_batches(self) -> Iterator[list[Batch]]:
+        """The micro-batches of this process, iteration by iteration, endless, on the host."""
+        stream = self.run.batches.micro_batches(
+            start_iteration=self.start_iteration,
+            rank=self.process.rank,
+            world_size=self.process.world_size,
+            micro_size=self.micro_size,
+        )
+        while True:
+            yield [next(stream) for _ in range(self.num_micro_batches)]

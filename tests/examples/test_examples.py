@@ -1,0 +1,63 @@
+"""The examples run as they are, on tiny models, and are short."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from guided_diffusion import SamplerConfig, SeededNoise, ddim, load_diffusion
+
+EXAMPLES = {path.stem: path for path in (tiny.REPOSITORY / "examples").glob("*.py")}
+
+
+def example(name: str) -> dict:
+    """The names that an example defines."""
+    return runpy.run_path(str(EXAMPLES[name]), run_name=name)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_short_and_begins_with_the_command_that_runs_it(name):
+    text = EXAMPLES[name].read_text()
+    assert len(text.splitlines()) <= 40
+    assert f"python examples/{name}.py " in text.splitlines()[0]
+
+
+def test_a_model_is_guided_by_a_classifier(tmp_path, diffusion_run, classifier_run):
+    example("guide_a_model")["main"](diffusion_run, classifier_run, tmp_path / "grid.png", scale=20.0, steps=5)
+    grid = pixels(tmp_path / "grid.png").astype(float)
+    guided = grid[:, grid.shape[1] // 2 :]
+    dark, light = guided[: len(grid) // 2], guided[len(grid) // 2 :]
+    assert light.mean() > dark.mean() + 5
+
+
+def test_an_own_sampler_draws_samples_and_approaches_those_of_ddim(tmp_path, diffusion_run):
+    own = example("own_sampler")
+    own["main"](diffusion_run, tmp_path / "grid.png", steps=3, num_samples=4)
+    assert pixels(tmp_path / "grid.png").std() > 1
+    model = load_diffusion(diffusion_run)
+    noise = SeededNoise(0, range(4))
+    x_T = noise(torch.empty(4, *model.image_shape))
+    few, many = (SamplerConfig(steps=steps).levels(model.config.chain) for steps in (5, 25))
+    reference = ddim(model.denoiser(None), many, x_T, noise)
+    error = (own["plms"](model.denoiser(None), many, x_T) - reference).square().mean()
+    assert error < (ddim(model.denoiser(None), few, x_T, noise) - reference).square().mean()
+
+
+def test_an_own_guidance_moves_the_samples(tmp_path, diffusion_run):
+    own = example("own_guidance")["main"]
+    for name, brightness in (("dark", -0.9), ("light", 0.9)):
+        own(diffusion_run, tmp_path / f"{name}.png", brightness=brightness, num_samples=4)
+    assert pixels(tmp_path / "light.png").mean() > pixels(tmp_path / "dark.png").mean() + 20
+
+
+def test_an_own_metric_finds_copies(class_folder, judge_run, capsys):
+    example("own_metric")["main"](class_folder, class_folder, f"classifier:{judge_run}")
+    assert capsys.readouterr().out == "{'copies': 1.0}\n"

@@ -1,0 +1,176 @@
+"""Scripts as processes of their own that need not import torch first, which takes seconds.
+
+A server process imports the libraries once and forks for every script that is started. The scripts are processes like
+any other: signals end them, and they have their own memory, environment and exit status.
+
+    python tests/programs.py
+
+is the server; tests call `start`.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[1]
+IMPORTED = (
+    "accelerate", "PIL.Image", "scipy.linalg", "torch.distributed.fsdp", "torch.distributed.tensor",
+    "torch.utils.data", "torchmetrics",
+    *(f"guided_diffusion.commands.{path.stem}" for path in sorted((REPOSITORY / "scripts").glob("*.py"))),
+)  # fmt: skip
+"""Modules that the server imports for all scripts."""
+
+
+class Program:
+    """A script on one or more processes. If one of them fails, the others are asked to end, as torchrun does."""
+
+    def __init__(self, pids: Sequence[int], output: Path) -> None:
+        self.pids, self.output = list(pids), output
+        self.returncode: int | None = None
+        self._statuses: dict[int, int] = {}
+
+    @property
+    def pid(self) -> int:
+        """The first process."""
+        return self.pids[0]
+
+    def poll(self) -> int | None:
+        """Exit status, as subprocess has it: that of the first process to fail, or 0; None while processes run."""
+        for pid in self.pids:
+            if pid not in self._statuses and (status := _ask({"wait": pid})) is not None:
+                self._statuses[pid] = status
+                if status != 0 and self.returncode is None:
+                    self.returncode = status
+                    self.send_signal(signal.SIGTERM)
+        if len(self._statuses) < len(self.pids):
+            return None
+        self.returncode = self.returncode or 0
+        return self.returncode
+
+    def wait(self, timeout: float = 120) -> int:
+        """Exit status, once all processes have ended.
+
+        Raises:
+            subprocess.TimeoutExpired: they have not.
+        """
+        deadline = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.output), timeout)
+            time.sleep(0.005)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        for pid in self.pids:
+            if pid not in self._statuses:  # until the server has waited for it, a process keeps its number
+                os.kill(pid, number)
+
+    def finish(self, *, timeout: float = 120) -> tuple[int, str]:
+        """Exit status, and all that was printed."""
+        try:
+            status = self.wait(timeout)
+        finally:
+            self.send_signal(signal.SIGKILL)
+        return status, self.output.read_text()
+
+
+def start(path: Path, *options: str, processes: int = 1, threads: int = 1) -> Program:
+    """A Python file as a program; several processes find one another as under torchrun.
+
+    threads: of each process's arithmetic.
+    """
+    # A user's shell says nothing of accelerate, which must find out by itself that there are processes but no GPU.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    handle, output = tempfile.mkstemp(prefix="output-", dir=_directory())
+    os.close(handle)
+    group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    pids = [
+        _ask({
+            "argv": [str(path), *options],
+            "env": environment | (group | {"RANK": str(i), "LOCAL_RANK": str(i)} if processes > 1 else {}),
+            "output": output,
+            "threads": threads,
+        })
+        for i in range(processes)
+    ]  # fmt: skip
+    return Program(pids, Path(output))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+_server: subprocess.Popen[str] | None = None
+_outputs: tempfile.TemporaryDirectory[str] | None = None
+
+
+def _directory() -> str:
+    global _outputs
+    _outputs = _outputs or tempfile.TemporaryDirectory()
+    return _outputs.name
+
+
+def _ask(request: dict[str, Any]) -> Any:
+    global _server
+    if _server is None:
+        environment = os.environ | {
+            "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}",
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, str(Path(__file__))]
+        _server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY
+        )
+    assert _server.stdin is not None
+    assert _server.stdout is not None
+    _server.stdin.write(json.dumps(request) + "\n")
+    _server.stdin.flush()
+    return json.loads(_server.stdout.readline())
+
+
+def _serve() -> dict[str, Any]:
+    """Answer requests until there are no more; in a forked process, return its own request."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    for line in iter(sys.stdin.readline, ""):
+        request = json.loads(line)
+        if "wait" in request:
+            pid, status = os.waitpid(request["wait"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if answer == 0:
+                return request
+        print(json.dumps(answer), flush=True)
+    sys.exit()
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Be the program that was asked for, from here to the end of this process."""
+    import torch
+
+    os.environ.clear()
+    os.environ.update(request["env"])
+    output = os.open(request["output"], os.O_WRONLY | os.O_APPEND)
+    for stream, target in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
+        os.dup2(target, stream)
+    torch.set_num_threads(request["threads"])
+    sys.argv = request["argv"]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    _become(_serve())
