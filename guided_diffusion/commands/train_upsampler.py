@@ -1,6 +1,5 @@
 """Train an upsampler: python scripts/train_upsampler.py --config configs/imagenet256/upsampler.yaml"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,11 +32,7 @@ class TrainUpsamplerConfig(DiffusionTrainingConfig):
 
 
 def train_upsampler(config: TrainUpsamplerConfig) -> None:
-    """Train as configured; see `fit` for how it ends.
-
-    Raises:
-        ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
-    """
+    """Train as configured; see `train` for how it ends."""
     # Here, so that --help does not import what reads images.
     from ..training.diffusion_objective import adaptive, diffusion_config, diffusion_objective
     from ..training.loop import open_training_data, train
@@ -61,6 +56,4 @@ def train_upsampler(config: TrainUpsamplerConfig) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(TrainUpsamplerConfig, train_upsampler, argv)
+main = partial(run_command, TrainUpsamplerConfig, train_upsampler)

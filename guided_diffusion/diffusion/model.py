@@ -3,7 +3,6 @@
 An upsampler is a diffusion model whose network sees a low-resolution image as well.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from ..checkpoint import Checkpoint, load_weights, open_checkpoint
 from ..config import from_plain
 from ..files import file_sha256
-from ..models.precision import Precision, in_precision
 from ..models.unet import UNet, UNetConfig
 from ..models.upsampler import Upsampler, UpsamplerConfig
 from .denoiser import Clip, Network, NetworkDenoiser, Prediction, Variance, has_learned_variance
@@ -179,37 +177,20 @@ def check_conditioning_noise(config: UpsamplerModelConfig, rate: float, *, calle
         raise ValueError(f"conditioning_noise {rate:g} was asked for, but {called} was trained {known}")
 
 
-def load_diffusion(
-    path: Path,
-    *,
-    weights: str | None = None,
-    device: torch.device | str = "cpu",
-    precision: Precision = "float32",
-    counter: Counter[str] | None = None,
-) -> DiffusionModel:
+def load_diffusion(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> DiffusionModel:
     """The diffusion model of a checkpoint or run directory, with the named weights or the slowest average.
-
-    precision, counter: of the network's arithmetic and evaluations, as `in_precision` has them.
 
     Raises:
         FileNotFoundError: no checkpoint there.
         ValueError: a checkpoint of another kind, or weights that are missing or do not fit.
     """
-    loaded = load_network(path, "diffusion", DiffusionConfig, UNet, weights=weights, device=device)
-    return in_precision(DiffusionModel(*loaded), precision, counter=counter)
+    return DiffusionModel(*load_network(path, "diffusion", DiffusionConfig, UNet, weights=weights, device=device))
 
 
-def load_upsampler(
-    path: Path,
-    *,
-    weights: str | None = None,
-    device: torch.device | str = "cpu",
-    precision: Precision = "float32",
-    counter: Counter[str] | None = None,
-) -> UpsamplerModel:
+def load_upsampler(path: Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> UpsamplerModel:
     """The upsampler of a checkpoint or run directory; arguments and errors are those of `load_diffusion`."""
     loaded = load_network(path, "upsampler", UpsamplerModelConfig, Upsampler, weights=weights, device=device)
-    return in_precision(UpsamplerModel(*loaded), precision, counter=counter)
+    return UpsamplerModel(*loaded)
 
 
 def load_network(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ from .config import CLASSIFIER_SCORES, GuidanceConfig
 from .estimate import guided_at_estimate, guided_through, joint_log_prob, sine_schedule
 from .interval import between, is_inside, within
 from .score import Scale, ScoreTerm, summed
+
+C = TypeVar("C", Classifier, CleanClassifier)
 
 CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "further")
 """Fields of `GuidanceConfig` that say something of `--classifier`."""
@@ -174,35 +176,41 @@ def load_guidance(
 ) -> Guidance:
     """The guidance of `model`, its networks loaded on the model's device.
 
-    classifier: of noisy images. precision, counter: of all networks but the model's, as `load_diffusion` has them.
+    classifier: of noisy images. precision, counter: of all networks but the model's, as for `in_precision`.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `Guidance`, and networks that cannot be loaded.
     """
 
-    def noisy(one: Path | Classifier) -> Classifier:
-        loaded = load_classifier(one, device=model.device) if isinstance(one, Path) else one
+    def classifying(loaded: C) -> C:
         return in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
 
+    if isinstance(classifier, Path):
+        classifier = load_classifier(classifier, device=model.device)
     weaker = clean = None
     if config.autoguidance.model is not None:
-        path, _, weights = config.autoguidance.model.rpartition(":")
-        if not path or Path(config.autoguidance.model).exists():  # a directory's own name may hold a colon
-            path, weights = config.autoguidance.model, None
-        weaker = load_diffusion(Path(path), weights=weights, device=model.device, precision=precision, counter=counter)
+        weaker = _load_weaker(config.autoguidance.model, device=model.device)
+        weaker = in_precision(weaker, precision, counter=counter)
     if config.clean_classifier.name is not None:
         smooth = config.clean_classifier.gradient == "x_0"
-        loaded = load_clean_classifier(config.clean_classifier.name, smooth=smooth, device=model.device)
-        clean = in_precision(loaded, precision, counter=counter, counted_as=CLASSIFIER)
+        clean = classifying(load_clean_classifier(config.clean_classifier.name, smooth=smooth, device=model.device))
     return Guidance(
         model=model,
         config=config,
         sampler=sampler or SamplerConfig(),
-        classifier=None if classifier is None else noisy(classifier),
-        further=tuple(noisy(Path(run)) for run in config.further),
+        classifier=classifier and classifying(classifier),
+        further=tuple(classifying(load_classifier(Path(run), device=model.device)) for run in config.further),
         weaker=weaker,
         clean=clean,
     )
+
+
+def _load_weaker(name: str, *, device: torch.device) -> DiffusionModel:
+    """The model "RUN" or "RUN:WEIGHTS"."""
+    path, _, weights = name.rpartition(":")
+    if not path or Path(name).exists():  # a directory's own name may hold a colon
+        path, weights = name, None
+    return load_diffusion(Path(path), weights=weights, device=device)
 
 
 def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
