@@ -42,6 +42,8 @@ def random_crop(image: Image.Image, size: int, *, rng: random.Random) -> NDArray
 
 
 def _with_shorter_side(image: Image.Image, side: int) -> Image.Image:
+    if image.mode not in CHANNELS:
+        raise ValueError(f"crops take images of mode L or RGB, not {image.mode}; convert the image first")
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
