@@ -24,11 +24,7 @@ _PANELS: tuple[tuple[str, str, Value], ...] = (
     ("Accuracy", "share of the images", lambda level: level.accuracy),
     ("Log-likelihood of the right class", "mean log p(y | x_t), nats", lambda level: level.log_likelihood),
     ("Expected calibration error", "mean |accuracy − confidence|", lambda level: level.calibration_error),
-    (
-        "Guidance at scale 1, relative to the noise",
-        "√(1 − ᾱ) ‖∇ log p(y | x_t)‖ / ‖ε‖",
-        lambda level: level.correction,
-    ),
+    ("Guidance at scale 1, relative to the noise", "√(1 − ᾱ) ‖∇ log p(y | x_t)‖ / ‖ε‖", lambda level: level.correction),
 )
 """Title, label of the y axis and curve of each panel."""
 

@@ -30,7 +30,6 @@ from ..config import differences, from_plain, to_plain
 from ..distributed import full, full_state, laid_out_like, local, wait_for_everyone
 from ..run_directory import checkpoints, latest, prune, set_aside
 from .ema import EMA
-from .objective import Adaptive
 from .run import TrainingRun, TrainState
 
 _logger = logging.getLogger(__name__)
@@ -119,7 +118,7 @@ def save(state: TrainState) -> None:
         write_resume,
         moments=optimizer_tensors(state.optimizer),
         scaler=state.accelerator.scaler,
-        objective=run.objective.state_dict() if isinstance(run.objective, Adaptive) else {},
+        objective={} if run.adaptive_timesteps is None else {"history": run.adaptive_timesteps.history},
         micro_batches={"share": state.share, "micro_size": state.micro_size},
     )
     if state.process.is_main:

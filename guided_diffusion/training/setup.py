@@ -16,7 +16,6 @@ from ..models.unet import recompute
 from .config import LoopConfig
 from .ema import EMA
 from .memory import activation_bytes, cpu_limit, evenly_cut
-from .objective import Adaptive
 from .resume import read_micro_batches, read_resume, starting_checkpoint
 from .run import TrainingRun, TrainState
 from .step import backward
@@ -45,8 +44,8 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     if start is not None:
         objective_state = read_resume(start, optimizer=optimizer, scaler=accelerator.scaler, ema=ema)
-        if isinstance(run.objective, Adaptive) and objective_state:
-            run.objective.load_state_dict(objective_state)
+        if run.adaptive_timesteps is not None and objective_state:
+            run.adaptive_timesteps.history.copy_(objective_state["history"])
     iteration = 0 if start is None else start.iteration
     state = TrainState(
         run=run, process=this_process(), accelerator=accelerator, model=model,

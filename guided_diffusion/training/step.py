@@ -10,7 +10,7 @@ from ..data.batches import Batch
 from ..diffusion.noise import SeededNoise, sample_seed
 from ..distributed import clip_gradients, gathered, gradients_synced, on_any_process
 from .config import LoopConfig
-from .objective import Adaptive, Losses
+from .objective import Losses
 from .run import TrainState
 from .stop_request import InterruptedWork, StopRequest
 
@@ -36,7 +36,7 @@ def update(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest)
     Raises:
         InterruptedWork: a lone process was asked to stop; nothing has changed.
     """
-    accelerator, optimizer, objective = state.accelerator, state.optimizer, state.run.objective
+    accelerator, optimizer = state.accelerator, state.optimizer
     _seed_dropout(state)
     for group in optimizer.param_groups:
         group["lr"] = _learning_rate(state.run.config, state.iteration)
@@ -55,8 +55,9 @@ def update(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest)
         can_be_lowered = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
         return UpdateResult(numbers=None, is_overflow=can_be_lowered and not broken_losses, stop_requested=stops)
     state.ema.update()
-    if isinstance(objective, Adaptive):
-        objective.update(gathered(observed))
+    if state.run.adaptive_timesteps is not None:
+        of_whole_batch = gathered(observed)  # in stream order
+        state.run.adaptive_timesteps.learn(of_whole_batch["k"], of_whole_batch["loss"])
     return UpdateResult(numbers={**means, "grad_norm": norm}, stop_requested=stops)
 
 

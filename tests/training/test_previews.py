@@ -34,7 +34,7 @@ from guided_diffusion.training.previews import (
     preview_labels,
     preview_samples,
 )
-from guided_diffusion.training.upsampler_objective import area_reduced
+from guided_diffusion.training.diffusion_objective import area_reduced
 
 CPU = torch.device("cpu")
 CHAIN = preview_chain(tiny.CHAIN, 5)
