@@ -39,11 +39,7 @@ class DiagnoseConfig:
 
 
 def diagnose_classifier(config: DiagnoseConfig) -> None:
-    """Print the measurements and the verdict; write both as JSON, with a figure beside it if there are several levels.
-
-    Raises:
-        ValueError, FileNotFoundError: as `load_classifier` and `open_heldout`; images of one class only.
-    """
+    """Print the measurements and the verdict; write both as JSON, beside a figure if there are several levels."""
     # Here, so that --help does not import what reads images and draws figures.
     from classifiers.diagnosis import diagnosed
     from classifiers.diagnosis_report import diagnosis_figure, format_diagnosis

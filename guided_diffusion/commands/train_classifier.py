@@ -45,12 +45,7 @@ class TrainClassifierConfig(TrainingConfig):
 
 
 def train_classifier(config: TrainClassifierConfig) -> None:
-    """Train as configured; see `fit` for how it ends.
-
-    Raises:
-        ValueError, FileNotFoundError: as the data, the network, the diffusion run and `fit` raise them, before anything
-            is written.
-    """
+    """Train as configured; see `fit` for how it ends. Bad settings and data are refused before anything is written."""
     # Here, so that --help does not import what reads images.
     from classifiers.classifier_objective import ClassifierObjective, guided_chain
     from classifiers.validation import HELDOUT_LIKELIHOOD, open_validation

@@ -18,11 +18,7 @@ class TrainDiffusionConfig(DiffusionTrainingConfig):
 
 
 def train_diffusion(config: TrainDiffusionConfig) -> None:
-    """Train as configured; see `fit` for how it ends.
-
-    Raises:
-        ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
-    """
+    """Train as configured; see `fit` for how it ends. Bad settings and data are refused before anything is written."""
     # Here, so that --help does not import what reads images.
     from ..training.diffusion_objective import diffusion_config, diffusion_objective
     from ..training.loop import open_training_data, train

@@ -33,11 +33,7 @@ class TrainUpsamplerConfig(DiffusionTrainingConfig):
 
 
 def train_upsampler(config: TrainUpsamplerConfig) -> None:
-    """Train as configured; see `fit` for how it ends.
-
-    Raises:
-        ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
-    """
+    """Train as configured; see `fit` for how it ends. Bad settings and data are refused before anything is written."""
     # Here, so that --help does not import what reads images.
     from ..training.diffusion_objective import area_reduced, diffusion_config, diffusion_objective
     from ..training.loop import open_training_data, train
