@@ -1,6 +1,5 @@
 """Train a diffusion model: python scripts/train_diffusion.py --config configs/digits/diffusion.yaml"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +17,7 @@ class TrainDiffusionConfig(DiffusionTrainingConfig):
 
 
 def train_diffusion(config: TrainDiffusionConfig) -> None:
-    """Train as configured; see `fit` for how it ends. Bad settings and data are refused before anything is written."""
+    """Train as configured; see `fit` for how it ends."""
     # Here, so that --help does not import what reads images.
     from ..training.diffusion_objective import diffusion_config, diffusion_objective
     from ..training.loop import open_training_data, train
@@ -37,6 +36,4 @@ def train_diffusion(config: TrainDiffusionConfig) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(TrainDiffusionConfig, train_diffusion, argv)
+main = partial(run_command, TrainDiffusionConfig, train_diffusion)

@@ -1,6 +1,5 @@
 """Train an upsampler: python scripts/train_upsampler.py --config configs/imagenet256/upsampler.yaml"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,7 +32,7 @@ class TrainUpsamplerConfig(DiffusionTrainingConfig):
 
 
 def train_upsampler(config: TrainUpsamplerConfig) -> None:
-    """Train as configured; see `fit` for how it ends. Bad settings and data are refused before anything is written."""
+    """Train as configured; see `fit` for how it ends."""
     # Here, so that --help does not import what reads images.
     from ..training.diffusion_objective import area_reduced, diffusion_config, diffusion_objective
     from ..training.loop import open_training_data, train
@@ -55,6 +54,4 @@ def train_upsampler(config: TrainUpsamplerConfig) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(TrainUpsamplerConfig, train_upsampler, argv)
+main = partial(run_command, TrainUpsamplerConfig, train_upsampler)
