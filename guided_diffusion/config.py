@@ -78,6 +78,18 @@ def run_command(
         raise SystemExit(130) from None
 
 
+def check_at_least(config: object, **smallest: int) -> None:
+    """Refuse fields of a config below their smallest values; None passes.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for name, least in smallest.items():
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
 def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
     """A config from the command line: defaults, then `--config FILE`, then options such as `--network.dropout 0.1`.
 
