@@ -202,18 +202,14 @@ def load_network(
     weights: str | None,
     device: torch.device | str,
 ) -> tuple[C, N, Checkpoint, str]:
-    """Config, frozen network, checkpoint and name of the weights of a checkpoint or run directory of a kind.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_diffusion`.
-    """
+    """Config, frozen network, checkpoint and name of the weights of a checkpoint or run directory of a kind."""
     checkpoint = open_checkpoint(path, kind)
     config = from_plain(config_class, checkpoint.model, source=str(checkpoint.path / "config.json"))
     with torch.device("meta"):
         network = network_class(cast(Any, config).network)
     load_weights(network, checkpoint, weights)
     network.eval().requires_grad_(False).to(device)
-    return config, network, checkpoint, weights or checkpoint.default_weights()
+    return config, network, checkpoint, checkpoint.weights_file(weights).stem
 
 
 def weights_record(model: DiffusionModel | UpsamplerModel) -> dict[str, Any]:

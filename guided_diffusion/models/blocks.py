@@ -1,13 +1,14 @@
 """The parts of the ADM networks: time embedding, residual and attention blocks, resampling."""
 
 import math
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+M = TypeVar("M", bound=nn.Module)
 Modulation = Literal["scale_shift", "add"]
 """Place of the embedding in a residual block: AdaGN, or addition before the normalisation (ADM section 3.1)."""
 
@@ -57,11 +58,11 @@ def conv3x3(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Conv2
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
 
 
-def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
-    """The convolution with all parameters 0, so that its residual branch begins as the identity."""
-    for parameter in conv.parameters():
+def zeroed(layer: M) -> M:
+    """The layer with all parameters 0, so that what it is added to begins unchanged."""
+    for parameter in layer.parameters():
         nn.init.zeros_(parameter)
-    return conv
+    return layer
 
 
 class Downsample(nn.Module):

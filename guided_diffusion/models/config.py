@@ -32,12 +32,8 @@ class EncoderConfig:
     """Timestep and class enter by scale and shift after the norm (AdaGN) or by addition before it (DDPM)."""
 
     def __post_init__(self) -> None:
-        self._check_sizes()
-        self._check_channels()
         if not 0 <= self.dropout < 1:
             raise ValueError(f"network.dropout is a probability below 1, got {self.dropout}")
-
-    def _check_sizes(self) -> None:
         if not self.channel_mult or self.blocks_per_level < 1:
             raise ValueError("a network needs at least one level (channel_mult) and one block a level")
         if self.image_size % self.down_factor:
@@ -49,6 +45,7 @@ class EncoderConfig:
         unknown = sorted(set(self.attention_sizes) - set(sizes))
         if unknown:
             raise ValueError(f"attention_sizes {unknown} are no feature-map sides of this network; it has {sizes}")
+        self._check_channels()
 
     def _check_channels(self) -> None:
         if (self.head_channels is None) == (self.heads is None):
@@ -66,9 +63,8 @@ class EncoderConfig:
                 )
         attended = [c for i, c in enumerate(self.level_channels) if self.image_size >> i in self.attention_sizes]
         for channels in {*attended, self.level_channels[-1]}:
-            per_head, heads = self.head_channels, self.heads
-            if channels % (per_head or heads or 1):
-                asked = f"heads of {per_head} channels" if per_head else f"{heads} heads"
+            if channels % (self.head_channels or self.heads or 1):
+                asked = f"heads of {self.head_channels} channels" if self.head_channels else f"{self.heads} heads"
                 raise ValueError(f"{channels} channels cannot be split into {asked}; change head_channels or heads")
 
     @property
