@@ -113,10 +113,9 @@ class DecodedImages:
             with damage_named(self.path(index)), self.files.open(int(self.entries[index])) as file:
                 return decoded(file, mode=self.mode)
         except FileNotFoundError as lost:
-            root = self.files.root
-            if root is None or root.exists():
+            if self.config is None or self.config.path.exists():
                 raise
-            gone = f"the data, {root}, are gone (moved, removed or unmounted?): {lost.strerror}"
+            gone = f"the data, {self.config.path}, are gone (moved, removed or unmounted?): {lost.strerror}"
             raise FileNotFoundError(lost.errno, gone, lost.filename) from lost
 
 

@@ -28,7 +28,7 @@ def numbered(labels: Sequence[Label], *, source: Path) -> LabelsAndNames:
     Labels that are all whole numbers are class numbers already, and their digits the names of the classes 0 to the
     largest. Any others are names, numbered in sorted order.
 
-    source: of the labels, for messages.
+    source: of the labels, for messages. Refused are negative numbers, and those that make over a million classes.
     """
     if not all(re.fullmatch(r"-?(0|[1-9]\d*)", str(label), re.ASCII) for label in labels):  # 007 is a name
         return indexed([str(label) for label in labels])
@@ -53,7 +53,7 @@ def indexed(classes: Sequence[str], class_names: Sequence[str] | None = None) ->
 def renumbered(
     labels: NDArray[np.int64], class_names: Sequence[str], imposed: Sequence[str], *, path: Path
 ) -> NDArray[np.int64]:
-    """Labels with the numbers that the imposed class names give. path: of the data, for messages."""
+    """Labels numbered by the imposed class names, which must hold all of theirs. path: of the data, for messages."""
     if len(set(imposed)) < len(imposed):
         raise ValueError(f"class names must differ from each other: {', '.join(imposed)}")
     number_of = {name: number for number, name in enumerate(imposed)}
@@ -71,7 +71,7 @@ def table_labels(images: Sequence[str], content: bytes, *, root: Path, source: P
     """The label that a table gives each image.
 
     images: names of files relative to `root`, with "/", as the table names them.
-    content: of the file `source`, a table by its suffix, .csv or .json; see `TABLES`.
+    content: of the file `source`, by its suffix .csv or .json, see `TABLES`; it names each image once, and no other.
     """
     reader = {".csv": _csv_pairs, ".json": _json_pairs}.get(source.suffix.lower())
     if reader is None:
