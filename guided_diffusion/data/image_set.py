@@ -15,7 +15,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .config import DataConfig, Labels, Mode
+from .config import DataConfig, Labels
 from .decoder import DecodedImages, common_mode, header_modes, mode_with_channels, x0_of
 from .formats import EXPECTED, open_stored
 from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
@@ -66,10 +66,6 @@ class ImageSet:
     @property
     def channels(self) -> int:
         return self.shape[2]
-
-    @property
-    def mode(self) -> Mode:
-        return "L" if self.channels == 1 else "RGB"
 
     @property
     def is_labelled(self) -> bool:
@@ -215,11 +211,7 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
 
 
 def open_pictures(path: Path, labels: Labels) -> tuple[StoredImages, EncodedImages]:
-    """The pictures at a path, whatever their format, and the record of them. labels: as `DataConfig.labels`.
-
-    Raises:
-        ValueError: stored arrays.
-    """
+    """The record of the pictures at a path, and the pictures; arrays are refused. labels: as `DataConfig.labels`."""
     stored = open_stored(path, labels)
     if isinstance(stored.images, ImageArrays):
         raise ValueError(
