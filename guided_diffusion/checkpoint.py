@@ -121,8 +121,7 @@ def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
         is_later = int(record["format"]) > FORMAT  # which may lack the keys that are read next
         fields = {} if is_later else {name: record[name] for name in ("kind", "iteration", "model", "run")}
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        file = directory / "config.json"
-        raise DamagedCheckpointError(f"{file} is not a checkpoint's description: {error!r}") from None
+        raise DamagedCheckpointError(f"{directory}/config.json is not a checkpoint's description: {error!r}") from None
     if is_later:
         raise ValueError(f"{directory} has format {record['format']}; this version reads up to {FORMAT}: update it")
     checkpoint = Checkpoint(path=directory, **fields, sha256=record.get("sha256", {}))
@@ -168,11 +167,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = 
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """A safetensors file of tensors, by name.
-
-    Raises:
-        OSError: the disk is full or failed.
-    """
+    """Write a safetensors file of tensors, by name."""
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
     except SafetensorError as error:  # which hides the operating system's error

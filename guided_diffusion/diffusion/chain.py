@@ -195,11 +195,7 @@ def posterior_mean_weights(step: Step) -> tuple[Coefficient, Coefficient]:
 
 
 def x0_from_eps(x_t: Tensor, eps: Tensor, step: Step) -> Tensor:
-    """x_0 of x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps.
-
-    Raises:
-        ValueError: alpha_bar 0; with one step a sample the result is infinite or NaN there instead.
-    """
+    """x_0 of x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps, which `inverse_signal` refuses at alpha_bar 0."""
     return scaled(inverse_signal(step), x_t) - scaled((1 / step.alpha_bar - 1) ** 0.5, eps)
 
 

@@ -224,15 +224,13 @@ def parse_label(text: str, class_names: Sequence[str]) -> int:
     Raises:
         ValueError: a class that is not there.
     """
-    if text.isdecimal() and int(text) < len(class_names):
+    n = len(class_names)
+    if text.isdecimal() and int(text) < n:
         return int(text)
     if text in class_names and not text.isdecimal():
         return list(class_names).index(text)
-    shown = ", ".join(class_names[:10]) + (", .." if len(class_names) > 10 else "")
-    raise ValueError(
-        f'there is no label "{text}": the model has {len(class_names)} classes, labels 0 to {len(class_names) - 1} '
-        f"({shown})"
-    )
+    shown = ", ".join(class_names[:10]) + (", .." if n > 10 else "")
+    raise ValueError(f'there is no label "{text}": the model has {n} classes, labels 0 to {n - 1} ({shown})')
 
 
 def class_difference(

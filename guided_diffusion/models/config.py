@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .blocks import GROUPS, Modulation
+GROUPS = 32
+"""Groups of every group normalisation; channel counts are multiples of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class EncoderConfig:
     """Probability in the residual blocks, 0..1."""
     resample: Literal["block", "conv", "plain"] = "block"
     """Changes of size by BigGAN residual blocks (ADM), by a convolution (DDPM), or without parameters."""
-    modulation: Modulation = "scale_shift"
+    modulation: Literal["scale_shift", "add"] = "scale_shift"
     """Timestep and class enter by scale and shift after the norm (AdaGN) or by addition before it (DDPM)."""
 
     def __post_init__(self) -> None:
@@ -37,10 +38,8 @@ class EncoderConfig:
         if not self.channel_mult or self.blocks_per_level < 1:
             raise ValueError("a network needs at least one level (channel_mult) and one block a level")
         if self.image_size % self.down_factor:
-            raise ValueError(
-                f"image_size {self.image_size} cannot be halved {len(self.channel_mult) - 1} times; "
-                f"{sizes_that_work(self.image_size, self.down_factor)}"
-            )
+            times, advice = len(self.channel_mult) - 1, sizes_that_work(self.image_size, self.down_factor)
+            raise ValueError(f"image_size {self.image_size} cannot be halved {times} times; {advice}")
         sizes = tuple(self.image_size >> level for level in range(len(self.channel_mult)))
         unknown = sorted(set(self.attention_sizes) - set(sizes))
         if unknown:

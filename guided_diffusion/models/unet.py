@@ -20,7 +20,7 @@ class Block(nn.Module):
 
     def __init__(self, config: EncoderConfig, in_channels: int, out_channels: int, *, size: int) -> None:
         super().__init__()
-        self.residual = residual_block(config, in_channels, out_channels)
+        self.residual = ResidualBlock(config, in_channels, out_channels)
         attends = size in config.attention_sizes
         self.attention = SelfAttention(out_channels, config.heads_of(out_channels)) if attends else nn.Identity()
 
@@ -85,9 +85,9 @@ class Middle(nn.Module):
 
     def __init__(self, config: EncoderConfig, channels: int) -> None:
         super().__init__()
-        self.residual_in = residual_block(config, channels, channels)
+        self.residual_in = ResidualBlock(config, channels, channels)
         self.attention = SelfAttention(channels, config.heads_of(channels))
-        self.residual_out = residual_block(config, channels, channels)
+        self.residual_out = ResidualBlock(config, channels, channels)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         return self.residual_out(self.attention(self.residual_in(x, e)), e)
@@ -185,22 +185,8 @@ class UNet(nn.Module):
         return e + self.label(y)
 
 
-def residual_block(
-    config: EncoderConfig, in_channels: int, out_channels: int, resample: Downsample | Upsample | None = None
-) -> ResidualBlock:
-    """A residual block as the config has them."""
-    return ResidualBlock(
-        in_channels,
-        out_channels,
-        embedding_channels=config.embedding_channels,
-        dropout=config.dropout,
-        modulation=config.modulation,
-        resample=resample,
-    )
-
-
 def resampler(config: EncoderConfig, channels: int, kind: type[Downsample] | type[Upsample]) -> nn.Module:
     """The change of size that the config asks for."""
     if config.resample == "block":
-        return residual_block(config, channels, channels, resample=kind(channels, with_conv=False))
+        return ResidualBlock(config, channels, channels, resample=kind(channels, with_conv=False))
     return kind(channels, with_conv=config.resample == "conv")
