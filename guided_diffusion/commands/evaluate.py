@@ -1,8 +1,9 @@
 """The evaluation command: measures samples against real images, or compares reports."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..config import run_command
 from ..evaluation.config import EvaluationConfig
@@ -46,33 +47,27 @@ class EvaluateConfig:
 def evaluate_samples(config: EvaluateConfig) -> None:
     """Measure, write the report and print it on the main process; or compare reports, if there are any to compare."""
     # Imported here, so that --help and bad options do not wait for SciPy and torchmetrics.
-    if config.compare:
-        from ..evaluation.compare import compare_reports, format_comparison
-
-        comparison = compare_reports(config.compare)
-        print(format_comparison(comparison))
-        if config.out is not None:
-            from ..evaluation.page import write_comparison_page
-
-            write_comparison_page(config.out, comparison)
-        return
     from ..distributed import this_process
+    from ..evaluation.compare import compare_reports, format_comparison
+    from ..evaluation.page import write_comparison_page
     from ..evaluation.report_text import format_report
     from ..evaluation.run import evaluate, report_path
 
+    if config.compare:
+        comparison = compare_reports(config.compare)
+        print(format_comparison(comparison))
+        if config.out is not None:
+            write_comparison_page(config.out, comparison)
+        return
     assert config.generated is not None  # as `__post_init__` makes sure
     assert config.real is not None
     process = this_process()
     extractor = open_extractor(config.extractor, device=process.device)
     out = config.out or report_path(config.generated, extractor)
-    report = evaluate(
-        generated=config.generated, channels=config.channels, real=config.real, extractor=extractor,
-        config=config.protocol, out=out, page=True,
-    )  # fmt: skip
+    sets: dict[str, Any] = {"generated": config.generated, "channels": config.channels, "real": config.real}
+    report = evaluate(**sets, extractor=extractor, config=config.protocol, out=out, page=True)
     if process.is_main:
         print(f"{format_report(report)}\n\n{out}\n{out.with_suffix('.html')}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(EvaluateConfig, evaluate_samples, argv)
+main = partial(run_command, EvaluateConfig, evaluate_samples)

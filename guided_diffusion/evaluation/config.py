@@ -43,11 +43,6 @@ class EvaluationConfig:
             if (kept := getattr(self, name)) <= most:
                 raise ValueError(f"--protocol.{name} must exceed the {most} neighbours that are looked at, got {kept}")
 
-    @property
-    def keeps_all_features(self) -> bool:
-        """True if a metric resamples the features of all generated images."""
-        return self.extrapolate or self.bootstrap > 0
-
     def check_num_images(self, count: int, subject: str) -> None:
         """Refuse, by a ValueError, a set that is too small; subject: beginning of the message, such as "PATH holds"."""
         if count <= self.neighbours:

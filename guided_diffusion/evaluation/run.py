@@ -53,7 +53,7 @@ def evaluate(
         raise ValueError(f"{real.input.path} was measured for {found}, not for {wanted}; measure it again")
     measured = measure_source(
         source, extractor, name="generated", batch_size=config.batch_size, manifold_size=config.generated_manifold,
-        keep_all=config.keeps_all_features, cache=cache,
+        keep_all=config.extrapolate or config.bootstrap > 0, cache=cache,
     )  # fmt: skip
     return on_main_process(lambda: _conclude(source, measured, real, extractor, out=out, page=page))
 

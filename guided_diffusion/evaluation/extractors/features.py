@@ -26,32 +26,24 @@ class Features:
 
 
 class FeatureExtractor(Protocol):
-    """A network that extracts features, each image's independently of its batch and without random augmentation."""
+    """A network that extracts features, each image's independently of its batch and without random augmentation.
+
+    name: printed beside every number: "inception-2015", "classifier:runs/judge". sha256: hexadecimal hash of the
+    weights. published: the published weights, if it has these; only then are its numbers called FID or FD-DINOv2.
+    resize: description of the resize to the network's input size. class_names: of the C classes, if known; labels of
+    samples are matched by these names.
+    """
 
     @property
-    def name(self) -> str:
-        """Name printed beside every number: "inception-2015", "classifier:runs/judge"."""
-        ...
-
+    def name(self) -> str: ...
     @property
-    def sha256(self) -> str:
-        """Hexadecimal hash of the weights."""
-        ...
-
+    def sha256(self) -> str: ...
     @property
-    def published(self) -> PublishedWeights | None:
-        """The published weights, if it has these; only then are its numbers called FID or FD-DINOv2."""
-        ...
-
+    def published(self) -> PublishedWeights | None: ...
     @property
-    def resize(self) -> str:
-        """Description of the resize to the network's input size."""
-        ...
-
+    def resize(self) -> str: ...
     @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names of the C classes, if known; labels of samples are matched by these names."""
-        ...
+    def class_names(self) -> tuple[str, ...] | None: ...
 
     def __call__(self, images_uint8: Tensor) -> Features:
         """Features of images (N, C, H, W) uint8 0..255, which may be on any device."""
