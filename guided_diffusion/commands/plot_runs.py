@@ -1,6 +1,7 @@
 """Plot the curves of training runs: python scripts/plot_runs.py --runs '[runs/diffusion]' --out curves.png"""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 from ..config import run_command
 from ..files import atomic_write
 
-NOT_DRAWN = ("iteration", "observed", "images_per_second")
+NOT_DRAWN = {"iteration", "observed", "images_per_second"}
 """Fields of metrics.jsonl without a panel."""
 COLUMNS = 3
 
@@ -39,8 +40,7 @@ def plot_runs(config: PlotConfig) -> None:
     """Write the picture, with a panel for each number that any of the runs has logged.
 
     Raises:
-        FileNotFoundError: a run without metrics.jsonl.
-        ValueError: runs that logged nothing yet, or a damaged file.
+        ValueError: runs that logged nothing yet.
     """
     from matplotlib.figure import Figure  # here, because it takes half a second to import
 
@@ -78,8 +78,7 @@ def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     file = run / "metrics.jsonl"
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file}; give the directory of a training run")
-    curves: dict[str, list[tuple[int, float]]] = {}
-    lines = file.read_text().splitlines()
+    curves, lines = defaultdict[str, list[tuple[int, float]]](list), file.read_text().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             metrics: Mapping[str, Any] = json.loads(line)
@@ -87,9 +86,8 @@ def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
             if number == len(lines):  # a run in progress, or killed, may be within a line
                 break
             raise ValueError(f"line {number} of {file} is no JSON; remove it") from None
-        for name, value in metrics.items():
-            if name not in NOT_DRAWN:
-                curves.setdefault(name, []).append((int(metrics["iteration"]), float(value)))
+        for name in metrics.keys() - NOT_DRAWN:
+            curves[name].append((int(metrics["iteration"]), float(metrics[name])))
     return curves
 
 

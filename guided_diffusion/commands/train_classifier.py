@@ -60,15 +60,11 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     model = ClassifierModelConfig(network=network, chain=chain, class_names=data.class_names)
     heldout = None if config.heldout is None else replace(config.data, path=config.heldout)
     train(
-        config,
-        data,
-        kind="classifier",
-        model=model,
-        make_network=partial(NoisyClassifier, network),
+        config, data, kind="classifier", model=model, make_network=partial(NoisyClassifier, network),
         objective=ClassifierObjective(None if chain is None else training_chain(chain), config.entropy_weight),
         observe=None if heldout is None else open_validation(heldout, model, max_images=config.heldout_images),
         best_by=HELDOUT_LIKELIHOOD,
-    )
+    )  # fmt: skip
 
 
 main = partial(run_command, TrainClassifierConfig, train_classifier)

@@ -13,7 +13,7 @@ from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.models.unet import UNet, UNetConfig, recompute
 from guided_diffusion.run_directory import latest
-from guided_diffusion.training.memory import activation_bytes
+from guided_diffusion.training.setup import activation_bytes
 
 NETWORK = tiny.encoder(channel_mult=(1.0, 2.0), attention_sizes=(4,), blocks_per_level=2)
 DROPOUT = replace(NETWORK, dropout=0.2)
