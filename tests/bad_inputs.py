@@ -624,7 +624,6 @@ def main() -> None:
     """Print docs/errors.md."""
     with tempfile.TemporaryDirectory() as scratch:
         material = Path(scratch) / "material"
-        material.mkdir()
         write_material(material)
         print(INTRODUCTION, end="")
         for chapter, cases in CHAPTERS.items():
