@@ -64,6 +64,7 @@ PLANTED: list[tuple[str, str, str]] = [
     ("scripts_with_a_life_of_their_own", "scripts/sample.py", "from guided_diffusion.commands.sweep import main"),
     ("scripts_with_a_life_of_their_own", "scripts/sample.py", "\n" * 11),
     ("scripts_with_a_life_of_their_own", "guided_diffusion/commands/sweep.py", "def main(): ..."),
+    ("scripts_with_a_life_of_their_own", "guided_diffusion/commands/sweep.py", "main = partial(run_command, C, f)"),
     ("tests_that_import_scripts", "tests/test_sample.py", "from scripts.sample import main"),
     ("tests_of_private_names", "tests/test_chain.py", "from guided_diffusion.diffusion.chain import _scaled"),
     ("long_files", "tests/test_chain.py", "x = 1\n" * 301),

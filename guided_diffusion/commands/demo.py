@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -51,7 +52,8 @@ def run_demo(config: DemoConfig) -> None:
     Raises:
         ValueError: a command failed (the message has the end of its output), or scripts/ is not in this directory.
     """
-    from .demo_report import Setting, write_demo_report  # here, since it needs matplotlib, which --help does not
+    from .demo_report import write_demo_report  # here, since it needs matplotlib, which --help does not
+    from .sweep_report import Outcome
 
     if not Path("scripts/demo.py").is_file():
         raise ValueError("the demonstration runs scripts/ and configs/ by their names; start it where they are")
@@ -59,13 +61,15 @@ def run_demo(config: DemoConfig) -> None:
     stages = demo_stages(config)
     for title, jobs in stages.items():
         run_stage(title, jobs, logs=config.out / "logs")
-    settings: list[Setting] = []
-    for sampler, scale in _grid(config):
+    outcomes: list[Outcome] = []
+    for sampler, steps, scale in _settings(config):
         directory = config.out / "samples" / f"{sampler}-scale{scale:g}"
-        metrics = json.loads((directory / "evaluation.json").read_text())["metrics"]
-        settings.append(Setting(sampler, scale, metrics, directory / "grid.png"))
+        record = json.loads((directory / "evaluation.json").read_text())
+        measured = {name: record[name] for name in ("metrics", "display_names")}
+        setting = {"sampler": sampler, "steps": steps, "scale": scale, "network_evaluations": steps}
+        outcomes.append(Outcome(**setting, **measured, grid=directory / "grid.png"))
     commands = [command for jobs in stages.values() for job in jobs for command in job.commands]
-    report = write_demo_report(config.out, settings, commands=commands)
+    report = write_demo_report(config.out, outcomes, commands=commands)
     print(report.table)
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes; pictures and curves: {report.path}")
 
@@ -85,9 +89,8 @@ def demo_stages(config: DemoConfig) -> dict[str, list[Job]]:
     )
     floor = f"{evaluate} --generated {out}/digits/test --out {out}/floor.json"
 
-    def sampling(sampler: str, scale: float) -> Job:
+    def sampling(sampler: str, steps: int, scale: float) -> Job:
         samples = f"{out}/samples/{sampler}-scale{scale:g}"
-        steps = config.ddim_steps if sampler == "ddim" else config.ddpm_steps
         sample = (
             f"scripts/sample.py --diffusion {out}/diffusion --classifier {out}/classifier --guidance.scale {scale:g} "
             f"--sampler.name {sampler} --sampler.steps {steps} --num_samples {config.num_samples} "
@@ -106,12 +109,14 @@ def demo_stages(config: DemoConfig) -> dict[str, list[Job]]:
             Job("classifier", (classifier, diagnose), trains=config.out / "classifier"),
             Job("floor", (floor,)),
         ],
-        "sampling and evaluating": [sampling(sampler, scale) for sampler, scale in _grid(config)],
+        "sampling and evaluating": [sampling(*setting) for setting in _settings(config)],
     }
 
 
-def _grid(config: DemoConfig) -> list[tuple[str, float]]:
-    return [(sampler, scale) for sampler in ("ddim", "ddpm") for scale in config.scales]
+def _settings(config: DemoConfig) -> list[tuple[str, int, float]]:
+    """Sampler, steps and scale of each setting."""
+    samplers = (("ddim", config.ddim_steps), ("ddpm", config.ddpm_steps))
+    return [(name, steps, scale) for name, steps in samplers for scale in config.scales]
 
 
 def run_stage(title: str, jobs: Sequence[Job], *, logs: Path) -> None:
@@ -161,6 +166,4 @@ def _run_job(job: Job, log: Path, failed: Event) -> None:
             raise ValueError(f"{job.trains} was stopped at iteration {done} of {budget}; the same command continues")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(DemoConfig, run_demo, argv)
+main = partial(run_command, DemoConfig, run_demo)

@@ -1,11 +1,11 @@
 """Diagnose a classifier: python scripts/diagnose_classifier.py --classifier RUN --data.path HELDOUT"""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 
-from ..config import run_command
+from ..config import check_at_least, run_command
 from ..data.config import DataConfig
 from ..distributed import default_device
 from ..files import atomic_write, write_json
@@ -31,19 +31,13 @@ class DiagnoseConfig:
     """JSON file to write, a figure beside it; null: diagnosis.json in the run directory of the classifier."""
 
     def __post_init__(self) -> None:
-        for name in ("max_images", "levels", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(self, max_images=1, levels=1, batch_size=1)
         if self.out is not None and self.out.suffix != ".json":
             raise ValueError(f"out is a JSON file, and the figure beside it ends in .png; got {self.out}, not *.json")
 
 
 def diagnose_classifier(config: DiagnoseConfig) -> None:
-    """Print the measurements and the verdict; write both as JSON, with a figure beside it if there are several levels.
-
-    Raises:
-        ValueError, FileNotFoundError: as `load_classifier` and `open_heldout`; images of one class only.
-    """
+    """Print the measurements and the verdict; write both as JSON, and a figure of several levels beside it."""
     # Here, so that --help does not import what reads images and draws figures.
     from classifiers.diagnosis import diagnosed
     from classifiers.diagnosis_report import diagnosis_figure, format_diagnosis
@@ -51,10 +45,8 @@ def diagnose_classifier(config: DiagnoseConfig) -> None:
     from classifiers.verdict import verdict
 
     classifier = load_classifier(config.classifier, device=default_device())
-    diagnosis = diagnosed(
-        classifier, config.data, max_images=config.max_images, num_levels=config.levels, batch_size=config.batch_size,
-        seed=config.seed,
-    )  # fmt: skip
+    counts = {"max_images": config.max_images, "num_levels": config.levels, "batch_size": config.batch_size}
+    diagnosis = diagnosed(classifier, config.data, **counts, seed=config.seed)
     sentences = verdict(diagnosis)
     print(format_diagnosis(diagnosis), *(fill(sentence, width=100) for sentence in sentences), sep="\n\n")
     out = config.out or classifier.checkpoint.path.parent / "diagnosis.json"
@@ -65,6 +57,4 @@ def diagnose_classifier(config: DiagnoseConfig) -> None:
     print(f"\nwritten to {out}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(DiagnoseConfig, diagnose_classifier, argv)
+main = partial(run_command, DiagnoseConfig, diagnose_classifier)

@@ -1,22 +1,20 @@
 """Encode images and decode them again: python scripts/encode.py --diffusion RUN --data.path DIR --out DIR"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from einops import rearrange
-from torch import Tensor
 
-from ..config import run_command
+from ..config import check_at_least, run_command
 from ..data.config import DataConfig
 from ..data.pictures import write_png
 from ..diffusion.images import grid
 from ..diffusion.model import load_diffusion, weights_record
 from ..distributed import default_device
 from ..files import atomic_write, write_json
-from ..generation.config import check_at_least_one
 from ..generation.encoding import Codec, mean_grey_levels, psnr
 from ..generation.input_images import open_inputs
 from ..samplers import SamplerConfig
@@ -49,32 +47,32 @@ class EncodeConfig:
     """Images at a time."""
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, "max_images", "batch_size")
-        for name, least in (("interpolations", 0), ("frames", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_at_least(self, max_images=1, batch_size=1, interpolations=0, frames=2)
         check_clip(self.clip)
 
 
 def encode(config: EncodeConfig) -> None:
-    """Write latents, their record and the pictures, and print how closely the images come back.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_diffusion` and `open_inputs`; timesteps that the chain does not have.
-    """
+    """Write latents, their record and the pictures, and print how closely the images come back."""
     model = load_diffusion(config.diffusion, weights=config.weights, device=default_device())
-    codec = Codec(
-        model=model, sampler=SamplerConfig(steps=config.steps, clip=config.clip), batch_size=config.batch_size
-    )
+    sampler = SamplerConfig(steps=config.steps, clip=config.clip)
+    codec = Codec(model=model, sampler=sampler, batch_size=config.batch_size)
     inputs = open_inputs(config.data, model, most=config.max_images, class_names=model.config.class_names or None)
     images, labels = inputs.read()
     latents = codec.encode(images, labels)
     decoded = codec.decode(latents, labels)
     with atomic_write(config.out / "latents.npz") as file:
         np.savez(file, latents=latents.numpy(), labels=labels.numpy(), images=images.numpy())
-    record = _record(inputs.files, labels, images, decoded)
-    settings = {"steps": config.steps, "links": len(codec.chain), "clip": config.clip}
-    write_json(config.out / "encoding.json", {"diffusion": weights_record(model), "settings": settings} | record)
+    ratios, levels = psnr(images, decoded), mean_grey_levels(images, decoded)
+    rows = zip(inputs.files, labels.tolist(), ratios.tolist(), levels.tolist(), strict=True)
+    record: dict[str, Any] = {
+        "diffusion": weights_record(model),
+        "settings": {"steps": config.steps, "links": len(codec.chain), "clip": config.clip},
+        "mean_psnr": float(ratios.mean()),
+        "worst_psnr": float(ratios.min()),
+        "mean_grey_levels": float(levels.mean()),
+        "images": [dict(zip(("file", "label", "psnr", "grey_levels"), row, strict=True)) for row in rows],
+    }
+    write_json(config.out / "encoding.json", record)
     pairs = rearrange([images, decoded], "two n c h w -> (n two) c h w")
     write_png(config.out / "reconstructions.png", grid(pairs[:128], columns=8))
     if count := min(config.interpolations, len(images) // 2):
@@ -87,18 +85,4 @@ def encode(config: EncodeConfig) -> None:
     )
 
 
-def _record(files: Sequence[str], labels: Tensor, images: Tensor, decoded: Tensor) -> dict[str, Any]:
-    """Distances of decoded images from the originals, together and each; plain values."""
-    ratios, levels = psnr(images, decoded), mean_grey_levels(images, decoded)
-    columns = zip(files, labels.tolist(), ratios.tolist(), levels.tolist(), strict=True)
-    return {
-        "mean_psnr": float(ratios.mean()),
-        "worst_psnr": float(ratios.min()),
-        "mean_grey_levels": float(levels.mean()),
-        "images": [dict(zip(("file", "label", "psnr", "grey_levels"), row, strict=True)) for row in columns],
-    }
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(EncodeConfig, encode, argv)
+main = partial(run_command, EncodeConfig, encode)

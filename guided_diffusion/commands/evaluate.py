@@ -1,8 +1,9 @@
 """The evaluation command: measures samples against real images, or compares reports."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..config import run_command
 from ..evaluation.config import EvaluationConfig
@@ -48,7 +49,7 @@ class EvaluateConfig:
 def evaluate_samples(config: EvaluateConfig) -> None:
     """Measure, write the report and print it on the main process; or compare reports, if there are any to compare."""
     if config.compare:
-        compare_evaluations(config.compare, page=config.out)
+        compare_evaluations(config)
         return
     # Here, so that --help and bad options do not wait for SciPy and torchmetrics.
     from ..distributed import this_process
@@ -60,31 +61,21 @@ def evaluate_samples(config: EvaluateConfig) -> None:
     process = this_process()
     extractor = open_extractor(config.extractor, device=process.device)
     out = config.out or report_path(config.generated, extractor)
-    report = evaluate(
-        generated=config.generated,
-        channels=config.channels,
-        real=config.real,
-        extractor=extractor,
-        config=config.protocol,
-        out=out,
-        page=True,
-    )
+    sets: dict[str, Any] = {"generated": config.generated, "channels": config.channels, "real": config.real}
+    report = evaluate(**sets, extractor=extractor, config=config.protocol, out=out, page=True)
     if process.is_main:
         print(f"{format_report(report)}\n\n{out}\n{page_path(out)}")
 
 
-def compare_evaluations(reports: Sequence[Path], *, page: Path | None) -> None:
-    """Print the differences between evaluations and their protocols; page: HTML file of the same content."""
+def compare_evaluations(config: EvaluateConfig) -> None:
+    """Print the differences between evaluations and their protocols; write the page if one was asked for."""
     from ..evaluation.compare import compare_reports, format_comparison  # here, as above
+    from ..evaluation.page import write_comparison_page
 
-    comparison = compare_reports(reports)
+    comparison = compare_reports(config.compare)
     print(format_comparison(comparison))
-    if page is not None:
-        from ..evaluation.page import write_comparison_page
-
-        write_comparison_page(page, comparison)
+    if config.out is not None:
+        write_comparison_page(config.out, comparison)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(EvaluateConfig, evaluate_samples, argv)
+main = partial(run_command, EvaluateConfig, evaluate_samples)

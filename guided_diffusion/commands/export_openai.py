@@ -1,7 +1,7 @@
 """Write a checkpoint in the published layout: python scripts/export_openai.py runs/adm64 --out adm64.pt"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..config import run_command
@@ -20,12 +20,7 @@ class ExportConfig:
 
 
 def export_openai(config: ExportConfig) -> Path:
-    """Write the checkpoint's weights in the published layout, and print the flags that go with them.
-
-    Raises:
-        FileNotFoundError: no checkpoint there.
-        ValueError: a model that the published code cannot build.
-    """
+    """Write the checkpoint's weights in the published layout, and print the flags that go with them."""
     import torch  # here, so that --help is quick
 
     from ..checkpoint import open_checkpoint, read_tensors
@@ -44,6 +39,4 @@ def export_openai(config: ExportConfig) -> Path:
     return config.out
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(ExportConfig, export_openai, argv, positional="run")
+main = partial(run_command, ExportConfig, export_openai, positional="run")

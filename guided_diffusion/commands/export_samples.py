@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from ..config import run_command
+from ..config import check_at_least, run_command
 from ..data.formats.samples import NO_LABEL, iterate_shards, merged_npz, read_labels, read_manifest
 from ..data.pictures import picture, write_png
 from ..files import atomic_directory
@@ -31,9 +32,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.out.suffix not in ("", ".npz", ".png"):
             raise ValueError(f"out is NAME.npz, NAME.png, or a folder's name without a suffix; got {self.out}")
-        for name in ("columns", "rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(self, columns=1, rows=1)
 
 
 def export_samples(config: ExportConfig) -> None:
@@ -53,11 +52,7 @@ def export_samples(config: ExportConfig) -> None:
 
 
 def write_pictures(samples: Path, out: Path) -> None:
-    """Write a PNG of each sample, OUT/ID.png or OUT/CLASS/ID.png.
-
-    Raises:
-        FileNotFoundError, FileExistsError, ValueError: as `export_samples`.
-    """
+    """Write a PNG of each sample, OUT/ID.png or OUT/CLASS/ID.png."""
     labels = read_labels(samples)
     names = () if (labels == NO_LABEL).all() else _directory_names(samples)
     digits = len(str(len(labels) - 1))
@@ -85,6 +80,4 @@ def _directory_names(samples: Path) -> Sequence[str]:
     return names
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(ExportConfig, export_samples, argv)
+main = partial(run_command, ExportConfig, export_samples)

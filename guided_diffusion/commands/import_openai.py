@@ -1,7 +1,7 @@
 """Make a run directory of a published file: python scripts/import_openai.py 64x64_diffusion.pt --out runs/adm64"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..config import run_command
@@ -29,10 +29,10 @@ def import_openai(config: ImportConfig) -> Path:
     The file is memory-mapped and its tensors are written from there, so that they are in memory once.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a run directory that holds a checkpoint already, or a file that `load_openai` refuses.
+        ValueError: a run directory that holds a checkpoint already, or class folders in another number than classes.
     """
     from ..checkpoint import save_checkpoint  # here, with all that needs torch, so that --help is quick
+    from ..data.formats.tree import class_directories
     from ..files import file_sha256
     from ..openai import load_openai
     from ..openai.flags import CHECKPOINT_KIND, parse_command_line
@@ -44,7 +44,12 @@ def import_openai(config: ImportConfig) -> Path:
     converted = load_openai(config.file, flags)
     model = dict(converted.config)
     if config.classes is not None:
-        model["class_names"] = _directories(config.classes, num_classes=model["network"]["num_classes"])
+        names, num_classes = class_directories(config.classes), model["network"]["num_classes"]
+        if num_classes not in (None, len(names)):
+            raise ValueError(
+                f"{config.classes} holds {len(names)} class folders, but the model knows {num_classes} classes"
+            )
+        model["class_names"] = names
     kind = CHECKPOINT_KIND[converted.kind]
     released = "network" if kind == "classifier" else "ema_0.9999"  # the released classifiers are not averaged
     path = save_checkpoint(
@@ -59,15 +64,4 @@ def import_openai(config: ImportConfig) -> Path:
     return path
 
 
-def _directories(folder: Path, *, num_classes: int | None) -> list[str]:
-    from ..data.formats.tree import class_directories
-
-    names = class_directories(folder)
-    if num_classes is not None and len(names) != num_classes:
-        raise ValueError(f"{folder} holds {len(names)} class folders, but the model knows {num_classes} classes")
-    return names
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(ImportConfig, import_openai, argv, positional="file")
+main = partial(run_command, ImportConfig, import_openai, positional="file")

@@ -1,14 +1,14 @@
 """Make parts of images anew: python scripts/inpaint.py --diffusion RUN --data.path DIR --mask mask.png --out DIR"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ..config import run_command
+from ..config import check_at_least, run_command
 from ..data.config import DataConfig
 from ..data.pictures import write_png
 from ..distributed import this_process
-from ..generation.config import GuidedRunConfig, SampleSetConfig, check_at_least_one
+from ..generation.config import GuidedRunConfig, SampleSetConfig
 from ..generation.inpainting import InpaintingRun, read_mask
 from ..generation.input_images import open_inputs
 from ..generation.plan import InTurn, Plan
@@ -40,7 +40,7 @@ class InpaintConfig(GuidedRunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least_one(self, "max_images", "resample_steps")
+        check_at_least(self, max_images=1, resample_steps=1)
         if self.resample_steps == 1:
             return
         if self.sampler.name != InpaintConfig.sampler.name:
@@ -82,6 +82,4 @@ def write_inpainted(run: SamplingRun, config: InpaintConfig) -> None:
         write_png(config.out / COMPARISON_NAME, inpainting.comparison(config.out))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(InpaintConfig, inpaint, argv)
+main = partial(run_command, InpaintConfig, inpaint)

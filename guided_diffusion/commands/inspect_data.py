@@ -1,7 +1,7 @@
 """Look through a data set: python scripts/inspect_data.py --data.path DIR --size 64 --out page.png"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..config import run_command
@@ -42,14 +42,9 @@ class InspectConfig:
 
 
 def inspect_data(config: InspectConfig) -> None:
-    """Look through the data, print a report, and write the page and the JSON that were asked for.
-
-    Raises:
-        FileNotFoundError: nothing at the path.
-        ValueError: nothing in it that could be images.
-    """
-    from ..data.inspection import inspected, report_lines  # imports Pillow, which --help has no use for
-    from ..data.thumbnails import write_thumbnails
+    """Look through the data, print a report, and write the page if one was asked for."""
+    # Imports Pillow, which --help has no use for.
+    from ..data.inspection import inspected, report_lines, write_thumbnails
 
     found = inspected(config.data.path, labels=config.data.labels, num_workers=config.data.num_workers)
     print("\n".join(report_lines(found, size=config.size)))
@@ -58,6 +53,4 @@ def inspect_data(config: InspectConfig) -> None:
         print(f"thumbnails  {config.out}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(InspectConfig, inspect_data, argv)
+main = partial(run_command, InspectConfig, inspect_data)

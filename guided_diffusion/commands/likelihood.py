@@ -1,18 +1,17 @@
 """Bits per dimension of held-out images: python scripts/likelihood.py --diffusion RUN --data.path HELDOUT"""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import run_command
+from ..config import check_at_least, run_command
 from ..data.config import DataConfig
 from ..diffusion.model import load_diffusion
 from ..distributed import default_device
 from ..files import atomic_write, write_json
-from ..generation.config import check_at_least_one
 from ..generation.input_images import open_inputs
-from ..generation.likelihood import Likelihood, Share, bounded_chain, measured_likelihood
+from ..generation.likelihood import Likelihood, bounded_chain, measured_likelihood
 from ..html import png
 from ..samplers.config import check_clip
 
@@ -45,7 +44,7 @@ class LikelihoodConfig:
     """JSON file to write, a figure beside it; null: likelihood.json in the model's run directory."""
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, "max_images", "batch_size")
+        check_at_least(self, max_images=1, batch_size=1)
         if self.terms is not None and self.terms < 2:
             raise ValueError(f"terms are L_0 and at least one of the others, so 2 or more; got {self.terms}")
         check_clip(self.clip)
@@ -54,11 +53,7 @@ class LikelihoodConfig:
 
 
 def likelihood(config: LikelihoodConfig) -> None:
-    """Print the bound; write it as JSON with all terms, and a figure of them beside it.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_diffusion`, `open_inputs` and `measured_likelihood`.
-    """
+    """Print the bound; write it as JSON with all terms, and a figure of them beside it."""
     model = load_diffusion(config.diffusion, weights=config.weights, device=default_device())
     bounded_chain(model)  # refuses a model in continuous time before the data are read
     inputs = open_inputs(config.data, model, most=config.max_images, class_names=model.config.class_names or None)
@@ -76,23 +71,16 @@ def likelihood(config: LikelihoodConfig) -> None:
 
 def format_likelihood(found: Likelihood, *, diffusion: str, data: str) -> str:
     """The bound as a table, and the number of terms evaluated; diffusion, data: names of the model and the images."""
-    last = found.num_steps - 1
-    rows = {
-        "total": found.total,
-        "L_T, prior": found.prior,
-        "L_0": found.reconstruction,
-        f"L_1 .. L_{last}": found.transitions,
-    }
+    names = ("total", "L_T, prior", "L_0", f"L_1 .. L_{found.num_steps - 1}")
+    shares = (found.total, found.prior, found.reconstruction, found.transitions)
     evaluated = f"all {found.num_steps} terms of each"
     if found.terms < found.num_steps:
         evaluated = f"{found.terms} of {found.num_steps} terms of each, drawn; the standard errors include that"
-    lines = [f"{name:<16}{share.mean:>12.5f}{_error(share):>18}" for name, share in rows.items()]
+    errors = ["unknown" if share.std_error is None else f"{share.std_error:.5f}" for share in shares]
+    rows = zip(names, shares, errors, strict=True)
+    lines = [f"{name:<16}{share.mean:>12.5f}{error:>18}" for name, share, error in rows]
     head = f"{'':<16}{'bits/dim':>12}{'standard error':>18}"
     return "\n".join([f"{diffusion} on {found.num_images} images of {data}: {evaluated}", "", head, *lines])
-
-
-def _error(share: Share) -> str:
-    return "unknown" if share.std_error is None else f"{share.std_error:.5f}"
 
 
 def likelihood_figure(found: Likelihood, *, diffusion: str) -> "Figure":
@@ -104,14 +92,10 @@ def likelihood_figure(found: Likelihood, *, diffusion: str) -> "Figure":
     points = [(part.t, part.share.mean / (part.last - part.first + 1)) for part in found.stretches]
     positive = [point for point in points if point[1] > 0]
     axis.plot(*zip(*positive, strict=True), marker="o" if len(positive) <= 100 else "", markersize=4)
-    axis.set(
-        xlabel="timestep t (noise grows to the right)", ylabel="bits per dimension of one link", yscale="log"
-    )  # fmt: skip
+    axis.set(xlabel="timestep t (noise grows to the right)", ylabel="bits per dimension of one link", yscale="log")
     axis.set_title(f"{diffusion}: {found.total.mean:.4g} bits/dim on {found.num_images} images", fontsize=11)
     axis.grid(alpha=0.3)
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(LikelihoodConfig, likelihood, argv)
+main = partial(run_command, LikelihoodConfig, likelihood)

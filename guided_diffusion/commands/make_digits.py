@@ -3,8 +3,8 @@
 1,797 scans of 8x8 pixels in ten classes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..config import run_command
@@ -58,6 +58,4 @@ def write_digits(config: DigitsConfig) -> None:
                 Image.fromarray(pixels[index]).save(path)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(DigitsConfig, write_digits, argv)
+main = partial(run_command, DigitsConfig, write_digits)

@@ -1,10 +1,10 @@
 """The command that measures real images once, for all evaluations against them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ..config import run_command
+from ..config import check_at_least, run_command
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 from ..files import file_sha256
 
@@ -39,10 +39,7 @@ class MakeReferenceConfig:
     """Images of one forward pass of the extractor, per process."""
 
     def __post_init__(self) -> None:
-        for name, least in (("image_size", 1), ("batch_size", 1), ("manifold_images", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name} must be at least {least}, got {value}")
+        check_at_least(self, image_size=1, batch_size=1, manifold_images=0)
 
 
 def make_reference_file(config: MakeReferenceConfig) -> None:
@@ -72,6 +69,4 @@ def make_reference_file(config: MakeReferenceConfig) -> None:
         )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(MakeReferenceConfig, make_reference_file, argv)
+main = partial(run_command, MakeReferenceConfig, make_reference_file)

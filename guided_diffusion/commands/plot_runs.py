@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,4 @@ def smoothed(curves: Mapping[str, Sequence[tuple[int, float]]], length: int) -> 
     return {name: [(part[-1][0], sum(y for _, y in part) / len(part)) for part in of] for name, of in parts.items()}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(PlotConfig, plot_runs, argv)
+main = partial(run_command, PlotConfig, plot_runs)

@@ -1,7 +1,7 @@
 """Crop and pack a data set once: python scripts/prepare_data.py --data.path SRC --size 64 --out DIR"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..config import run_command
@@ -34,12 +34,7 @@ class PrepareConfig:
 
 
 def prepare_data(config: PrepareConfig) -> None:
-    """Write the missing files of `config.out`.
-
-    Raises:
-        ValueError, FileNotFoundError: as `open_training_set`; or a directory that holds other images.
-        OSError: the disk is full, or fails; the written files stay, and the same command goes on.
-    """
+    """Write the missing files of `config.out`; where the disk is full they stay, and the same command goes on."""
     from ..data.image_set import open_training_set  # imports Pillow, which --help has no use for
     from ..data.preparation import write_prepared
 
@@ -51,6 +46,4 @@ def prepare_data(config: PrepareConfig) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(PrepareConfig, prepare_data, argv)
+main = partial(run_command, PrepareConfig, prepare_data)

@@ -1,7 +1,7 @@
 """Sample, guided or not: python scripts/sample.py --diffusion RUN --classifier RUN --guidance.scale 4 --out DIR"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 from ..config import run_command
@@ -13,7 +13,6 @@ from ..generation.config import RunConfig, SampleSetConfig
 from ..generation.run import SamplingRun
 from ..generation.sample_pictures import write_animation
 from ..generation.shard_writer import make_shards
-from ..samplers import SamplerConfig
 from .upsample import UpsampleConfig, upsample
 
 
@@ -45,18 +44,11 @@ def sample(config: SampleConfig) -> None:
     """Make the samples that are missing from `config.out`, and a grid of the first.
 
     Sample i's noise and label follow from its id, so on a CPU its pixels are the same for any number of processes and
-    after any interruption; a GPU's kernels may sum in another order each time.
-
-    Raises:
-        FileNotFoundError: no checkpoint, no file of labels, or no data to count them in.
-        ValueError: networks that do not fit together, unknown labels or timesteps, or a directory that holds samples
-            made with other settings; nothing is written then.
+    after any interruption; a GPU's kernels may sum in another order each time. All that is refused is refused before
+    anything is written.
     """
-    run = SamplingRun.open(config)
-    if config.upsampler is None:
-        write_samples(run, config)
-    else:
-        write_cascade(run, config)
+    write = write_samples if config.upsampler is None else write_cascade
+    write(SamplingRun.open(config), config)
 
 
 def write_samples(run: SamplingRun, config: SampleConfig) -> None:
@@ -72,27 +64,17 @@ def write_cascade(run: SamplingRun, config: SampleConfig) -> None:
     """Write samples in `config.out`/base and their enlargements in `config.out`; what does not fit is refused first."""
     assert config.upsampler is not None
     base = replace(config, out=config.out / "base", upsampler=None, conditioning_noise=0.0)
-    own = {"upsampler": config.upsampler, "base": base.out, "weights": None, "sampler": unguided(config.sampler)}
-    own |= {"conditioning_noise": config.conditioning_noise}
+    unguided = replace(config.sampler, **dict.fromkeys(config.sampler.guidance_record()))
+    rate = config.conditioning_noise
     shared = {field.name: getattr(config, field.name) for field in fields(RunConfig)}
-    upsampling = UpsampleConfig(**(shared | own))
-    planned = UpsamplingRun(
-        settings=upsampling,
-        upsampler=load_upsampler(config.upsampler),
-        base=planned_base(run, run.plan(base)),
-        conditioning_noise=config.conditioning_noise,
-    )
+    own = {"upsampler": config.upsampler, "base": base.out, "weights": None, "sampler": unguided}
+    upsampling = UpsampleConfig(**(shared | own), conditioning_noise=rate)
+    enlarged, upsampler = planned_base(run, run.plan(base)), load_upsampler(config.upsampler)
+    planned = UpsamplingRun(settings=upsampling, upsampler=upsampler, base=enlarged, conditioning_noise=rate)
     check_manifest(config.out, planned.manifest(planned.plan(shard_size=config.shard_size)))
-    del planned  # the base samples may need its memory
+    del planned, upsampler  # the base samples may need its memory
     write_samples(run, base)
     upsample(upsampling)
 
 
-def unguided(sampler: SamplerConfig) -> SamplerConfig:
-    """The same sampler without its options of guidance."""
-    return replace(sampler, **dict.fromkeys(sampler.guidance_record()))
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(SampleConfig, sample, argv)
+main = partial(run_command, SampleConfig, sample)

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,12 @@ from ..generation.run import SamplingRun
 from ..samplers import SamplerConfig, SamplerName
 from ..samplers.config import OPTIONS, SAMPLERS, owners
 from .sample import SampleConfig, write_samples
-from .sweep_report import Outcome, best_of, format_outcomes, write_sweep_report
 
 if TYPE_CHECKING:
     from ..evaluation.extractors.features import FeatureExtractor
     from ..evaluation.inputs import RealInput
     from ..evaluation.run import MeasuredReal
+    from .sweep_report import Outcome
 
 EVALUATION_NAME = "evaluation.json"
 
@@ -70,10 +70,7 @@ class SweepConfig(SampleSetConfig):
             raise ValueError(
                 f"a sweep takes its scales from --scales, not from guidance.scale; got {self.guidance.scale:g}"
             )
-        self._check_sampler()
         self.protocol.check_num_images(self.num_samples, "--num_samples asks for")
-
-    def _check_sampler(self) -> None:
         plain = SamplerConfig()
         if self.sampler.steps != plain.steps:
             raise ValueError(f"a sweep takes its steps from --steps, not from sampler.steps; got {self.sampler.steps}")
@@ -94,13 +91,11 @@ class SweepConfig(SampleSetConfig):
 def sweep(config: SweepConfig) -> None:
     """Make and evaluate what is missing, write sweep.json and report.html, and print the table and the best.
 
-    An interrupted sweep continues: samples and evaluations of the same weights, data and protocol are kept.
-
-    Raises:
-        FileNotFoundError, ValueError: as `sample` and `evaluate`; wrong settings and real images that cannot be used
-            are found before any samples are made.
+    An interrupted sweep continues: samples and evaluations of the same weights, data and protocol are kept. Wrong
+    settings and real images that cannot be used are refused before any samples are made.
     """
-    from ..evaluation.run import cache_directory  # with torchmetrics, which is slow to import
+    from ..evaluation.run import cache_directory  # with torchmetrics and matplotlib, which are slow to import
+    from .sweep_report import Outcome
 
     settings = sample_configs(config)
     opened = SamplingRun.open(settings[0])
@@ -112,9 +107,18 @@ def sweep(config: SweepConfig) -> None:
     for setting, run in zip(settings, runs, strict=True):
         write_samples(run, setting)
         record = evaluator.evaluation(setting.out)
-        outcomes.append(_outcome(setting, record, network_evaluations=network_evaluations(run)))
+        outcome = Outcome(
+            sampler=setting.sampler.name,
+            steps=setting.sampler.steps,
+            scale=setting.guidance.scale or 0.0,
+            network_evaluations=network_evaluations(run),
+            metrics=record["metrics"],
+            display_names=record["display_names"],
+            grid=setting.out / "grid.png",
+        )
+        outcomes.append(outcome)
     if this_process().is_main:
-        _conclude(config, settings, outcomes)
+        conclude(config, settings, outcomes)
         shutil.rmtree(cache_directory(config.out / EVALUATION_NAME), ignore_errors=True)
 
 
@@ -133,7 +137,7 @@ class Evaluator:
         """Open the extractor and the real images for the samples of a run.
 
         Raises:
-            FileNotFoundError, ValueError: real images that the samples cannot be compared with.
+            ValueError: another image size asked for than the model's.
         """
         from ..evaluation.extractors.config import open_extractor
         from ..evaluation.inputs import open_real
@@ -160,44 +164,67 @@ class Evaluator:
         """The stored evaluation of a directory of samples if it is still valid, else a new one."""
         from ..evaluation.run import evaluate
 
-        stored = stored_evaluation(samples, self.extractor, real=self.real, protocol=self.config.protocol)
+        stored, out, protocol = self._stored(samples), samples / EVALUATION_NAME, self.config.protocol
         if stored is not None:
             return stored
-        how = {"extractor": self.extractor, "config": self.config.protocol, "out": samples / EVALUATION_NAME}
-        return asdict(evaluate(generated=samples, real=self.measured, **how))
+        return asdict(
+            evaluate(generated=samples, real=self.measured, extractor=self.extractor, config=protocol, out=out)
+        )
+
+    def _stored(self, samples: Path) -> Mapping[str, Any] | None:
+        """The evaluation in a directory of samples, if it is of these samples, by this protocol, against the same
+        files; None for one that is older than a shard, damaged, or without these records."""
+        path = samples / EVALUATION_NAME
+        written = [shard.stat().st_mtime_ns for shard in complete_shards(samples)]
+        if not path.is_file() or path.stat().st_mtime_ns < max(written):
+            return None
+        try:
+            record = json.loads(path.read_text())
+            measured = record["protocol"]
+            is_valid = (
+                {"metrics", "display_names"} <= record.keys()
+                and measured["generated"]["manifest"] == read_manifest(samples)
+                and measured["extractor"]["sha256"] == self.extractor.sha256
+                and measured["real"]["path"] == str(self.real.path)
+                and measured["real"]["files_sha256"] == self.real.files_sha256
+                and measured["settings"] == asdict(self.config.protocol)
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return record if is_valid else None
 
 
-def _conclude(config: SweepConfig, settings: Sequence[SampleConfig], outcomes: Sequence[Outcome]) -> None:
+def conclude(config: SweepConfig, settings: Sequence[SampleConfig], outcomes: Sequence["Outcome"]) -> None:
+    """Write sweep.json, report.html and the config of the best; print the table and the best."""
+    from ..evaluation.metrics import RANKING
+    from .sweep_report import best_of, format_outcomes, write_sweep_report
+
     best = best_of(outcomes)
+    measure = best.display_names[RANKING.key]
     rows = [to_plain(outcome) | {"is_best": outcome is best} for outcome in outcomes]
-    record = {"real": str(config.real), "extractor": config.extractor.name, "settings": rows}
-    write_json(config.out / "sweep.json", record)
+    names = {"real": str(config.real), "extractor": config.extractor.name}
+    write_json(config.out / "sweep.json", names | {"settings": rows})
     report = write_sweep_report(config.out, outcomes)
-    print(f"{format_outcomes(outcomes)}\n\nbest by {best.rank_name}: {best.name}\ncurves and pictures: {report}")
+    print(f"{format_outcomes(outcomes)}\n\nbest by {measure}: {best.name}\ncurves and pictures: {report}")
     if config.write_config is not None:
-        write_sample_config(config.write_config, settings[outcomes.index(best)], best)
+        header = f"The best of a sweep: {measure} {best.rank:.4g}"
+        write_sample_config(config.write_config, settings[outcomes.index(best)], header=header)
         print(f"for scripts/sample.py --config: {config.write_config}")
 
 
-def sampler_config(config: SweepConfig, name: SamplerName, steps: int | str) -> SamplerConfig:
-    """One of the samplers of a sweep, with the options that it has."""
-    others = [option for option in OPTIONS if option not in SAMPLERS[name].options]
-    return replace(config.sampler, name=name, steps=steps, **dict.fromkeys(others))
-
-
 def sample_configs(config: SweepConfig) -> list[SampleConfig]:
-    """The sampling run of each combination, in a directory of its own."""
+    """The sampling run of each combination, in a directory of its own, with the options that its sampler has."""
     shared = {field.name: getattr(config, field.name) for field in fields(SampleSetConfig)}
-    return [
-        SampleConfig(
-            **shared | {
-                "out": config.out / "samples" / f"{name}-{str(steps).replace(',', '_')}-scale{scale:g}",
-                "sampler": sampler_config(config, name, steps),
-                "guidance": replace(config.guidance, scale=scale),
-            }
-        )
-        for name, steps, scale in product(config.samplers, config.steps, config.scales)
-    ]  # fmt: skip
+    configs: list[SampleConfig] = []
+    for name, steps, scale in product(config.samplers, config.steps, config.scales):
+        others = dict.fromkeys(option for option in OPTIONS if option not in SAMPLERS[name].options)
+        own = {
+            "out": config.out / "samples" / f"{name}-{str(steps).replace(',', '_')}-scale{scale:g}",
+            "sampler": replace(config.sampler, name=name, steps=steps, **others),
+            "guidance": replace(config.guidance, scale=scale),
+        }
+        configs.append(SampleConfig(**(shared | own)))
+    return configs
 
 
 def network_evaluations(run: SamplingRun) -> int:
@@ -213,44 +240,16 @@ def network_evaluations(run: SamplingRun) -> int:
     return evaluations
 
 
-def stored_evaluation(
-    samples: Path, extractor: "FeatureExtractor", *, real: "RealInput", protocol: EvaluationConfig
-) -> Mapping[str, Any] | None:
-    """The evaluation in a directory of samples, if it is of these samples, by this protocol, against the same files.
-
-    None for one that is older than a shard, damaged, or without these records.
-    """
-    path = samples / EVALUATION_NAME
-    written = [shard.stat().st_mtime_ns for shard in complete_shards(samples)]
-    if not path.is_file() or path.stat().st_mtime_ns < max(written):
-        return None
-    try:
-        record = json.loads(path.read_text())
-        measured = record["protocol"]
-        current = (
-            {"metrics", "display_names"} <= record.keys()
-            and measured["generated"]["manifest"] == read_manifest(samples)
-            and measured["extractor"]["sha256"] == extractor.sha256
-            and measured["real"]["path"] == str(real.path)
-            and measured["real"]["files_sha256"] == real.files_sha256
-            and measured["settings"] == asdict(protocol)
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return record if current else None
-
-
-def write_sample_config(path: Path, setting: SampleConfig, best: Outcome) -> None:
+def write_sample_config(path: Path, setting: SampleConfig, *, header: str) -> None:
     """Write a setting for scripts/sample.py --config, without `out` and, but for sampler and seed, without defaults."""
-    lines = [
-        f"# The best of a sweep: {best.rank_name} {best.rank:.4g}",
-        f"#   python scripts/sample.py --config {path} --out runs/samples",
-    ]
     defaults = to_plain(SampleConfig(out=setting.out, diffusion=setting.diffusion))
     values = {"diffusion": str(setting.diffusion), "seed": setting.seed} | _unlike(to_plain(setting), defaults)
     values["sampler"] = {"name": setting.sampler.name, "steps": setting.sampler.steps} | values.get("sampler", {})
-    # A JSON value is a YAML value too.
-    lines += [f"{name}: {json.dumps(value)}" for name, value in values.items()]
+    lines = [
+        f"# {header}",
+        f"#   python scripts/sample.py --config {path} --out runs/samples",
+        *(f"{name}: {json.dumps(value)}" for name, value in values.items()),  # a JSON value is a YAML value too
+    ]
     with atomic_write(path) as file:
         file.write("\n".join([*lines, ""]).encode())
 
@@ -264,18 +263,4 @@ def _unlike(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _outcome(setting: SampleConfig, record: Mapping[str, Any], *, network_evaluations: int) -> Outcome:
-    return Outcome(
-        sampler=setting.sampler.name,
-        steps=setting.sampler.steps,
-        scale=setting.guidance.scale or 0.0,
-        network_evaluations=network_evaluations,
-        metrics=record["metrics"],
-        display_names=record["display_names"],
-        grid=setting.out / "grid.png",
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(SweepConfig, sweep, argv)
+main = partial(run_command, SweepConfig, sweep)

@@ -1,7 +1,6 @@
 """Train a classifier: python scripts/train_classifier.py --config configs/digits/classifier.yaml --diffusion RUN"""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,12 +44,7 @@ class TrainClassifierConfig(TrainingConfig):
 
 
 def train_classifier(config: TrainClassifierConfig) -> None:
-    """Train as configured; see `fit` for how it ends.
-
-    Raises:
-        ValueError, FileNotFoundError: as the data, the network, the diffusion run and `fit` raise them, before anything
-            is written.
-    """
+    """Train as configured; see `fit` for how it ends."""
     # Here, so that --help does not import what reads images.
     from classifiers.classifier_objective import ClassifierObjective, guided_chain
     from classifiers.validation import HELDOUT_LIKELIHOOD, open_validation
@@ -77,6 +71,4 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(TrainClassifierConfig, train_classifier, argv)
+main = partial(run_command, TrainClassifierConfig, train_classifier)

@@ -1,6 +1,5 @@
 """Train a diffusion model: python scripts/train_diffusion.py --config configs/digits/diffusion.yaml"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,30 +17,23 @@ class TrainDiffusionConfig(DiffusionTrainingConfig):
 
 
 def train_diffusion(config: TrainDiffusionConfig) -> None:
-    """Train as configured; see `fit` for how it ends.
-
-    Raises:
-        ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
-    """
+    """Train as configured; see `fit` for how it ends."""
     # Here, so that --help does not import what reads images.
-    from ..training.diffusion_objective import adaptive, diffusion_config, diffusion_objective
+    from ..training.diffusion_objective import diffusion_config, diffusion_objective
     from ..training.loop import open_training_data, train
     from ..training.previews import diffusion_previews
 
     data = open_training_data(config)
     model = diffusion_config(config, data)
-    objective = diffusion_objective(config, model)
     train(
         config,
         data,
         kind="diffusion",
         model=model,
         make_network=partial(UNet, model.network),
-        objective=adaptive(objective, objective.timesteps),
+        objective=diffusion_objective(config, model),
         observe=diffusion_previews(config.preview, model, data, config),
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(TrainDiffusionConfig, train_diffusion, argv)
+main = partial(run_command, TrainDiffusionConfig, train_diffusion)

@@ -1,13 +1,12 @@
 """Train an upsampler: python scripts/train_upsampler.py --config configs/imagenet256/upsampler.yaml"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ..config import run_command
 from ..diffusion.model import UpsamplerModelConfig
-from ..models.upsampler import Upsampler, UpsamplerConfig, check_low_res_size, check_noise_rate
+from ..models.upsampler import Upsampler, UpsamplerConfig, check_low_res
 from ..training.config import DiffusionTrainingConfig, PreviewConfig
 
 
@@ -26,41 +25,32 @@ class TrainUpsamplerConfig(DiffusionTrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_low_res_size(self.low_res_size, self.network.image_size)
-        check_noise_rate(self.conditioning_noise)
+        check_low_res(self.low_res_size, self.conditioning_noise, image_size=self.network.image_size)
         if self.preview.classifier is not None:
             raise ValueError("the previews of an upsampler are not guided: leave preview.classifier out")
 
 
 def train_upsampler(config: TrainUpsamplerConfig) -> None:
-    """Train as configured; see `fit` for how it ends.
-
-    Raises:
-        ValueError, FileNotFoundError: as the data, the network and `fit` raise them, before anything is written.
-    """
+    """Train as configured; see `fit` for how it ends."""
     # Here, so that --help does not import what reads images.
-    from ..training.diffusion_objective import adaptive, diffusion_config, diffusion_objective
+    from ..training.diffusion_objective import area_reduced, diffusion_config, diffusion_objective
     from ..training.loop import open_training_data, train
     from ..training.previews import upsampler_previews
-    from ..training.upsampler_objective import UpsamplerObjective, area_reduced
 
     data, size, noise = open_training_data(config), config.low_res_size, config.conditioning_noise
     diffusion = diffusion_config(config, data)
     network = UpsamplerConfig(**vars(diffusion.network), low_res_size=size, conditioning_noise=noise)
     fields: dict[str, Any] = vars(diffusion) | {"network": network}
     model = UpsamplerModelConfig(**fields)
-    objective = diffusion_objective(config, model)
     train(
         config,
         data,
         kind="upsampler",
         model=model,
         make_network=partial(Upsampler, network),
-        objective=adaptive(UpsamplerObjective(objective, size, noise), objective.timesteps),
+        objective=diffusion_objective(config, model),
         observe=upsampler_previews(config.preview, model, data, config, reduced=partial(area_reduced, size=size)),
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(TrainUpsamplerConfig, train_upsampler, argv)
+main = partial(run_command, TrainUpsamplerConfig, train_upsampler)

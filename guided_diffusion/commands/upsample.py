@@ -1,9 +1,8 @@
 """Enlarge samples: python scripts/upsample.py --upsampler RUN --base runs/samples --out runs/enlarged"""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from torch import Tensor
@@ -41,12 +40,7 @@ def upsample(config: UpsampleConfig) -> None:
     """Enlarge the images of `config.base` that are missing from `config.out`, and make a grid of the first.
 
     Image i's enlargement has i's label, and its noise follows from i alone: its pixels are the same for any number of
-    processes and after any interruption.
-
-    Raises:
-        FileNotFoundError: no upsampler or no images there.
-        ValueError: images that the upsampler does not enlarge, naming the difference, or a directory that holds other
-            samples; nothing is written then.
+    processes and after any interruption. All that is refused is refused before anything is written.
     """
     from ..data.image_set import open_image_set  # with Pillow, which no help needs
 
@@ -72,6 +66,4 @@ def upsample(config: UpsampleConfig) -> None:
     make_shards(config, plan, run.manifest(plan), enlarge, evaluations)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; argv: None takes the process's own arguments."""
-    run_command(UpsampleConfig, upsample, argv)
+main = partial(run_command, UpsampleConfig, upsample)

@@ -1,18 +1,20 @@
-"""Class numbers of labels, and tables of file names and labels."""
+"""Class numbers of labels, tables of file names and labels, and the names of ImageNet's classes."""
 
 import csv
 import io
 import json
 import re
+import runpy
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Label = str | int
+LabelsAndNames = tuple[NDArray[np.int64], tuple[str, ...]]
 
 TABLES = 'CSV with the columns file,label, JSON {"FILE": LABEL, ..} or JSON {"labels": [["FILE", LABEL], ..]}'
 
@@ -20,16 +22,13 @@ TABLES = 'CSV with the columns file,label, JSON {"FILE": LABEL, ..} or JSON {"la
 _MOST_CLASSES = 1_000_000
 
 
-def numbered(labels: Sequence[Label], *, source: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def numbered(labels: Sequence[Label], *, source: Path) -> LabelsAndNames:
     """The class number of each label, and the names of the classes.
 
     Labels that are all whole numbers are class numbers already, and their digits the names of the classes 0 to the
     largest. Any others are names, numbered in sorted order.
 
-    source: of the labels, for messages.
-
-    Raises:
-        ValueError: a negative number, or one that makes over a million classes.
+    source: of the labels, for messages. Refused are negative numbers, and those that make over a million classes.
     """
     if not all(re.fullmatch(r"-?(0|[1-9]\d*)", str(label), re.ASCII) for label in labels):  # 007 is a name
         return indexed([str(label) for label in labels])
@@ -44,9 +43,7 @@ def numbered(labels: Sequence[Label], *, source: Path) -> tuple[NDArray[np.int64
     return np.array(numbers, dtype=np.int64), tuple(str(number) for number in range(max(numbers) + 1))
 
 
-def indexed(
-    classes: Sequence[str], class_names: Sequence[str] | None = None
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def indexed(classes: Sequence[str], class_names: Sequence[str] | None = None) -> LabelsAndNames:
     """The number of each class among the class names; None: those that occur, sorted."""
     names = tuple(sorted(set(classes)) if class_names is None else class_names)
     number_of = {name: number for number, name in enumerate(names)}
@@ -56,11 +53,7 @@ def indexed(
 def renumbered(
     labels: NDArray[np.int64], class_names: Sequence[str], imposed: Sequence[str], *, path: Path
 ) -> NDArray[np.int64]:
-    """Labels with the numbers that the imposed class names give. path: of the data, for messages.
-
-    Raises:
-        ValueError: an imposed name twice, or labels of other classes.
-    """
+    """Labels numbered by the imposed class names, which must hold all of theirs. path: of the data, for messages."""
     if len(set(imposed)) < len(imposed):
         raise ValueError(f"class names must differ from each other: {', '.join(imposed)}")
     number_of = {name: number for number, name in enumerate(imposed)}
@@ -78,10 +71,7 @@ def table_labels(images: Sequence[str], content: bytes, *, root: Path, source: P
     """The label that a table gives each image.
 
     images: names of files relative to `root`, with "/", as the table names them.
-    content: of the file `source`, a table by its suffix, .csv or .json; see `TABLES`.
-
-    Raises:
-        ValueError: another format; a file that the table has twice, that is no image, or that has no label.
+    content: of the file `source`, by its suffix .csv or .json, see `TABLES`; it names each image once, and no other.
     """
     reader = {".csv": _csv_pairs, ".json": _json_pairs}.get(source.suffix.lower())
     if reader is None:
@@ -122,16 +112,13 @@ def _csv_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
     return pairs
 
 
-class _Members(list[tuple[str, Any]]):
-    """A JSON object as a list of pairs: a dict would keep the last of two equal names, and say nothing."""
-
-
 def _json_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
     try:
-        members = json.loads(text, object_pairs_hook=_Members)
+        # An object becomes a tuple of pairs: a dict would keep the last of two equal names, and say nothing.
+        members = json.loads(text, object_pairs_hook=tuple)
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is not JSON ({error})") from error
-    if not isinstance(members, _Members):
+    if not isinstance(members, tuple):
         raise ValueError(f"{source} is no table of labels; expected {TABLES}")
     stored = dict(members).get("labels")
     pairs: list[tuple[str, Label]] = []
@@ -140,7 +127,23 @@ def _json_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
             case [str() as file, str() | int() as label] if not isinstance(label, bool):
                 pairs.append((file, label))
             case _:
-                raise ValueError(
-                    f"{source} holds {json.dumps(pair)} where a file and its label were expected: {TABLES}"
-                )
+                held = json.dumps(pair)
+                raise ValueError(f"{source} holds {held} where a file and its label were expected: {TABLES}")
     return pairs
+
+
+def imagenet_class_names() -> tuple[str, ...]:
+    """torchvision's names, label 0 being the first of the sorted WordNet ids ("tench", n01440764).
+
+    A name that occurs again gets its occurrence after it ("crane", "crane 2"), so that names tell classes apart.
+    """
+    # Importing torchvision takes a second and 170 MB; the list alone is in a file that imports nothing.
+    package = find_spec("torchvision")
+    assert package is not None
+    assert package.origin is not None
+    seen: Counter[str] = Counter()
+    names = []
+    for name in runpy.run_path(str(Path(package.origin).parent / "models" / "_meta.py"))["_IMAGENET_CATEGORIES"]:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return tuple(names)

@@ -1,23 +1,22 @@
 """Writing a prepared data set: an interrupted run is continued, and other images in its directory are refused."""
 
 import hashlib
+import io
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..config import differences
-from ..files import atomic_write, write_json
+from ..files import atomic_write, file_sha256, write_json
 from .config import DataConfig
-from .formats.packed import FORMAT, IMAGES, LABELS, RECORD, read_record, write_images
+from .formats.npz import write_npy_header
+from .formats.packed import FORMAT, IMAGES, LABELS, PARTIAL, RECORD, read_record
 from .image_set import ImageSet
-from .workers import chunks, read_in_workers
+from .workers import read_each
 
 UNFINISHED = "preparing.json"
 """The record of an unfinished directory."""
@@ -28,30 +27,24 @@ def write_prepared(out: Path, images: ImageSet, config: DataConfig) -> int:
 
     Raises:
         ValueError: the directory holds other images or other files; or a damaged image.
-        OSError: the disk is full, or fails.
     """
-    identity = _identity(images, config)
-    if (out / RECORD).exists():
-        record = dict(read_record(out))
-        del record["images_sha256"]
-        _refuse_others(out, record, identity)
-        return (out / IMAGES).stat().st_size
-    claim = out / UNFINISHED
-    if claim.exists():
-        _refuse_others(out, json.loads(claim.read_text()), identity)
+    identity, claim, finished = _identity(images, config), out / UNFINISHED, (out / RECORD).exists()
+    if finished or claim.exists():
+        stored = dict(read_record(out) if finished else json.loads(claim.read_text()))
+        stored.pop("images_sha256", None)
+        differing = differences(stored, identity)
+        if differing:
+            raise ValueError(f"{out} is of other images: {'; '.join(differing)}; give another --out, or remove it")
     elif out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds other files; give --out a directory that is new or empty")
-    write_json(claim, identity)
-    if not (out / IMAGES).exists():
-        with tqdm(total=len(images), desc=out.name, unit="img") as bar:
-            cropped = partial(_cropped, images, num_workers=config.num_workers, bar=bar)
-            write_images(out, (len(images), *images.shape), cropped)
-    with atomic_write(out / LABELS) as file:
-        np.save(file, images.labels.numpy(), allow_pickle=False)
-    with (out / IMAGES).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    write_json(out / RECORD, {**identity, "images_sha256": sha256})
-    claim.unlink()
+    if not finished:
+        write_json(claim, identity)
+        if not (out / IMAGES).exists():
+            _write_images(out, images, num_workers=config.num_workers)
+        with atomic_write(out / LABELS) as file:
+            np.save(file, images.labels.numpy(), allow_pickle=False)
+        write_json(out / RECORD, {**identity, "images_sha256": file_sha256(out / IMAGES)})
+        claim.unlink()
     return (out / IMAGES).stat().st_size
 
 
@@ -75,19 +68,18 @@ def _identity(images: ImageSet, config: DataConfig) -> dict[str, Any]:
     }
 
 
-def _refuse_others(out: Path, stored: dict[str, Any], identity: dict[str, Any]) -> None:
-    differing = differences(stored, identity)
-    if differing:
-        raise ValueError(f"{out} is of other images: {'; '.join(differing)}; give another --out, or remove it")
-
-
-def _cropped(images: ImageSet, start: int, *, num_workers: int, bar: tqdm) -> Iterator[NDArray[np.uint8]]:
-    """uint8 (b, H, W, C) crops from image `start` on, in order."""
-    bar.update(start)
-    for pixels in read_in_workers(partial(_read, images), chunks(len(images), start=start), num_workers=num_workers):
-        yield pixels
-        bar.update(len(pixels))
-
-
-def _read(images: ImageSet, indices: Sequence[int]) -> NDArray[np.uint8]:
-    return np.stack([images.pixels(index) for index in indices])
+def _write_images(out: Path, images: ImageSet, *, num_workers: int) -> None:
+    """Append the crops in order to a partial file, whose length says how many an earlier attempt left whole."""
+    header = io.BytesIO()
+    write_npy_header(header, (len(images), *images.shape))
+    num_bytes = math.prod(images.shape)
+    with (out / PARTIAL).open("ab") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - header.tell()) // num_bytes
+        file.truncate(header.tell() + start * num_bytes if start else 0)
+        if not start:
+            file.write(header.getvalue())
+        for pixels in read_each(images.pixels, len(images), start=start, num_workers=num_workers, desc=out.name):
+            file.write(pixels.data)
+        file.flush()
+        os.fsync(file.fileno())
+    (out / PARTIAL).replace(out / IMAGES)

@@ -45,17 +45,24 @@ class Base:
 
 
 def stored_base(source: "ImageSet") -> Base:
-    """The base of images on disk."""
+    """The base of images on disk, all of which are read if they have no manifest."""
     height, width, channels = source.shape
-    manifest = source.manifest
-    stored = {"sha256": _content_sha256(source)} if manifest is None else {"manifest": without_environments(manifest)}
+    if source.manifest is not None:
+        record = {"manifest": without_environments(source.manifest)}
+    else:  # the same for any files that hold these labels and pixels
+        digest = sha256(repr((len(source), source.shape)).encode())
+        if source.is_labelled:
+            digest.update(source.labels.numpy().astype("<i8").tobytes())
+        for images, _ in source.batches(64):
+            digest.update(images.numpy().data)
+        record = {"sha256": digest.hexdigest()}
     return Base(
         name=str(source.path),
         num_samples=len(source),
         image_shape=(channels, height, width),
         class_names=source.class_names or None,
         labels=tuple(source.labels.tolist()) if source.is_labelled else None,
-        record=stored,
+        record=record,
     )
 
 
@@ -75,9 +82,7 @@ def planned_base(run: SamplingRun, plan: Plan) -> Base:
 class UpsamplingRun:
     """An upsampler, the base that it enlarges, and all else that the enlargements are made with.
 
-    Raises:
-        ValueError: images that the upsampler does not enlarge, noise that it was not trained on, or timesteps that its
-            chain does not have.
+    Images that the upsampler does not enlarge are refused, as are noise and timesteps that it was not trained on.
     """
 
     settings: SamplingConfig
@@ -147,10 +152,8 @@ def check_base(upsampler: UpsamplerModel, base: Base) -> None:
     """
     name, config = upsampler.checkpoint.path, upsampler.config
     if base.image_shape != config.low_res_shape:
-        raise ValueError(
-            f"{base.name} holds images (channels, height, width) {base.image_shape}, but {name} enlarges "
-            f"{config.low_res_shape}"
-        )
+        shape = f"(channels, height, width) {base.image_shape}"
+        raise ValueError(f"{base.name} holds images {shape}, but {name} enlarges {config.low_res_shape}")
     if config.network.num_classes is None:
         return
     if base.labels is None:
@@ -160,8 +163,7 @@ def check_base(upsampler: UpsamplerModel, base: Base) -> None:
         )
     if base.class_names is not None:
         called = {"model_called": "the upsampler", "other_called": "the base"}
-        difference = class_difference(config.class_names, base.class_names, **called)
-        if difference is not None:
+        if difference := class_difference(config.class_names, base.class_names, **called):
             raise ValueError(f"{name} cannot enlarge {base.name}: {difference}")
     unknown = sorted({label for label in base.labels if not 0 <= label < config.network.num_classes})
     if unknown:
@@ -169,13 +171,3 @@ def check_base(upsampler: UpsamplerModel, base: Base) -> None:
             f"{base.name} has images of label {unknown[0]}{' (none)' if unknown[0] < 0 else ''}, but {name} knows "
             f"labels 0 to {config.network.num_classes - 1}"
         )
-
-
-def _content_sha256(source: "ImageSet") -> str:
-    """SHA-256 of shape, labels and pixels, the same for any files that hold them. Reads all images."""
-    digest = sha256(repr((len(source), source.shape)).encode())
-    if source.is_labelled:
-        digest.update(source.labels.numpy().astype("<i8").tobytes())
-    for images, _ in source.batches(64):
-        digest.update(images.numpy().data)
-    return digest.hexdigest()

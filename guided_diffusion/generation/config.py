@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config import check_at_least
 from ..guidance.config import GuidanceConfig
 from ..models.precision import Precision
 from ..samplers import SamplerConfig
@@ -23,7 +24,7 @@ class SamplingConfig:
     """Images at a time in each process; halved when memory runs out. It may change a pixel by one grey level."""
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, "batch_size")
+        check_at_least(self, batch_size=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class RunConfig(SamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least_one(self, "cpu_threads")
+        check_at_least(self, cpu_threads=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +68,3 @@ class SampleSetConfig(GuidedRunConfig):
     """Classes asked for. In turn: all, also called balanced; a label or name; several such as 0,1,2; or file:PATH, of
     which line i mod N is sample i's, a label or a name. Drawn for each sample by the seed and its id: uniform, or
     frequencies:PATH, as often as in training data, in samples, or in the arr_1 of an npz."""
-
-
-def check_at_least_one(config: object, *names: str) -> None:
-    """Refuse counts below 1 in the fields of those names.
-
-    Raises:
-        ValueError: naming the field.
-    """
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")

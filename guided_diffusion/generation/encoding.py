@@ -41,10 +41,9 @@ class Codec:
     def encode(self, images: Tensor, labels: Tensor) -> Tensor:
         """Latents (N, C, S, S) float32 of images (N, C, S, S) uint8."""
 
-        def latents(denoiser: Denoiser, pixels: Tensor) -> Tensor:
-            return ddim_reverse(denoiser, self.chain, from_uint8(pixels))
-
-        return self._mapped(latents, images, labels, desc="encoding")
+        return self._mapped(
+            lambda denoiser, pixels: ddim_reverse(denoiser, self.chain, from_uint8(pixels)), images, labels, "encoding"
+        )
 
     def decode(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Images (N, C, S, S) uint8 of latents (N, C, S, S), by deterministic DDIM."""
@@ -52,7 +51,7 @@ class Codec:
         def images(denoiser: Denoiser, x_T: Tensor) -> Tensor:
             return to_uint8(ddim(denoiser, self.chain, x_T, SeededNoise(0, range(len(x_T)))))
 
-        return self._mapped(images, latents, labels, desc="decoding")
+        return self._mapped(images, latents, labels, "decoding")
 
     def interpolations(self, latents: Tensor, labels: Tensor, *, count: int, frames: int) -> Tensor:
         """Images (count * frames, C, S, S) uint8 between `count` pairs of latents, half of all latents apart.
@@ -67,7 +66,7 @@ class Codec:
         return self.decode(rearrange(path, "frames n c h w -> (n frames) c h w"), nearer)
 
     def _mapped(
-        self, mapping: Callable[[Denoiser, Tensor], Tensor], values: Tensor, labels: Tensor, *, desc: str
+        self, mapping: Callable[[Denoiser, Tensor], Tensor], values: Tensor, labels: Tensor, desc: str
     ) -> Tensor:
         device, mapped = self.model.device, list[Tensor]()
         batches = zip(values.split(self.batch_size), labels.split(self.batch_size), strict=True)

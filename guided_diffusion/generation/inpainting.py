@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data.formats.samples import iterate_shards
 from ..diffusion.images import from_uint8, grid, to_uint8
-from ..samplers import Sampler, guided_sampler, repaint
+from ..samplers import guided_sampler, repaint
 from ..samplers.repaint import initial_state, masked, with_known_pixels
 from .plan import Plan, SampleBatch
 from .run import SamplingRun
@@ -32,13 +32,6 @@ class InpaintingRun:
     resample_steps: int = 1
     """Times that each link is taken; 1 leaves the run's own sampler."""
 
-    @property
-    def sampler(self) -> Sampler:
-        """The run's sampler, or `repaint` in its place."""
-        if self.resample_steps == 1:
-            return self.run.sampler
-        return guided_sampler(partial(repaint, resample_steps=self.resample_steps), "mean_shift")
-
     def sample(self, batch: SampleBatch) -> Tensor:
         """uint8 images (B, C, H, W) of a batch."""
         run, fill = self.run, self.fill.to(self.run.device)
@@ -48,18 +41,18 @@ class InpaintingRun:
         term = run.guidance.term(batch.y)
         term = None if term is None else masked(term, fill)
         x_T = initial_state(batch.noise(known), known, fill, run.chain)
-        made = self.sampler(denoiser, run.chain, x_T, batch.noise, guidance=term, on_step=batch.on_step)
+        sampler = run.sampler
+        if self.resample_steps > 1:
+            sampler = guided_sampler(partial(repaint, resample_steps=self.resample_steps), "mean_shift")
+        made = sampler(denoiser, run.chain, x_T, batch.noise, guidance=term, on_step=batch.on_step)
         # From the originals themselves: to_uint8 truncates, and would darken known pixels by a grey level.
         return torch.where(fill, to_uint8(made), originals)
 
     def manifest(self, plan: Plan) -> dict[str, Any]:
         """The run's manifest, and the task."""
-        inpainting = {
-            "images": sha256(self.images.numpy().data).hexdigest(),
-            "mask": sha256(self.fill.numpy().data).hexdigest(),
-            "resample_steps": self.resample_steps,
-        }
-        return self.run.manifest(plan) | {"inpainting": inpainting}
+        hashes = {"images": sha256(self.images.numpy().data), "mask": sha256(self.fill.numpy().data)}
+        task = {name: value.hexdigest() for name, value in hashes.items()} | {"resample_steps": self.resample_steps}
+        return self.run.manifest(plan) | {"inpainting": task}
 
     def comparison(self, directory: Path) -> Tensor:
         """The first images, two a row: original, with the filled part grey, and the result; (C, H, W) uint8."""

@@ -42,8 +42,7 @@ def open_inputs(
     class_names: the classes that labels index; None: those of the data.
 
     Raises:
-        FileNotFoundError, ValueError: as `open_training_set`; another number of channels than the
-            model's, or more classes.
+        ValueError: another number of channels than the model's, or more classes.
     """
     from ..data.image_set import open_training_set  # with Pillow, which no help needs
 

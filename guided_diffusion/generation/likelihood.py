@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from ..diffusion.denoiser import Denoiser
 from ..diffusion.images import from_uint8
 from ..diffusion.losses import bound_term, prior_bound
 from ..diffusion.model import DiffusionModel
-from ..diffusion.noise import Noise, SeededNoise
+from ..diffusion.noise import SeededNoise
 from ..diffusion.schedules import make_chain
 from .input_images import InputImages
 
@@ -58,14 +57,6 @@ class Likelihood:
     stretches: tuple[Stretch, ...]
 
 
-class Draws(Noise, Protocol):
-    """Standard normal noise, and uniform numbers from the same generators, as in `SeededNoise`."""
-
-    def uniform(self) -> Tensor:
-        """(B,) float64 in [0, 1)."""
-        ...
-
-
 def measured_likelihood(
     model: DiffusionModel,
     inputs: InputImages,
@@ -93,13 +84,22 @@ def measured_likelihood(
             for share in bound_terms(denoiser, chain, x0, noise, cut):
                 shares.append(share.double().cpu())
                 bar.update(len(x0))
-            columns = _columns(shares, prior=prior_bound(x0, float(chain.alpha_bar[-1])).double().cpu())
+            prior = prior_bound(x0, float(chain.alpha_bar[-1])).double().cpu()
+            transitions = torch.stack(shares[1:]).sum(dim=0)
+            columns = torch.stack([shares[0] + transitions + prior, prior, transitions, *shares], dim=1)
             sums, squares = sums + columns.sum(dim=0), squares + (columns**2).sum(dim=0)
-    return _likelihood(_shares(sums, squares, count=count), chain, cut, num_images=count)
+    return _likelihood(sums, squares, chain, cut, num_images=count)
 
 
-def _likelihood(shares: Sequence[Share], chain: DiffusionChain, cut: Sequence[range], *, num_images: int) -> Likelihood:
-    total, prior, transitions, *each = shares
+def _likelihood(
+    sums: Tensor, squares: Tensor, chain: DiffusionChain, cut: Sequence[range], *, num_images: int
+) -> Likelihood:
+    """sums, squares: over images, of the total, the prior, the transitions and each stretch."""
+    mean = sums / num_images
+    errors: list[float | None] = [None] * len(mean)
+    if num_images > 1:
+        errors = ((squares / num_images - mean**2).clamp(min=0) / (num_images - 1)).sqrt().tolist()
+    total, prior, transitions, *each = map(Share, mean.tolist(), errors)
     return Likelihood(
         num_images=num_images,
         num_steps=len(chain),
@@ -112,12 +112,6 @@ def _likelihood(shares: Sequence[Share], chain: DiffusionChain, cut: Sequence[ra
             Stretch(run[0], run[-1], float(chain.t[run[-1]]), share) for run, share in zip(cut, each, strict=True)
         ),
     )
-
-
-def _columns(shares: Sequence[Tensor], *, prior: Tensor) -> Tensor:
-    """Total, prior, transitions and the share of each stretch, for each image: (B, 3 + stretches) float64."""
-    transitions = torch.stack(list(shares[1:])).sum(dim=0)
-    return torch.stack([shares[0] + transitions + prior, prior, transitions, *shares], dim=1)
 
 
 def bounded_chain(model: DiffusionModel) -> DiffusionChain:
@@ -152,7 +146,7 @@ def stretches(num_steps: int, terms: int | None) -> list[range]:
 
 @torch.no_grad()
 def bound_terms(
-    denoiser: Denoiser, chain: DiffusionChain, x0: Tensor, noise: Draws, cut: Sequence[range]
+    denoiser: Denoiser, chain: DiffusionChain, x0: Tensor, noise: SeededNoise, cut: Sequence[range]
 ) -> Iterator[Tensor]:
     """For each run of indices its share of the bound (B,), bits per dimension, without bias: one of its terms, drawn
     for each image, times their number.
@@ -165,11 +159,3 @@ def bound_terms(
         step = chain.at(k, like=x0)
         x_t = q_sample(x0, noise(x0), step)
         yield len(links) * bound_term(denoiser(x_t, step), x0, x_t, step)
-
-
-def _shares(sums: Tensor, squares: Tensor, *, count: int) -> list[Share]:
-    mean = sums / count
-    if count == 1:
-        return [Share(value, None) for value in mean.tolist()]
-    errors = ((squares / count - mean**2).clamp(min=0) / (count - 1)).sqrt()
-    return [Share(value, error) for value, error in zip(mean.tolist(), errors.tolist(), strict=True)]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import file_sha256
+from ..config import check_at_least
 from ..data.formats import open_stored
 from ..data.formats.storage import NO_LABEL
 from ..diffusion.model import parse_label
@@ -88,9 +89,7 @@ class Plan:
     """Seed of the noise."""
 
     def __post_init__(self) -> None:
-        for name in ("num_samples", "shard_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(self, num_samples=1, shard_size=1)
 
     def ids(self, shard: int) -> range:
         """The ids of one shard; the last shard may hold fewer."""
@@ -127,13 +126,13 @@ def label_rule(spec: str, class_names: Sequence[str], *, seed: int) -> LabelRule
     if kind == "frequencies" and path:
         return Drawn(_frequencies(Path(path), class_names), seed, policy=kind)
     if kind == "file" and path:
-        return _from_file(Path(path), class_names)
+        return _labels_file(Path(path), class_names)
     if spec in ("all", "balanced"):
         return InTurn(tuple(range(len(class_names))))
     return InTurn(tuple(parse_label(part.strip(), class_names) for part in spec.split(",")))
 
 
-def _from_file(path: Path, class_names: Sequence[str]) -> InTurn:
+def _labels_file(path: Path, class_names: Sequence[str]) -> InTurn:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of labels {path}; expected one label or class name a line")
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -44,12 +44,7 @@ class SamplingRun:
 
     @classmethod
     def open(cls, config: GuidedRunConfig) -> "SamplingRun":
-        """Load what a config names, on this process's device.
-
-        Raises:
-            FileNotFoundError: no checkpoint there.
-            ValueError: as `assemble`.
-        """
+        """Load what a config names, on this process's device."""
         model = load_diffusion(config.diffusion, weights=config.weights, device=this_process().device)
         return cls.assemble(model, config.classifier, guidance=config.guidance, settings=config)
 
@@ -62,12 +57,7 @@ class SamplingRun:
         guidance: GuidanceConfig,
         settings: SamplingConfig,
     ) -> "SamplingRun":
-        """Put loaded models together; neither is changed.
-
-        Raises:
-            ValueError: networks that do not fit together, a precision that the device does not have, or timesteps that
-                the chain does not have.
-        """
+        """Put loaded models together; neither is changed. Networks that do not fit together are refused."""
         evaluations: Counter[str] = Counter()
         check_precision(settings.precision, model.device)
         loaded = load_guidance(
@@ -82,9 +72,8 @@ class SamplingRun:
 
     def reconfigured(self, settings: SamplingConfig, guidance: GuidanceConfig) -> "SamplingRun":
         """The same networks under another sampler or other strengths of guidance."""
-        return replace(
-            self, settings=settings, guidance=replace(self.guidance, config=guidance, sampler=settings.sampler)
-        )
+        loaded = replace(self.guidance, config=guidance, sampler=settings.sampler)
+        return replace(self, settings=settings, guidance=loaded)
 
     @property
     def model(self) -> DiffusionModel:
@@ -110,8 +99,7 @@ class SamplingRun:
         """The rule that `SampleSetConfig.labels` names; None where neither model nor classifier knows classes.
 
         Raises:
-            FileNotFoundError: no such file of labels, or data to count them in.
-            ValueError: an unknown class, or labels for a run without classes.
+            ValueError: labels for a run without classes.
         """
         if self.guidance.knows_classes:
             return label_rule(str(labels), self.guidance.class_names, seed=self.settings.seed)
@@ -123,11 +111,7 @@ class SamplingRun:
         return None
 
     def plan(self, config: SampleSetConfig) -> Plan:
-        """The samples that a run makes.
-
-        Raises:
-            FileNotFoundError, ValueError: as `label_rule`; no samples.
-        """
+        """The samples that a run makes."""
         rule = self.label_rule(config.labels)
         return Plan(num_samples=config.num_samples, shard_size=config.shard_size, labels=rule, seed=config.seed)
 

@@ -73,15 +73,13 @@ def write_animation(path: Path, run: SamplingRun, plan: Plan, *, count: int) -> 
         films.append(film.frames())
     states, estimates = (torch.cat(batches, dim=1) for batches in zip(*films, strict=True))
     columns = max(1, round(count**0.5))
-    frames = [_frame(x_t, x0, columns=columns) for x_t, x0 in zip(states, estimates, strict=True)]
+    frames: list[Image.Image] = []
+    for x_t, x0 in zip(states, estimates, strict=True):
+        left, right = grid(x_t, columns=columns), grid(x0, columns=columns)
+        gap = left.new_full((*left.shape[:2], left.shape[2] // columns // 2), WHITE)
+        frames.append(picture(torch.cat([left, gap, right], dim=2)))
     durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_FRAME_MILLISECONDS]
     with atomic_write(path) as file:
         frames[0].save(
             file, format="WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, lossless=True
         )
-
-
-def _frame(x_t: Tensor, x0: Tensor, *, columns: int) -> "Image.Image":
-    left, right = grid(x_t, columns=columns), grid(x0, columns=columns)
-    gap = left.new_full((*left.shape[:2], left.shape[2] // columns // 2), WHITE)
-    return picture(torch.cat([left, gap, right], dim=2))

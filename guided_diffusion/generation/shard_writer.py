@@ -3,10 +3,11 @@
 import logging
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -28,11 +29,7 @@ _logger = logging.getLogger(__name__)
 
 
 def make_shards(
-    config: RunConfig,
-    plan: Plan,
-    manifest: Mapping[str, Any],
-    make_images: MakeImages,
-    evaluations: Counter[str],
+    config: RunConfig, plan: Plan, manifest: Mapping[str, Any], make_images: MakeImages, evaluations: Counter[str]
 ) -> None:
     """Make the shards of `plan` that `config.out` lacks, shared by the processes, then a grid of the first samples.
 
@@ -57,7 +54,9 @@ def make_shards(
     with Progress(tally, evaluations, total=total, name=config.out.name, is_shown=process.is_main) as progress:
         for n in missing[process.rank :: process.world_size]:
             images, size = _made(plan, plan.ids(n), size, make_images, progress)
-            write_shard(config.out, n, _shard(images, plan, plan.ids(n)))
+            labels = np.array([plan.label(i) for i in plan.ids(n)])
+            pixels = rearrange(images, "n c h w -> n h w c").numpy()
+            write_shard(config.out, n, Shard(images=pixels, labels=labels, ids=np.array(plan.ids(n))))
             tally.add(SHARDS, 1)
         progress.hand_in()
         progress.wait_for(SHARDS, len(missing))  # a collective would give up after minutes
@@ -88,14 +87,6 @@ def _made(plan: Plan, ids: range, size: int, make_images: MakeImages, progress: 
         free_cached_memory()  # here, where the error no longer holds on to what failed
         _logger.warning("out of memory: from here on %d images at a time", size)
     return torch.cat(made), size
-
-
-def _shard(images: Tensor, plan: Plan, ids: Sequence[int]) -> Shard:
-    return Shard(
-        images=rearrange(images, "n c h w -> n h w c").numpy(),
-        labels=torch.tensor([plan.label(i) for i in ids]).numpy(),
-        ids=torch.tensor(list(ids)).numpy(),
-    )
 
 
 def environment(config: RunConfig, device: torch.device) -> dict[str, Any]:
