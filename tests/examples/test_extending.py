@@ -88,8 +88,9 @@ def test_the_guidance_acts_where_the_classifier_is_uncertain(setup, member):
 def test_the_metric_and_the_extractor_are_reported(class_folder, tmp_path, monkeypatch, member):
     copies = row("evaluation/metrics/__init__.py", COPIES=member("evaluation/metrics/copies.py").COPIES)
     monkeypatch.setattr(run, "METRICS", (*metrics.METRICS, *copies))
-    load = member("evaluation/extractors/pixels.py").load_pixels
-    extractor = row("evaluation/extractors/config.py", load_pixels=load)["pixels"](device=torch.device("cpu"))
+    load_pooled_pixels = member("evaluation/extractors/pooled_pixels.py").load_pooled_pixels
+    loaders = row("evaluation/extractors/config.py", load_pooled_pixels=load_pooled_pixels)
+    extractor = loaders["pooled_pixels"](device=torch.device("cpu"))
     report = evaluate(generated=class_folder, real=class_folder, extractor=extractor, out=tmp_path / "report.json")
     assert report.metrics["copies"] == 1.0
     assert abs(report.metrics["frechet_distance"]) < 1e-6
