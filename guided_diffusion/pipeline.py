@@ -58,11 +58,6 @@ class GuidedDiffusion:
         """Names of the classes that can be asked for, in label order; the classifier's where the model has none."""
         return self.model.config.class_names or (() if self.classifier is None else self.classifier.class_names)
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the networks."""
-        return self.model.device
-
     def sample(
         self,
         labels: Sequence[int | str] | str = "all",

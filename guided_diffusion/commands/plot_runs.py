@@ -54,8 +54,8 @@ def plot_runs(config: PlotConfig) -> None:
         axis = figure.add_subplot(rows, columns, place)
         for run, of_run in curves.items():
             if name in of_run:
-                iterations, values = zip(*of_run[name], strict=True)
-                axis.plot(iterations, values, marker="." if len(values) < 30 else None, label=str(run))
+                marker = "." if len(of_run[name]) < 30 else None
+                axis.plot(*zip(*of_run[name], strict=True), marker=marker, label=str(run))
         axis.set(title=name, xlabel="iteration")
         axis.grid(alpha=0.3)
     if len(config.runs) > 1:

@@ -1,7 +1,6 @@
 """Pictures beside the shards: a grid of the first samples, and the denoising of a few as an animation."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -14,9 +13,6 @@ from ..diffusion.images import grid, to_uint8
 from ..files import atomic_write
 from .plan import Plan, batches_of
 from .run import SamplingRun
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 MOST_FRAMES = 60
 WHITE = 255
@@ -67,11 +63,10 @@ def write_animation(path: Path, run: SamplingRun, plan: Plan, *, count: int) -> 
         films.append(film.frames())
     states, estimates = (torch.cat(batches, dim=1) for batches in zip(*films, strict=True))
     columns = max(1, round(count**0.5))
-    frames: list[Image.Image] = []
-    for x_t, x0 in zip(states, estimates, strict=True):
-        left, right = grid(x_t, columns=columns), grid(x0, columns=columns)
-        gap = left.new_full((*left.shape[:2], left.shape[2] // columns // 2), WHITE)
-        frames.append(picture(torch.cat([left, gap, right], dim=2)))
+    grids = [(grid(x_t, columns=columns), grid(x0, columns=columns)) for x_t, x0 in zip(states, estimates, strict=True)]
+    channels, height, width = grids[0][0].shape
+    gap = torch.full((channels, height, width // columns // 2), WHITE, dtype=torch.uint8)
+    frames = [picture(torch.cat([left, gap, right], dim=2)) for left, right in grids]
     milliseconds = [80] * (len(frames) - 1) + [2000]
     how = {"append_images": frames[1:], "duration": milliseconds, "loop": 0, "lossless": True}
     with atomic_write(path) as file:

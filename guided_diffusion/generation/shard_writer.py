@@ -53,8 +53,7 @@ def make_shards(
 
     evaluations.subtract(evaluations.copy())  # those of an earlier run with the same networks
     tally, total, size = Tally(), sum(len(plan.ids(n)) for n in missing), config.batch_size
-    bar = Progress(tally, evaluations, total=total, name=config.out.name, is_shown=process.is_main)
-    with closing(bar) as progress:
+    with closing(Progress(tally, evaluations, total, name=config.out.name, is_shown=process.is_main)) as progress:
         for n in missing[process.rank :: process.world_size]:
             images, size = _made(plan, plan.ids(n), size, make_images, progress)
             labels = np.array([plan.label(i) for i in plan.ids(n)])
@@ -112,9 +111,7 @@ def environment(config: RunConfig, device: torch.device) -> dict[str, Any]:
 class Progress:
     """A bar over the images of all processes, shown by one of them, and a line of sums at the end."""
 
-    def __init__(
-        self, tally: Tally, evaluations: Counter[str], *, total: int, name: str, is_shown: bool = True
-    ) -> None:
+    def __init__(self, tally: Tally, evaluations: Counter[str], total: int, *, name: str, is_shown: bool) -> None:
         """evaluations: images evaluated by this process's networks, counted by them. total: images of all processes."""
         self._tally, self._evaluations, self._begin = tally, evaluations, time.monotonic()
         # Every image costs the same, so the mean rate since the beginning predicts best how long it will take.

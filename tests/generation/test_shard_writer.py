@@ -104,7 +104,7 @@ def test_a_process_without_work_waits_and_shows_how_far_the_others_are(capsys):
             tally.add("images", 2)
             tally.add("shards", 1)
 
-    with closing(Progress(tally, Counter(), total=6, name="samples")) as progress:
+    with closing(Progress(tally, Counter(), 6, name="samples", is_shown=True)) as progress:
         thread = threading.Thread(target=other)
         thread.start()
         progress.wait_for("shards", 3)
