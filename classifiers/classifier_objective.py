@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from guided_diffusion.checkpoint import Checkpoint
 from guided_diffusion.config import from_plain
@@ -36,7 +36,10 @@ class ClassifierObjective:
 
     def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
         """The mean loss; logged with its two terms and the accuracy on the batch."""
-        x_t, t = self._noised(batch.x0, noise)
+        x_t, t = batch.x0, torch.zeros(len(batch.y), device=batch.x0.device)
+        if self.chain is not None:
+            step = self.chain.drawn(noise.uniform(), like=x_t)
+            x_t, t = q_sample(x_t, noise(x_t), step), step.t
         log_p = F.log_softmax(network(x_t, t).float(), dim=1)
         cross_entropy, certainty = F.nll_loss(log_p, batch.y), kl_to_uniform(log_p).mean()
         accuracy = (log_p.argmax(dim=1) == batch.y).float().mean()
@@ -44,13 +47,6 @@ class ClassifierObjective:
             total=cross_entropy + self.entropy_weight * certainty,
             logged={"accuracy": accuracy, "cross_entropy": cross_entropy, "kl_to_uniform": certainty},
         )
-
-    def _noised(self, x0: Tensor, noise: SeededNoise) -> tuple[Tensor, Tensor]:
-        """x_t (B, C, H, W) and t (B,)."""
-        if self.chain is None:
-            return x0, torch.zeros(len(x0), device=x0.device)
-        step = self.chain.drawn(noise.uniform(), like=x0)
-        return q_sample(x0, noise(x0), step), step.t
 
 
 def guided_chain(checkpoint: Checkpoint, data: ImageSet) -> ChainConfig:

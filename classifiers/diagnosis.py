@@ -1,11 +1,10 @@
 """Diagnosis of a classifier: measurements on held-out images at noise levels of its chain."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,22 +98,13 @@ class Diagnosis:
     scale: float | None
     """s* of `calibrating_scale`, pooled over all levels above chance; null without such a level."""
 
-
-def is_informed(accuracy: float, *, commonest: float, num_images: int) -> bool:
-    """True for an accuracy significantly above that of a constant prediction."""
-    return accuracy > commonest + STANDARD_ERRORS * math.sqrt(commonest * (1 - commonest) / num_images)
-
-
-def informed_levels(diagnosis: Diagnosis) -> list[LevelReport]:
-    """The levels with an accuracy above chance."""
-    return [
-        level
-        for level in diagnosis.levels
-        if is_informed(level.accuracy, commonest=diagnosis.commonest, num_images=diagnosis.num_images)
-    ]
+    def is_informed(self, level: LevelReport) -> bool:
+        """True for an accuracy significantly above that of a constant prediction."""
+        standard_error = math.sqrt(self.commonest * (1 - self.commonest) / self.num_images)
+        return level.accuracy > self.commonest + STANDARD_ERRORS * standard_error
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Probes:
     """Held-out images at links of a chain; an image has the same noise at every link."""
 
@@ -135,7 +125,7 @@ def diagnosed(
     """The diagnosis on at most `max_images` of the data, at noise levels evenly spread over the chain.
 
     Raises:
-        ValueError: as `open_heldout`; images of one class only.
+        ValueError: images of one class only.
     """
     images = open_heldout(data, classifier.config)
     chosen = evenly_spaced(len(images), most=max_images)
@@ -147,15 +137,12 @@ def diagnosed(
         )
     chain = None if classifier.config.chain is None else make_chain(classifier.config.chain)
     links = level_indices(chain, count=num_levels)
-    probes = Probes(images=images, chosen=chosen, chain=chain, links=links, seed=seed)
+    levels = measure_levels(classifier.network, Probes(images, chosen, chain, links, seed), batch_size=batch_size)
+    trained_on = classifier.checkpoint.run.get("data", {}).get("path")  # an imported classifier's run names no data
     return summarize(
-        measure_levels(classifier.network, probes, batch_size=batch_size),
-        y,
-        classifier=classifier.name,
-        data=data.path,
-        trained_on_it=_is_training_folder(data.path, classifier.checkpoint.run),
-        guides=chain is not None,
-    )
+        levels, y, classifier=classifier.name, data=data.path, guides=chain is not None,
+        trained_on_it=trained_on is not None and Path(trained_on).resolve() == data.path.resolve(),
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -216,44 +203,29 @@ def summarize(
                 f"{classifier} gives log-probabilities that are not finite at t = {level.t:g}: its weights are broken, "
                 f"take another checkpoint"
             )
-    num_classes = levels[0].log_p.shape[1]
-    commonest = max(1 / num_classes, float(y.bincount().max()) / len(y))
-    informed = [
-        level for level in levels if is_informed(accuracy(level.log_p, y), commonest=commonest, num_images=len(y))
+    chance = 1 / levels[0].log_p.shape[1]
+    reports = [
+        LevelReport(
+            t=level.t,
+            alpha_bar=level.alpha_bar,
+            accuracy=accuracy(level.log_p, y),
+            log_likelihood=log_likelihood(level.log_p, y),
+            confidence=mean_confidence(level.log_p),
+            calibration_error=calibration_error(level.log_p, y),
+            entropy=normalized_entropy(level.log_p),
+            correction=float(level.corrections.mean()),
+            slope_error=level.slope_error,
+        )
+        for level in levels
     ]
-    return Diagnosis(
-        classifier=classifier,
-        data=str(data),
-        num_images=len(y),
-        trained_on_it=trained_on_it,
-        guides=guides,
-        chance=1 / num_classes,
-        commonest=commonest,
-        levels=tuple(_report(level, y) for level in levels),
-        scale=calibrating_scale(torch.cat([level.log_p for level in informed]), y.repeat(len(informed)))
-        if informed
-        else None,
-    )
-
-
-def _report(level: LevelMeasurement, y: Tensor) -> LevelReport:
-    return LevelReport(
-        t=level.t,
-        alpha_bar=level.alpha_bar,
-        accuracy=accuracy(level.log_p, y),
-        log_likelihood=log_likelihood(level.log_p, y),
-        confidence=mean_confidence(level.log_p),
-        calibration_error=calibration_error(level.log_p, y),
-        entropy=normalized_entropy(level.log_p),
-        correction=float(level.corrections.mean()),
-        slope_error=level.slope_error,
-    )
-
-
-def _is_training_folder(path: Path, run: Mapping[str, Any]) -> bool:
-    """True if the run's data are this folder; an imported classifier's run does not name its data."""
-    trained_on = run.get("data", {}).get("path")
-    return trained_on is not None and Path(trained_on).resolve() == path.resolve()
+    diagnosis = Diagnosis(
+        classifier=classifier, data=str(data), num_images=len(y), trained_on_it=trained_on_it, guides=guides,
+        chance=chance, commonest=max(chance, float(y.bincount().max()) / len(y)), levels=tuple(reports), scale=None,
+    )  # fmt: skip
+    informed = [level.log_p for level, report in zip(levels, reports, strict=True) if diagnosis.is_informed(report)]
+    if not informed:
+        return diagnosis
+    return replace(diagnosis, scale=calibrating_scale(torch.cat(informed), y.repeat(len(informed))))
 
 
 def correction_ratio(gradient: Tensor, eps: Tensor, step: Step) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .diagnosis import Diagnosis, LevelReport, informed_levels
+from .diagnosis import Diagnosis, LevelReport
 
 _COLUMNS: dict[str, Callable[[LevelReport], str]] = {
     "t": lambda level: f"{level.t:g}",
@@ -24,11 +24,7 @@ _PANELS: tuple[tuple[str, str, Value], ...] = (
     ("Accuracy", "share of the images", lambda level: level.accuracy),
     ("Log-likelihood of the right class", "mean log p(y | x_t), nats", lambda level: level.log_likelihood),
     ("Expected calibration error", "mean |accuracy − confidence|", lambda level: level.calibration_error),
-    (
-        "Guidance at scale 1, relative to the noise",
-        "√(1 − ᾱ) ‖∇ log p(y | x_t)‖ / ‖ε‖",
-        lambda level: level.correction,
-    ),
+    ("Guidance at scale 1, relative to the noise", "√(1 − ᾱ) ‖∇ log p(y | x_t)‖ / ‖ε‖", lambda level: level.correction),
 )
 """Title, label of the y axis and curve of each panel."""
 
@@ -79,9 +75,7 @@ def _points(diagnosis: Diagnosis, value: Value) -> tuple[list[float], list[float
 def _curve(axis: Axes, diagnosis: Diagnosis, value: Value) -> None:
     """A marker a level, hollow where the classifier is no better than chance."""
     axis.plot(*_points(diagnosis, value), marker="o", markersize=5, label="measured")
-    informed = informed_levels(diagnosis)
-    unknown = [level for level in diagnosis.levels if level not in informed]
-    if unknown:
+    if unknown := [level for level in diagnosis.levels if not diagnosis.is_informed(level)]:
         axis.plot(
             [level.t for level in unknown], [value(level) for level in unknown], linestyle="none", marker="o",
             markersize=5, markerfacecolor="white", color="C0", label="measured, no better than chance",

@@ -55,21 +55,18 @@ class NoisyClassifier(nn.Module):
 
     def feature_map(self, x_t: Tensor, t: Tensor) -> Tensor:
         """The last feature map (B, channels, H / down-factor, W / down-factor), normalised and activated."""
-        self._check_size(x_t)
-        h, _ = self.encoder(x_t, self.encoder.time(t))
-        return F.silu(self.norm_out(h))
-
-    def pooled(self, feature_map: Tensor) -> Tensor:
-        """The vector (B, channels) that the logits are a linear function of."""
-        return reduce(feature_map, "b c h w -> b c", "mean") if self.pool is None else self.pool(feature_map)
-
-    def _check_size(self, x_t: Tensor) -> None:
         side = self.config.image_size
         if self.pool is not None and x_t.shape[2:] != (side, side):
             raise ValueError(
                 f"attention pooling was built for {side}x{side} images, got {x_t.shape[2]}x{x_t.shape[3]}; "
                 f'resize them, or train a classifier with pooling "adaptive"'
             )
+        h, _ = self.encoder(x_t, self.encoder.time(t))
+        return F.silu(self.norm_out(h))
+
+    def pooled(self, feature_map: Tensor) -> Tensor:
+        """The vector (B, channels) that the logits are a linear function of."""
+        return reduce(feature_map, "b c h w -> b c", "mean") if self.pool is None else self.pool(feature_map)
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guided_diffusion.data.config import DataConfig
@@ -16,6 +15,7 @@ from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.guidance import LogProb
 
 from .calibration import accuracy, log_likelihood
+from .model import log_probabilities
 from .trained_model import ClassifierModelConfig
 
 HELDOUT_LIKELIHOOD = "heldout_log_likelihood"
@@ -90,13 +90,11 @@ class Validation:
 
     def __call__(self, network: nn.Module, iteration: int) -> Mapping[str, float]:
         """Accuracy at five noise levels, or of clean images, and the log-likelihood, nats, averaged over them."""
-
-        def log_prob(x_t: Tensor, t: Tensor) -> Tensor:
-            return F.log_softmax(network(x_t, t).float(), dim=1)
-
         device, metrics, likelihoods = next(network.parameters()).device, dict[str, float](), list[float]()
         for k in level_indices(self.chain, count=5):
-            log_p = predictions(log_prob, self.chain, self.images, k=k, seed=0, device=device)
+            log_p = predictions(
+                lambda x_t, t: log_probabilities(network(x_t, t)), self.chain, self.images, k=k, seed=0, device=device
+            )
             t = 0.0 if self.chain is None else float(self.chain.t[k])
             metrics[f"heldout_accuracy_t{t:g}"] = accuracy(log_p, self.labels)
             likelihoods.append(log_likelihood(log_p, self.labels))
@@ -104,11 +102,7 @@ class Validation:
 
 
 def open_validation(data: DataConfig, model: ClassifierModelConfig, *, max_images: int) -> Validation:
-    """Validation on at most `max_images` of the data, evenly spaced.
-
-    Raises:
-        ValueError: as `open_heldout`.
-    """
+    """Validation on at most `max_images` of the data, evenly spaced."""
     dataset = open_heldout(data, model)
     images, labels = read_images(dataset, evenly_spaced(len(dataset), most=max_images))
     return Validation(None if model.chain is None else make_chain(model.chain), images, labels)

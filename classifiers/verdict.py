@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from guided_diffusion.diffusion.chain import sigma
 
 from .calibration import SCALE_LIMIT
-from .diagnosis import Diagnosis, LevelReport, informed_levels
+from .diagnosis import Diagnosis, LevelReport
 
 RESOLUTION = 1.25
 """Scales within this factor count as equal: ADM's tuned scales (table 14) are a quarter apart or more."""
@@ -20,18 +20,18 @@ NEGLIGIBLE = 1e-4
 
 def verdict(diagnosis: Diagnosis) -> list[str]:
     """Sentences on accuracy, calibration and gradient, and a scale to start from."""
-    informed = informed_levels(diagnosis)
+    informed = [level for level in diagnosis.levels if diagnosis.is_informed(level)]
     sentences: list[str] = []
     if diagnosis.trained_on_it:
         sentences.append(
             "These images are not held out: the classifier was trained on this folder, which flatters every number."
         )
     if not informed or diagnosis.scale is None:
-        sentences.append(
+        return [
+            *sentences,
             "It is no better than chance at any noise level. Guidance by it would add noise and no class: train it "
-            "longer, and make sure that images and labels match."
-        )
-        return sentences
+            "longer, and make sure that images and labels match.",
+        ]
     sentences += [_accuracy(diagnosis, informed), _calibration(diagnosis, informed, diagnosis.scale)]
     if not diagnosis.guides:
         return [*sentences, "It was trained on clean images, so it can judge samples and guides none."]
@@ -43,7 +43,11 @@ def verdict(diagnosis: Diagnosis) -> list[str]:
         ]
     worst = max(effective, key=lambda level: level.slope_error)
     if worst.slope_error > SOUND:
-        return [*sentences, _unsound(worst)]
+        return [
+            *sentences,
+            f"Its gradient is NOT sound: it misses the slope of log p(y | x_t) by {worst.slope_error:.1%} at "
+            f"t = {worst.t:g}; do not guide by it before the cause is found (precision, or a broken backward).",
+        ]
     return [*sentences, _sound(effective, worst), _starting_scale(diagnosis.scale)]
 
 
@@ -82,13 +86,6 @@ def _calibration(diagnosis: Diagnosis, informed: Sequence[LevelReport], scale: f
     if scale > RESOLUTION:
         return f"It is underconfident: its log-probabilities are calibrated when scaled by {scale:.2g} ({error})."
     return f"It is calibrated: scaling its log-probabilities by {scale:.2g}, about 1, is best ({error})."
-
-
-def _unsound(worst: LevelReport) -> str:
-    return (
-        f"Its gradient is NOT sound: it misses the slope of log p(y | x_t) by {worst.slope_error:.1%} at "
-        f"t = {worst.t:g}; do not guide by it before the cause is found (precision, or a broken backward)."
-    )
 
 
 def _sound(effective: Sequence[LevelReport], worst: LevelReport) -> str:

@@ -42,8 +42,8 @@ class InspectConfig:
 
 def inspect_data(config: InspectConfig) -> None:
     """Look through the data, print a report, and write the page if one was asked for."""
-    from ..data.inspection import inspected, report_lines  # imports Pillow, which --help has no use for
-    from ..data.thumbnails import write_thumbnails
+    # Imports Pillow, which --help has no use for.
+    from ..data.inspection import inspected, report_lines, write_thumbnails
 
     found = inspected(config.data.path, labels=config.data.labels, num_workers=config.data.num_workers)
     print("\n".join(report_lines(found, size=config.size)))

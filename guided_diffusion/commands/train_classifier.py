@@ -41,7 +41,7 @@ class TrainClassifierConfig(TrainingConfig):
 
 
 def train_classifier(config: TrainClassifierConfig) -> None:
-    """Train as configured; see `train` for how it ends."""
+    """Train as configured; see `fit` for how it ends."""
     # Here, so that --help does not import what reads images.
     from classifiers.classifier_objective import ClassifierObjective, guided_chain
     from classifiers.validation import HELDOUT_LIKELIHOOD, open_validation

@@ -17,22 +17,21 @@ class TrainDiffusionConfig(DiffusionTrainingConfig):
 
 
 def train_diffusion(config: TrainDiffusionConfig) -> None:
-    """Train as configured; see `train` for how it ends."""
+    """Train as configured; see `fit` for how it ends."""
     # Here, so that --help does not import what reads images.
-    from ..training.diffusion_objective import adaptive, diffusion_config, diffusion_objective
+    from ..training.diffusion_objective import diffusion_config, diffusion_objective
     from ..training.loop import open_training_data, train
     from ..training.previews import diffusion_previews
 
     data = open_training_data(config)
     model = diffusion_config(config, data)
-    objective = diffusion_objective(config, model)
     train(
         config,
         data,
         kind="diffusion",
         model=model,
         make_network=partial(UNet, model.network),
-        objective=adaptive(objective, objective.timesteps),
+        objective=diffusion_objective(config, model),
         observe=diffusion_previews(config.preview, model, data, config),
     )
 

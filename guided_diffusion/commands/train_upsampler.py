@@ -32,26 +32,24 @@ class TrainUpsamplerConfig(DiffusionTrainingConfig):
 
 
 def train_upsampler(config: TrainUpsamplerConfig) -> None:
-    """Train as configured; see `train` for how it ends."""
+    """Train as configured; see `fit` for how it ends."""
     # Here, so that --help does not import what reads images.
-    from ..training.diffusion_objective import adaptive, diffusion_config, diffusion_objective
+    from ..training.diffusion_objective import area_reduced, diffusion_config, diffusion_objective
     from ..training.loop import open_training_data, train
     from ..training.previews import upsampler_previews
-    from ..training.upsampler_objective import UpsamplerObjective, area_reduced
 
     data, size, noise = open_training_data(config), config.low_res_size, config.conditioning_noise
     diffusion = diffusion_config(config, data)
     network = UpsamplerConfig(**vars(diffusion.network), low_res_size=size, conditioning_noise=noise)
     fields: dict[str, Any] = vars(diffusion) | {"network": network}
     model = UpsamplerModelConfig(**fields)
-    objective = diffusion_objective(config, model)
     train(
         config,
         data,
         kind="upsampler",
         model=model,
         make_network=partial(Upsampler, network),
-        objective=adaptive(UpsamplerObjective(objective, size, noise), objective.timesteps),
+        objective=diffusion_objective(config, model),
         observe=upsampler_previews(config.preview, model, data, config, reduced=partial(area_reduced, size=size)),
     )
 

@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from .config import check_num_workers
 from .decoder import x0_of
 from .image_set import ImageSet
 from .workers import read_in_workers
@@ -44,11 +45,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class EndlessBatches:
-    """An endless stream over a training set: every epoch has its own permutation, and no batch is short.
-
-    Raises:
-        ValueError: an empty set, a batch size below 1 or a negative number of workers.
-    """
+    """An endless stream over a training set: every epoch has its own permutation, and no batch is short."""
 
     images: ImageSet
     batch_size: int = field(kw_only=True)
@@ -60,12 +57,9 @@ class EndlessBatches:
     """Decoding processes beside this one; 0 decodes in this one."""
 
     def __post_init__(self) -> None:
-        if not len(self.images):
-            raise ValueError("the set is empty; batches need at least one image")
         if self.batch_size < 1:
             raise ValueError(f"the global batch is at least 1 sample, not {self.batch_size}")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers is a number of processes, 0 or more, not {self.num_workers}")
+        check_num_workers(self.num_workers)
 
     def micro_batches(
         self, *, start_iteration: int = 0, rank: int = 0, world_size: int = 1, micro_size: int | None = None
@@ -76,10 +70,9 @@ class EndlessBatches:
         the last may be short; None: a block is one. Drop the iterator to end the workers.
 
         Raises:
-            ValueError: at once, if the batch does not divide or an argument is out of range; while iterating, what
-                reading the images raised, with its own message, in whichever process. OSError likewise.
+            ValueError: at once, if the batch does not divide or an argument is out of range; while iterating, as
+                reading the images raises it in whichever process. OSError likewise.
         """
-        share = self.share(world_size)
         if start_iteration < 0 or not 0 <= rank < world_size:
             raise ValueError(
                 f"start_iteration={start_iteration}, rank={rank}, world_size={world_size}: "
@@ -87,13 +80,10 @@ class EndlessBatches:
             )
         if micro_size is not None and micro_size < 1:
             raise ValueError(f"a micro-batch is at least 1 sample, not {micro_size}")
-        first = start_iteration * self.batch_size + rank * share
-        return read_in_workers(
-            partial(_read_batch, self.images, self.seed),
-            self._entries(first, share, micro_size or share),
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-        )
+        share = self.share(world_size)
+        entries = self._entries(start_iteration * self.batch_size + rank * share, share, micro_size or share)
+        read = partial(_read_batch, self.images, self.seed)
+        return read_in_workers(read, entries, num_workers=self.num_workers, pin_memory=torch.cuda.is_available())
 
     def share(self, world_size: int) -> int:
         """Samples of one process per iteration.
@@ -101,8 +91,6 @@ class EndlessBatches:
         Raises:
             ValueError: a batch that does not divide over the processes.
         """
-        if world_size < 1:
-            raise ValueError(f"world_size={world_size} is a count, at least 1")
         below = self.batch_size // world_size * world_size
         if below != self.batch_size:
             nearest = " or ".join(str(size) for size in (below, below + world_size) if size)
@@ -114,14 +102,15 @@ class EndlessBatches:
 
     def _entries(self, first: int, share: int, micro_size: int) -> Iterator[list[Entry]]:
         """The entries of each micro-batch of the process whose samples begin at the counter `first`."""
+        size = len(self.images)
         for begin in itertools.count(first, self.batch_size):
             counters = range(begin, begin + share)
             for start in range(0, share, micro_size):
-                yield [self._entry(counter) for counter in counters[start : start + micro_size]]
-
-    def _entry(self, counter: int) -> Entry:
-        epoch, position = divmod(counter, len(self.images))
-        return int(epoch_permutation(len(self.images), seed=self.seed, epoch=epoch)[position]), counter
+                entries = []
+                for counter in counters[start : start + micro_size]:
+                    epoch, position = divmod(counter, size)
+                    entries.append((int(epoch_permutation(size, seed=self.seed, epoch=epoch)[position]), counter))
+                yield entries
 
 
 @lru_cache(maxsize=2)

@@ -43,10 +43,6 @@ class DataConfig:
 
 
 def check_num_workers(num_workers: int) -> None:
-    """Refuse a negative number of decoding processes.
-
-    Raises:
-        ValueError: it is negative.
-    """
+    """Refuse a negative number of decoding processes."""
     if num_workers < 0:
         raise ValueError(f"data.num_workers is a number of processes, 0 or more, not {num_workers}")

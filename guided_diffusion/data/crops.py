@@ -26,7 +26,7 @@ def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     too large, then bicubic; the middle square is cut out.
     """
     resized = _with_shorter_side(image, size)
-    return _cut(resized, size, x=(resized.width - size) // 2, y=(resized.height - size) // 2)
+    return _square(resized, size, x=(resized.width - size) // 2, y=(resized.height - size) // 2)
 
 
 def random_crop(image: Image.Image, size: int, *, rng: random.Random) -> NDArray[np.uint8]:
@@ -38,7 +38,7 @@ def random_crop(image: Image.Image, size: int, *, rng: random.Random) -> NDArray
     resized = _with_shorter_side(image, rng.randrange(size, math.ceil(size / 0.8) + 1))
     y = rng.randrange(resized.height - size + 1)
     x = rng.randrange(resized.width - size + 1)
-    return _cut(resized, size, x=x, y=y)
+    return _square(resized, size, x=x, y=y)
 
 
 def _with_shorter_side(image: Image.Image, side: int) -> Image.Image:
@@ -50,7 +50,7 @@ def _with_shorter_side(image: Image.Image, side: int) -> Image.Image:
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
 
 
-def _cut(image: Image.Image, size: int, *, x: int, y: int) -> NDArray[np.uint8]:
+def _square(image: Image.Image, size: int, *, x: int, y: int) -> NDArray[np.uint8]:
     # np.array, not asarray: a view of Pillow's buffer is read-only, which torch warns about.
     return np.array(image.crop((x, y, x + size, y + size))).reshape(size, size, CHANNELS[image.mode])
 
@@ -75,12 +75,6 @@ def decoded(file: IO[bytes], *, mode: Mode) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert(mode)
-
-
-def header_mode(file: IO[bytes]) -> str:
-    """Pillow's mode of an image, from its header alone."""
-    with Image.open(file) as image:
-        return image.mode
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .config import DataConfig, Labels, Mode
-from .decoder import DecodedImages, x0_of
-from .formats import EXPECTED, FORMATS, format_of
+from .decoder import DecodedImages, common_mode, header_modes, mode_with_channels, x0_of
+from .formats import EXPECTED, open_stored
 from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
 from .formats.tree import files_sha256
 from .labels import renumbered
-from .modes import common_mode, header_modes, mode_with_channels
 
 _LOOKED_AT = 16
 """Images in whose values a wrong range shows."""
@@ -97,11 +97,7 @@ class ImageSet:
         return self._pictures.augmented(index, rng)
 
     def stream(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-        """The images (n, H, W, C) of ascending indices, in pieces of whatever length suits the storage.
-
-        Raises:
-            ValueError: images of several shapes, or damaged ones.
-        """
+        """The images (n, H, W, C) of ascending indices, in pieces of whatever length suits the storage."""
         for images in self.source.stream(indices) if len(indices) else ():
             if images.shape[1:] != self.shape:
                 raise ValueError(
@@ -111,14 +107,10 @@ class ImageSet:
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """The images (B, C, H, W) uint8 of ascending indices, at least one; all of them are in memory at once."""
-        return _channels_first(list(self.stream(indices)))
+        return _channels_first(chain.from_iterable(self.stream(indices)))
 
     def num_batches(self, batch_size: int) -> int:
-        """Number of batches, of which the last may be short.
-
-        Raises:
-            ValueError: batch_size is not positive.
-        """
+        """Number of batches, of which the last may be short."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         return -(-len(self) // batch_size)
@@ -132,27 +124,15 @@ class ImageSet:
         which share a set see the very batches that one process would. At most a batch and a piece are in memory.
         """
         last = self.num_batches(batch_size) if last is None else last
-        start, stop = first * batch_size, min(last * batch_size, len(self))
-        waiting: list[NDArray[np.uint8]] = []
-        for piece in self.stream(range(start, stop)):
-            rest = piece
-            while len(rest):
-                waiting.append(rest[: batch_size - sum(map(len, waiting))])
-                rest = rest[len(waiting[-1]) :]
-                if sum(map(len, waiting)) == min(batch_size, stop - start):
-                    images = _channels_first(waiting)
-                    yield images, self.labels[start : start + len(images)].clone() if self.is_labelled else None
-                    start += len(images)
-                    waiting = []
+        indices = range(first * batch_size, min(last * batch_size, len(self)))
+        images = chain.from_iterable(self.stream(indices))
+        for start in indices[::batch_size]:
+            labels = self.labels[start : start + batch_size].clone() if self.is_labelled else None
+            yield _channels_first(islice(images, batch_size)), labels
 
     def files_sha256(self) -> str:
-        """SHA-256 of the names, sizes and times of change of the files that hold the images, as `tree.files_sha256`.
-
-        Of samples only the shards count, since reports come to lie beside them.
-
-        Raises:
-            FileNotFoundError: the files were moved or removed.
-        """
+        """`tree.files_sha256` of the files that hold the images: of samples the shards alone, since reports come to lie
+        beside them."""
         place = _place(self.path)
         if place is None:
             raise FileNotFoundError(f"{self.path} is gone: it was moved or removed after it was opened")
@@ -175,22 +155,21 @@ def open_image_set(path: Path, *, image_size: int | None = None, channels: int |
     """
     if _place(path) is None:
         raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
-    name = format_of(path)
-    stored = FORMATS[name].open_stored(path, None)
-    if isinstance(stored.images, ImageArrays):
-        source, resize = stored.images, "none"
+    stored = open_stored(path, None)
+    files, resize = stored.images, "none"
+    if isinstance(files, ImageArrays):
+        source = files
     else:
-        modes = header_modes(stored, stored.images, path, None)
+        modes, entries = header_modes(stored, files, path, None), np.arange(len(stored.labels))
         if channels is None:
-            mode = common_mode(modes, stored.images, path, in_training=False)
+            mode = common_mode(modes, files, path, in_training=False)
         else:
-            mode = mode_with_channels(modes, stored.images, channels)
-        entries = np.arange(len(stored.labels))
-        source = DecodedImages(files=stored.images, entries=entries, labels=stored.labels, mode=mode, size=image_size)
+            mode = mode_with_channels(modes, files, channels)
+        source = DecodedImages(files=files, entries=entries, labels=stored.labels, mode=mode, size=image_size)
         crop = "" if image_size is None else CENTER_CROP.format(size=image_size)
         resize = "; then ".join(filter(None, (stored.resize, crop))) or "none"
     images = ImageSet(
-        path=path, format=name, source=source, shape=source.shape, labels=torch.from_numpy(stored.labels),
+        path=path, format=stored.format, source=source, shape=source.shape, labels=torch.from_numpy(stored.labels),
         class_names=stored.class_names, manifest=stored.manifest, resize=resize,
     )  # fmt: skip
     _refuse_misfits(images, image_size=image_size, channels=channels)
@@ -207,56 +186,51 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     Raises:
         FileNotFoundError: nothing at the path.
         OSError: a file cannot be read, for no fault of its own.
-        ImportError: data of a format that needs a library which is not installed.
+        ImportError: the library that the format needs is not installed.
         ValueError: the data, a file or the mixture of modes cannot be used.
     """
     if image_size < 1:
         raise ValueError(f"image_size is a number of pixels, at least 1, not {image_size}")
-    name, stored, files = open_pictures(config.path, config.labels)
+    stored, files = open_pictures(config.path, config.labels)
     labels, names = stored.labels, stored.class_names
     if class_names is not None:
         labels, names = renumbered(labels, names, class_names, path=config.path), tuple(class_names)
     modes = header_modes(stored, files, config.path, config)
-    entries = np.array([entry for entry, mode in enumerate(modes) if mode is not None], dtype=np.int64)
+    entries = np.flatnonzero([mode is not None for mode in modes])
     lost = np.setdiff1d(labels, labels[entries])
     if lost.size:
-        name_lost = names[lost[0]]
-        raise ValueError(f"every image of the class '{name_lost}' is broken; repair its images or remove the class")
+        name = names[lost[0]]
+        raise ValueError(f"every image of the class '{name}' is broken; repair its images or remove the class")
     skipped = tuple(files.path(entry) for entry, mode in enumerate(modes) if mode is None)
     if skipped:
         _logger.warning("%d unreadable files of %s are left out, the first %s", len(skipped), config.path, skipped[0])
+    mode = common_mode(modes, files, config.path, in_training=True) if config.mode == "auto" else config.mode
     source = DecodedImages(
-        files=files,
-        entries=entries,
-        labels=labels[entries],
-        mode=common_mode(modes, files, config.path, in_training=True) if config.mode == "auto" else config.mode,
-        size=image_size,
-        config=config,
+        files=files, entries=entries, labels=labels[entries], mode=mode, size=image_size, config=config
     )
     return ImageSet(
-        path=config.path, format=name, source=source, shape=source.shape, labels=torch.from_numpy(source.labels),
-        class_names=names, skipped=skipped,
+        path=config.path, format=stored.format, source=source, shape=source.shape, class_names=names,
+        labels=torch.from_numpy(source.labels), skipped=skipped,
     )  # fmt: skip
 
 
-def open_pictures(path: Path, labels: Labels) -> tuple[str, StoredImages, EncodedImages]:
-    """The format of the pictures at a path, and the pictures. labels: as `DataConfig.labels`.
+def open_pictures(path: Path, labels: Labels) -> tuple[StoredImages, EncodedImages]:
+    """The pictures at a path, whatever their format, and the record of them. labels: as `DataConfig.labels`.
 
     Raises:
-        FileNotFoundError, ValueError: as the format; or stored arrays.
+        ValueError: stored arrays.
     """
-    name = format_of(path)
-    stored = FORMATS[name].open_stored(path, labels)
+    stored = open_stored(path, labels)
     if isinstance(stored.images, ImageArrays):
         raise ValueError(
-            f"{path} holds stored arrays ({name}), which evaluation and upsampling read; here, give pictures "
+            f"{path} holds stored arrays ({stored.format}), which evaluation and upsampling read; here, give pictures "
             f"(export_samples.py writes samples as a folder of PNGs)"
         )
-    return name, stored, stored.images
+    return stored, stored.images
 
 
-def _channels_first(pieces: Sequence[NDArray[np.uint8]]) -> Tensor:
-    return rearrange(torch.from_numpy(np.concatenate(pieces)), "b h w c -> b c h w").contiguous()
+def _channels_first(images: Iterable[NDArray[np.uint8]]) -> Tensor:
+    return rearrange(torch.from_numpy(np.stack(list(images))), "b h w c -> b c h w").contiguous()
 
 
 def _place(path: Path) -> Path | None:

@@ -11,18 +11,13 @@ def imagenet_class_names() -> tuple[str, ...]:
 
     A name that occurs again gets its occurrence after it ("crane", "crane 2"), so that names tell classes apart.
     """
-    seen: Counter[str] = Counter()
-    names = []
-    for name in _torchvision_names():
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name} {seen[name]}")
-    return tuple(names)
-
-
-def _torchvision_names() -> list[str]:
     # Importing torchvision takes a second and 170 MB; the list alone is in a file that imports nothing.
     package = find_spec("torchvision")
     assert package is not None
-    assert package.submodule_search_locations is not None
-    file = Path(package.submodule_search_locations[0]) / "models" / "_meta.py"
-    return runpy.run_path(str(file))["_IMAGENET_CATEGORIES"]
+    assert package.origin is not None
+    seen: Counter[str] = Counter()
+    names = []
+    for name in runpy.run_path(str(Path(package.origin).parent / "models" / "_meta.py"))["_IMAGENET_CATEGORIES"]:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return tuple(names)

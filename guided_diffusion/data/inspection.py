@@ -6,23 +6,33 @@ Every image is read and decoded whole. A fault becomes a line of the report and 
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from tqdm import tqdm
 
+from ..files import atomic_write
 from .config import CHANNELS, Labels
-from .crops import DamagedImageError, damage_named, decoded
+from .crops import DamagedImageError, center_crop, damage_named, decoded
 from .formats.folder import FolderImages
-from .formats.storage import EncodedImages
+from .formats.storage import EncodedImages, PackedNames
 from .formats.tree import folder_tree
 from .image_set import open_pictures
+from .subset import evenly_spaced
 from .workers import chunks, read_in_workers
+
+SIDE = 96
+"""Side of a thumbnail, pixels."""
+STEP = SIDE + 4
+MOST_COLUMNS = 10
+MOST_ROWS = 30
+LABEL_WIDTH = 200
+TEXT_SIZE = 14
 
 
 @dataclass(frozen=True)
@@ -59,29 +69,6 @@ class Inspection:
         counts = np.bincount(self.labels, minlength=len(self.class_names)).tolist()
         return dict(zip(self.class_names, counts, strict=True))
 
-    @property
-    def broken(self) -> list[str]:
-        """Broken files and their damage."""
-        return [f"{self.files.path(i)}: {fact.damage}" for i, fact in enumerate(self.facts) if fact.damage is not None]
-
-    @property
-    def duplicates(self) -> list[list[int]]:
-        """Indices of each set of files with the same bytes."""
-        indices_of: defaultdict[bytes, list[int]] = defaultdict(list)
-        for index, fact in enumerate(self.facts):
-            if fact.digest:
-                indices_of[fact.digest].append(index)
-        return [indices for indices in indices_of.values() if len(indices) > 1]
-
-    def sides(self) -> dict[str, NDArray[np.int64]]:
-        """Widths, heights and shorter sides, pixels, of the images that can be decoded."""
-        sizes = np.array([fact.size for fact in self.facts if fact.damage is None], dtype=np.int64).reshape(-1, 2)
-        return {"width": sizes[:, 0], "height": sizes[:, 1], "shorter": sizes.min(axis=1)}
-
-    def counted(self, name: str) -> Counter[str]:
-        """Formats or modes of the images that can be decoded."""
-        return Counter(getattr(fact, name) for fact in self.facts if fact.damage is None)
-
 
 def inspected(path: Path, *, labels: Labels, num_workers: int) -> Inspection:
     """All files of a data set. A folder that a training refuses is looked through as well, each image under the
@@ -92,7 +79,7 @@ def inspected(path: Path, *, labels: Labels, num_workers: int) -> Inspection:
         ValueError: nothing in it that could be images.
     """
     try:
-        _, stored, files = open_pictures(path, labels)
+        stored, files = open_pictures(path, labels)
         numbers, class_names, refusal = stored.labels, stored.class_names, None
     except ValueError as error:
         names = folder_tree(path).images if path.is_dir() else ()
@@ -100,10 +87,10 @@ def inspected(path: Path, *, labels: Labels, num_workers: int) -> Inspection:
             raise
         classes = [name.split("/", 1)[0] if "/" in name else "beside the class folders" for name in names]
         found, numbers = np.unique(classes, return_inverse=True)
-        class_names, refusal, files = tuple(found.tolist()), str(error), FolderImages(path, names)
+        class_names, refusal, files = tuple(found.tolist()), str(error), FolderImages(path, PackedNames(names))
     facts: list[Facts] = []
-    with tqdm(total=len(files), desc="decoding", unit="files") as bar:
-        for chunk in read_in_workers(partial(_facts, files), chunks(len(files)), num_workers=num_workers):
+    with tqdm(total=len(numbers), desc="decoding", unit="files") as bar:
+        for chunk in read_in_workers(partial(_facts, files), chunks(len(numbers)), num_workers=num_workers):
             facts += chunk
             bar.update(len(chunk))
     return Inspection(path=path, refusal=refusal, files=files, labels=numbers, class_names=class_names, facts=facts)
@@ -134,21 +121,28 @@ def file_facts(files: EncodedImages, index: int) -> Facts:
 
 def report_lines(found: Inspection, *, size: int | None) -> list[str]:
     """The report for people. size: as of `InspectConfig`."""
-    counts, modes, shorter = found.class_counts, found.counted("mode"), found.sides()["shorter"]
+    counts = found.class_counts
     lines = [f"{found.path}: {sum(counts.values()):,} images in {_counted(len(counts), 'class', 'classes')}"]
     if found.refusal is not None:
         lines.append(f"refused     a training would end with: {found.refusal}")
     lines.append(f"classes     {_balance(counts)}")
-    for name, side in found.sides().items() if len(shorter) else ():
-        lines.append(f"{name:<12}{side.min()} to {side.max()} pixels, median {np.median(side):g}")
-    if size is not None and len(shorter):
-        small = int((shorter < size).sum())
-        share = f" ({small / len(shorter):.1%}), which training would enlarge" if small else ""
-        lines.append(f"below {size:<6}{small:,} images{share}")
-    needs_mode = len(modes) > 1 or not modes.keys() <= CHANNELS.keys()
+    sound = [fact for fact in found.facts if fact.damage is None]
+    if sound:
+        widths, heights = np.array([fact.size for fact in sound]).T
+        shorter = np.minimum(widths, heights)
+        for name, side in (("width", widths), ("height", heights), ("shorter", shorter)):
+            lines.append(f"{name:<12}{side.min()} to {side.max()} pixels, median {np.median(side):g}")
+        if size is not None:
+            small = int((shorter < size).sum())
+            share = f" ({small / len(sound):.1%}), which training would enlarge" if small else ""
+            lines.append(f"below {size:<6}{small:,} images{share}")
+    lines.append(f"formats     {_shares(fact.format for fact in sound)}")
+    modes = {fact.mode for fact in sound}
+    needs_mode = len(modes) > 1 or not modes <= CHANNELS.keys()
     advice = "; training needs --data.mode RGB (or L), which converts them" if needs_mode else ""
-    lines += [f"formats     {_shares(found.counted('format'))}", f"modes       {_shares(modes)}{advice}"]
-    lines += _listed(f"broken      {_counted(len(found.broken), 'file', 'files')}", found.broken)
+    lines.append(f"modes       {_shares(fact.mode for fact in sound)}{advice}")
+    broken = [f"{found.files.path(i)}: {fact.damage}" for i, fact in enumerate(found.facts) if fact.damage is not None]
+    lines += _listed(f"broken      {_counted(len(broken), 'file', 'files')}", broken)
     return lines + _duplicate_lines(found)
 
 
@@ -164,7 +158,12 @@ def _balance(counts: dict[str, int]) -> str:
 
 
 def _duplicate_lines(found: Inspection) -> list[str]:
-    sets = found.duplicates
+    """Sets of files with the same bytes."""
+    indices_of: defaultdict[bytes, list[int]] = defaultdict(list)
+    for index, fact in enumerate(found.facts):
+        if fact.digest:
+            indices_of[fact.digest].append(index)
+    sets = [indices for indices in indices_of.values() if len(indices) > 1]
     across = sum(len(np.unique(found.labels[indices])) > 1 for indices in sets)
     head = f"duplicates  {_counted(sum(map(len, sets)), 'file', 'files')}"
     if sets:
@@ -182,5 +181,43 @@ def _counted(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}" if count else f"no {many}"
 
 
-def _shares(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.most_common()) or "none"
+def _shares(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in Counter(names).most_common()) or "none"
+
+
+def write_thumbnails(path: Path, found: Inspection) -> None:
+    """Write a PNG of centre crops, evenly spaced over each class, beside the class's name and size.
+
+    Broken images are left out, and counted. Of more than `MOST_ROWS` classes, as many, evenly spaced.
+    """
+    font = ImageFont.load_default(TEXT_SIZE)
+    sound, counts = found.sound, found.class_counts
+    shown = evenly_spaced(len(counts), most=MOST_ROWS)
+    page = Image.new("RGB", (LABEL_WIDTH + MOST_COLUMNS * STEP, (len(shown) + 1) * STEP - SIDE // 2), "white")
+    draw = ImageDraw.Draw(page)
+    title = f"{len(shown)} of {len(counts):,} classes, {len(found.labels):,} images"
+    draw.text((STEP - SIDE, SIDE // 4), title, fill="black", font=font, anchor="lm")
+    for row, label in enumerate(shown):
+        top = row * STEP + SIDE // 2
+        members = np.flatnonzero(found.labels == label)
+        whole = members[sound[members]].tolist()
+        lines = [found.class_names[label], f"{len(members):,} image{'' if len(members) == 1 else 's'}"]
+        lines += [f"{len(members) - len(whole):,} broken"] if len(whole) < len(members) else []
+        draw.multiline_text((STEP - SIDE, top + SIDE // 2), "\n".join(lines), fill="black", font=font, anchor="lm")
+        page.paste("white", (LABEL_WIDTH, top, page.width, top + SIDE))  # over the end of a long name
+        for column, member in enumerate(evenly_spaced(len(whole), most=MOST_COLUMNS)):
+            page.paste(_thumbnail(found.files, whole[member]), (LABEL_WIDTH + column * STEP, top))
+    with atomic_write(path) as file:
+        page.save(file, format="PNG")
+
+
+def _thumbnail(files: EncodedImages, index: int) -> Image.Image:
+    """The square that training would see; of small images every pixel repeated, not blurred."""
+    with damage_named(files.path(index)), files.open(index) as file:
+        image = decoded(file, mode="RGB")
+    side = min(*image.size, SIDE)
+    enlarged = side * (SIDE // side)
+    square = Image.fromarray(center_crop(image, side)).resize((enlarged, enlarged), Image.Resampling.NEAREST)
+    framed = Image.new("RGB", (SIDE, SIDE), "white")
+    framed.paste(square, ((SIDE - enlarged) // 2, (SIDE - enlarged) // 2))
+    return framed

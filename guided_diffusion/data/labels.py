@@ -7,12 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Label = str | int
+LabelsAndNames = tuple[NDArray[np.int64], tuple[str, ...]]
 
 TABLES = 'CSV with the columns file,label, JSON {"FILE": LABEL, ..} or JSON {"labels": [["FILE", LABEL], ..]}'
 
@@ -20,7 +20,7 @@ TABLES = 'CSV with the columns file,label, JSON {"FILE": LABEL, ..} or JSON {"la
 _MOST_CLASSES = 1_000_000
 
 
-def numbered(labels: Sequence[Label], *, source: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def numbered(labels: Sequence[Label], *, source: Path) -> LabelsAndNames:
     """The class number of each label, and the names of the classes.
 
     Labels that are all whole numbers are class numbers already, and their digits the names of the classes 0 to the
@@ -44,9 +44,7 @@ def numbered(labels: Sequence[Label], *, source: Path) -> tuple[NDArray[np.int64
     return np.array(numbers, dtype=np.int64), tuple(str(number) for number in range(max(numbers) + 1))
 
 
-def indexed(
-    classes: Sequence[str], class_names: Sequence[str] | None = None
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def indexed(classes: Sequence[str], class_names: Sequence[str] | None = None) -> LabelsAndNames:
     """The number of each class among the class names; None: those that occur, sorted."""
     names = tuple(sorted(set(classes)) if class_names is None else class_names)
     number_of = {name: number for number, name in enumerate(names)}
@@ -122,16 +120,13 @@ def _csv_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
     return pairs
 
 
-class _Members(list[tuple[str, Any]]):
-    """A JSON object as a list of pairs: a dict would keep the last of two equal names, and say nothing."""
-
-
 def _json_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
     try:
-        members = json.loads(text, object_pairs_hook=_Members)
+        # An object becomes a tuple of pairs: a dict would keep the last of two equal names, and say nothing.
+        members = json.loads(text, object_pairs_hook=tuple)
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is not JSON ({error})") from error
-    if not isinstance(members, _Members):
+    if not isinstance(members, tuple):
         raise ValueError(f"{source} is no table of labels; expected {TABLES}")
     stored = dict(members).get("labels")
     pairs: list[tuple[str, Label]] = []
@@ -140,7 +135,6 @@ def _json_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
             case [str() as file, str() | int() as label] if not isinstance(label, bool):
                 pairs.append((file, label))
             case _:
-                raise ValueError(
-                    f"{source} holds {json.dumps(pair)} where a file and its label were expected: {TABLES}"
-                )
+                held = json.dumps(pair)
+                raise ValueError(f"{source} holds {held} where a file and its label were expected: {TABLES}")
     return pairs

@@ -1,6 +1,5 @@
 """PNG files of images and grids."""
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,12 +34,7 @@ def picture(image: Tensor, *, enlarge: bool = True) -> "Image.Image":
 
 
 def write_png(path: Path, image: Tensor, *, enlarge: bool = True) -> None:
-    """Write a uint8 image (1 or 3, H, W) as PNG, whole or not at all, enlarged as `picture` does.
-
-    Raises:
-        ValueError: another number of channels.
-    """
-    encoded = io.BytesIO()
-    picture(image, enlarge=enlarge).save(encoded, format="PNG")
+    """Write a uint8 image (1 or 3, H, W) as PNG, whole or not at all, enlarged as `picture` does."""
+    drawn = picture(image, enlarge=enlarge)
     with atomic_write(path) as file:
-        file.write(encoded.getvalue())
+        drawn.save(file, format="PNG")

@@ -1,9 +1,11 @@
 """Writing a prepared data set: an interrupted run is continued, and other images in its directory are refused."""
 
 import hashlib
+import io
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..config import differences
-from ..files import atomic_write, write_json
+from ..files import atomic_write, file_sha256, write_json
 from .config import DataConfig
-from .formats.packed import FORMAT, IMAGES, LABELS, RECORD, read_record, write_images
+from .formats.npz import write_npy_header
+from .formats.packed import FORMAT, IMAGES, LABELS, PARTIAL, RECORD, read_record
 from .image_set import ImageSet
 from .workers import chunks, read_in_workers
 
@@ -30,28 +33,23 @@ def write_prepared(out: Path, images: ImageSet, config: DataConfig) -> int:
         ValueError: the directory holds other images or other files; or a damaged image.
         OSError: the disk is full, or fails.
     """
-    identity = _identity(images, config)
-    if (out / RECORD).exists():
-        record = dict(read_record(out))
-        del record["images_sha256"]
-        _refuse_others(out, record, identity)
-        return (out / IMAGES).stat().st_size
-    claim = out / UNFINISHED
-    if claim.exists():
-        _refuse_others(out, json.loads(claim.read_text()), identity)
+    identity, claim, finished = _identity(images, config), out / UNFINISHED, (out / RECORD).exists()
+    if finished or claim.exists():
+        stored = dict(read_record(out) if finished else json.loads(claim.read_text()))
+        stored.pop("images_sha256", None)
+        differing = differences(stored, identity)
+        if differing:
+            raise ValueError(f"{out} is of other images: {'; '.join(differing)}; give another --out, or remove it")
     elif out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds other files; give --out a directory that is new or empty")
-    write_json(claim, identity)
-    if not (out / IMAGES).exists():
-        with tqdm(total=len(images), desc=out.name, unit="img") as bar:
-            cropped = partial(_cropped, images, num_workers=config.num_workers, bar=bar)
-            write_images(out, (len(images), *images.shape), cropped)
-    with atomic_write(out / LABELS) as file:
-        np.save(file, images.labels.numpy(), allow_pickle=False)
-    with (out / IMAGES).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    write_json(out / RECORD, {**identity, "images_sha256": sha256})
-    claim.unlink()
+    if not finished:
+        write_json(claim, identity)
+        if not (out / IMAGES).exists():
+            _write_images(out, images, num_workers=config.num_workers)
+        with atomic_write(out / LABELS) as file:
+            np.save(file, images.labels.numpy(), allow_pickle=False)
+        write_json(out / RECORD, {**identity, "images_sha256": file_sha256(out / IMAGES)})
+        claim.unlink()
     return (out / IMAGES).stat().st_size
 
 
@@ -75,18 +73,28 @@ def _identity(images: ImageSet, config: DataConfig) -> dict[str, Any]:
     }
 
 
-def _refuse_others(out: Path, stored: dict[str, Any], identity: dict[str, Any]) -> None:
-    differing = differences(stored, identity)
-    if differing:
-        raise ValueError(f"{out} is of other images: {'; '.join(differing)}; give another --out, or remove it")
-
-
-def _cropped(images: ImageSet, start: int, *, num_workers: int, bar: tqdm) -> Iterator[NDArray[np.uint8]]:
-    """uint8 (b, H, W, C) crops from image `start` on, in order."""
-    bar.update(start)
-    for pixels in read_in_workers(partial(_read, images), chunks(len(images), start=start), num_workers=num_workers):
-        yield pixels
-        bar.update(len(pixels))
+def _write_images(out: Path, images: ImageSet, *, num_workers: int) -> None:
+    """Append the crops in order to a partial file, whose length says how many an earlier attempt left whole."""
+    header = io.BytesIO()
+    write_npy_header(header, (len(images), *images.shape))
+    start = 0
+    with (out / PARTIAL).open("ab") as file, tqdm(total=len(images), desc=out.name, unit="img") as bar:
+        written = file.seek(0, os.SEEK_END) - header.tell()
+        if written < 0:
+            file.truncate(0)
+            file.write(header.getvalue())
+        else:
+            num_bytes = math.prod(images.shape)
+            start = written // num_bytes
+            file.truncate(header.tell() + start * num_bytes)
+        bar.update(start)
+        read = partial(_read, images)
+        for pixels in read_in_workers(read, chunks(len(images), start=start), num_workers=num_workers):
+            file.write(pixels.data)
+            bar.update(len(pixels))
+        file.flush()
+        os.fsync(file.fileno())
+    (out / PARTIAL).replace(out / IMAGES)
 
 
 def _read(images: ImageSet, indices: Sequence[int]) -> NDArray[np.uint8]:

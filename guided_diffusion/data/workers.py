@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -23,16 +24,13 @@ def read_in_workers(
 ) -> Iterator[Result]:
     """`read` of each batch, in order, by worker processes that read ahead. Drop the iterator to end them.
 
-    num_workers: 0 reads in this process.
-
-    Raises:
-        ValueError, OSError: as `read` raises them, with their own message alone.
+    num_workers: 0 reads in this process. A ValueError or OSError of `read` is raised here with its own message alone.
     """
     loader = DataLoader(
-        _Reads(read),
+        _Entries(),
         batch_sampler=batches,
         num_workers=num_workers,
-        collate_fn=_unchanged,
+        collate_fn=partial(_read_or_failure, read),
         pin_memory=pin_memory,
         worker_init_fn=_leave_process_group,
         generator=torch.Generator(),  # DataLoader would draw its workers' seed from the global generator
@@ -48,25 +46,20 @@ def chunks(count: int, *, start: int = 0) -> list[list[int]]:
     return [list(range(first, min(first + _CHUNK, count))) for first in range(start, count, _CHUNK)]
 
 
-class _Reads(Dataset[Any]):  # Any: DataLoader's types know items and lists of them, not what a whole batch becomes
-    """Whole batches, and failures as values.
+class _Entries(Dataset[Any]):
+    """Each entry as it is: `collate_fn` reads whole batches of them."""
 
-    An exception that DataLoader carries out of a worker arrives as a traceback with our message at its end; handed over
-    as a value and raised in the main process, the message is all there is to read.
-    """
-
-    def __init__(self, read: Callable[[Sequence[Any]], Any]) -> None:
-        self._read = read
-
-    def __getitems__(self, entries: Sequence[Any]) -> Any:
-        try:
-            return self._read(entries)
-        except (ValueError, OSError) as failure:
-            return failure
+    def __getitem__(self, entry: Any) -> Any:
+        return entry
 
 
-def _unchanged(loaded: Any) -> Any:
-    return loaded
+def _read_or_failure(read: Callable[[Sequence[Entry]], Result], entries: Sequence[Entry]) -> Result | Exception:
+    # DataLoader would carry an exception out of a worker as a traceback with our message at its end; handed over as a
+    # value and raised in the main process, the message is all there is to read.
+    try:
+        return read(entries)
+    except (ValueError, OSError) as failure:
+        return failure
 
 
 def _leave_process_group(worker: int) -> None:

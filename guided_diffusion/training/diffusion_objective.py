@@ -1,28 +1,33 @@
-"""The objective of diffusion models, which upsamplers share."""
+"""The objective of diffusion models and upsamplers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from ..data.batches import Batch
 from ..data.image_set import ImageSet
-from ..diffusion.chain import broadcast_like
+from ..diffusion.chain import broadcast_like, diffused
 from ..diffusion.denoiser import has_learned_variance
 from ..diffusion.losses import Noised, hybrid_loss, min_snr_weight, simple_loss, vlb_loss
-from ..diffusion.model import DiffusionConfig
+from ..diffusion.model import DiffusionConfig, UpsamplerModelConfig
 from ..diffusion.noise import SeededNoise
 from ..diffusion.schedules import make_chain, training_chain
 from ..diffusion.timesteps import LossSecondMoment, TimestepSampler, UniformTimesteps
 from ..models.unet import UNetConfig
 from .config import DiffusionTrainingConfig, Loss
-from .objective import Losses, Objective
+from .objective import Losses
 
 
 @dataclass(frozen=True)
 class DiffusionObjective:
-    """A loss of (improved) DDPM at a link of the chain drawn for each sample."""
+    """A loss of (improved) DDPM at a link of the chain drawn for each sample.
+
+    An upsampler's network is conditioned on the reduction of x_0 (ADM section 5.2).
+    """
 
     timesteps: TimestepSampler
     config: DiffusionConfig
@@ -38,6 +43,7 @@ class DiffusionObjective:
         Both are means for uniform timesteps, whatever their distribution. Observed are each sample's "loss" and, where
         timesteps are drawn by it, their index "k".
         """
+        network = self._conditioned(network, batch.x0, noise)
         drawn = self.timesteps.drawn(noise.uniform(), like=batch.x0)
         noised = Noised.of(batch.x0, noise(batch.x0), drawn.step)
         labels = (self._labels(batch, noise),) if self.config.is_conditional else ()
@@ -49,6 +55,17 @@ class DiffusionObjective:
         return Losses(
             total=(drawn.weight * loss).mean(), logged={"mse": (drawn.weight * mse).mean()}, observed=observed
         )
+
+    def _conditioned(self, network: Callable[..., Tensor], x0: Tensor, noise: SeededNoise) -> Callable[..., Tensor]:
+        """An upsampler's network, bound to the reduction of x_0, noised if the config says so; others as they are."""
+        if not isinstance(self.config, UpsamplerModelConfig):
+            return network
+        low_res, largest = area_reduced(x0, self.config.network.low_res_size), self.config.network.conditioning_noise
+        if largest is None:
+            return partial(network, low_res=low_res)
+        rate = broadcast_like(largest * noise.uniform(), low_res)
+        noised = diffused(low_res, noise(low_res), alpha_bar=1 - rate.reshape(-1, 1, 1, 1) ** 2)
+        return partial(network, low_res=noised, conditioning_noise=rate.to(low_res.dtype))
 
     def _labels(self, batch: Batch, noise: SeededNoise) -> Tensor:
         if self.label_dropout == 0:  # draws nothing, so that the noise is that of a run without this option
@@ -71,29 +88,9 @@ class DiffusionObjective:
         )
 
 
-@dataclass(frozen=True)
-class AdaptiveObjective:
-    """An objective whose timesteps are drawn by their past losses: an `Adaptive` one for the loop."""
-
-    objective: Objective
-    timesteps: LossSecondMoment
-    """The sampler that `objective` draws by."""
-
-    def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
-        """As of `objective`."""
-        return self.objective(network, batch, noise)
-
-    def update(self, observed: Mapping[str, Tensor]) -> None:
-        """Learn from each sample's "loss" at index "k", both (B,), of a whole batch in the order of its stream."""
-        self.timesteps.learn(observed["k"], observed["loss"])
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The history of losses."""
-        return {"history": self.timesteps.history}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from such a history."""
-        self.timesteps.history.copy_(state["history"])
+def area_reduced(x0: Tensor, size: int) -> Tensor:
+    """Means over areas, (B, C, size, size) of (B, C, H, W), as published: neither quantised nor blurred nor noised."""
+    return F.interpolate(x0, size=(size, size), mode="area")
 
 
 def diffusion_objective(config: DiffusionTrainingConfig, model: DiffusionConfig) -> DiffusionObjective:
@@ -102,11 +99,6 @@ def diffusion_objective(config: DiffusionTrainingConfig, model: DiffusionConfig)
     if config.timesteps == "loss_second_moment":
         timesteps = LossSecondMoment(make_chain(config.chain))
     return DiffusionObjective(timesteps, model, config.loss, config.min_snr_gamma, config.label_dropout)
-
-
-def adaptive(objective: Objective, timesteps: TimestepSampler) -> Objective:
-    """The objective, made adaptive if `timesteps`, by which it draws, learn from its losses."""
-    return AdaptiveObjective(objective, timesteps) if isinstance(timesteps, LossSecondMoment) else objective
 
 
 def diffusion_config(config: DiffusionTrainingConfig, data: ImageSet) -> DiffusionConfig:

@@ -3,16 +3,14 @@
 import math
 import shutil
 import time
-from collections.abc import Iterator
 from datetime import timedelta
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 
-from ..data.batches import Batch
 from ..diffusion.noise import SeededNoise
 from ..distributed import reduced
-from .memory import peak_bytes, training_bytes
 from .run import TrainingRun, TrainState
 from .setup import bytes_per_image, first_batch, set_up
 from .step import backward, update
@@ -51,8 +49,6 @@ PUBLISHED = (
 
 
 class Speed(NamedTuple):
-    """A measured speed."""
-
     seconds_per_iteration: float
     waiting: float
     """Share of the time spent waiting for images, 0..1."""
@@ -60,11 +56,7 @@ class Speed(NamedTuple):
 
 
 def estimate_cost(run: TrainingRun) -> None:
-    """Print the cost of `fit` with the same run, on the main process. Nothing is written.
-
-    Raises:
-        ValueError, OSError: as `fit` does before it begins.
-    """
+    """Print the cost of `fit` with the same run, on the main process. Nothing is written."""
     state = set_up(run, leave_damaged=True)
     run.network.train()
     flops, activations, speed = _flops_per_image(state), bytes_per_image(state), _measured(state)
@@ -82,7 +74,7 @@ def nearest_published(kind: str, *, image_size: int) -> PublishedTraining | None
 
 def _measured(state: TrainState) -> Speed:
     """The speed of an iteration: its micro-batches, the last of them with the optimiser's work."""
-    stop, stream = StopRequest(), _stream(state)
+    stop, stream = StopRequest(), chain.from_iterable(state.micro_batches())
     update(state, [next(stream)], stop)  # kernels and workers warm up
     first = next(stream)
     begin = time.perf_counter()
@@ -101,11 +93,6 @@ def _measured(state: TrainState) -> Speed:
     mean = elapsed / count
     seconds = _mean_over_processes((state.num_micro_batches - 1) * mean + max(with_update, mean))
     return Speed(seconds, waited / elapsed, elapsed)
-
-
-def _stream(state: TrainState) -> Iterator[Batch]:
-    for iteration in state.micro_batches():
-        yield from iteration
 
 
 def _mean_over_processes(number: float) -> float:
@@ -135,8 +122,8 @@ def _size_rows(state: TrainState, flops: int, activations: int) -> dict[str, str
     parameters = sum(parameter.numel() for parameter in network.parameters())
     processes = _count(state.process.world_size, "process", "processes")
     micro_batches = _count(state.num_micro_batches, "micro-batch", "micro-batches")
-    kept, peak = training_bytes(network, averages=len(config.ema_decays)), peak_bytes()
-    checkpoint = (3 + len(config.ema_decays)) * weights
+    kept, checkpoint = (4 + len(config.ema_decays)) * weights, (3 + len(config.ema_decays)) * weights
+    peak = f"; measured peak {_bytes(torch.cuda.max_memory_allocated())}" if torch.cuda.is_available() else ""
     milestones = config.total_iterations // config.keep_every_iterations if config.keep_every_iterations else 0
     count, directory = config.keep_checkpoints + milestones, run.directory.absolute()
     free = shutil.disk_usage(next(path for path in [directory, *directory.parents] if path.exists())).free
@@ -146,8 +133,7 @@ def _size_rows(state: TrainState, flops: int, activations: int) -> dict[str, str
         "batch": f"{config.batch.size} images an iteration = {processes} x {micro_batches} of at most "
         f"{state.micro_size}",
         "memory": f"{_bytes(kept)} of weights, gradients, moments and averages; activations {_bytes(activations)} an "
-        f"image, {_bytes(activations * state.micro_size)} a micro-batch"
-        + ("" if peak is None else f"; measured peak {_bytes(peak)}"),
+        f"image, {_bytes(activations * state.micro_size)} a micro-batch{peak}",
         "checkpoints": f"{_bytes(checkpoint)} each, at most {count} kept, {_bytes(free)} free on their disk"
         + ("" if is_enough else ": TOO LITTLE"),
     }

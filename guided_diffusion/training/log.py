@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from ..config import to_plain
 from ..distributed import reduced
 from ..files import atomic_write
-from .run import TrainingRun, TrainState
+from .run import TrainState
 from .step import UpdateResult
 
 
@@ -41,25 +40,25 @@ class TrainingLog:
         self.is_main, self.batch_size = state.process.is_main, run.config.batch.size
         self.file, self.writers = run.directory / "metrics.jsonl", list[Writer]()
         if self.is_main:
-            self._drop_after(start)
-            self.writers = _writers(run, start_iteration=start)
+            if self.file.exists():
+                kept = [line for line in self._lines() if _iteration_of(line) <= start]
+                with atomic_write(self.file) as file:
+                    file.write("".join(line + "\n" for line in kept).encode())
+            if run.config.tensorboard:
+                self.writers.append(tensorboard(run.directory, start))
+            if run.config.wandb != "off":
+                settings = to_plain(run.settings)
+                self.writers.append(wandb(run.directory, run.config.wandb, run.config.wandb_project, settings))
+        seconds = 0.1 if sys.stderr.isatty() else 60.0  # a month of bars would fill a log file
         self.bar = tqdm(
-            total=run.config.total_iterations,
-            initial=start,
-            unit="it",
-            desc=run.directory.name,
-            disable=not self.is_main,
-            mininterval=0.1 if sys.stderr.isatty() else 60.0,  # a month of bars would fill a log file
-        )
+            total=run.config.total_iterations, initial=start, unit="it", desc=run.directory.name,
+            disable=not self.is_main, mininterval=seconds,
+        )  # fmt: skip
         self.broken_in_a_row = 0
         self._begin_interval(start)
 
-    def __enter__(self) -> "TrainingLog":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Remove the bar, and send what the writers still hold."""
         self.bar.close()
         for writer in self.writers:
             writer.close()
@@ -118,24 +117,10 @@ class TrainingLog:
     def _lines(self) -> list[str]:
         return self.file.read_text().splitlines() if self.file.exists() else []
 
-    def _drop_after(self, iteration: int) -> None:
-        if self.file.exists():
-            kept = [line for line in self._lines() if _iteration_of(line) <= iteration]
-            with atomic_write(self.file) as file:
-                file.write("".join(line + "\n" for line in kept).encode())
-
     def _begin_interval(self, iteration: int) -> None:
         self.sums: dict[str, tuple[Tensor, int]] = {}
         self.skipped = 0
         self.since, self.since_iteration = time.perf_counter(), iteration
-
-
-def _writers(run: TrainingRun, *, start_iteration: int) -> list[Writer]:
-    config = run.config
-    writers = [tensorboard(run.directory, start_iteration)] if config.tensorboard else []
-    if config.wandb != "off":
-        writers.append(wandb(run.directory, config.wandb, config.wandb_project, to_plain(run.settings)))
-    return writers
 
 
 def _iteration_of(line: str) -> float:

@@ -5,8 +5,7 @@ or one on another number of processes, therefore continues exactly, without the 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import closing, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,9 @@ from ..data.crops import DamagedImageError
 from ..data.image_set import ImageSet, open_training_set
 from ..distributed import on_any_process, wait_for_everyone
 from ..files import atomic_write
-from ..run_directory import claimed, read_best
+from ..run_directory import claimed, mark_best, read_best
 from .config import TrainingConfig
 from .dry_run import estimate_cost
-from .early_stopping import EarlyStopping
 from .log import TrainingLog
 from .objective import Objective, Observe
 from .resume import check_run_directory, remedy, save
@@ -32,11 +30,7 @@ from .stop_request import InterruptedWork, StopRequest, stop_requests
 
 
 def open_training_data(config: TrainingConfig) -> ImageSet:
-    """The images of a training, opened once its run directory is known to do.
-
-    Raises:
-        ValueError, FileNotFoundError, PermissionError: as `check_run_directory` and `open_training_set`.
-    """
+    """The images of a training, opened once its run directory is known to do."""
     check_run_directory(config.out, resume=config.resume == "auto")
     return open_training_set(config.data, image_size=config.network.image_size)
 
@@ -55,9 +49,6 @@ def train(
     """Train a new network, its weights drawn from the config's seed, or print the cost if `dry_run` asks for that.
 
     kind, model, best_by: as in `TrainingRun`.
-
-    Raises:
-        ValueError, OSError: as `fit`.
     """
     seed = config.training.seed
     torch.manual_seed(seed)
@@ -82,7 +73,11 @@ def fit(run: TrainingRun) -> None:
         OSError: the data or the disk failed; the last checkpoint is whole.
     """
     state, config = set_up(run), run.config
-    with _session(state) as (log, stop):
+    with (
+        claimed(run.directory) if state.process.is_main else nullcontext(),
+        closing(TrainingLog(state)) as log,
+        stop_requests() as stop,
+    ):
         _resume_observing(state, log, stop)
         run.network.train()
         for micro_batches in _batches(state):
@@ -103,17 +98,6 @@ def fit(run: TrainingRun) -> None:
                 _observe(state, log, stop)
         save(state)
         log.say(_ending(state))
-
-
-@contextmanager
-def _session(state: TrainState) -> Iterator[tuple[TrainingLog, StopRequest]]:
-    """The run directory locked, the log open, and requests to stop received."""
-    with (
-        claimed(state.run.directory) if state.process.is_main else nullcontext(),
-        TrainingLog(state) as log,
-        stop_requests() as stop,
-    ):
-        yield log, stop
 
 
 def _batches(state: TrainState) -> Iterator[list[Batch]]:
@@ -139,35 +123,39 @@ def _resume_observing(state: TrainState, log: TrainingLog, stop: StopRequest) ->
 
 
 def _observe(state: TrainState, log: TrainingLog, stop: StopRequest) -> None:
-    """Observe the averaged weights, and stop early if their metric calls for it."""
-    metrics = _observed(state, log, stop)
+    """Observe the averaged weights, and stop early if their metric calls for it; a request to stop cuts it short."""
+    observe, is_sharded, metrics = state.run.observe, state.run.config.shard, {}
+    if observe is not None and (is_sharded or state.process.is_main):
+        with state.ema.applied() as averaged:
+            try:
+                # A sharded network computes on all processes together: none may leave.
+                with nullcontext() if is_sharded else stop.interrupting():
+                    metrics = observe(averaged, state.iteration)
+            except InterruptedWork:
+                log.say(f"the observation at iteration {state.iteration} is left out: the run was asked to stop")
+    wait_for_everyone()
     state.has_converged = _stop_early(state, metrics)
     log.write_observed(state.iteration, metrics)  # last: an observation that is on record is not made again
 
 
 def _stop_early(state: TrainState, metrics: Mapping[str, float]) -> bool:
+    """Save and mark the checkpoint of a new best metric; True if there was none for too long.
+
+    Its memory is the mark of the best checkpoint, which a resumed training finds again.
+    """
     run, config = state.run, state.run.config
     if config.stop_after_worse is None or run.best_by is None:
         return False
-    stopping = EarlyStopping(run.directory, run.best_by, config.stop_after_worse * config.observe_every_iterations)
-    return stopping.update(state.iteration, metrics.get(run.best_by), partial(save, state))
-
-
-def _observed(state: TrainState, log: TrainingLog, stop: StopRequest) -> Mapping[str, float]:
-    """Metrics of the averaged weights on the main process; empty if a request to stop cuts the observation short."""
-    observe, metrics = state.run.observe, {}
-    if observe is not None and state.run.config.shard:  # a sharded network computes on all processes together
-        with state.ema.applied() as averaged:
-            metrics = observe(averaged, state.iteration)
-    elif observe is not None and state.process.is_main:
-        with state.ema.applied() as averaged:
-            try:
-                with stop.interrupting():
-                    metrics = observe(averaged, state.iteration)
-            except InterruptedWork:
-                log.say(f"the observation at iteration {state.iteration} is left out: the run was asked to stop")
-    wait_for_everyone()
-    return metrics
+    best, value = read_best(run.directory), metrics.get(run.best_by)
+    is_best = state.process.is_main and value is not None and (best is None or value > best[1])
+    if on_any_process(torch.tensor(is_best))[0]:
+        save(state)
+        if is_best and value is not None:
+            mark_best(run.directory, state.iteration, metric=run.best_by, value=value)
+        wait_for_everyone()
+        best = read_best(run.directory)
+    patience = config.stop_after_worse * config.observe_every_iterations
+    return best is not None and state.iteration - best[0] >= patience
 
 
 def _ending(state: TrainState) -> str:

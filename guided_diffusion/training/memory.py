@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -52,13 +51,3 @@ def free_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     if not limit.is_file() or not (text := limit.read_text().strip()).isdecimal():
         return free
     return min(free, max(0, int(text) - int((cgroup / "memory.current").read_text())))
-
-
-def training_bytes(network: nn.Module, *, averages: int) -> int:
-    """Bytes of weights, gradients, AdamW's two moments and the averages, were they all in one process."""
-    return (4 + averages) * sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-
-
-def peak_bytes() -> int | None:
-    """Peak of the memory that torch held on the GPU; None on a CPU."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

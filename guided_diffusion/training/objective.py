@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -19,7 +19,7 @@ class Losses:
     logged: Mapping[str, Tensor]
     """() each; their means over the batch are logged."""
     observed: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """(B,) each, for an adaptive objective."""
+    """(B,) each: "loss" and, where timesteps are drawn by past losses, their index "k"."""
 
 
 class Objective(Protocol):
@@ -27,23 +27,6 @@ class Objective(Protocol):
 
     def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
         """Losses of a micro-batch; all randomness comes from `noise`, which holds one generator per sample."""
-        ...
-
-
-@runtime_checkable
-class Adaptive(Protocol):
-    """The further methods of an objective that has a state of its own."""
-
-    def update(self, observed: Mapping[str, Tensor]) -> None:
-        """Learn from `Losses.observed` of an iteration: the global batch in stream order, on the CPU."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The state, for the checkpoint."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from a checkpoint's state."""
         ...
 
 

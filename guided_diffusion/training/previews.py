@@ -6,7 +6,6 @@ The samples are made by the network in training, with the weights of its slowest
 import logging
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from classifiers.trained_model import Classifier, load_classifier
+from classifiers.trained_model import load_classifier
 
 from ..data.image_set import ImageSet
 from ..data.pictures import write_png
@@ -51,20 +50,19 @@ Draw = Callable[[nn.Module], tuple[Tensor, Colours, Colours]]
 def diffusion_previews(
     config: PreviewConfig, model: DiffusionConfig, data: ImageSet, training: TrainingConfig
 ) -> Observe | None:
-    """Samples, a column a class where they are few, compared with images of the data; None for no previews.
-
-    Raises:
-        ValueError, FileNotFoundError: a classifier that cannot be read or cannot guide this model.
-    """
+    """Samples, a column a class where they are few, compared with images of the data; None for no previews."""
     if not config.images:
         return None
     chain = preview_chain(model.chain, config.steps)
-    classifier_on = _classifier(config.classifier, model, run=training.out)
+    classifier = None if config.classifier is None else load_classifier(config.classifier)
+    if classifier is not None:  # an unfit one is refused before training
+        check_classifier(model, classifier, run=training.out)
     reference = cache(lambda: colours(data[i][0] for i in evenly_spaced(len(data), most=REFERENCE_IMAGES)))
 
     def draw(network: nn.Module) -> tuple[Tensor, Colours, Colours]:
         device = next(network.parameters()).device
-        classifier = classifier_on(device)
+        if classifier is not None:
+            classifier.network.to(device)
         num_classes = model.network.num_classes or (1 if classifier is None else len(classifier.class_names))
         y = preview_labels(config.images, num_classes).to(device)
 
@@ -132,21 +130,6 @@ def _observe(draw: Draw, training: TrainingConfig, network: nn.Module, iteration
     return colour_metrics(previews, data)
 
 
-def _classifier(path: Path | None, model: DiffusionConfig, *, run: Path) -> Callable[[torch.device], Classifier | None]:
-    """The classifier on a device; loaded on the CPU at once, so that an unfit one is refused before training."""
-
-    @cache
-    def on(device: torch.device) -> Classifier | None:
-        if path is None:
-            return None
-        classifier = load_classifier(path, device=device)
-        check_classifier(model, classifier, run=run)
-        return classifier
-
-    on(torch.device("cpu"))
-    return on
-
-
 def preview_labels(count: int, num_classes: int) -> Tensor:
     """(count,) int64: all classes in turn or, if there are more of them than previews, evenly spaced ones."""
     shown = min(num_classes, count)
@@ -186,9 +169,6 @@ def preview_chain(config: ChainConfig, steps: int) -> DiffusionChain:
     """DDIM's spacing of a chain, a whole stride from 0: `steps` levels, or the next number that a stride gives.
 
     In continuous time any number of levels is possible.
-
-    Raises:
-        ValueError: as `sampling_chain`.
     """
     strided = len(range(0, config.num_steps, max(1, config.num_steps // steps)))
     return sampling_chain(config, f"ddim{steps if config.is_continuous else strided}")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from ..checkpoint import (
@@ -30,7 +29,6 @@ from ..config import differences, from_plain, to_plain
 from ..distributed import full, full_state, laid_out_like, local, wait_for_everyone
 from ..run_directory import checkpoints, latest, prune, set_aside
 from .ema import EMA
-from .objective import Adaptive
 from .run import TrainingRun, TrainState
 
 _logger = logging.getLogger(__name__)
@@ -59,7 +57,7 @@ def starting_checkpoint(run: TrainingRun, *, leave_damaged: bool = False) -> Pat
     A damaged one is reported and, unless it is to be left, set aside under another name.
 
     Raises:
-        ValueError, PermissionError: as `check_run_directory`; a checkpoint of another model; or none that is sound.
+        ValueError: a checkpoint of another model, or none that is sound.
     """
     check_run_directory(run.directory, resume=run.resume)
     found = checkpoints(run.directory)
@@ -115,53 +113,51 @@ def save(state: TrainState) -> None:
         raise ValueError(f"the weights are not finite at iteration {iteration}; {remedy(run.directory)}")
     # Sharded weights are gathered by all processes together.
     weights = {"network": full_state(run.network.state_dict()), **state.ema.state_dicts()}
-    resume = partial(
-        write_resume,
-        moments=optimizer_tensors(state.optimizer),
-        scaler=state.accelerator.scaler,
-        objective=run.objective.state_dict() if isinstance(run.objective, Adaptive) else {},
-        micro_batches={"share": state.share, "micro_size": state.micro_size},
-    )
+    files = resume_files(state)
     if state.process.is_main:
-        model, settings = to_plain(run.model), to_plain(run.settings)
         save_checkpoint(
-            run.directory, kind=run.kind, iteration=iteration, model=model, run=settings, weights=weights,
-            write_resume=resume,
+            run.directory, kind=run.kind, iteration=iteration, model=to_plain(run.model), run=to_plain(run.settings),
+            weights=weights, write_resume=partial(write_resume, files),
         )  # fmt: skip
         prune(run.directory, keep=run.config.keep_checkpoints, keep_every=run.config.keep_every_iterations)
     wait_for_everyone()
     state.saved_iteration = iteration
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The moments, whole, as "<parameter's number>.<name>". Where they are sharded, every process must call this."""
-    return {
+def resume_files(state: TrainState) -> dict[str, Mapping[str, Any]]:
+    """The contents of resume/ by file. Where moments are sharded, every process must call this."""
+    timesteps, scaler = state.run.adaptive_timesteps, state.accelerator.scaler
+    moments = {
         f"{parameter}.{name}": full(value.detach())
-        for parameter, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
+        for parameter, values in state.optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+    return {
+        "optimizer.safetensors": moments,
+        "objective.safetensors": {} if timesteps is None else {"history": timesteps.history},
+        "loss_scale.json": {} if scaler is None else scaler.state_dict(),
+        "micro_batches.json": {"share": state.share, "micro_size": state.micro_size},
     }
 
 
-def write_resume(
-    directory: Path,
-    *,
-    moments: Mapping[str, Tensor],
-    scaler: GradScaler | None,
-    objective: Mapping[str, Tensor],
-    micro_batches: Mapping[str, int],
-) -> None:
-    """Fill a checkpoint's resume/ directory. micro_batches: the cut of a process's share of the batch."""
-    for name, tensors in (("optimizer", moments), ("objective", objective)):
-        write_tensors(tensors, directory / f"{name}.safetensors")
-    scale = {} if scaler is None else scaler.state_dict()
-    (directory / "loss_scale.json").write_text(json.dumps(scale))
-    (directory / "micro_batches.json").write_text(json.dumps(micro_batches))
+def write_resume(files: Mapping[str, Mapping[str, Any]], directory: Path) -> None:
+    """Fill a checkpoint's resume/ directory."""
+    for name, content in files.items():
+        if name.endswith(".json"):
+            (directory / name).write_text(json.dumps(content))
+        else:
+            write_tensors(content, directory / name)
 
 
 def read_resume(
-    checkpoint: Checkpoint, *, optimizer: torch.optim.Optimizer, scaler: GradScaler | None, ema: EMA
-) -> dict[str, Tensor]:
-    """Restore optimiser, loss scale and averages; the state of an adaptive objective.
+    checkpoint: Checkpoint,
+    run: TrainingRun,
+    *,
+    optimizer: torch.optim.Optimizer,
+    scaler: GradScaler | None,
+    ema: EMA,
+) -> Mapping[str, int]:
+    """Restore optimiser, loss scale, averages and the history of losses; the cut into micro-batches, if it is known.
 
     Raises:
         FileNotFoundError: the checkpoint's resume/ directory was deleted.
@@ -178,24 +174,19 @@ def read_resume(
     states: dict[int, dict[str, Any]] = {}
     for key, tensor in read_tensors(directory / "optimizer.safetensors").items():
         number, name = key.split(".", 1)
-        is_count = tensor.ndim == 0
-        states.setdefault(int(number), {})[name] = (
-            tensor if is_count else laid_out_like(tensor, parameters[int(number)])
-        )
+        value = laid_out_like(tensor, parameters[int(number)]) if tensor.ndim else tensor  # without dimensions: a count
+        states.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     scale = json.loads((directory / "loss_scale.json").read_text())
     if scaler is not None and scale:
         scaler.load_state_dict(scale)
     for decay in ema.averages:
         ema.load(decay, read_tensors(checkpoint.weights_file(f"ema_{decay}")))
-    objective = directory / "objective.safetensors"
-    return read_tensors(objective) if objective.exists() else {}
-
-
-def read_micro_batches(checkpoint: Checkpoint) -> Mapping[str, int]:
-    """The cut of the checkpoint's training into micro-batches."""
-    file = checkpoint.path / "resume" / "micro_batches.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    objective, cut = directory / "objective.safetensors", directory / "micro_batches.json"
+    history = read_tensors(objective).get("history") if objective.exists() else None
+    if run.adaptive_timesteps is not None and history is not None:
+        run.adaptive_timesteps.history.copy_(history)
+    return json.loads(cut.read_text()) if cut.exists() else {}
 
 
 def _refuse_other_averages(checkpoint: Checkpoint, ema: EMA) -> None:

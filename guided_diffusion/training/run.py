@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..data.batches import Batch, EndlessBatches
+from ..diffusion.timesteps import LossSecondMoment
 from ..distributed import Process
 from .config import LoopConfig
 from .ema import EMA
@@ -43,6 +44,12 @@ class TrainingRun:
     best_by: str | None = None
     """Metric of `observe`, the larger the better, for config.stop_after_worse."""
     resume: bool = False
+
+    @property
+    def adaptive_timesteps(self) -> LossSecondMoment | None:
+        """The timestep sampler of the objective, if it learns from the losses; its state is in the checkpoints."""
+        timesteps = getattr(self.objective, "timesteps", None)  # objectives of other networks have none
+        return timesteps if isinstance(timesteps, LossSecondMoment) else None
 
     def __post_init__(self) -> None:
         if self.config.stop_after_worse is not None and (self.best_by is None or self.observe is None):

@@ -16,8 +16,7 @@ from ..models.unet import recompute
 from .config import LoopConfig
 from .ema import EMA
 from .memory import activation_bytes, cpu_limit, evenly_cut
-from .objective import Adaptive
-from .resume import read_micro_batches, read_resume, starting_checkpoint
+from .resume import read_resume, starting_checkpoint
 from .run import TrainingRun, TrainState
 from .step import backward
 
@@ -29,9 +28,6 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
     """The state at the start, or at the newest sound checkpoint.
 
     Writes nothing; a damaged checkpoint is renamed unless it is to be left.
-
-    Raises:
-        ValueError, FileNotFoundError: as `fit`.
     """
     config, accelerator = run.config, make_accelerator(run.config.precision)
     run.batches.share(this_process().world_size)
@@ -43,17 +39,16 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
     ema = EMA(run.network, config.ema_decays)
     parameters = run.network.parameters()
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    cut: Mapping[str, int] = {}
     if start is not None:
-        objective_state = read_resume(start, optimizer=optimizer, scaler=accelerator.scaler, ema=ema)
-        if isinstance(run.objective, Adaptive) and objective_state:
-            run.objective.load_state_dict(objective_state)
+        cut = read_resume(start, run, optimizer=optimizer, scaler=accelerator.scaler, ema=ema)
     iteration = 0 if start is None else start.iteration
     state = TrainState(
         run=run, process=this_process(), accelerator=accelerator, model=model,
         optimizer=cast(torch.optim.Optimizer, accelerator.prepare_optimizer(optimizer)), ema=ema, micro_size=1,
         start_iteration=iteration, iteration=iteration, saved_iteration=iteration,
     )  # fmt: skip
-    state.micro_size = _micro_size(state, {} if start is None else read_micro_batches(start))
+    state.micro_size = _micro_size(state, cut)
     return state
 
 

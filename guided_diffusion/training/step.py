@@ -9,8 +9,7 @@ from torch import Tensor
 from ..data.batches import Batch
 from ..diffusion.noise import SeededNoise, sample_seed
 from ..distributed import clip_gradients, gathered, gradients_synced, on_any_process
-from .config import LoopConfig
-from .objective import Adaptive, Losses
+from .objective import Losses
 from .run import TrainState
 from .stop_request import InterruptedWork, StopRequest
 
@@ -36,13 +35,16 @@ def update(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest)
     Raises:
         InterruptedWork: a lone process was asked to stop; nothing has changed.
     """
-    accelerator, optimizer, objective = state.accelerator, state.optimizer, state.run.objective
-    _seed_dropout(state)
+    accelerator, optimizer, config = state.accelerator, state.optimizer, state.run.config
+    # Dropout alone uses the global generator; seeded so, iteration n is the same after a resume.
+    position = state.iteration * state.process.world_size + state.process.rank
+    torch.manual_seed(sample_seed(DROPOUT + config.seed, position))
+    remaining = 1 - state.iteration / config.total_iterations if config.anneal == "linear" else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = _learning_rate(state.run.config, state.iteration)
+        group["lr"] = config.learning_rate * remaining
     means, observed = _accumulated(state, micro_batches, stop)
     accelerator.unscale_gradients(optimizer)
-    norm = clip_gradients(state.model, max_norm=state.run.config.max_grad_norm)
+    norm = clip_gradients(state.model, max_norm=config.max_grad_norm)
     broken_losses, broken_gradients, stops = on_any_process(
         ~means["loss"].isfinite(), ~norm.isfinite(), torch.tensor(stop.requested)
     )
@@ -55,8 +57,9 @@ def update(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest)
         can_be_lowered = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
         return UpdateResult(numbers=None, is_overflow=can_be_lowered and not broken_losses, stop_requested=stops)
     state.ema.update()
-    if isinstance(objective, Adaptive):
-        objective.update(gathered(observed))
+    if state.run.adaptive_timesteps is not None:
+        of_whole_batch = gathered(observed)  # in stream order
+        state.run.adaptive_timesteps.learn(of_whole_batch["k"], of_whole_batch["loss"])
     return UpdateResult(numbers={**means, "grad_norm": norm}, stop_requested=stops)
 
 
@@ -71,12 +74,6 @@ def backward(state: TrainState, batch: Batch, *, synced: bool) -> Losses:
         losses = state.run.objective(state.model, on_device, noise)
         state.accelerator.backward(losses.total * (len(batch.y) / state.share))
     return losses
-
-
-def _seed_dropout(state: TrainState) -> None:
-    """Dropout alone uses the global generator; seeded so, iteration n is the same after a resume."""
-    position = state.iteration * state.process.world_size + state.process.rank
-    torch.manual_seed(sample_seed(DROPOUT + state.run.config.seed, position))
 
 
 def _accumulated(
@@ -94,8 +91,3 @@ def _accumulated(
             means[name] = means.get(name, 0.0) + value.detach() * (len(batch.y) / state.share)
         observed.append(losses.observed)
     return means, {name: torch.cat([micro[name].detach() for micro in observed]) for name in observed[0]}
-
-
-def _learning_rate(config: LoopConfig, iteration: int) -> float:
-    remaining = 1 - iteration / config.total_iterations if config.anneal == "linear" else 1.0
-    return config.learning_rate * remaining

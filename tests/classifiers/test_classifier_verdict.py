@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from classifiers.calibration import SCALE_LIMIT
-from classifiers.diagnosis import Diagnosis, LevelReport, informed_levels, is_informed
+from classifiers.diagnosis import Diagnosis, LevelReport
 from classifiers.verdict import verdict
 
 LEVEL = LevelReport(
@@ -111,7 +111,9 @@ def test_training_images_are_called_what_they_are():
 
 
 def test_better_than_chance_means_beyond_a_constant_answer_and_beyond_luck():
-    assert is_informed(0.15, commonest=0.1, num_images=1000)
-    assert not is_informed(0.15, commonest=0.1, num_images=100)  # 3 standard errors are 0.09
-    assert not is_informed(0.15, commonest=0.2, num_images=1000)
-    assert [level.t for level in informed_levels(diagnosis())] == [0.0, 500.0]
+    level = replace(LEVEL, accuracy=0.15)
+    assert diagnosis(commonest=0.1, num_images=1000).is_informed(level)
+    assert not diagnosis(commonest=0.1, num_images=100).is_informed(level)  # 3 standard errors are 0.09
+    assert not diagnosis(commonest=0.2, num_images=1000).is_informed(level)
+    usual = diagnosis()
+    assert [level.t for level in usual.levels if usual.is_informed(level)] == [0.0, 500.0]

@@ -79,9 +79,6 @@ class Failing:
 
     root = None
 
-    def __len__(self) -> int:
-        return 1
-
     def path(self, index: int) -> Path:
         return Path("a.png")
 

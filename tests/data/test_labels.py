@@ -40,7 +40,7 @@ def test_file_names_give_the_published_classes_in_the_published_order(tmp_path):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
     found = open_stored(tmp_path, "filenames")
-    names = [found.images.path(index).relative_to(tmp_path).as_posix() for index in range(len(found.images))]
+    names = [found.images.path(index).relative_to(tmp_path).as_posix() for index in range(len(found.labels))]
     assert names == LISTING["found_in_order"]
     assert found.labels.tolist() == LISTING["class_index"]
     assert list(found.class_names) == LISTING["class_names"]

@@ -85,9 +85,6 @@ class SlowAtFirst:
         self.opened: list[int] = []
         self.broken = broken
 
-    def __len__(self) -> int:
-        return 100
-
     def path(self, index: int) -> Path:
         return Path(f"{index}.png")
 

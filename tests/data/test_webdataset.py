@@ -29,7 +29,7 @@ def test_shards_of_the_webdataset_package_hold_for_us_what_they_hold_for_it(tmp_
         for sample in webdataset.WebDataset(shards, shardshuffle=False)
     ]
     found = open_stored(tmp_path, None)
-    ours = [(found.images.open(i).read(), int(found.labels[i])) for i in range(len(found.images))]
+    ours = [(found.images.open(i).read(), int(found.labels[i])) for i in range(len(found.labels))]
     assert len(shards) == 3
     assert ours == theirs
 

@@ -34,6 +34,9 @@ def test_a_dry_run_says_what_a_training_would_cost_and_writes_nothing(tmp_path, 
     assert said["compares to"].endswith("this budget is 1.3e-05 of them")
     assert "for the 100 iterations to go" in said["time"]
     assert "images/s" in said["speed"]
+    assert "measured peak" not in said["memory"]  # known on GPUs alone
+    megabytes = float(said["memory"].split()[0])  # weights, gradients, two moments and one average, of float32
+    assert megabytes == pytest.approx(5 * 4 * float(said["network"].split()[0]), rel=0.01)
     train_diffusion(replace(config, training=tiny.loop(iterations=1)))
     weights = (latest(tmp_path / "run") / "network.safetensors").stat().st_size
     assert float(said["network"].split()[0]) == pytest.approx(weights / 4e6, rel=0.02)  # a header beside float32

@@ -14,7 +14,7 @@ from guided_diffusion.checkpoint import open_checkpoint
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.run_directory import best, checkpoints, latest
-from guided_diffusion.training import early_stopping
+from guided_diffusion.training import loop
 from guided_diffusion.training.objective import Losses, Observe
 
 
@@ -110,7 +110,7 @@ def test_a_best_measurement_that_was_cut_off_before_it_was_marked_is_made_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(early_stopping, "mark_best", killed)
+        patch.setattr(loop, "mark_best", killed)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path, class_folder, config, observe=watched(values), best_by="quality")
     train(tmp_path, class_folder, config, observe=watched(values), best_by="quality", resume=True)

@@ -17,6 +17,8 @@ from torch import nn
 from guided_diffusion import checkpoint
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.diffusion.schedules import make_chain
+from guided_diffusion.diffusion.timesteps import LossSecondMoment
 from guided_diffusion.run_directory import checkpoints, claimed, latest
 from guided_diffusion.training import resume
 from guided_diffusion.training.objective import Losses, Objective
@@ -153,12 +155,12 @@ def test_a_full_disk_ends_in_its_own_error_with_the_last_checkpoint_whole(tmp_pa
     config = tiny.loop(iterations=4, save_every_iterations=2)
     write, calls = resume.write_resume, 0
 
-    def full(directory: Path, **parts: object) -> None:
+    def full(files: object, directory: Path) -> None:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
-        write(directory, **parts)
+        write(files, directory)
 
     monkeypatch.setattr(resume, "write_resume", full)
     with pytest.raises(OSError, match="No space left on device"):
@@ -212,21 +214,19 @@ class Adapting:
     """An objective that weights its loss by the mean of all it has seen."""
 
     def __init__(self) -> None:
-        self.seen = torch.zeros(0)
+        self.timesteps = LossSecondMoment(make_chain(tiny.CHAIN), history_per_level=28)
+
+    @property
+    def seen(self) -> torch.Tensor:
+        newest = self.timesteps.history[1]
+        return newest[newest.isfinite()]
 
     def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
         losses = denoise(network, batch, noise)
         weight = 1.0 if not len(self.seen) else float(self.seen.mean())
-        return Losses(losses.total * weight, {}, observed={"counter": batch.counter.float()})
-
-    def update(self, observed: dict[str, torch.Tensor]) -> None:
-        self.seen = torch.cat([self.seen, observed["counter"]])
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {"seen": self.seen}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.seen = state["seen"]
+        return Losses(
+            losses.total * weight, {}, observed={"k": torch.ones_like(batch.counter), "loss": batch.counter.float()}
+        )
 
 
 def test_an_objective_learns_from_whole_batches_in_stream_order_and_its_memory_is_resumed(tmp_path, class_folder):

@@ -27,13 +27,7 @@ from guided_diffusion.guidance.config import GuidanceConfig
 from guided_diffusion.models.unet import UNetConfig
 from guided_diffusion.run_directory import latest
 from guided_diffusion.samplers import ddim
-from guided_diffusion.training.diffusion_objective import (
-    AdaptiveObjective,
-    DiffusionObjective,
-    adaptive,
-    diffusion_objective,
-)
-from guided_diffusion.training.objective import Adaptive
+from guided_diffusion.training.diffusion_objective import DiffusionObjective, diffusion_objective
 
 COUNT = 6
 CHAIN = make_chain(tiny.CHAIN)
@@ -188,41 +182,24 @@ def test_models_without_dropout_have_no_null_class(diffusion_run, conditional_ru
         assert load_diffusion(run).config.null_label is None
 
 
-def test_only_an_objective_whose_timesteps_learn_has_a_memory():
-    plain = objective()
-    assert adaptive(plain, plain.timesteps) is plain
-    assert not isinstance(plain, Adaptive)
-    learning = objective(timesteps="loss_second_moment")
-    assert isinstance(adaptive(learning, learning.timesteps), Adaptive)
-
-
-def learning_objective() -> AdaptiveObjective:
-    made = objective(timesteps="loss_second_moment", chain=replace(tiny.CHAIN, num_steps=5))
-    assert isinstance(made.timesteps, LossSecondMoment)
-    return AdaptiveObjective(made, made.timesteps)
+def test_only_a_run_whose_timesteps_learn_has_a_memory(tmp_path, class_folder):
+    for timesteps in ("uniform", "loss_second_moment"):
+        run = train(tmp_path / timesteps, class_folder, iterations=1, timesteps=timesteps)
+        state = load_file(latest(run) / "resume" / "objective.safetensors")
+        assert list(state) == ([] if timesteps == "uniform" else ["history"])
 
 
 def test_losses_are_observed_as_they_are_and_weighed_for_training():
-    learning = learning_objective()
+    learning = objective(timesteps="loss_second_moment", chain=replace(tiny.CHAIN, num_steps=5))
+    assert isinstance(learning.timesteps, LossSecondMoment)
     k = torch.arange(5).repeat(10)
-    learning.update({"k": k, "loss": (k + 1.0) ** 2})
+    learning.timesteps.learn(k, (k + 1.0) ** 2)
     losses = learning(Silent(), batch(), noise())
     drawn = learning.timesteps.drawn(noise().uniform(), like=batch().x0)
     assert torch.equal(losses.observed["k"], drawn.k)
     assert torch.equal(losses.total, (drawn.weight * losses.observed["loss"]).mean())
     assert not losses.observed["loss"].requires_grad
     assert len(drawn.weight.unique()) > 1
-
-
-def test_a_memory_that_was_saved_goes_on_as_the_one_that_was_not():
-    one, other = learning_objective(), learning_objective()
-    k = torch.arange(5).repeat(12)
-    one.update({"k": k, "loss": k + 0.5})
-    other.load_state_dict({name: tensor.clone() for name, tensor in one.state_dict().items()})
-    for learning in (one, other):
-        learning.update({"k": torch.tensor([3, 3]), "loss": torch.tensor([9.0, 8.0])})
-    assert torch.equal(one.timesteps.probabilities(), other.timesteps.probabilities())
-    assert one.timesteps.history[3, -2:].tolist() == [9.0, 8.0]
 
 
 LEARNING = {"timesteps": "loss_second_moment", "chain": ChainConfig(schedule="cosine", num_steps=2)}

@@ -28,13 +28,13 @@ from guided_diffusion.models.unet import UNetConfig
 from guided_diffusion.run_directory import latest
 from guided_diffusion.samplers import ddim
 from guided_diffusion.training.config import PreviewConfig
+from guided_diffusion.training.diffusion_objective import area_reduced
 from guided_diffusion.training.previews import (
     diffusion_previews,
     preview_chain,
     preview_labels,
     preview_samples,
 )
-from guided_diffusion.training.upsampler_objective import area_reduced
 
 CPU = torch.device("cpu")
 CHAIN = preview_chain(tiny.CHAIN, 5)

@@ -17,27 +17,32 @@ from guided_diffusion.checkpoint import open_checkpoint
 from guided_diffusion.commands.train_upsampler import train_upsampler
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.denoiser import Prediction, Variance
-from guided_diffusion.diffusion.model import UpsamplerModelConfig, load_diffusion, load_upsampler
+from guided_diffusion.diffusion.model import DiffusionConfig, UpsamplerModelConfig, load_diffusion, load_upsampler
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.diffusion.timesteps import UniformTimesteps
+from guided_diffusion.models.unet import UNetConfig
 from guided_diffusion.models.upsampler import UpsamplerConfig
 from guided_diffusion.run_directory import latest
-from guided_diffusion.training.diffusion_objective import DiffusionObjective
-from guided_diffusion.training.upsampler_objective import UpsamplerObjective, area_reduced
+from guided_diffusion.training.diffusion_objective import DiffusionObjective, area_reduced
 
 COUNT = 6
 
 
 def objective(
-    *, variance: Variance = "small", prediction: Prediction = "eps", num_classes: int | None = None
-) -> UpsamplerObjective:
+    *,
+    variance: Variance = "small",
+    prediction: Prediction = "eps",
+    num_classes: int | None = None,
+    conditioning_noise: float | None = None,
+) -> DiffusionObjective:
     network = UpsamplerConfig(
-        **vars(tiny.encoder()), in_channels=1, out_channels=1, num_classes=num_classes, low_res_size=4
-    )
+        **vars(tiny.encoder()), in_channels=1, out_channels=1, num_classes=num_classes, low_res_size=4,
+        conditioning_noise=conditioning_noise,
+    )  # fmt: skip
     config = UpsamplerModelConfig(network=network, chain=tiny.CHAIN, prediction=prediction, variance=variance)
     timesteps = UniformTimesteps(make_chain(tiny.CHAIN))
-    return UpsamplerObjective(DiffusionObjective(timesteps, config, "simple"), low_res_size=4)
+    return DiffusionObjective(timesteps, config, "simple")
 
 
 def batch() -> Batch:
@@ -76,7 +81,9 @@ def test_the_network_sees_the_reduction_of_the_clean_image_and_otherwise_what_a_
     for num_classes in (None, 2):
         ours, plain = Recorder(), Recorder()
         losses = objective(num_classes=num_classes)(ours, batch(), noise())
-        reference = objective(num_classes=num_classes).diffusion(plain, batch(), noise())
+        network = UNetConfig(**vars(tiny.encoder()), in_channels=1, out_channels=1, num_classes=num_classes)
+        model = DiffusionConfig(network=network, chain=tiny.CHAIN, variance="small")
+        reference = replace(objective(), config=model)(plain, batch(), noise())
         assert torch.equal(ours.named["low_res"], area_reduced(batch().x0, 4))
         assert plain.named == {}
         assert len(ours.arguments) == (2 if num_classes is None else 3)
@@ -173,7 +180,7 @@ def test_two_processes_train_the_upsampler_that_one_trains(tmp_path: Path, class
 def test_low_res_images_are_noised_up_to_the_largest_rate_and_the_network_is_told_how_much():
     many = replace(batch(), x0=batch().x0.repeat(100, 1, 1, 1), y=torch.zeros(600).long(), counter=torch.arange(600))
     recorder, seeded = Recorder(), SeededNoise(0, range(600))
-    replace(objective(), conditioning_noise=0.4)(recorder, many, seeded)
+    objective(conditioning_noise=0.4)(recorder, many, seeded)
     again = SeededNoise(0, range(600))
     rate = 0.4 * again.uniform()
     assert torch.equal(recorder.named["conditioning_noise"], rate.float())

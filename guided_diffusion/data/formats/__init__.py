@@ -5,7 +5,7 @@ A format is a module with `recognise(path)`, which looks at names and never trie
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config import Labels
@@ -22,11 +22,8 @@ class Format:
     recognise: Callable[[Path], bool]
     """Tells by names alone whether images of this format lie at a path."""
     open_stored: Callable[[Path, Labels | None], StoredImages]
-    """Open the images at a path. labels: as `DataConfig.labels`; None takes the labels that there are, if any.
-
-    Raises:
-        FileNotFoundError, ValueError: labels that are not there, and damaged or unfit files, by name.
-    """
+    """Open the images at a path. labels: as `DataConfig.labels`; None takes the labels that there are, if any. Labels
+    that are not there, and damaged or unfit files, are a FileNotFoundError or ValueError that names them."""
 
 
 FORMATS: Mapping[str, Format] = {
@@ -43,25 +40,16 @@ FORMATS: Mapping[str, Format] = {
 EXPECTED = ", or ".join(entry.described for entry in reversed(FORMATS.values()))
 
 
-def format_of(path: Path) -> str:
-    """The name of the format of the images at a path.
-
-    Raises:
-        FileNotFoundError: nothing at the path.
-        ValueError: a file of no known format.
-    """
-    for name, entry in FORMATS.items():
-        if entry.recognise(path):
-            return name
-    if not path.exists():
-        raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
-    raise ValueError(f"{path} is a file of no known format; expected {EXPECTED}. Other archives have to be unpacked")
-
-
 def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """The images at a path, of whichever format.
 
     Raises:
-        FileNotFoundError, ValueError: as `format_of` and the format itself.
+        FileNotFoundError: nothing at the path, or no such labels.
+        ValueError: a file of no known format, or a damaged or unfit one.
     """
-    return FORMATS[format_of(path)].open_stored(path, labels)
+    for name, entry in FORMATS.items():
+        if entry.recognise(path):
+            return replace(entry.open_stored(path, labels), format=name)
+    if not path.exists():
+        raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
+    raise ValueError(f"{path} is a file of no known format; expected {EXPECTED}. Other archives have to be unpacked")

@@ -1,26 +1,23 @@
 """Images in a folder."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from ..config import Labels
 from .storage import PackedNames, StoredImages
-from .tree import folder_tree, tree_labels, wrapping
+from .tree import folder_tree, tree_labels
 
 
+@dataclass(frozen=True)
 class FolderImages:
     """Files below a directory."""
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root = root
-        self._names = PackedNames(names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    root: Path
+    names: PackedNames
 
     def path(self, index: int) -> Path:
-        return self.root / self._names[index]
+        return self.root / self.names[index]
 
     def open(self, index: int) -> IO[bytes]:
         return self.path(index).open("rb")
@@ -36,13 +33,11 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
 
     labels: None also passes over a lone directory of directories, which is only their wrapping.
     """
-
-    def read(table: Path) -> bytes | None:
-        return (path / table).read_bytes() if (path / table).is_file() else None
-
     tree = folder_tree(path)
-    inner = wrapping(tree) if labels is None else None
-    if inner is not None:
-        return open_stored(path / inner, labels)
-    numbers, class_names = tree_labels(tree, labels, read)
-    return StoredImages(images=FolderImages(path, tree.images), labels=numbers, class_names=class_names)
+    if labels is None and tree.wrapper is not None:
+        return open_stored(path / tree.wrapper, labels)
+    numbers, class_names = tree_labels(
+        tree, labels, lambda table: (path / table).read_bytes() if (path / table).is_file() else None
+    )
+    images = FolderImages(path, PackedNames(tree.images))
+    return StoredImages(images=images, labels=numbers, class_names=class_names)

@@ -1,8 +1,8 @@
 """Images of Hugging Face datasets, from the hub or from disk, through the `datasets` library (the extra "hf")."""
 
 import io
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
@@ -13,25 +13,22 @@ from .storage import StoredImages
 PREFIX = "hf:"
 
 
+@dataclass(frozen=True)
 class DatasetRows:
     """Rows of a dataset, whose Arrow files are mapped into memory."""
 
+    source: Path
+    """For messages."""
+    images: Any
+    """A datasets.Dataset whose `column` gives the encoded bytes of an image."""
+    column: str
     root = None
 
-    def __init__(self, source: Path, images: Any, column: str) -> None:
-        """source: for messages. images: a datasets.Dataset whose `column` gives the encoded bytes of an image."""
-        self._source = source
-        self._images = images
-        self._column = column
-
-    def __len__(self) -> int:
-        return len(self._images)
-
     def path(self, index: int) -> Path:
-        return self._source / str(index)
+        return self.source / str(index)
 
     def open(self, index: int) -> IO[bytes]:
-        image = self._images[int(index)][self._column]
+        image = self.images[int(index)][self.column]
         if image is None or (image["bytes"] is None and image["path"] is None):
             raise ValueError("the row holds no image")
         return Path(image["path"]).open("rb") if image["bytes"] is None else io.BytesIO(image["bytes"])
@@ -55,8 +52,7 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     name, split = str(path), ""
     if name.startswith(PREFIX):
         name, _, split = name.removeprefix(PREFIX).partition(":")
-    library = _library()
-    dataset = _loaded(library, path, name, split or None)
+    dataset = _loaded(path, name, split)
     image_column = _only_column(dataset, "Image", path)
     label_column = _only_column(dataset, "ClassLabel", path, wanted=str(labels) if isinstance(labels, Path) else None)
     rows = dataset.with_format(None).select_columns(label_column)[:][label_column]
@@ -68,54 +64,39 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
             f"them out, or give another split"
         )
     images = dataset.with_format(None).select_columns(image_column)
-    images = images.cast_column(image_column, library.Image(decode=False))
-    return StoredImages(
-        images=DatasetRows(path, images, image_column),
-        labels=numbers,
-        class_names=tuple(dataset.features[label_column].names),
-    )
+    images = images.cast_column(image_column, replace(dataset.features[image_column], decode=False))
+    class_names = tuple(dataset.features[label_column].names)
+    return StoredImages(images=DatasetRows(path, images, image_column), labels=numbers, class_names=class_names)
 
 
-def _library() -> ModuleType:
+def _loaded(path: Path, name: str, split: str) -> Any:
     try:
-        import datasets
+        import datasets as library
     except ImportError as missing:
-        raise ImportError(
-            "Hugging Face datasets need the datasets library: pip install guided-diffusion[hf]"
-        ) from missing
-    return datasets
-
-
-def _loaded(library: ModuleType, path: Path, name: str, split: str | None) -> Any:
+        raise ImportError("Hugging Face datasets need a library: pip install guided-diffusion[hf]") from missing
     if (Path(name) / "dataset_dict.json").is_file():
         splits = sorted(entry.name for entry in Path(name).iterdir() if entry.is_dir())
-        raise ValueError(
-            f"{name} holds the splits {', '.join(splits)}; give one, as --data.path {Path(name) / splits[0]}"
-        )
+        advice = f"give one, as --data.path {Path(name) / splits[0]}"
+        raise ValueError(f"{name} holds the splits {', '.join(splits)}; {advice}")
     saved = (Path(name) / "state.json").is_file()
-    if saved and split is not None:
+    if saved and split:
         raise ValueError(f"{name} is a dataset without splits, as save_to_disk wrote it; leave out ':{split}'")
     try:
         if saved:
             return library.load_from_disk(name)
-        return library.load_dataset(name, split=split or _only_split(library, name))
+        splits = [split] if split else library.get_dataset_split_names(name)
+        if len(splits) > 1:
+            advice = f"give one, as --data.path {PREFIX}{name}:{splits[0]}"
+            raise ValueError(f"it has the splits {', '.join(splits)}; {advice}")
+        return library.load_dataset(name, split=splits[0])
     except IndexError as error:  # from load_from_disk; load_dataset has errors of its own
         raise ValueError(f"{path} has no rows") from error
     except ConnectionError as error:
-        raise ConnectionError(
-            f"{path} cannot be fetched: {error}. Without a network, give the path of a copy that save_to_disk wrote "
-            f"elsewhere"
-        ) from error
+        advice = "without a network, give the path of a copy that save_to_disk wrote elsewhere"
+        raise ConnectionError(f"{path} cannot be fetched: {error}; {advice}") from error
     except (ValueError, OSError, library.exceptions.DatasetsError) as error:
         reason = error.__cause__ or error  # DatasetGenerationError itself says only that there was an error
         raise ValueError(f"{path} cannot be loaded as a Hugging Face dataset: {reason}") from error
-
-
-def _only_split(library: ModuleType, name: str) -> str:
-    splits = library.get_dataset_split_names(name)
-    if len(splits) > 1:
-        raise ValueError(f"it has the splits {', '.join(splits)}; give one, as --data.path {PREFIX}{name}:{splits[0]}")
-    return splits[0]
 
 
 def _only_column(dataset: Any, kind: str, path: Path, *, wanted: str | None = None) -> str:

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -27,20 +28,15 @@ DAMAGED_FILE_ERRORS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
 class BatchImages:
     """The images of a batch, without labels."""
 
-    def __init__(self, path: Path, shape: tuple[int, int, int, int]) -> None:
-        """shape: (N, H, W, C)."""
-        self._path = path
-        self._length, *rest = shape
-        self.shape: tuple[int, int, int] = (rest[0], rest[1], rest[2])
-
-    def __len__(self) -> int:
-        return self._length
+    path: Path
+    shape: tuple[int, int, int]
 
     def stream(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-        for first, images in _rows(self._path, "arr_0", start=indices[0], stop=indices[-1] + 1):
+        for first, images in _rows(self.path, start=indices[0], stop=indices[-1] + 1):
             yield images[rows_within(indices, first=first, length=len(images))]
 
 
@@ -51,8 +47,15 @@ def recognise(path: Path) -> bool:
 
 def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """A batch, whose labels are its own."""
-    shape = _stored_shape(path)
-    return StoredImages(images=BatchImages(path, shape), labels=_stored_labels(path, num_images=shape[0]))
+    num_images, height, width, channels = _stored_shape(path)
+    numbers = np.full(num_images, NO_LABEL)
+    if "arr_1" in npz_members(path):
+        found, dtype = _header(path, "arr_1")
+        if found != (num_images,) or not np.issubdtype(dtype, np.integer):
+            raise ValueError(f"{path} must hold arr_1 as {num_images} integer labels, got {dtype} {found}")
+        with refuse_damage(f"{path} is damaged: arr_1 cannot be read"), np.load(path, allow_pickle=False) as arrays:
+            numbers = arrays["arr_1"].astype(np.int64)
+    return StoredImages(images=BatchImages(path, (height, width, channels)), labels=numbers)
 
 
 def rows_within(indices: Sequence[int], *, first: int, length: int) -> NDArray[np.int64]:
@@ -63,30 +66,31 @@ def rows_within(indices: Sequence[int], *, first: int, length: int) -> NDArray[n
 
 
 @contextmanager
-def _refuse_damage(path: Path, name: str) -> Iterator[None]:
-    """Turn errors of numpy and zipfile about the array `name` of a file into a ValueError that says what to do."""
+def refuse_damage(complaint: str, *, remedy: str = "make or fetch it again") -> Iterator[None]:
+    """Turn errors of numpy and zipfile about a file into a ValueError that says what to do."""
     try:
         yield
     except DAMAGED_FILE_ERRORS as error:
-        raise ValueError(f"{path} is damaged: {name} cannot be read ({error}); make or fetch it again") from error
+        raise ValueError(f"{complaint} ({error}); {remedy}") from error
 
 
 def npz_members(path: Path) -> frozenset[str]:
-    """Names of the arrays in an npz file.
+    """Names of the arrays in an npz file."""
+    with refuse_damage(f"{path} is not a readable npz file"), zipfile.ZipFile(path) as archive:
+        return frozenset(name.removesuffix(".npy") for name in archive.namelist())
 
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return frozenset(name.removesuffix(".npy") for name in archive.namelist())
-    except DAMAGED_FILE_ERRORS as error:
-        raise ValueError(f"{path} is not a readable npz file ({error}); make or fetch it again") from error
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """An array's file within an npz file."""
+    damage = f"{path} is damaged: {name} cannot be read"
+    with refuse_damage(damage), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        yield member
 
 
 def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array in an npz file, from its first bytes."""
-    with _refuse_damage(path, name), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+    with _opened(path, name) as member:
         shape, fortran_order, dtype = npy_header(member)
     if dtype.hasobject:
         raise ValueError(
@@ -97,12 +101,12 @@ def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _rows(path: Path, name: str, *, start: int, stop: int) -> Iterator[tuple[int, NDArray]]:
-    """The rows [start, stop) of an array in an npz file, a few at a time, each piece with the number of its first row.
+def _rows(path: Path, *, start: int, stop: int) -> Iterator[tuple[int, NDArray]]:
+    """The images [start, stop) of a batch, a few at a time, each piece with the number of its first image.
 
     numpy.load would hold the whole array; a zip member is a file that can be read row by row, compressed or not.
     """
-    with _refuse_damage(path, name), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+    with _opened(path, "arr_0") as member:
         shape, _, dtype = npy_header(member)
         row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
         member.seek(start * row_bytes, 1)
@@ -115,16 +119,10 @@ def _rows(path: Path, name: str, *, start: int, stop: int) -> Iterator[tuple[int
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and type of an array, of which the file is left at the first element.
-
-    Raises:
-        ValueError: no array of numpy's.
-    """
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"unknown npy version {version}")
-    return readers[version](file)
+    """Shape, Fortran order and type of an array, of which the file is left at the first element."""
+    first = np.lib.format.read_magic(file) == (1, 0)
+    # Version 3 differs from 2 in the names of fields, which an array of numbers has not.
+    return np.lib.format.read_array_header_1_0(file) if first else np.lib.format.read_array_header_2_0(file)
 
 
 def write_npy_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
@@ -159,7 +157,7 @@ def write_rows(
         raise ValueError(f"{name} is to hold {shape[0]} rows, got {written}")
 
 
-def _stored_shape(path: Path) -> tuple[int, int, int, int]:
+def _stored_shape(path: Path) -> tuple[int, ...]:
     """Shape (N, H, W, C) of the images of a batch, from its header."""
     members = npz_members(path)
     if "arr_0" not in members:
@@ -180,24 +178,12 @@ def _stored_shape(path: Path) -> tuple[int, int, int, int]:
         raise ValueError(f"{path} holds no images: arr_0 is empty")
     if dtype != np.uint8:
         raise ValueError(f"{path} must hold arr_0 as uint8 0..255, got {dtype}{_conversion(path, shape[0])}")
-    num_images, height, width, channels = shape
-    return num_images, height, width, channels
-
-
-def _stored_labels(path: Path, *, num_images: int) -> NDArray[np.int64]:
-    """The labels (N,) of a batch, -1 if it has none."""
-    if "arr_1" not in npz_members(path):
-        return np.full(num_images, NO_LABEL)
-    shape, dtype = _header(path, "arr_1")
-    if shape != (num_images,) or not np.issubdtype(dtype, np.integer):
-        raise ValueError(f"{path} must hold arr_1 as {num_images} integer labels, got {dtype} {shape}")
-    with _refuse_damage(path, "arr_1"), np.load(path, allow_pickle=False) as arrays:
-        return arrays["arr_1"].astype(np.int64)
+    return shape
 
 
 def _conversion(path: Path, num_images: int) -> str:
     """The range of the first images, and the expression that makes them uint8."""
-    (_, values), *_ = _rows(path, "arr_0", start=0, stop=min(num_images, _LOOKED_AT))
+    _, values = next(_rows(path, start=0, stop=min(num_images, _LOOKED_AT)))
     low, high = values.min(), values.max()
     held = f": its first {len(values)} images hold values from {low:.4g} to {high:.4g}"
     if not np.isfinite([low, high]).all():

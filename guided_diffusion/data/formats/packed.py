@@ -11,16 +11,15 @@ Each image is handed out as a PNM, a format that is a short header before the ra
 import io
 import json
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..config import CHANNELS, Labels
-from .npz import npy_header, write_npy_header
+from .npz import npy_header, refuse_damage
 from .storage import CENTER_CROP, StoredImages
 
 IMAGES = "images.npy"
@@ -32,28 +31,27 @@ FORMAT = 1
 _PNM_MAGIC = {1: b"P5", 3: b"P6"}
 
 
+@dataclass(frozen=True, kw_only=True)
 class PackedImages:
-    """Images of one shape in a .npy file."""
+    """Square images in a .npy file."""
 
-    def __init__(self, root: Path, *, shape: tuple[int, int, int, int], offset: int) -> None:
-        """shape: (N, H, W, C); offset: of the first pixel in the file, bytes."""
-        self.root = root
-        self._count, height, width, channels = shape
-        self._pnm_header = b"%s\n%d %d\n255\n" % (_PNM_MAGIC[channels], width, height)
-        self._bytes_each = height * width * channels
-        self._offset = offset
-
-    def __len__(self) -> int:
-        return self._count
+    root: Path
+    offset: int
+    """Of the first pixel in the file, bytes."""
+    size: int
+    """Side of the images, pixels."""
+    channels: int
 
     def path(self, index: int) -> Path:
         return self.root / IMAGES / str(index)
 
     def open(self, index: int) -> IO[bytes]:
         """The image as a PNM."""
+        header = b"%s\n%d %d\n255\n" % (_PNM_MAGIC[self.channels], self.size, self.size)
+        num_bytes = self.size * self.size * self.channels
         with (self.root / IMAGES).open("rb", buffering=0) as file:
-            file.seek(self._offset + index * self._bytes_each)
-            return io.BytesIO(self._pnm_header + file.read(self._bytes_each))
+            file.seek(self.offset + index * num_bytes)
+            return io.BytesIO(header + file.read(num_bytes))
 
 
 def recognise(path: Path) -> bool:
@@ -73,18 +71,19 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     record = read_record(path)
     shape, offset = _array_header(path / IMAGES)
     numbers = np.load(path / LABELS, allow_pickle=False)
-    expected = (record["count"], record["size"], record["size"], CHANNELS[record["mode"]])
+    mode, size = record["mode"], record["size"]
+    expected = (record["count"], size, size, CHANNELS[mode])
     if shape != expected or numbers.shape != shape[:1]:
         raise ValueError(
             f"{path} is damaged: {RECORD} tells of images {expected}, {IMAGES} holds {shape} and {LABELS} "
             f"{numbers.shape}; prepare it again"
         )
     return StoredImages(
-        images=PackedImages(path, shape=expected, offset=offset),
+        images=PackedImages(root=path, offset=offset, size=size, channels=CHANNELS[mode]),
         labels=numbers,
         class_names=tuple(record["class_names"]),
-        mode=record["mode"],
-        resize=f"{CENTER_CROP.format(size=record['size'])}, when prepared",
+        mode=mode,
+        resize=f"{CENTER_CROP.format(size=size)}, when prepared",
     )
 
 
@@ -109,52 +108,10 @@ def read_record(directory: Path) -> Mapping[str, Any]:
 
 def _array_header(path: Path) -> tuple[tuple[int, ...], int]:
     """Shape, and offset of the data; a file that is shorter or longer than its header says is refused."""
-    with path.open("rb") as file:
-        try:
-            shape, fortran_order, dtype = npy_header(file)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path} is no array of numpy's ({error!r}); prepare the data again") from error
+    with path.open("rb") as file, refuse_damage(f"{path} is no array of numpy's", remedy="prepare the data again"):
+        shape, fortran_order, dtype = npy_header(file)
         offset = file.tell()
     size = path.stat().st_size
     if fortran_order or dtype != np.uint8 or size != offset + math.prod(shape):
         raise ValueError(f"{path} is damaged: {size:,} bytes for {dtype} {shape}; copy or prepare the data again")
     return shape, offset
-
-
-def write_images(
-    directory: Path,
-    shape: tuple[int, int, int, int],
-    images_from: Callable[[int], Iterator[NDArray[np.uint8]]],
-) -> None:
-    """Write the images of a directory, or the rest of them, whatever ended an earlier attempt.
-
-    They are appended in order to a partial file, whose length therefore says how far it is.
-
-    shape: (N, H, W, C).
-    images_from: pieces (n, H, W, C) of all images from a number on.
-
-    Raises:
-        OSError: the disk is full, or fails; the partial file stays.
-    """
-    partial = directory / PARTIAL
-    with partial.open("ab") as file:
-        for images in images_from(_whole_images(file, shape)):
-            file.write(np.ascontiguousarray(images).data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(directory / IMAGES)
-
-
-def _whole_images(file: BinaryIO, shape: tuple[int, ...]) -> int:
-    """Number of images that an earlier attempt left whole; its part of another is cut off."""
-    header = io.BytesIO()
-    write_npy_header(header, shape)
-    begin, bytes_each = header.tell(), math.prod(shape[1:])
-    written = file.seek(0, os.SEEK_END)
-    if written < begin:
-        file.truncate(0)
-        file.write(header.getvalue())
-        return 0
-    done = (written - begin) // bytes_each
-    file.truncate(begin + done * bytes_each)
-    return done

@@ -6,10 +6,11 @@ what is missing. The generation package decides a sample's seed and label.
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,8 @@ from numpy.typing import NDArray
 from ...config import differences, identified
 from ...files import atomic_write, write_json
 from ..config import Labels
-from .npz import DAMAGED_FILE_ERRORS, rows_within, write_array, write_rows
+from .npz import refuse_damage, rows_within, write_array, write_rows
 from .storage import NO_LABEL, StoredImages
-
-Result = TypeVar("Result")
 
 MANIFEST_NAME = "manifest.json"
 ENVIRONMENTS = "environments"
@@ -58,20 +57,15 @@ class Shard:
             raise ValueError("ids must ascend by one")
 
 
+@dataclass(frozen=True)
 class ShardImages:
     """The images of a directory of samples."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._length: int = read_manifest(directory)["num_samples"]
-        height, width, channels = next(iterate_shards(directory)).images.shape[1:]
-        self.shape = (height, width, channels)
-
-    def __len__(self) -> int:
-        return self._length
+    directory: Path
+    shape: tuple[int, int, int]
 
     def stream(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-        for shard in iterate_shards(self._directory, start=indices[0], stop=indices[-1] + 1):
+        for shard in iterate_shards(self.directory, start=indices[0], stop=indices[-1] + 1):
             yield shard.images[rows_within(indices, first=int(shard.ids[0]), length=len(shard.ids))]
 
 
@@ -85,7 +79,8 @@ def recognise(path: Path) -> bool:
 
 def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """The samples of a directory, whose labels are their own."""
-    images, manifest, numbers = ShardImages(path), read_manifest(path), read_labels(path)
+    manifest, numbers = read_manifest(path), read_labels(path)
+    images = ShardImages(path, next(iterate_shards(path)).images.shape[1:])
     names = manifest.get("class_names")
     if names is not None and numbers.max() >= len(names):
         raise ValueError(
@@ -115,17 +110,17 @@ def read_shard(path: Path) -> Shard:
         FileNotFoundError: there is none.
         ValueError: a damaged file.
     """
-    return _read(path, lambda arrays: Shard(arrays["images"], arrays["labels"], arrays["ids"]))
-
-
-def _read(path: Path, get: Callable[[Mapping[str, np.ndarray]], Result]) -> Result:
     if not path.is_file():
         raise FileNotFoundError(f"there is no shard at {path}")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return get(arrays)
-    except DAMAGED_FILE_ERRORS as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run the sampling command again") from error
+    with _arrays(path) as arrays:
+        return Shard(arrays["images"], arrays["labels"], arrays["ids"])
+
+
+@contextmanager
+def _arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    damaged = refuse_damage(f"{path} is damaged", remedy="delete it and run the sampling command again")
+    with damaged, np.load(path, allow_pickle=False) as arrays:
+        yield arrays
 
 
 def read_labels(directory: Path) -> np.ndarray:
@@ -134,30 +129,22 @@ def read_labels(directory: Path) -> np.ndarray:
     Raises:
         ValueError: shards are missing or damaged, or do not make up the number of samples.
     """
-    joined = np.concatenate([_read(path, lambda arrays: arrays["labels"]) for path in complete_shards(directory)])
-    num_samples = read_manifest(directory)["num_samples"]
+    labels: list[np.ndarray] = []
+    for path in complete_shards(directory):
+        with _arrays(path) as arrays:
+            labels.append(arrays["labels"])
+    joined, num_samples = np.concatenate(labels), read_manifest(directory)["num_samples"]
     if len(joined) != num_samples:
         raise ValueError(f"{directory} holds {len(joined)} labels of {num_samples} samples; make them again")
     return joined
 
 
-def num_shards(*, num_samples: int, shard_size: int) -> int:
-    """Number of shards that hold `num_samples` samples.
-
-    Raises:
-        ValueError: a number that is not positive.
-    """
-    if num_samples < 1 or shard_size < 1:
-        raise ValueError(f"num_samples and shard_size must be positive, got {num_samples} and {shard_size}")
-    return -(-num_samples // shard_size)
-
-
-def missing_shards(directory: Path, *, num_samples: int, shard_size: int) -> list[int]:
+def missing_shards(directory: Path, num_samples: int, shard_size: int) -> list[int]:
     """The numbers of the shards still to make, ascending.
 
     A shard counts as made if a file of its name ends as an npz must; only `read_shard` checks the content.
     """
-    expected = range(num_shards(num_samples=num_samples, shard_size=shard_size))
+    expected = range(-(-num_samples // shard_size))
     return [n for n in expected if not zipfile.is_zipfile(shard_path(directory, n))]
 
 
@@ -169,9 +156,6 @@ def open_manifest(
     manifest: JSON (tuples count as lists) with at least `num_samples` and `shard_size`; evaluation matches labels by
         its `class_names`, if there are classes.
     environment: the hardware and libraries of this run, added to those of earlier runs.
-
-    Raises:
-        ValueError: as `check_manifest`.
     """
     check_manifest(directory, manifest)
     stored = read_manifest(directory) if (directory / MANIFEST_NAME).exists() else None
@@ -227,7 +211,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{directory} holds no {MANIFEST_NAME}, so it is not a directory of samples")
     try:
         manifest = json.loads(path.read_text())
-        num_shards(num_samples=manifest["num_samples"], shard_size=manifest["shard_size"])
+        if manifest["num_samples"] < 1 or manifest["shard_size"] < 1:
+            raise ValueError("num_samples and shard_size must be positive")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); move it away and run the sampling command again") from error
     return manifest
@@ -239,12 +224,13 @@ def complete_shards(directory: Path) -> list[Path]:
     Raises:
         ValueError: some are missing.
     """
-    counts = {name: read_manifest(directory)[name] for name in ("num_samples", "shard_size")}
-    missing, total = missing_shards(directory, **counts), num_shards(**counts)
+    manifest = read_manifest(directory)
+    num_samples, shard_size = manifest["num_samples"], manifest["shard_size"]
+    missing, total = missing_shards(directory, num_samples, shard_size), -(-num_samples // shard_size)
     if missing:
         some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-        command = "run the sampling command again to make them"
-        raise ValueError(f"{directory} lacks {len(missing)} of its {total} shards ({some}); {command}")
+        found = f"{directory} lacks {len(missing)} of its {total} shards ({some})"
+        raise ValueError(f"{found}; run the sampling command again to make them")
     return [shard_path(directory, n) for n in range(total)]
 
 
@@ -281,7 +267,6 @@ def merged_npz(directory: Path, out: Path) -> int:
     """
     labels = read_labels(directory)
     shape = next(iterate_shards(directory)).images.shape[1:]
-
     with atomic_write(out) as file, zipfile.ZipFile(file, "w") as archive:
         images = (shard.images for shard in iterate_shards(directory))
         write_rows(archive, "arr_0", images, shape=(len(labels), *shape))

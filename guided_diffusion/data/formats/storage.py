@@ -28,18 +28,12 @@ class EncodedImages(Protocol):
         """The folder or file that holds all images; None if a library keeps them elsewhere."""
         ...
 
-    def __len__(self) -> int: ...
-
     def path(self, index: int) -> Path:
         """The place of an image, for messages: below the path that the user gave, within an archive maybe."""
         ...
 
     def open(self, index: int) -> IO[bytes]:
-        """The image's bytes.
-
-        Raises:
-            OSError: the storage failed. A damaged archive may raise anything else.
-        """
+        """The image's bytes; OSError if the storage failed. A damaged archive may raise anything else."""
         ...
 
 
@@ -49,8 +43,6 @@ class ImageArrays(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]: ...
-
-    def __len__(self) -> int: ...
 
     def stream(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """The images (n, H, W, C) of ascending indices, in pieces of whatever length suits the storage."""
@@ -72,6 +64,8 @@ class StoredImages:
     """The manifest of samples that this library made."""
     resize: str = ""
     """The resizing that the stored pixels went through, in words."""
+    format: str = ""
+    """The format's name in the table of formats, which enters it."""
 
 
 class PackedNames:
@@ -79,9 +73,6 @@ class PackedNames:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._packed = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
-
-    def __len__(self) -> int:
-        return len(self._packed)
 
     def __getitem__(self, index: int) -> str:
         return os.fsdecode(self._packed[index])

@@ -9,13 +9,10 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..config import Labels
-from ..labels import indexed, numbered, table_labels
+from ..labels import LabelsAndNames, indexed, numbered, table_labels
 from .storage import NO_LABEL
-
-LabelsAndNames = tuple[NDArray[np.int64], tuple[str, ...]]
 
 _logger = logging.getLogger(__name__)
 
@@ -35,11 +32,16 @@ class Tree:
     others: tuple[str, ...]
     """Files that are no images by their names, in the same order."""
 
+    @property
+    def wrapper(self) -> str | None:
+        """The only directory at the top, if all images lie deeper than directly in it."""
+        wrapped = len(self.directories) == 1 and all(image.count("/") > 1 for image in self.images)
+        return self.directories[0] if wrapped and self.images else None
+
 
 def folder_tree(root: Path) -> Tree:
     """All files below a directory."""
-    directories = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _is_junk(entry.name))
-    return _tree(root, directories, listed_files(root))
+    return _tree(root, class_directories(root), _listed_files(root))
 
 
 def archive_tree(root: Path, members: Iterable[str]) -> Tree:
@@ -56,11 +58,11 @@ def _tree(root: Path, directories: Iterable[str], files: Iterable[str]) -> Tree:
     images: list[str] = []
     others: list[str] = []
     for file in files:
-        (images if _is_image_name(file) else others).append(file)
+        (images if file.lower().endswith(EXTENSIONS) else others).append(file)
     return Tree(root=root, directories=tuple(directories), images=tuple(images), others=tuple(others))
 
 
-def listed_files(directory: Path) -> Iterator[str]:
+def _listed_files(directory: Path) -> Iterator[str]:
     """Files below `directory`, relative to it: entries sorted by name, subdirectories expanded in place."""
     with os.scandir(directory) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
@@ -68,7 +70,7 @@ def listed_files(directory: Path) -> Iterator[str]:
         if _is_junk(entry.name):
             continue
         if entry.is_dir():
-            yield from (f"{entry.name}/{file}" for file in listed_files(directory / entry.name))
+            yield from (f"{entry.name}/{file}" for file in _listed_files(directory / entry.name))
         else:
             yield entry.name
 
@@ -77,19 +79,12 @@ def files_sha256(path: Path) -> str:
     """SHA-256 of the names, sizes and times of change of a file, or of all files below a directory.
 
     It detects replaced pictures without reading a million of them.
-
-    Raises:
-        OSError: nothing there, or a file that vanished meanwhile.
     """
     digest = sha256()
-    for name in listed_files(path) if path.is_dir() else [""]:
+    for name in _listed_files(path) if path.is_dir() else [""]:
         found = (path / name).stat()
         digest.update(repr((name, found.st_size, found.st_mtime_ns)).encode())
     return digest.hexdigest()
-
-
-def _is_image_name(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
 
 
 def _is_junk(name: str) -> bool:
@@ -98,19 +93,8 @@ def _is_junk(name: str) -> bool:
 
 
 def class_directories(root: Path) -> list[str]:
-    """The names of a class folder's directories, sorted: its classes in the order of their labels.
-
-    Raises:
-        FileNotFoundError: the path does not exist.
-        ValueError: it is no folder, holds no folders, or holds images beside them.
-    """
-    if not root.is_dir():
-        kind, found = (ValueError, "is a file") if root.exists() else (FileNotFoundError, "does not exist")
-        raise kind(f"{root} {found}; expected a folder that holds one folder of images per class")
-    entries = sorted(entry for entry in root.iterdir() if not _is_junk(entry.name))
-    directories = [entry.name for entry in entries if entry.is_dir()]
-    _refuse_unclassed(root, directories, [entry.name for entry in entries if not entry.is_dir()])
-    return directories
+    """The names of a class folder's directories, sorted: its classes in the order of their labels."""
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _is_junk(entry.name))
 
 
 def tree_labels(tree: Tree, labels: Labels | None, read: Callable[[Path], bytes | None]) -> LabelsAndNames:
@@ -126,7 +110,9 @@ def tree_labels(tree: Tree, labels: Labels | None, read: Callable[[Path], bytes 
     """
     if labels == "folders":
         return indexed(_folder_classes(tree))
-    refuse_no_images(tree)
+    if not tree.images:
+        held = _held_instead(tree.others)
+        raise ValueError(f"no images in {tree.root} ({', '.join(EXTENSIONS)}){held}; give a path that holds some")
     if labels == "filenames":
         return indexed([PurePosixPath(image).name.split("_", 1)[0] for image in tree.images])
     if labels is not None:
@@ -144,16 +130,14 @@ def _folder_classes(tree: Tree) -> list[str]:
     classes = [image.split("/", 1)[0] for image in tree.images]
     empty = sorted(set(tree.directories) - set(classes))
     if empty:
-        raise ValueError(
-            f"the class folder '{empty[0]}' in {tree.root} holds no images ({', '.join(EXTENSIONS)})"
-            f"{_held_instead(file for file in tree.others if file.startswith(empty[0] + '/'))}; fill it or remove it"
-        )
-    wrapper = wrapping(tree)
-    if wrapper is not None:  # legal, but mostly a folder that was packed or named by mistake
+        held = _held_instead(file for file in tree.others if file.startswith(f"{empty[0]}/"))
+        found = f"holds no images ({', '.join(EXTENSIONS)}){held}"
+        raise ValueError(f"the class folder '{empty[0]}' in {tree.root} {found}; fill it or remove it")
+    if tree.wrapper is not None:  # legal, but mostly a folder that was packed or named by mistake
         inner = sorted({image.split("/", 2)[1] for image in tree.images})
         _logger.warning(
             "all images of %s are of one class, '%s', in %d folders (%s, ..); if those are the classes, give %s",
-            tree.root, wrapper, len(inner), inner[0], tree.root / wrapper,
+            tree.root, tree.wrapper, len(inner), inner[0], tree.root / tree.wrapper,
         )  # fmt: skip
     return classes
 
@@ -169,27 +153,8 @@ def _from_table(tree: Tree, table: Path, content: bytes | None) -> LabelsAndName
     return numbered(table_labels(tree.images, content, root=tree.root, source=source), source=source)
 
 
-def wrapping(tree: Tree) -> str | None:
-    """The only directory at the top of a tree, if all images lie deeper than directly in it."""
-    wrapped = len(tree.directories) == 1 and all(image.count("/") > 1 for image in tree.images)
-    return tree.directories[0] if wrapped and tree.images else None
-
-
-def refuse_no_images(tree: Tree) -> None:
-    """Refuse a tree without images.
-
-    Raises:
-        ValueError: it holds none; the message says what it holds instead.
-    """
-    if not tree.images:
-        raise ValueError(
-            f"no images in {tree.root} ({', '.join(EXTENSIONS)}){_held_instead(tree.others)}; give a path that holds "
-            f"some"
-        )
-
-
 def _refuse_unclassed(root: Path, directories: Iterable[str], files: list[str]) -> None:
-    loose = [name for name in files if _is_image_name(name)]
+    loose = [name for name in files if name.lower().endswith(EXTENSIONS)]
     if loose and not directories:
         raise ValueError(
             f"{root} holds images ('{loose[0]}' and {len(loose) - 1} more) but no class folders; put them into one "
@@ -201,10 +166,8 @@ def _refuse_unclassed(root: Path, directories: Iterable[str], files: list[str]) 
             f"no class; move them into class folders or elsewhere"
         )
     if not directories:
-        raise ValueError(
-            f"no images in {root}: it holds no class folders{_held_instead(files)}; expected "
-            f"{root / '<class>' / '*.jpg'}"
-        )
+        held, expected = _held_instead(files), root / "<class>" / "*.jpg"
+        raise ValueError(f"no images in {root}: it holds no class folders{held}; expected {expected}")
 
 
 def _held_instead(files: Iterable[str]) -> str:

@@ -9,7 +9,10 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -45,9 +48,6 @@ class TarImages:
         self._ends = np.cumsum([len(shard) for shard in samples])
         places = [(sample.offset, sample.size) for shard in samples for sample in shard]
         self._places = np.array(places, dtype=np.int64).reshape(len(places), 2)
-
-    def __len__(self) -> int:
-        return len(self._places)
 
     def path(self, index: int) -> Path:
         return self._shard(index) / self._names[index]
@@ -92,7 +92,10 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
 def _samples(shard: Path) -> list[_Sample]:
     try:
         with tarfile.open(shard, "r:") as tar:
-            samples = [_sample(shard, key, members, tar) for key, members in _groups(tar)]
+            samples = [
+                _sample(shard, key, {extension: member for _, extension, member in files}, tar)
+                for key, files in groupby(_files(tar), key=itemgetter(0))
+            ]
             # tarfile takes the end of the file for the end of the archive, and stops in silence at a broken header.
             assert tar.fileobj is not None
             tar.fileobj.seek(tar.offset)
@@ -107,21 +110,13 @@ def _samples(shard: Path) -> list[_Sample]:
     return samples
 
 
-def _groups(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Neighbouring files of one key, by their extensions."""
-    key, members = "", {}
+def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Key, extension and member of each file."""
     for member in tar:
         cast(Any, tar).members = []  # undocumented: tarfile remembers every member, and a tar may hold millions
         match = _KEY_AND_EXTENSION.fullmatch(member.name)
-        if not member.isreg() or match is None:
-            continue
-        if match[1] != key:
-            if members:
-                yield key, members
-            key, members = match[1], {}
-        members[match[2].lower()] = member
-    if members:
-        yield key, members
+        if member.isreg() and match is not None:
+            yield match[1], match[2].lower(), member
 
 
 def _sample(shard: Path, key: str, members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> _Sample:
@@ -148,12 +143,11 @@ def _label(members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> Label |
     content = file.read()
     if name == "cls":
         return content.decode(errors="replace").strip() or None
-    try:
-        record = json.loads(content)
-    except ValueError:
-        return None
-    label = record.get("label") if isinstance(record, dict) else None
-    return label if isinstance(label, str | int) and not isinstance(label, bool) else None
+    with suppress(ValueError):
+        match json.loads(content):
+            case {"label": str() | int() as label} if not isinstance(label, bool):
+                return label
+    return None
 
 
 def _named(table: Path, digits: tuple[str, ...], source: Path) -> tuple[str, ...]:

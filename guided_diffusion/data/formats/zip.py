@@ -1,7 +1,6 @@
 """Images in a zip, or below a directory within it: `data.zip/train`."""
 
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, cast
@@ -9,8 +8,9 @@ from typing import IO, cast
 import numpy as np
 
 from ..config import Labels
+from .npz import refuse_damage
 from .storage import PackedNames, StoredImages
-from .tree import archive_tree, tree_labels, wrapping
+from .tree import archive_tree, tree_labels
 
 _ENCRYPTED = 0x1  # of the general purpose flags, APPNOTE.TXT 4.4.4
 _LOCAL_HEADER_BYTES = 30
@@ -25,9 +25,6 @@ class ZipImages:
         self._names = PackedNames(member.filename for member in members)
         numbers = [(m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type) for m in members]
         self._numbers = np.array(numbers, dtype=np.int64).reshape(len(members), 5)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
     def path(self, index: int) -> Path:
         return self.root / self._names[index]
@@ -60,14 +57,11 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """The images of a zip, labelled as those of a folder are."""
     archive = _archive(path)
     assert archive is not None
-    with _opened(archive) as file:
+    with refuse_damage(f"{archive} is not a whole zip", remedy="fetch or pack it again"):
+        file = zipfile.ZipFile(archive)
+    with file:
         inside = path.relative_to(archive).as_posix()
         members = _members(file, "" if inside == "." else f"{inside}/")
-
-        def read(table: Path) -> bytes | None:
-            member = members.get(table.as_posix())
-            return None if member is None else _read(file, member)
-
         if not members:
             raise ValueError(f"{archive} holds nothing{f' below {inside}' if inside != '.' else ''}; expected images")
         tree = archive_tree(path, members)
@@ -78,34 +72,23 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
                 f"{len(encrypted)} members of {archive} are encrypted, the first {encrypted[0]}; pack it without a "
                 f"password"
             )
-        inner = wrapping(tree) if labels is None else None
-        if inner is not None:
-            return open_stored(path / inner, labels)
-        numbers, class_names = tree_labels(tree, labels, read)
+        if labels is None and tree.wrapper is not None:
+            return open_stored(path / tree.wrapper, labels)
+        numbers, class_names = tree_labels(tree, labels, lambda table: _content(file, members.get(table.as_posix())))
         return StoredImages(images=ZipImages(archive, images), labels=numbers, class_names=class_names)
 
 
 def _archive(path: Path) -> Path | None:
     """The zip that a path is, or leads into."""
-    return next((place for place in (path, *path.parents) if _is_zip(place)), None)
+    places = (path, *path.parents)
+    return next((place for place in places if place.suffix.lower() == ".zip" and place.is_file()), None)
 
 
-def _is_zip(path: Path) -> bool:
-    return path.suffix.lower() == ".zip" and path.is_file()
-
-
-def _opened(archive: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{archive} is not a whole zip ({error}); fetch or pack it again") from error
-
-
-def _read(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    try:
+def _content(file: zipfile.ZipFile, member: zipfile.ZipInfo | None) -> bytes | None:
+    if member is None:
+        return None
+    with refuse_damage(f"{member.filename} in {file.filename} cannot be read", remedy="pack it again"):
         return file.read(member)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
-        raise ValueError(f"{member.filename} in {file.filename} cannot be read ({error}); pack it again") from error
 
 
 def _members(file: zipfile.ZipFile, inside: str) -> dict[str, zipfile.ZipInfo]:
