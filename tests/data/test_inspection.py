@@ -77,8 +77,6 @@ def test_broken_files_are_named_with_their_faults_wherever_in_the_file_these_lie
 class Failing:
     """A storage whose disk fails."""
 
-    root = None
-
     def path(self, index: int) -> Path:
         return Path("a.png")
 

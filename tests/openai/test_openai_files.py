@@ -15,7 +15,7 @@ from classifiers.trained_model import load_classifier
 from guided_diffusion.checkpoint import open_checkpoint
 from guided_diffusion.commands.export_openai import ExportConfig, export_openai
 from guided_diffusion.commands.import_openai import ImportConfig, import_openai
-from guided_diffusion.data.imagenet import imagenet_class_names
+from guided_diffusion.data.labels import imagenet_class_names
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.openai import convert, load_openai, revert
 from guided_diffusion.openai.releases import PRESETS
