@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.hub import download_url_to_file, get_dir
 
 from guided_diffusion.checkpoint import read_tensors
-from guided_diffusion.data.imagenet import imagenet_class_names
+from guided_diffusion.data.labels import imagenet_class_names
 from guided_diffusion.files import file_sha256
 
 from .trained_model import load_classifier

@@ -30,21 +30,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-_MODULES = {
-    "diffusion.chain": ("DiffusionChain", "Step"),
-    "diffusion.denoiser": ("Estimate", "NetworkDenoiser"),
-    "diffusion.model": ("load_diffusion", "load_upsampler"),
-    "diffusion.noise": ("SeededNoise",),
-    "diffusion.schedules": ("ChainConfig", "make_chain", "timestep_subset"),
-    "guidance": (
-        "between", "classifier_score", "entropy_scaled_score", "extrapolated", "guided_at_estimate", "guided_through",
-        "summed", "tilted", "within",
-    ),
-    "guidance.config": ("GuidanceConfig",),
-    "models.unet": ("UNet", "UNetConfig"),
-    "pipeline": ("GuidedDiffusion",),
-    "samplers": ("SamplerConfig", "ddim", "ddim_reverse", "ddpm"),
-}  # fmt: skip
+_MODULES = (
+    "diffusion.chain", "diffusion.denoiser", "diffusion.model", "diffusion.noise", "diffusion.schedules", "guidance",
+    "guidance.config", "models.unet", "samplers", "pipeline",
+)  # fmt: skip
 __all__ = [
     "ChainConfig", "DiffusionChain", "Estimate", "GuidanceConfig", "GuidedDiffusion", "NetworkDenoiser",
     "SamplerConfig", "SeededNoise", "Step", "UNet", "UNetConfig", "between", "classifier_score", "ddim", "ddim_reverse",
@@ -54,7 +43,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:  # names of many types
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
+    if name in __all__:
+        modules = (import_module(f".{module}", __name__) for module in _MODULES)
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

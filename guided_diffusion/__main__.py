@@ -49,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     known = [command for group in COMMANDS.values() for command in group]
     if not words or words[0] in ("-h", "--help"):
-        print(_help())
+        print("usage: guided-diffusion COMMAND [--config FILE.yaml] [--OPTION VALUE ..]")
+        for group, commands in COMMANDS.items():
+            print(f"\n{group}:", *(f"  {command:<20} {purpose}" for command, purpose in commands.items()), sep="\n")
+        print("\nguided-diffusion COMMAND --help lists the options of a command.")
     elif words[0] == "--version":
         print(__version__)
     elif (command := words[0].replace("-", "_")) in known:
@@ -60,13 +63,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         advice = f"did you mean {nearest[0]}?" if nearest else "guided-diffusion --help lists all commands"
         print(f"error: there is no command {words[0]}; {advice}", file=sys.stderr)
         raise SystemExit(2)
-
-
-def _help() -> str:
-    lines = ["usage: guided-diffusion COMMAND [--config FILE.yaml] [--OPTION VALUE ..]", ""]
-    for group, commands in COMMANDS.items():
-        lines += [f"{group}:", *(f"  {command:<20} {purpose}" for command, purpose in commands.items()), ""]
-    return "\n".join([*lines, "guided-diffusion COMMAND --help lists the options of a command."])
 
 
 if __name__ == "__main__":

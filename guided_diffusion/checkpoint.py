@@ -56,18 +56,14 @@ class Checkpoint:
         """Names of the weights it holds: "network", and "ema_0.9999" and the like."""
         return tuple(sorted(file.stem for file in self.path.glob("*.safetensors")))
 
-    def default_weights(self) -> str:
-        """The slowest exponential moving average if there is one, else the network as trained."""
-        averages = [name for name in self.weight_names if name.startswith("ema_")]
-        return max(averages, key=lambda name: float(name.removeprefix("ema_")), default="network")
-
     def weights_file(self, name: str | None = None) -> Path:
-        """The safetensors file of the named weights, or of the default ones.
+        """The safetensors file of the named weights; None: of the slowest moving average, else the network as trained.
 
         Raises:
             ValueError: no such weights, naming those there are.
         """
-        chosen = name or self.default_weights()
+        averages = [name for name in self.weight_names if name.startswith("ema_")]
+        chosen = name or max(averages, key=lambda name: float(name.removeprefix("ema_")), default="network")
         if chosen not in self.weight_names:
             raise ValueError(f'{self.path} has no weights "{chosen}"; it has {", ".join(self.weight_names) or "none"}')
         return self.path / f"{chosen}.safetensors"
@@ -88,14 +84,7 @@ def save_checkpoint(
     weights: name -> state dict. write_resume: fills the directory resume/, which only training needs.
     """
     target = run_dir / checkpoint_name(iteration)
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "kind": kind,
-        "iteration": iteration,
-        "model": model,
-        "run": run,
-        "versions": {name: version(name) for name in ("torch", "safetensors", "accelerate")},
-    }
+    versions = {name: version(name) for name in ("torch", "safetensors", "accelerate")}
     for left_by_a_crash in run_dir.glob(".partial-*"):
         shutil.rmtree(left_by_a_crash)
     with atomic_directory(target, replace=True) as partial:
@@ -105,7 +94,11 @@ def save_checkpoint(
             (partial / "resume").mkdir()
             write_resume(partial / "resume")
         files = sorted(file for file in partial.rglob("*") if file.is_file())
-        record["sha256"] = {file.relative_to(partial).as_posix(): file_sha256(file) for file in files}
+        record: dict[str, Any] = {"format": FORMAT, "kind": kind, "iteration": iteration, "model": model, "run": run}
+        record |= {
+            "versions": versions,
+            "sha256": {str(file.relative_to(partial)): file_sha256(file) for file in files},
+        }
         (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n")
     return target
 
@@ -128,8 +121,7 @@ def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
         is_later = int(record["format"]) > FORMAT  # which may lack the keys that are read next
         fields = {} if is_later else {name: record[name] for name in ("kind", "iteration", "model", "run")}
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        file = directory / "config.json"
-        raise DamagedCheckpointError(f"{file} is not a checkpoint's description: {error!r}") from None
+        raise DamagedCheckpointError(f"{directory}/config.json is not a checkpoint's description: {error!r}") from None
     if is_later:
         raise ValueError(f"{directory} has format {record['format']}; this version reads up to {FORMAT}: update it")
     checkpoint = Checkpoint(path=directory, **fields, sha256=record.get("sha256", {}))
@@ -156,11 +148,10 @@ def verify(checkpoint: Checkpoint) -> None:
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = None) -> None:
-    """Fill `network`, which may be on the meta device, with the named weights, or the default ones.
+    """Fill `network`, which may be on the meta device, with the weights that `weights_file` takes.
 
     Raises:
-        ValueError: no such weights, a damaged file, or weights that do not fit, naming what is missing, unknown or of
-            another shape.
+        ValueError: weights that do not fit, naming the first that is missing, unknown or of another shape.
     """
     file = checkpoint.weights_file(name)
     state = read_tensors(file)
@@ -168,20 +159,15 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = 
     found = {key: tuple(tensor.shape) for key, tensor in state.items()}
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     if wrong:
-        key = wrong[0]
+        first = f'"{wrong[0]}" (file {found.get(wrong[0])}, network {expected.get(wrong[0])})'
         raise ValueError(
-            f"{file} does not fit the network of its config.json: {len(wrong)} tensors differ, the first "
-            f'"{key}" (file {found.get(key)}, network {expected.get(key)})'
+            f"{file} does not fit the network of its config.json: {len(wrong)} tensors differ, the first {first}"
         )
     network.load_state_dict(state, assign=True)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """A safetensors file of tensors, by name.
-
-    Raises:
-        OSError: the disk is full or failed.
-    """
+    """Write a safetensors file of tensors, by name."""
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
     except SafetensorError as error:  # which hides the operating system's error

@@ -107,6 +107,7 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
         return _jsonargparse.auto_cli(
             config_class,
             as_positional=False,
+            return_instance=True,  # else public methods of the config would become subcommands
             args=arguments,
             description=(config_class.__doc__ or "").strip().split("\n\n")[0],
             allow_abbrev=False,  # what is short for one option today may be short for two tomorrow
@@ -223,14 +224,12 @@ def _alternatives(values: Sequence[str]) -> str:
 
 def to_plain(value: Any) -> Any:  # any config value: the result is what JSON can hold
     """A config as nested mappings, lists, strings, numbers, booleans and None."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        mapping = cast(Mapping[str, Any], value)
-        return {key: to_plain(item) for key, item in mapping.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in cast(Sequence[Any], value)]
-    return str(value) if isinstance(value, Path) else value
+
+    def plain(item: Any) -> Any:  # what JSON has no form for
+        is_config = dataclasses.is_dataclass(item) and not isinstance(item, type)
+        return dataclasses.asdict(cast(Any, item)) if is_config else os.fspath(cast(Path, item))
+
+    return json.loads(json.dumps(value, default=plain))
 
 
 def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) -> C:

@@ -3,8 +3,8 @@
 accelerate and DTensor take seconds to import, so the functions that need them import them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -25,16 +25,10 @@ TIMEOUT = timedelta(hours=2)
 Torch's default is 10 minutes. The first process group of a program decides, so every call passes it."""
 
 
-def has_accelerator() -> bool:
-    """True where torch has an accelerator. Apple's does not count: it has no float64, as coefficients need."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator is not None and accelerator.type != "mps"
-
-
 def default_device() -> torch.device:
-    """The device of a command that runs as one process."""
+    """The accelerator if there is one. Apple's does not count: it has no float64, as coefficients need."""
     device = torch.accelerator.current_accelerator(check_available=True)
-    return device if device is not None and has_accelerator() else torch.device("cpu")
+    return torch.device("cpu") if device is None or device.type == "mps" else device
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ def this_process() -> Process:
 
     # Without `cpu`, on a machine without accelerators, accelerate takes each of torchrun's processes for the only one:
     # all would do the whole work, and sums over the process group would count everything once per process.
-    state = PartialState(cpu=not has_accelerator(), timeout=TIMEOUT)
+    state = PartialState(cpu=default_device().type == "cpu", timeout=TIMEOUT)
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     if world_size != state.num_processes:
         raise ValueError(
@@ -143,29 +137,27 @@ def make_accelerator(precision: Literal["auto", "float32", "bfloat16", "float16"
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
 
+    on_cpu = default_device().type == "cpu"
     if precision == "auto":
         has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bfloat16" if has_bfloat16 else "float32"
-    if precision == "float16" and not has_accelerator():
+    if precision == "float16" and on_cpu:
         raise ValueError("training.precision float16 needs a GPU; take float32 here")
     short = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision]
-    timeout = InitProcessGroupKwargs(timeout=TIMEOUT)
-    return Accelerator(mixed_precision=short, cpu=not has_accelerator(), kwargs_handlers=[timeout])
+    return Accelerator(mixed_precision=short, cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)])
 
 
-@contextmanager
-def gradients_synced(accelerator: "Accelerator", model: nn.Module, *, synced: bool) -> Iterator[None]:
+def gradients_synced(
+    accelerator: "Accelerator", model: nn.Module, *, synced: bool
+) -> AbstractContextManager[object, bool | None]:
     """Exchange gradients between processes in this micro-batch, or not: once per update, with the last one."""
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(synced)
-        yield
-    elif synced:
-        yield
-    else:
-        with accelerator.no_sync(model):
-            yield
+    elif not synced:
+        return accelerator.no_sync(model)
+    return nullcontext()
 
 
 def clip_gradients(model: nn.Module, *, max_norm: float | None) -> Tensor:

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from .files import remove_directory, write_json
 
@@ -35,9 +34,8 @@ def claimed(run_dir: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
                 raise
-            raise ValueError(
-                f"another training is at work in {run_dir}; wait for it, or choose another --out"
-            ) from None
+            message = f"another training is at work in {run_dir}; wait for it, or choose another --out"
+            raise ValueError(message) from None
         yield
 
 
@@ -77,16 +75,14 @@ def mark_best(run_dir: Path, iteration: int, *, metric: str, value: float) -> No
 
 def read_best(run_dir: Path) -> tuple[int, float] | None:
     """Iteration and value of a run's best checkpoint; None where none is marked or it is gone."""
-    record = _best_record(run_dir)
-    return (int(record["iteration"]), float(record["value"])) if record else None
+    if not (run_dir / _BEST).is_file():
+        return None
+    record = json.loads((run_dir / _BEST).read_text())
+    is_there = (run_dir / record["checkpoint"]).is_dir()
+    return (int(record["iteration"]), float(record["value"])) if is_there else None
 
 
 def best(run_dir: Path) -> Path | None:
     """The checkpoint directory that `mark_best` marked, or None."""
-    record = _best_record(run_dir)
-    return run_dir / record["checkpoint"] if record else None
-
-
-def _best_record(run_dir: Path) -> dict[str, Any] | None:
-    record = json.loads((run_dir / _BEST).read_text()) if (run_dir / _BEST).is_file() else None
-    return record if record and (run_dir / record["checkpoint"]).is_dir() else None
+    found = read_best(run_dir)
+    return run_dir / checkpoint_name(found[0]) if found else None

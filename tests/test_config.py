@@ -439,3 +439,27 @@ def test_scripts_are_short_and_begin_with_the_command_that_runs_them(script):
     text = script.read_text()
     assert len(text.splitlines()) <= 30
     assert f"python scripts/{script.name}" in ast.get_docstring(ast.parse(text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigWithMethods:
+    """A command whose config computes something."""
+
+    width: int = 2
+    """Pixels."""
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return self.width**2
+
+    def scaled(self, factor: int) -> int:
+        """Pixels."""
+        return factor * self.width
+
+
+def test_a_config_may_have_public_methods_and_properties():
+    config = parse(ConfigWithMethods, ["--width=3"])
+    assert (config.area, config.scaled(2)) == (9, 6)
+    with pytest.raises(ValueError, match="'area' belongs to no option"):
+        parse(ConfigWithMethods, ["area"])

@@ -48,10 +48,16 @@ class EvaluateConfig:
 
 def evaluate_samples(config: EvaluateConfig) -> None:
     """Measure, write the report and print it on the main process; or compare reports, if there are any to compare."""
+    # Imports are here, so that --help and bad options do not wait for SciPy and torchmetrics.
     if config.compare:
-        compare_evaluations(config)
+        from ..evaluation.compare import compare_reports, format_comparison
+        from ..evaluation.page import write_comparison_page
+
+        comparison = compare_reports(config.compare)
+        print(format_comparison(comparison))
+        if config.out is not None:
+            write_comparison_page(config.out, comparison)
         return
-    # Here, so that --help and bad options do not wait for SciPy and torchmetrics.
     from ..distributed import this_process
     from ..evaluation.report_text import format_report
     from ..evaluation.run import evaluate, page_path, report_path
@@ -65,17 +71,6 @@ def evaluate_samples(config: EvaluateConfig) -> None:
     report = evaluate(**sets, extractor=extractor, config=config.protocol, out=out, page=True)
     if process.is_main:
         print(f"{format_report(report)}\n\n{out}\n{page_path(out)}")
-
-
-def compare_evaluations(config: EvaluateConfig) -> None:
-    """Print the differences between evaluations and their protocols; write the page if one was asked for."""
-    from ..evaluation.compare import compare_reports, format_comparison  # here, as above
-    from ..evaluation.page import write_comparison_page
-
-    comparison = compare_reports(config.compare)
-    print(format_comparison(comparison))
-    if config.out is not None:
-        write_comparison_page(config.out, comparison)
 
 
 main = partial(run_command, EvaluateConfig, evaluate_samples)

@@ -48,21 +48,19 @@ def plot_runs(config: PlotConfig) -> None:
     names = sorted({name for of_run in curves.values() for name in of_run}, key=lambda name: (name != "loss", name))
     if not names:
         raise ValueError(f"{config.runs[0]} has recorded nothing yet; it does every training.log_every_iterations")
-    rows = -(-len(names) // COLUMNS)
-    figure = Figure(figsize=(4.2 * min(COLUMNS, len(names)), 2.9 * rows), layout="constrained")
-    axes: Any = figure.subplots(rows, min(COLUMNS, len(names)), squeeze=False)  # an array of axes
-    for axis, name in zip(axes.flat, names, strict=False):
+    columns = min(COLUMNS, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
+    for place, name in enumerate(names, start=1):
+        axis = figure.add_subplot(rows, columns, place)
         for run, of_run in curves.items():
             if name in of_run:
-                iterations, values = zip(*of_run[name], strict=True)
-                axis.plot(iterations, values, marker="." if len(values) < 30 else None, label=str(run))
-        axis.set_title(name)
-        axis.set_xlabel("iteration")
+                marker = "." if len(of_run[name]) < 30 else None
+                axis.plot(*zip(*of_run[name], strict=True), marker=marker, label=str(run))
+        axis.set(title=name, xlabel="iteration")
         axis.grid(alpha=0.3)
-    for unused in axes.flat[len(names) :]:
-        unused.set_axis_off()
     if len(config.runs) > 1:
-        axes.flat[0].legend()
+        figure.axes[0].legend()
     with atomic_write(config.out) as file:
         figure.savefig(file, format="png", dpi=110)
     print(f"{config.out}: {', '.join(names)}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config import run_command
 from ..diffusion.model import UpsamplerModelConfig
-from ..models.upsampler import Upsampler, UpsamplerConfig, check_low_res_size, check_noise_rate
+from ..models.upsampler import Upsampler, UpsamplerConfig, check_low_res
 from ..training.config import DiffusionTrainingConfig, PreviewConfig
 
 
@@ -25,8 +25,7 @@ class TrainUpsamplerConfig(DiffusionTrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_low_res_size(self.low_res_size, self.network.image_size)
-        check_noise_rate(self.conditioning_noise)
+        check_low_res(self.low_res_size, self.conditioning_noise, image_size=self.network.image_size)
         if self.preview.classifier is not None:
             raise ValueError("the previews of an upsampler are not guided: leave preview.classifier out")
 

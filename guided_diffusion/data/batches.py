@@ -86,11 +86,7 @@ class EndlessBatches:
         return read_in_workers(read, entries, num_workers=self.num_workers, pin_memory=torch.cuda.is_available())
 
     def share(self, world_size: int) -> int:
-        """Samples of one process per iteration.
-
-        Raises:
-            ValueError: a batch that does not divide over the processes.
-        """
+        """Samples of one process per iteration; a batch that does not divide over the processes is refused."""
         below = self.batch_size // world_size * world_size
         if below != self.batch_size:
             nearest = " or ".join(str(size) for size in (below, below + world_size) if size)

@@ -96,10 +96,7 @@ class DecodedImages:
             try:
                 return self._decoded(candidate)
             except DamagedImageError as damage:
-                if self.config is None:
-                    raise
-                if self.config.on_error == "stop":
-                    raise stopped(damage) from damage
+                _refuse_unless_skipped(damage, self.config)
                 path = self.path(candidate)
                 if path not in self._warned:
                     self._warned.add(path)
@@ -116,10 +113,9 @@ class DecodedImages:
             with damage_named(self.path(index)), self.files.open(int(self.entries[index])) as file:
                 return decoded(file, mode=self.mode)
         except FileNotFoundError as lost:
-            root = self.files.root
-            if root is None or root.exists():
+            if self.config is None or self.config.path.exists():
                 raise
-            gone = f"the data, {root}, are gone (moved, removed or unmounted?): {lost.strerror}"
+            gone = f"the data, {self.config.path}, are gone (moved, removed or unmounted?): {lost.strerror}"
             raise FileNotFoundError(lost.errno, gone, lost.filename) from lost
 
 
@@ -128,11 +124,12 @@ def x0_of(pixels: NDArray[np.uint8]) -> Tensor:
     return from_uint8(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
 
 
-def stopped(damage: DamagedImageError) -> DamagedImageError:
-    """The same error with the ways out."""
-    return DamagedImageError(
-        f"{damage}; repair or remove the file, or pass --data.on_error skip to do without such files"
-    )
+def _refuse_unless_skipped(damage: DamagedImageError, config: DataConfig | None) -> None:
+    if config is None:
+        raise damage
+    if config.on_error == "stop":
+        advice = "repair or remove the file, or pass --data.on_error skip to do without such files"
+        raise DamagedImageError(f"{damage}; {advice}") from damage
 
 
 def _read_ahead(read: Callable[[int], NDArray[np.uint8]], indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
@@ -169,10 +166,7 @@ def header_modes(stored: StoredImages, files: EncodedImages, root: Path, config:
                 if not path.is_symlink():
                     raise
                 error = DamagedImageError(f"No such file behind the link {path}")
-            if config is None:
-                raise error from None
-            if config.on_error == "stop":
-                raise stopped(error) from error
+            _refuse_unless_skipped(error, config)
             modes.append(None)
     if not any(modes):
         first = files.path(0).relative_to(root)

@@ -22,9 +22,6 @@ from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, 
 from .formats.tree import files_sha256
 from .labels import renumbered
 
-_LOOKED_AT = 16
-"""Images in whose values a wrong range shows."""
-
 _logger = logging.getLogger(__name__)
 
 
@@ -215,11 +212,7 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
 
 
 def open_pictures(path: Path, labels: Labels) -> tuple[StoredImages, EncodedImages]:
-    """The pictures at a path, whatever their format, and the record of them. labels: as `DataConfig.labels`.
-
-    Raises:
-        ValueError: stored arrays.
-    """
+    """The record of the pictures at a path, and the pictures; arrays are refused. labels: as `DataConfig.labels`."""
     stored = open_stored(path, labels)
     if isinstance(stored.images, ImageArrays):
         raise ValueError(
@@ -250,7 +243,7 @@ def _refuse_misfits(images: ImageSet, *, image_size: int | None, channels: int |
         raise ValueError(f"{images.path} holds images with {found_channels} channels where {channels} were expected")
     if images.manifest is not None:  # pixels from `to_uint8`
         return
-    first = images.read(range(min(_LOOKED_AT, len(images))))
+    first = images.read(range(min(16, len(images))))  # enough for a wrong range to show
     if first.max() <= 1:
         raise ValueError(
             f"the first {len(first)} images of {images.path} are all but black: no value of 0..255 is above "

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
-from tqdm import tqdm
 
 from ..files import atomic_write
 from .config import CHANNELS, Labels
@@ -24,7 +23,7 @@ from .formats.storage import EncodedImages, PackedNames
 from .formats.tree import folder_tree
 from .image_set import open_pictures
 from .subset import evenly_spaced
-from .workers import chunks, read_in_workers
+from .workers import read_each
 
 SIDE = 96
 """Side of a thumbnail, pixels."""
@@ -60,11 +59,6 @@ class Inspection:
     facts: Sequence[Facts]
 
     @property
-    def sound(self) -> NDArray[np.bool_]:
-        """(N,) which images can be decoded."""
-        return np.array([fact.damage is None for fact in self.facts])
-
-    @property
     def class_counts(self) -> dict[str, int]:
         counts = np.bincount(self.labels, minlength=len(self.class_names)).tolist()
         return dict(zip(self.class_names, counts, strict=True))
@@ -88,16 +82,8 @@ def inspected(path: Path, *, labels: Labels, num_workers: int) -> Inspection:
         classes = [name.split("/", 1)[0] if "/" in name else "beside the class folders" for name in names]
         found, numbers = np.unique(classes, return_inverse=True)
         class_names, refusal, files = tuple(found.tolist()), str(error), FolderImages(path, PackedNames(names))
-    facts: list[Facts] = []
-    with tqdm(total=len(numbers), desc="decoding", unit="files") as bar:
-        for chunk in read_in_workers(partial(_facts, files), chunks(len(numbers)), num_workers=num_workers):
-            facts += chunk
-            bar.update(len(chunk))
+    facts = [*read_each(partial(file_facts, files), len(numbers), num_workers=num_workers, desc="decoding")]
     return Inspection(path=path, refusal=refusal, files=files, labels=numbers, class_names=class_names, facts=facts)
-
-
-def _facts(files: EncodedImages, indices: Sequence[int]) -> list[Facts]:
-    return [file_facts(files, index) for index in indices]
 
 
 def file_facts(files: EncodedImages, index: int) -> Facts:
@@ -191,7 +177,7 @@ def write_thumbnails(path: Path, found: Inspection) -> None:
     Broken images are left out, and counted. Of more than `MOST_ROWS` classes, as many, evenly spaced.
     """
     font = ImageFont.load_default(TEXT_SIZE)
-    sound, counts = found.sound, found.class_counts
+    counts = found.class_counts
     shown = evenly_spaced(len(counts), most=MOST_ROWS)
     page = Image.new("RGB", (LABEL_WIDTH + MOST_COLUMNS * STEP, (len(shown) + 1) * STEP - SIDE // 2), "white")
     draw = ImageDraw.Draw(page)
@@ -199,8 +185,8 @@ def write_thumbnails(path: Path, found: Inspection) -> None:
     draw.text((STEP - SIDE, SIDE // 4), title, fill="black", font=font, anchor="lm")
     for row, label in enumerate(shown):
         top = row * STEP + SIDE // 2
-        members = np.flatnonzero(found.labels == label)
-        whole = members[sound[members]].tolist()
+        members = np.flatnonzero(found.labels == label).tolist()
+        whole = [member for member in members if found.facts[member].damage is None]
         lines = [found.class_names[label], f"{len(members):,} image{'' if len(members) == 1 else 's'}"]
         lines += [f"{len(members) - len(whole):,} broken"] if len(whole) < len(members) else []
         draw.multiline_text((STEP - SIDE, top + SIDE // 2), "\n".join(lines), fill="black", font=font, anchor="lm")

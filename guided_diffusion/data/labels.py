@@ -1,11 +1,13 @@
-"""Class numbers of labels, and tables of file names and labels."""
+"""Class numbers of labels, tables of file names and labels, and the names of ImageNet's classes."""
 
 import csv
 import io
 import json
 import re
+import runpy
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +28,7 @@ def numbered(labels: Sequence[Label], *, source: Path) -> LabelsAndNames:
     Labels that are all whole numbers are class numbers already, and their digits the names of the classes 0 to the
     largest. Any others are names, numbered in sorted order.
 
-    source: of the labels, for messages.
-
-    Raises:
-        ValueError: a negative number, or one that makes over a million classes.
+    source: of the labels, for messages. Refused are negative numbers, and those that make over a million classes.
     """
     if not all(re.fullmatch(r"-?(0|[1-9]\d*)", str(label), re.ASCII) for label in labels):  # 007 is a name
         return indexed([str(label) for label in labels])
@@ -54,11 +53,7 @@ def indexed(classes: Sequence[str], class_names: Sequence[str] | None = None) ->
 def renumbered(
     labels: NDArray[np.int64], class_names: Sequence[str], imposed: Sequence[str], *, path: Path
 ) -> NDArray[np.int64]:
-    """Labels with the numbers that the imposed class names give. path: of the data, for messages.
-
-    Raises:
-        ValueError: an imposed name twice, or labels of other classes.
-    """
+    """Labels numbered by the imposed class names, which must hold all of theirs. path: of the data, for messages."""
     if len(set(imposed)) < len(imposed):
         raise ValueError(f"class names must differ from each other: {', '.join(imposed)}")
     number_of = {name: number for number, name in enumerate(imposed)}
@@ -76,10 +71,7 @@ def table_labels(images: Sequence[str], content: bytes, *, root: Path, source: P
     """The label that a table gives each image.
 
     images: names of files relative to `root`, with "/", as the table names them.
-    content: of the file `source`, a table by its suffix, .csv or .json; see `TABLES`.
-
-    Raises:
-        ValueError: another format; a file that the table has twice, that is no image, or that has no label.
+    content: of the file `source`, by its suffix .csv or .json, see `TABLES`; it names each image once, and no other.
     """
     reader = {".csv": _csv_pairs, ".json": _json_pairs}.get(source.suffix.lower())
     if reader is None:
@@ -138,3 +130,20 @@ def _json_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
                 held = json.dumps(pair)
                 raise ValueError(f"{source} holds {held} where a file and its label were expected: {TABLES}")
     return pairs
+
+
+def imagenet_class_names() -> tuple[str, ...]:
+    """torchvision's names, label 0 being the first of the sorted WordNet ids ("tench", n01440764).
+
+    A name that occurs again gets its occurrence after it ("crane", "crane 2"), so that names tell classes apart.
+    """
+    # Importing torchvision takes a second and 170 MB; the list alone is in a file that imports nothing.
+    package = find_spec("torchvision")
+    assert package is not None
+    assert package.origin is not None
+    seen: Counter[str] = Counter()
+    names = []
+    for name in runpy.run_path(str(Path(package.origin).parent / "models" / "_meta.py"))["_IMAGENET_CATEGORIES"]:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return tuple(names)

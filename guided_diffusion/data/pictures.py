@@ -19,9 +19,6 @@ def picture(image: Tensor, *, enlarge: bool = True) -> "Image.Image":
     """A uint8 image (1 or 3, H, W) as Pillow's.
 
     enlarge: repeat pixels by a whole factor where the shorter side is below SMALLEST_SIDE pixels.
-
-    Raises:
-        ValueError: another number of channels.
     """
     from PIL import Image  # here, so that commands show their help without it
 

@@ -5,14 +5,10 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..config import differences
 from ..files import atomic_write, file_sha256, write_json
@@ -20,7 +16,7 @@ from .config import DataConfig
 from .formats.npz import write_npy_header
 from .formats.packed import FORMAT, IMAGES, LABELS, PARTIAL, RECORD, read_record
 from .image_set import ImageSet
-from .workers import chunks, read_in_workers
+from .workers import read_each
 
 UNFINISHED = "preparing.json"
 """The record of an unfinished directory."""
@@ -31,7 +27,6 @@ def write_prepared(out: Path, images: ImageSet, config: DataConfig) -> int:
 
     Raises:
         ValueError: the directory holds other images or other files; or a damaged image.
-        OSError: the disk is full, or fails.
     """
     identity, claim, finished = _identity(images, config), out / UNFINISHED, (out / RECORD).exists()
     if finished or claim.exists():
@@ -77,25 +72,14 @@ def _write_images(out: Path, images: ImageSet, *, num_workers: int) -> None:
     """Append the crops in order to a partial file, whose length says how many an earlier attempt left whole."""
     header = io.BytesIO()
     write_npy_header(header, (len(images), *images.shape))
-    start = 0
-    with (out / PARTIAL).open("ab") as file, tqdm(total=len(images), desc=out.name, unit="img") as bar:
-        written = file.seek(0, os.SEEK_END) - header.tell()
-        if written < 0:
-            file.truncate(0)
+    num_bytes = math.prod(images.shape)
+    with (out / PARTIAL).open("ab") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - header.tell()) // num_bytes
+        file.truncate(header.tell() + start * num_bytes if start else 0)
+        if not start:
             file.write(header.getvalue())
-        else:
-            num_bytes = math.prod(images.shape)
-            start = written // num_bytes
-            file.truncate(header.tell() + start * num_bytes)
-        bar.update(start)
-        read = partial(_read, images)
-        for pixels in read_in_workers(read, chunks(len(images), start=start), num_workers=num_workers):
+        for pixels in read_each(images.pixels, len(images), start=start, num_workers=num_workers, desc=out.name):
             file.write(pixels.data)
-            bar.update(len(pixels))
         file.flush()
         os.fsync(file.fileno())
     (out / PARTIAL).replace(out / IMAGES)
-
-
-def _read(images: ImageSet, indices: Sequence[int]) -> NDArray[np.uint8]:
-    return np.stack([images.pixels(index) for index in indices])

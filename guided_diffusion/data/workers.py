@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 Entry = TypeVar("Entry")
 Result = TypeVar("Result")
@@ -41,9 +42,19 @@ def read_in_workers(
         yield loaded
 
 
-def chunks(count: int, *, start: int = 0) -> list[list[int]]:
-    """The indices start .. count - 1, as many at a time as a worker reads."""
-    return [list(range(first, min(first + _CHUNK, count))) for first in range(start, count, _CHUNK)]
+def read_each(
+    read: Callable[[int], Result], count: int, *, start: int = 0, num_workers: int, desc: str
+) -> Iterator[Result]:
+    """`read` of each of the indices start .. count - 1, in order, by worker processes, under a progress bar."""
+    chunks = [list(range(first, min(first + _CHUNK, count))) for first in range(start, count, _CHUNK)]
+    with tqdm(total=count, initial=start, desc=desc, unit="img") as bar:
+        for results in read_in_workers(partial(_read_chunk, read), chunks, num_workers=num_workers):
+            yield from results
+            bar.update(len(results))
+
+
+def _read_chunk(read: Callable[[int], Result], indices: Sequence[int]) -> list[Result]:
+    return [read(index) for index in indices]
 
 
 class _Entries(Dataset[Any]):

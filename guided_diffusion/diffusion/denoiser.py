@@ -35,7 +35,7 @@ class Estimate:
     mean: Tensor | None = None
     """(B, C, H, W) mean of p(x_s | x_t) where the network gave it; None: the posterior mean of x0."""
     var: Coefficient | None = None
-    """Variance of p(x_s | x_t) where it is not exp(log_var): the posterior's at the last link, which is 0."""
+    """Variance of p(x_s | x_t); None: exp(log_var), which the posterior's is not at the last link, where it is 0."""
 
 
 class Denoiser(Protocol):
@@ -79,52 +79,33 @@ def split_output(output: Tensor, x_t: Tensor, variance: Variance) -> tuple[Tenso
             f'the network gave {output.shape[1]} channels for images of {x_t.shape[1]}; with variance "{variance}" '
             f"it must give {wanted}"
         )
-    if not learned:
-        return output, None
-    prediction, variance_values = output.chunk(2, dim=1)
-    return prediction, variance_values
+    return (output[:, : x_t.shape[1]], output[:, x_t.shape[1] :]) if learned else (output, None)
 
 
 def interpret(output: Tensor, x_t: Tensor, step: Step, *, prediction: Prediction, variance: Variance) -> Estimate:
-    """The estimate that a raw network output stands for; nothing is clipped.
-
-    output: (B, C, H, W), or (B, 2 C, H, W) with a learned variance. x_t: (B, C, H, W).
-
-    Raises:
-        ValueError: an output with another number of channels.
-    """
-    predicted, variance_values = split_output(output, x_t, variance)
-    return Estimate(
-        x0=TO_X0[prediction](x_t, predicted, step),
-        log_var=_log_var(variance, variance_values, x_t, step),
-        mean=predicted if prediction == "mean" else None,
-        var=_var_small(x_t, step) if variance == "small" else None,
-    )
-
-
-def _var_small(x_t: Tensor, step: Step) -> Coefficient | None:
-    """0 at the last link, where log_var is the second entry's because the posterior's own would be log 0."""
-    if isinstance(step.alpha_bar_prev, Tensor) and isinstance(step.log_var_min, Tensor):
-        return torch.where(step.alpha_bar_prev == 1, 0.0, step.log_var_min.exp()).to(x_t.dtype)
-    return 0.0 if step.alpha_bar_prev == 1 else None
+    """The estimate that a raw output stands for, (B, C, H, W), or (B, 2 C, H, W) with a learned variance; no clip."""
+    predicted, values = split_output(output, x_t, variance)
+    log_var_min, log_var_max, var = step.log_var_min, step.log_var_max, None
+    if values is not None:
+        towards_max = (values + 1) / 2
+        interpolated = scaled(log_var_max, towards_max) + scaled(log_var_min, 1 - towards_max)
+        log_var = values if variance == "learned" else interpolated
+    elif variance == "small":  # log_var is the second entry's at the last link, since the posterior's own is log 0
+        log_var, var = _cast(log_var_min, x_t), _cast(_at_last_link(step, 0.0, _exp(log_var_min)), x_t)
+    else:  # log beta, but for the last link, where the published code takes the second entry of the posterior variance
+        log_var = _cast(_at_last_link(step, log_var_min, log_var_max), x_t)
+    mean = predicted if prediction == "mean" else None
+    return Estimate(TO_X0[prediction](x_t, predicted, step), log_var, mean, var)
 
 
-def _log_var(variance: Variance, values: Tensor | None, x_t: Tensor, step: Step) -> Tensor | float:
-    if values is None:
-        log_var = step.log_var_min if variance == "small" else _log_var_large(step)
-        return log_var.to(x_t.dtype) if isinstance(log_var, Tensor) else log_var
-    if variance == "learned":
-        return values
-    towards_max = (values + 1) / 2
-    return scaled(step.log_var_max, towards_max) + scaled(step.log_var_min, 1 - towards_max)
-
-
-def _log_var_large(step: Step) -> Coefficient:
-    """log beta, except at the last link, where the published code takes the second entry of the posterior variance."""
+def _at_last_link(step: Step, there: Coefficient, elsewhere: Coefficient) -> Coefficient:
     if isinstance(step.alpha_bar_prev, Tensor):
-        log_var_min, log_var_max = torch.as_tensor(step.log_var_min), torch.as_tensor(step.log_var_max)
-        return torch.where(step.alpha_bar_prev.eq(1), log_var_min, log_var_max)
-    return step.log_var_min if step.alpha_bar_prev == 1 else step.log_var_max
+        return torch.where(step.alpha_bar_prev == 1, there, elsewhere)
+    return there if step.alpha_bar_prev == 1 else elsewhere
+
+
+def _cast(coefficient: Coefficient, x_t: Tensor) -> Coefficient:
+    return coefficient.to(x_t.dtype) if isinstance(coefficient, Tensor) else coefficient
 
 
 @dataclass(frozen=True)
@@ -179,10 +160,9 @@ class NetworkDenoiser:
 
 
 def bounded(denoiser: Denoiser, clip: Clip) -> Denoiser:
-    """`denoiser` with its x0 `clipped`, for one that is made of others whose own estimates are not.
+    """`denoiser` with its x0 `clipped`: guidance comes first and the clip afterwards, as in Imagen (2205.11487).
 
-    As in Imagen (2205.11487 section 2.3) guidance comes first and the clip afterwards. A mean that the denoiser gives
-    itself is kept as it is.
+    A mean that the denoiser gives itself is kept as it is.
     """
 
     def within_bounds(x_t: Tensor, step: Step) -> Estimate:

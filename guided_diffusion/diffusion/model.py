@@ -202,18 +202,14 @@ def load_network(
     weights: str | None,
     device: torch.device | str,
 ) -> tuple[C, N, Checkpoint, str]:
-    """Config, frozen network, checkpoint and name of the weights of a checkpoint or run directory of a kind.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_diffusion`.
-    """
+    """Config, frozen network, checkpoint and name of the weights of a checkpoint or run directory of a kind."""
     checkpoint = open_checkpoint(path, kind)
     config = from_plain(config_class, checkpoint.model, source=str(checkpoint.path / "config.json"))
     with torch.device("meta"):
         network = network_class(cast(Any, config).network)
     load_weights(network, checkpoint, weights)
     network.eval().requires_grad_(False).to(device)
-    return config, network, checkpoint, weights or checkpoint.default_weights()
+    return config, network, checkpoint, checkpoint.weights_file(weights).stem
 
 
 def weights_record(model: DiffusionModel | UpsamplerModel) -> dict[str, Any]:
@@ -228,15 +224,13 @@ def parse_label(text: str, class_names: Sequence[str]) -> int:
     Raises:
         ValueError: a class that is not there.
     """
-    if text.isdecimal() and int(text) < len(class_names):
+    n = len(class_names)
+    if text.isdecimal() and int(text) < n:
         return int(text)
     if text in class_names and not text.isdecimal():
         return list(class_names).index(text)
-    shown = ", ".join(class_names[:10]) + (", .." if len(class_names) > 10 else "")
-    raise ValueError(
-        f'there is no label "{text}": the model has {len(class_names)} classes, labels 0 to {len(class_names) - 1} '
-        f"({shown})"
-    )
+    shown = ", ".join(class_names[:10]) + (", .." if n > 10 else "")
+    raise ValueError(f'there is no label "{text}": the model has {n} classes, labels 0 to {n - 1} ({shown})')
 
 
 def class_difference(

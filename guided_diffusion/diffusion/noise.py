@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .chain import broadcast_like
+
 _LOW_32_BITS = 0xFFFFFFFF
 
 
@@ -39,16 +41,12 @@ class SeededNoise:
         """
         if like.shape[0] != len(self.generators):
             raise ValueError(f"noise was seeded for {len(self.generators)} samples, but the batch has {like.shape[0]}")
-        draws = [torch.randn(like.shape[1:], generator=generator) for generator in self.generators]
-        noise = torch.stack(draws)
-        # From pinned memory, since any other copy makes the host wait for the GPU.
-        noise = noise.pin_memory() if like.is_cuda else noise
-        return noise.to(like.device, like.dtype, non_blocking=True)
+        noise = torch.stack([torch.randn(like.shape[1:], generator=generator) for generator in self.generators])
+        return broadcast_like(noise, like).to(like.dtype)
 
     def uniform(self) -> Tensor:
         """(B,) float64 in [0, 1), one from each sample's generator."""
-        draws = [torch.rand((), generator=generator, dtype=torch.float64) for generator in self.generators]
-        return torch.stack(draws)
+        return torch.stack([torch.rand((), generator=one, dtype=torch.float64) for one in self.generators])
 
 
 def sample_seed(seed: int, sample_id: int) -> int:

@@ -42,11 +42,7 @@ class ChainConfig:
 
 
 def make_chain(config: ChainConfig) -> DiffusionChain:
-    """The chain a config describes; of a schedule in continuous time, `num_steps` even levels.
-
-    Raises:
-        ValueError: a schedule too short for its betas to be probabilities.
-    """
+    """The chain a config describes; of a schedule in continuous time, `num_steps` even levels."""
     if config.schedule == "offset_cosine":
         return offset_cosine_chain(config.num_steps)
     betas = {"linear": linear_betas, "cosine": cosine_betas}[config.schedule](config.num_steps)
@@ -55,11 +51,7 @@ def make_chain(config: ChainConfig) -> DiffusionChain:
 
 
 def training_chain(config: ChainConfig) -> TrainingChain:
-    """The source of training's links: the chain itself, or all of continuous time.
-
-    Raises:
-        ValueError: as `make_chain`.
-    """
+    """The source of training's links: the chain itself, or all of continuous time."""
     return OffsetCosine() if config.is_continuous else make_chain(config)
 
 
@@ -69,7 +61,7 @@ def sampling_chain(config: ChainConfig, spec: str) -> DiffusionChain:
     In continuous time "250" and "ddim250" both mean 250 even levels, and "" means `num_steps` of them.
 
     Raises:
-        ValueError: as `make_chain` and `timestep_subset`; in continuous time also sections.
+        ValueError: sections in continuous time, and what `timestep_subset` refuses.
     """
     if not config.is_continuous:
         return (whole := make_chain(config)).shortened(timestep_subset(len(whole), spec))
@@ -126,11 +118,7 @@ def offset_cosine_angle(time: Tensor) -> Tensor:
 
 
 def offset_cosine_chain(num_steps: int) -> DiffusionChain:
-    """num_steps levels of the offset cosine schedule, at the times (k + 1) / num_steps, so that the noisiest is time 1.
-
-    Raises:
-        ValueError: fewer than two levels.
-    """
+    """Levels of the offset cosine schedule at the times (k + 1) / num_steps, so that the noisiest is time 1."""
     angle = offset_cosine_angle(torch.arange(1, num_steps + 1, dtype=torch.float64) / num_steps)
     return DiffusionChain(alpha_bar=angle.cos() ** 2, t=1000 * angle.sin())
 
@@ -149,7 +137,8 @@ class OffsetCosine:
         """
         angle = offset_cosine_angle(u)
         alpha_bar, log_var = angle.cos() ** 2, 2 * angle.sin().log()
-        return step_a_sample(1000 * angle.sin(), alpha_bar, torch.ones_like(angle), log_var, log_var, like=like)
+        columns = [1000 * angle.sin(), alpha_bar, torch.ones_like(angle), log_var, log_var]
+        return step_a_sample(torch.stack(columns), like=like)
 
 
 def timestep_subset(num_steps: int, spec: str) -> Tensor:

@@ -36,7 +36,6 @@ class UniformTimesteps:
     chain: TrainingChain
 
     def drawn(self, u: Tensor, *, like: Tensor) -> Drawn:
-        """Links for a batch like `like` (B, ...), by u (B,) float64 uniform in [0, 1)."""
         return Drawn(self.chain.drawn(u, like=like))
 
 

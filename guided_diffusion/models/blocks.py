@@ -1,18 +1,16 @@
 """The parts of the ADM networks: time embedding, residual and attention blocks, resampling."""
 
 import math
-from typing import Literal
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-Modulation = Literal["scale_shift", "add"]
-"""Place of the embedding in a residual block: AdaGN, or addition before the normalisation (ADM section 3.1)."""
+from .config import GROUPS, EncoderConfig
 
-GROUPS = 32
-"""Groups of every group normalisation; channel counts are multiples of it."""
+M = TypeVar("M", bound=nn.Module)
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -57,11 +55,11 @@ def conv3x3(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Conv2
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
 
 
-def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
-    """The convolution with all parameters 0, so that its residual branch begins as the identity."""
-    for parameter in conv.parameters():
+def zeroed(layer: M) -> M:
+    """The layer with all parameters 0, so that what it is added to begins unchanged."""
+    for parameter in layer.parameters():
         nn.init.zeros_(parameter)
-    return conv
+    return layer
 
 
 class Downsample(nn.Module):
@@ -95,22 +93,21 @@ class ResidualBlock(nn.Module):
 
     def __init__(
         self,
+        config: EncoderConfig,
         in_channels: int,
         out_channels: int,
         *,
-        embedding_channels: int,
-        dropout: float,
-        modulation: Modulation,
         resample: Downsample | Upsample | None = None,
     ) -> None:
         super().__init__()
-        self.modulation = modulation
+        self.modulation = config.modulation
         self.resample = nn.Identity() if resample is None else resample
         self.norm_in = Norm(in_channels)
         self.conv_in = conv3x3(in_channels, out_channels)
-        self.embedding = nn.Linear(embedding_channels, out_channels * (2 if modulation == "scale_shift" else 1))
+        modulation_channels = out_channels * (2 if config.modulation == "scale_shift" else 1)
+        self.embedding = nn.Linear(config.embedding_channels, modulation_channels)
         self.norm_out = Norm(out_channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.conv_out = zeroed(conv3x3(out_channels, out_channels))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .blocks import GROUPS, Modulation
+GROUPS = 32
+"""Groups of every group normalisation; channel counts are multiples of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,27 +29,22 @@ class EncoderConfig:
     """Probability in the residual blocks, 0..1."""
     resample: Literal["block", "conv", "plain"] = "block"
     """Changes of size by BigGAN residual blocks (ADM), by a convolution (DDPM), or without parameters."""
-    modulation: Modulation = "scale_shift"
+    modulation: Literal["scale_shift", "add"] = "scale_shift"
     """Timestep and class enter by scale and shift after the norm (AdaGN) or by addition before it (DDPM)."""
 
     def __post_init__(self) -> None:
-        self._check_sizes()
-        self._check_channels()
         if not 0 <= self.dropout < 1:
             raise ValueError(f"network.dropout is a probability below 1, got {self.dropout}")
-
-    def _check_sizes(self) -> None:
         if not self.channel_mult or self.blocks_per_level < 1:
             raise ValueError("a network needs at least one level (channel_mult) and one block a level")
         if self.image_size % self.down_factor:
-            raise ValueError(
-                f"image_size {self.image_size} cannot be halved {len(self.channel_mult) - 1} times; "
-                f"{sizes_that_work(self.image_size, self.down_factor)}"
-            )
+            times, advice = len(self.channel_mult) - 1, sizes_that_work(self.image_size, self.down_factor)
+            raise ValueError(f"image_size {self.image_size} cannot be halved {times} times; {advice}")
         sizes = tuple(self.image_size >> level for level in range(len(self.channel_mult)))
         unknown = sorted(set(self.attention_sizes) - set(sizes))
         if unknown:
             raise ValueError(f"attention_sizes {unknown} are no feature-map sides of this network; it has {sizes}")
+        self._check_channels()
 
     def _check_channels(self) -> None:
         if (self.head_channels is None) == (self.heads is None):
@@ -66,9 +62,8 @@ class EncoderConfig:
                 )
         attended = [c for i, c in enumerate(self.level_channels) if self.image_size >> i in self.attention_sizes]
         for channels in {*attended, self.level_channels[-1]}:
-            per_head, heads = self.head_channels, self.heads
-            if channels % (per_head or heads or 1):
-                asked = f"heads of {per_head} channels" if per_head else f"{heads} heads"
+            if channels % (self.head_channels or self.heads or 1):
+                asked = f"heads of {self.head_channels} channels" if self.head_channels else f"{self.heads} heads"
                 raise ValueError(f"{channels} channels cannot be split into {asked}; change head_channels or heads")
 
     @property

@@ -34,7 +34,6 @@ class EvaluatedNetwork(nn.Module):
         counter[counted_as] += 0
 
     def forward(self, x_t: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # whatever else the network takes
-        """The network's output for images x_t (B, ...)."""
         self._counter[self._counted_as] += len(x_t)
         with torch.autocast(x_t.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             return self.network(x_t, *args, **kwargs).to(x_t.dtype)

@@ -20,7 +20,7 @@ class Block(nn.Module):
 
     def __init__(self, config: EncoderConfig, in_channels: int, out_channels: int, *, size: int) -> None:
         super().__init__()
-        self.residual = residual_block(config, in_channels, out_channels)
+        self.residual = ResidualBlock(config, in_channels, out_channels)
         attends = size in config.attention_sizes
         self.attention = SelfAttention(out_channels, config.heads_of(out_channels)) if attends else nn.Identity()
 
@@ -28,14 +28,18 @@ class Block(nn.Module):
         return self.attention(self.residual(x, e))
 
 
-class EncoderLevel(nn.Module):
-    """The blocks at one size, then the change to half of it (None at the coarsest)."""
+class Level(nn.Module):
+    """The blocks at one size, then the change to the next (None after the last)."""
 
     def __init__(self, blocks: list[Block], resample: nn.Module | None, *, size: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.resample = resample
         self.size, self.recomputed = size, False
+
+
+class EncoderLevel(Level):
+    """A level that halves the size."""
 
     def forward(self, h: Tensor, e: Tensor) -> list[Tensor]:
         """The output of every block and of the change of size, each of which a decoder concatenates."""
@@ -46,17 +50,10 @@ class EncoderLevel(nn.Module):
         return outputs if self.resample is None else [*outputs, self.resample(h, e)]
 
 
-class DecoderLevel(nn.Module):
-    """The blocks at one size, each with a skip of the encoder, then the change to twice it (None at the finest)."""
-
-    def __init__(self, blocks: list[Block], resample: nn.Module | None, *, size: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.resample = resample
-        self.size, self.recomputed = size, False
+class DecoderLevel(Level):
+    """A level that doubles the size; each of its blocks has a skip of the encoder."""
 
     def forward(self, h: Tensor, e: Tensor, skips: list[Tensor]) -> Tensor:
-        """skips: one a block, in their order."""
         for block, skip in zip(self.blocks, skips, strict=True):
             h = block(torch.cat([h, skip], dim=1), e)
         return h if self.resample is None else self.resample(h, e)
@@ -68,7 +65,7 @@ def recompute(network: nn.Module, sizes: Collection[int]) -> None:
     Raises:
         ValueError: a side that no level of the network has.
     """
-    levels = [module for module in network.modules() if isinstance(module, EncoderLevel | DecoderLevel)]
+    levels = [module for module in network.modules() if isinstance(module, Level)]
     known = sorted({level.size for level in levels}, reverse=True)
     unknown = sorted(set(sizes) - set(known))
     if unknown:
@@ -88,9 +85,9 @@ class Middle(nn.Module):
 
     def __init__(self, config: EncoderConfig, channels: int) -> None:
         super().__init__()
-        self.residual_in = residual_block(config, channels, channels)
+        self.residual_in = ResidualBlock(config, channels, channels)
         self.attention = SelfAttention(channels, config.heads_of(channels))
-        self.residual_out = residual_block(config, channels, channels)
+        self.residual_out = ResidualBlock(config, channels, channels)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         return self.residual_out(self.attention(self.residual_in(x, e)), e)
@@ -101,8 +98,7 @@ class UNetEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, in_channels: int) -> None:
         super().__init__()
-        self.config = config
-        self.in_channels = in_channels
+        self.config, self.in_channels = config, in_channels
         self.time = TimeEmbedding(config.base_channels)
         channels = config.level_channels[0]
         self.conv_in = conv3x3(in_channels, channels)
@@ -114,12 +110,10 @@ class UNetEncoder(nn.Module):
             for _ in range(config.blocks_per_level):
                 blocks.append(Block(config, channels, level_channels, size=size))
                 channels = level_channels
-                self.skip_channels.append(channels)
             is_last = depth == len(config.level_channels) - 1
             down = None if is_last else resampler(config, channels, Downsample)
             self.levels.append(EncoderLevel(blocks, down, size=size))
-            if not is_last:
-                self.skip_channels.append(channels)
+            self.skip_channels += [channels] * (len(blocks) + (not is_last))
         self.middle = Middle(config, channels)
         self.out_channels = channels
 
@@ -129,22 +123,17 @@ class UNetEncoder(nn.Module):
         Raises:
             ValueError: another channel count, or sides that cannot be halved often enough.
         """
-        self._check(x)
-        skips = [self.conv_in(x)]
-        for level in self.levels:
-            skips += _kept_or_recomputed(level, skips[-1], e)
-        return self.middle(skips[-1], e), skips
-
-    def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"expected images (batch, {self.in_channels}, height, width), got {tuple(x.shape)}")
         factor = self.config.down_factor
         for name, side in (("height", x.shape[2]), ("width", x.shape[3])):
             if side % factor:
-                raise ValueError(
-                    f"{name} {side} is not a multiple of this network's down-factor {factor}; "
-                    f"{sizes_that_work(side, factor)}"
-                )
+                advice = sizes_that_work(side, factor)
+                raise ValueError(f"{name} {side} is not a multiple of this network's down-factor {factor}; {advice}")
+        skips = [self.conv_in(x)]
+        for level in self.levels:
+            skips += _kept_or_recomputed(level, skips[-1], e)
+        return self.middle(skips[-1], e), skips
 
 
 class UNet(nn.Module):
@@ -178,8 +167,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: labels missing or unasked for; images of a size or channel count the network cannot take.
         """
-        e = self.embedding(t, y)
-        e = e if extra_embedding is None else e + extra_embedding
+        e = self.embedding(t, y) if extra_embedding is None else self.embedding(t, y) + extra_embedding
         h, skips = self.encoder(x, e)
         for level in self.levels:
             h = _kept_or_recomputed(level, h, e, [skips.pop() for _ in range(self.config.blocks_per_level + 1)])
@@ -197,22 +185,8 @@ class UNet(nn.Module):
         return e + self.label(y)
 
 
-def residual_block(
-    config: EncoderConfig, in_channels: int, out_channels: int, resample: Downsample | Upsample | None = None
-) -> ResidualBlock:
-    """A residual block as the config has them."""
-    return ResidualBlock(
-        in_channels,
-        out_channels,
-        embedding_channels=config.embedding_channels,
-        dropout=config.dropout,
-        modulation=config.modulation,
-        resample=resample,
-    )
-
-
 def resampler(config: EncoderConfig, channels: int, kind: type[Downsample] | type[Upsample]) -> nn.Module:
     """The change of size that the config asks for."""
     if config.resample == "block":
-        return residual_block(config, channels, channels, resample=kind(channels, with_conv=False))
+        return ResidualBlock(config, channels, channels, resample=kind(channels, with_conv=False))
     return kind(channels, with_conv=config.resample == "conv")

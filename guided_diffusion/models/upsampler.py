@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import TimeEmbedding
+from .blocks import TimeEmbedding, zeroed
 from .unet import UNet, UNetConfig
 
 
@@ -23,31 +23,24 @@ class UpsamplerConfig(UNetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_low_res_size(self.low_res_size, self.image_size)
-        check_noise_rate(self.conditioning_noise)
+        check_low_res(self.low_res_size, self.conditioning_noise, image_size=self.image_size)
 
 
-def check_low_res_size(low_res_size: int, image_size: int) -> None:
-    """Refuse a side that an upsampler cannot start from.
+def check_low_res(low_res_size: int, conditioning_noise: float | None, *, image_size: int) -> None:
+    """Refuse low-resolution images that an upsampler cannot be for.
 
     Raises:
-        ValueError: a low_res_size outside 1 .. image_size - 1.
+        ValueError: a side outside 1 .. image_size - 1, or a noise rate outside (0, 1].
     """
     if not 0 < low_res_size < image_size:
         raise ValueError(
             f"low_res_size is {low_res_size}; an upsampler to {image_size} pixels starts from fewer: give a side "
             f"between 1 and {image_size - 1}"
         )
-
-
-def check_noise_rate(largest: float | None) -> None:
-    """Refuse a number that is no noise rate.
-
-    Raises:
-        ValueError: a number outside (0, 1].
-    """
-    if largest is not None and not 0 < largest <= 1:
-        raise ValueError(f"conditioning_noise is a noise rate above 0 and at most 1, or null for none; got {largest}")
+    if conditioning_noise is not None and not 0 < conditioning_noise <= 1:
+        raise ValueError(
+            f"conditioning_noise is a noise rate above 0 and at most 1, or null for none; got {conditioning_noise}"
+        )
 
 
 class Upsampler(nn.Module):
@@ -63,9 +56,9 @@ class Upsampler(nn.Module):
         own: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(UNetConfig)}
         own["in_channels"] = 2 * config.in_channels
         self.unet = UNet(UNetConfig(**own))
-        self.noise_rate = (
-            None if config.conditioning_noise is None else _zero_initialised(TimeEmbedding(config.base_channels))
-        )
+        self.noise_rate = None if config.conditioning_noise is None else TimeEmbedding(config.base_channels)
+        if self.noise_rate is not None:
+            zeroed(self.noise_rate.mlp[-1])
 
     def forward(
         self,
@@ -92,21 +85,12 @@ class Upsampler(nn.Module):
                 f"low_res must be (batch, channels, height, width) with the batch and channels of x, "
                 f"{tuple(x.shape[:2])}; got {tuple(low_res.shape)}"
             )
-        stretched = F.interpolate(low_res, size=x.shape[2:], mode="bilinear", align_corners=False)
-        embedding = self._noise_rate_embedding(conditioning_noise, t)
-        return self.unet(torch.cat([x, stretched.to(x.dtype)], dim=1), t, y, extra_embedding=embedding)
-
-    def _noise_rate_embedding(self, rate: Tensor | None, t: Tensor) -> Tensor | None:
-        if self.noise_rate is not None:
-            # 1000 times the rate lies on the scale that time embeddings are made for.
-            return self.noise_rate(torch.zeros_like(t) if rate is None else 1000 * rate)
-        if rate is not None:
+        if self.noise_rate is None and conditioning_noise is not None:
             raise ValueError("this upsampler is for clean low-resolution images; leave conditioning_noise out")
-        return None
-
-
-def _zero_initialised(embedding: TimeEmbedding) -> TimeEmbedding:
-    """The embedding with its last layer at zero."""
-    for parameter in embedding.mlp[-1].parameters():
-        nn.init.zeros_(parameter)
-    return embedding
+        stretched = F.interpolate(low_res, size=x.shape[2:], mode="bilinear", align_corners=False)
+        embedding = None
+        if self.noise_rate is not None:  # 1000 times the rate lies on the scale that time embeddings are made for
+            embedding = self.noise_rate(
+                torch.zeros_like(t) if conditioning_noise is None else 1000 * conditioning_noise
+            )
+        return self.unet(torch.cat([x, stretched.to(x.dtype)], dim=1), t, y, extra_embedding=embedding)

@@ -150,6 +150,7 @@ def config_of(flags: Flags, kind: Kind, *, num_classes: int) -> dict[str, Any]: 
         ValueError: an option that no released model uses and this project leaves out, or an impossible network.
     """
     encoder = _encoder(flags, kind)
+    model: dict[str, object] = {}
     if flags.noise_schedule not in ("linear", "cosine"):
         raise ValueError(f'noise_schedule "{flags.noise_schedule}" is unknown; published are "linear" and "cosine"')
     chain = ChainConfig(
@@ -162,17 +163,13 @@ def config_of(flags: Flags, kind: Kind, *, num_classes: int) -> dict[str, Any]: 
                 f'has "attention" and "adaptive"'
             )
         network = ClassifierConfig(**encoder, num_classes=num_classes, pooling=flags.classifier_pool)
-        return {"network": to_plain(network), "chain": to_plain(chain), "class_names": []}
-    encoder |= {"num_classes": num_classes if flags.class_cond else None, "out_channels": 6 if flags.learn_sigma else 3}
-    network = UNetConfig(**encoder) if kind == "unet" else UpsamplerConfig(**encoder, low_res_size=flags.small_size)
-    fixed = "small" if flags.sigma_small else "large"
-    return {
-        "network": to_plain(network),
-        "chain": to_plain(chain),
-        "prediction": "x0" if flags.predict_xstart else "eps",
-        "variance": "learned_range" if flags.learn_sigma else fixed,
-        "class_names": [],
-    }
+    else:
+        encoder["num_classes"] = num_classes if flags.class_cond else None
+        encoder["out_channels"] = 6 if flags.learn_sigma else 3
+        network = UNetConfig(**encoder) if kind == "unet" else UpsamplerConfig(**encoder, low_res_size=flags.small_size)
+        model["prediction"] = "x0" if flags.predict_xstart else "eps"
+        model["variance"] = "learned_range" if flags.learn_sigma else "small" if flags.sigma_small else "large"
+    return {"network": to_plain(network), "chain": to_plain(chain), **model, "class_names": []}
 
 
 def _encoder(flags: Flags, kind: Kind) -> dict[str, Any]:
@@ -187,13 +184,20 @@ def _encoder(flags: Flags, kind: Kind) -> dict[str, Any]:
             f"num_heads_upsample {flags.num_heads_upsample} is left out: a decoder has as many heads as its encoder "
             f"(num_heads {flags.num_heads}), as in every released model"
         )
-    size = flag("image_size")
-    channel_mult = _channel_mult(flag("channel_mult"), size, kind)
+    size, published = flag("image_size"), CHANNEL_MULT[kind]
+    multipliers = flag("channel_mult") or published.get(size)
+    if multipliers is None:
+        known = sorted(published)
+        raise ValueError(f"channel_mult of a {kind} has a published default for {known} pixels, not {size}: give it")
+    channel_mult = _numbers(multipliers, "channel_mult")
+    # Sides that the network does not have are dropped, as in the published code.
+    sides = _numbers(flag("attention_resolutions"), "attention_resolutions")
+    factors = {int(size // side) for side in sides if side > 0}
     return {
         "image_size": size,
         "base_channels": flag("num_channels"),
         "channel_mult": channel_mult,
-        "attention_sizes": _attention_sizes(flag("attention_resolutions"), size, len(channel_mult)),
+        "attention_sizes": tuple(size >> level for level in range(len(channel_mult)) if 1 << level in factors),
         "blocks_per_level": flag("num_res_blocks"),
         "head_channels": flag("num_head_channels") if by_channels else None,
         "heads": None if by_channels else flag("num_heads"),
@@ -203,23 +207,9 @@ def _encoder(flags: Flags, kind: Kind) -> dict[str, Any]:
     }
 
 
-def _channel_mult(text: str, size: int, kind: Kind) -> tuple[float, ...]:
-    chosen = text or CHANNEL_MULT[kind].get(size)
-    if chosen is None:
-        known = sorted(CHANNEL_MULT[kind])
-        raise ValueError(f"channel_mult of a {kind} has a published default for {known} pixels, not {size}: give it")
-    return tuple(_numbers(chosen, "channel_mult"))
-
-
-def _attention_sizes(text: str, image_size: int, levels: int) -> tuple[int, ...]:
-    """Feature-map sides with attention; sides that the network does not have are dropped, as in the published code."""
-    factors = {int(image_size // side) for side in _numbers(text, "attention_resolutions") if side > 0}
-    return tuple(image_size >> level for level in range(levels) if 1 << level in factors)
-
-
-def _numbers(text: str, flag: str) -> list[float]:
+def _numbers(text: str, flag: str) -> tuple[float, ...]:
     try:
-        return [float(item) for item in text.split(",") if item.strip()]
+        return tuple(float(item) for item in text.split(",") if item.strip())
     except ValueError:
         raise ValueError(f'{flag} must be numbers with commas between them, got "{text}"') from None
 
@@ -248,7 +238,7 @@ def flags_of(kind: Kind, config: Mapping[str, Any], *, new_attention_order: bool
     }
     flags: dict[str, object] = {flag_of(name, kind): value for name, value in encoder.items()}
     flags |= {"noise_schedule": chain["schedule"], "diffusion_steps": chain["num_steps"]}
-    flags["rescale_timesteps"] = chain["rescale_t"]
+    flags |= {"rescale_timesteps": chain["rescale_t"]}
     if kind == "classifier":
         flags["classifier_pool"] = network["pooling"]
     else:

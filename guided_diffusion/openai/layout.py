@@ -6,7 +6,7 @@ attention's q, k and v rows, which the flag use_new_attention_order selects: gro
 and outputs agree exactly.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +62,8 @@ def convert(flags: Mapping[str, object], weights: Mapping[str, Tensor], *, in_pl
     """
     kind = _kind(weights)
     read = _with_channel_mult(read_flags(flags), weights, kind)
-    config = config_of(read, kind, num_classes=_num_classes(weights))
+    one_row_a_class = [weights[name] for name in _ONE_ROW_A_CLASS if name in weights]
+    config = config_of(read, kind, num_classes=len(one_row_a_class[0]) if one_row_a_class else 1000)
     layout = layout_of(kind, config["network"])
     _check(layout.published, {key: tuple(tensor.shape) for key, tensor in weights.items()}, kind)
     grouped_by_kind = getattr(read, flag_of("use_new_attention_order", kind))
@@ -126,12 +127,18 @@ def layout_of(kind: Kind, network: Mapping[str, Any]) -> Layout:
     with torch.device("meta"):
         state = network_class(config).state_dict()
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    names = _published_names(shapes, config, attention_pooling=network.get("pooling") == "attention")
-    return Layout(
-        config, names, shapes, {name: _published_shape(key, name, shapes[key]) for key, name in names.items()}
-    )
+    modules = dict(_modules(config, network.get("pooling") == "attention"))
+    named: dict[str, dict[str, str]] = {module: {} for module in modules}
+    for key in shapes:
+        module, leaf = key.removeprefix("unet.").rpartition(".")[::2]
+        named[module][key] = f"{modules[module]}.{'positional_embedding' if key == _POSITION else leaf}"
+    names = {key: name for of_module in named.values() for key, name in of_module.items()}
+    published = {name: _published_shape(key, name, shapes[key]) for key, name in names.items()}
+    return Layout(config, names, shapes, published)
 
 
+_ONE_ROW_A_CLASS = ("label_emb.weight", "out.2.c_proj.weight", "out.3.weight")
+"""Published tensors that tell the number of classes; without any of them it is 1000, as published."""
 _POSITION = "pool.position"
 """Our key of the learned positions of attention pooling, which the published code keeps transposed."""
 _RESIDUAL = {
@@ -143,16 +150,6 @@ _RESIDUAL = {
     "skip": "skip_connection",
 }
 _ATTENTION = {"norm": "norm", "to_qkv": "qkv", "proj": "proj_out"}
-
-
-def _published_names(ours: Iterable[str], config: EncoderConfig, *, attention_pooling: bool) -> dict[str, str]:
-    """{our key: published key}, in the order of `_modules`, which is the published one."""
-    modules = dict(_modules(config, attention_pooling))
-    named: dict[str, dict[str, str]] = {module: {} for module in modules}
-    for key in ours:
-        module, leaf = key.removeprefix("unet.").rpartition(".")[::2]
-        named[module][key] = f"{modules[module]}.{'positional_embedding' if key == _POSITION else leaf}"
-    return {key: name for names in named.values() for key, name in names.items()}
 
 
 def _modules(config: EncoderConfig, attention_pooling: bool) -> Iterator[tuple[str, str]]:
@@ -215,12 +212,6 @@ def _kind(weights: Mapping[str, Tensor]) -> Kind:
     return "unet" if first is None or first.shape[1] == 3 else "upsampler"
 
 
-def _num_classes(weights: Mapping[str, Tensor]) -> int:
-    """Rows of the tensor that has one for each class; 1000, as published, where there is none."""
-    names = ("label_emb.weight", "out.2.c_proj.weight", "out.3.weight")
-    return next((weights[name].shape[0] for name in names if name in weights), 1000)
-
-
 def _with_channel_mult(flags: Flags, weights: Mapping[str, Tensor], kind: Kind) -> Flags:
     """The flags with the channel multipliers of the weights, where neither flags nor published defaults give them."""
     flag = flag_of("channel_mult", kind)
@@ -234,15 +225,16 @@ def _with_channel_mult(flags: Flags, weights: Mapping[str, Tensor], kind: Kind) 
 
 
 def _check(expected: Mapping[str, Shape], found: Mapping[str, Shape], kind: Kind) -> None:
-    missing = [key for key in expected if key not in found]
-    unknown = [key for key in found if key not in expected]
-    reshaped = [f"{key} {found[key]} instead of {shape}" for key, shape in expected.items()
-                if key in found and found[key] != shape]  # fmt: skip
-    differing = {"missing": missing, "unknown": unknown, "of another shape": reshaped}
-    if any(differing.values()):
-        listed = "; ".join(
-            f"{len(keys)} {fault}: {', '.join(keys[:3])}{', ..' if len(keys) > 3 else ''}"
-            for fault, keys in differing.items()
-            if keys
-        )
+    reshaped = [key for key, shape in expected.items() if found.get(key, shape) != shape]
+    differing = {
+        "missing": [key for key in expected if key not in found],
+        "unknown": [key for key in found if key not in expected],
+        "of another shape": [f"{key} {found[key]} instead of {expected[key]}" for key in reshaped],
+    }
+    listed = "; ".join(
+        f"{len(keys)} {fault}: {', '.join(keys[:3])}{', ..' if len(keys) > 3 else ''}"
+        for fault, keys in differing.items()
+        if keys
+    )
+    if listed:
         raise ValueError(f"the weights are not those of the {kind} that the flags describe: {listed}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.imagenet import imagenet_class_names
+from ..data.labels import imagenet_class_names
 from .flags import config_of, read_flags
 from .layout import Converted, convert, layout_of
 from .releases import PRESETS, Shape, presets_of

@@ -49,42 +49,24 @@ _ADM_64: Mapping[str, object] = {
 _ADM_128: Mapping[str, object] = {**_ADM, "image_size": 128, "num_head_channels": -1, "num_heads": 4}
 _UNCONDITIONAL_256: Mapping[str, object] = {**_ADM, "image_size": 256, "class_cond": False}
 _LSUN: Mapping[str, object] = {**_UNCONDITIONAL_256, "dropout": 0.1}
-_TO_256: Mapping[str, object] = {
-    **_ADM,
-    "large_size": 256,
-    "small_size": 64,
-    "num_channels": 192,
-    "num_head_channels": -1,
-    "num_heads": 4,
-}
-_TO_512: Mapping[str, object] = {
-    **_ADM,
-    "large_size": 512,
-    "small_size": 128,
-    "num_channels": 192,
-    "attention_resolutions": "32,16",
-}
-_UNCONDITIONAL_256_PRINT = "fe93167087f7317b"
+_TO_256 = {**_ADM, "large_size": 256, "small_size": 64, "num_channels": 192, "num_head_channels": -1, "num_heads": 4}
+_TO_512 = {**_ADM, "large_size": 512, "small_size": 128, "num_channels": 192, "attention_resolutions": "32,16"}
+_CLASSIFIER_64 = {"image_size": 64, "classifier_depth": 4, "noise_schedule": "cosine"}
+_PRINT_256 = "fe93167087f7317b"
 
 PRESETS: Mapping[str, Preset] = {
     "64x64_diffusion": Preset(kind="unet", fingerprint="40271b72ad5de28c", flags=_ADM_64),
     "128x128_diffusion": Preset(kind="unet", fingerprint="acf0fda1a78ff280", flags=_ADM_128),
     "256x256_diffusion": Preset(kind="unet", fingerprint="d861e8fba1572652", flags={**_ADM, "image_size": 256}),
-    "256x256_diffusion_uncond": Preset(kind="unet", fingerprint=_UNCONDITIONAL_256_PRINT, flags=_UNCONDITIONAL_256),
+    "256x256_diffusion_uncond": Preset(kind="unet", fingerprint=_PRINT_256, flags=_UNCONDITIONAL_256),
     "512x512_diffusion": Preset(kind="unet", fingerprint="1e27698a1c14eeff", flags={**_ADM, "image_size": 512}),
     "64_256_upsampler": Preset(kind="upsampler", fingerprint="49f2f641e45d36d2", flags=_TO_256),
     "128_512_upsampler": Preset(kind="upsampler", fingerprint="24589324a586c004", flags=_TO_512),
-    "lsun_bedroom": Preset(kind="unet", fingerprint=_UNCONDITIONAL_256_PRINT, flags=_LSUN, classes=None),
-    "lsun_cat": Preset(kind="unet", fingerprint=_UNCONDITIONAL_256_PRINT, flags=_LSUN, classes=None),
-    "lsun_horse": Preset(kind="unet", fingerprint=_UNCONDITIONAL_256_PRINT, flags=_LSUN, classes=None),
-    "lsun_horse_nodropout": Preset(
-        kind="unet", fingerprint=_UNCONDITIONAL_256_PRINT, flags=_UNCONDITIONAL_256, classes=None
-    ),
-    "64x64_classifier": Preset(
-        kind="classifier",
-        fingerprint="396fdbdd8fe8469f",
-        flags={"image_size": 64, "classifier_depth": 4, "noise_schedule": "cosine"},
-    ),
+    "lsun_bedroom": Preset(kind="unet", fingerprint=_PRINT_256, flags=_LSUN, classes=None),
+    "lsun_cat": Preset(kind="unet", fingerprint=_PRINT_256, flags=_LSUN, classes=None),
+    "lsun_horse": Preset(kind="unet", fingerprint=_PRINT_256, flags=_LSUN, classes=None),
+    "lsun_horse_nodropout": Preset(kind="unet", fingerprint=_PRINT_256, flags=_UNCONDITIONAL_256, classes=None),
+    "64x64_classifier": Preset(kind="classifier", fingerprint="396fdbdd8fe8469f", flags=_CLASSIFIER_64),
     "128x128_classifier": Preset(kind="classifier", fingerprint="17a295211f77efb8", flags={"image_size": 128}),
     "256x256_classifier": Preset(kind="classifier", fingerprint="45ff8351dfa42a32", flags={"image_size": 256}),
     "512x512_classifier": Preset(kind="classifier", fingerprint="c63bec1296488c9d", flags={"image_size": 512}),

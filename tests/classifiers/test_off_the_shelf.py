@@ -13,7 +13,7 @@ from torchvision.transforms.functional import normalize, resize
 from classifiers import off_the_shelf
 from classifiers.off_the_shelf import CleanClassifier, clean_classifier, load_clean_classifier, smoothed
 from classifiers.trained_model import load_classifier
-from guided_diffusion.data.imagenet import imagenet_class_names
+from guided_diffusion.data.labels import imagenet_class_names
 from guided_diffusion.diffusion.denoiser import NetworkDenoiser
 from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas
 from guided_diffusion.guidance import guided_at_estimate, guided_through

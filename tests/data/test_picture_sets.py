@@ -79,8 +79,6 @@ def test_zips_without_pictures_are_refused(tmp_path: Path) -> None:
 class SlowAtFirst:
     """A storage of 100 pictures, of which the earlier ones take longer; it notes which were opened."""
 
-    root = None
-
     def __init__(self, broken: int | None = None) -> None:
         self.opened: list[int] = []
         self.broken = broken

@@ -59,7 +59,8 @@ def test_residual_branches_begin_as_the_identity():
     x, e = torch.randn(2, 32, 8, 8), torch.randn(2, 128)
     assert torch.equal(SelfAttention(32, heads=1)(x), x)
     for modulation in ("scale_shift", "add"):
-        block = ResidualBlock(32, 32, embedding_channels=128, dropout=0.5, modulation=modulation)
+        sizes = {"image_size": 8, "base_channels": 32, "channel_mult": (1,), "attention_sizes": (), "head_channels": 32}
+        block = ResidualBlock(EncoderConfig(**sizes, dropout=0.5, modulation=modulation), 32, 32)
         assert torch.equal(block(x, e), x)
 
 

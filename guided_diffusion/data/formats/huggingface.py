@@ -22,7 +22,6 @@ class DatasetRows:
     images: Any
     """A datasets.Dataset whose `column` gives the encoded bytes of an image."""
     column: str
-    root = None
 
     def path(self, index: int) -> Path:
         return self.source / str(index)
@@ -71,7 +70,8 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
 
 def _loaded(path: Path, name: str, split: str) -> Any:
     try:
-        import datasets as library
+        import datasets
+        from datasets.exceptions import DatasetsError
     except ImportError as missing:
         raise ImportError("Hugging Face datasets need a library: pip install guided-diffusion[hf]") from missing
     if (Path(name) / "dataset_dict.json").is_file():
@@ -83,18 +83,18 @@ def _loaded(path: Path, name: str, split: str) -> Any:
         raise ValueError(f"{name} is a dataset without splits, as save_to_disk wrote it; leave out ':{split}'")
     try:
         if saved:
-            return library.load_from_disk(name)
-        splits = [split] if split else library.get_dataset_split_names(name)
+            return datasets.load_from_disk(name)
+        splits = [split] if split else datasets.get_dataset_split_names(name)
         if len(splits) > 1:
             advice = f"give one, as --data.path {PREFIX}{name}:{splits[0]}"
             raise ValueError(f"it has the splits {', '.join(splits)}; {advice}")
-        return library.load_dataset(name, split=splits[0])
+        return datasets.load_dataset(name, split=splits[0])
     except IndexError as error:  # from load_from_disk; load_dataset has errors of its own
         raise ValueError(f"{path} has no rows") from error
     except ConnectionError as error:
         advice = "without a network, give the path of a copy that save_to_disk wrote elsewhere"
         raise ConnectionError(f"{path} cannot be fetched: {error}; {advice}") from error
-    except (ValueError, OSError, library.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, DatasetsError) as error:
         reason = error.__cause__ or error  # DatasetGenerationError itself says only that there was an error
         raise ValueError(f"{path} cannot be loaded as a Hugging Face dataset: {reason}") from error
 

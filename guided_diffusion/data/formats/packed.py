@@ -88,11 +88,7 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
 
 
 def read_record(directory: Path) -> Mapping[str, Any]:
-    """The content of dataset.json.
-
-    Raises:
-        ValueError: there is none, or none of this format.
-    """
+    """The content of dataset.json, of this format."""
     path = directory / RECORD
     if not path.is_file():
         raise ValueError(f"{directory} is not prepared to its end; the same command of prepare_data.py goes on")

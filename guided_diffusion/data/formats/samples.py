@@ -28,18 +28,14 @@ ENVIRONMENTS = "environments"
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of samples with consecutive ids.
-
-    images: (N, H, W, C) uint8 0..255. labels: (N,) int64, -1 for a sample without a label. ids: (N,) int64, ascending
-    by one.
-
-    Raises:
-        ValueError: an array of another type or shape.
-    """
+    """A run of samples with consecutive ids; arrays of another type or shape are refused."""
 
     images: np.ndarray
+    """(N, H, W, C) uint8 0..255."""
     labels: np.ndarray
+    """(N,) int64, -1 for a sample without a label."""
     ids: np.ndarray
+    """(N,) int64, ascending by one."""
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
@@ -91,7 +87,6 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
 
 
 def shard_path(directory: Path, n: int) -> Path:
-    """The path of shard n of `directory`."""
     return directory / f"shard-{n:05d}.npz"
 
 
@@ -261,9 +256,6 @@ def merged_npz(directory: Path, out: Path) -> int:
 
     `out` gets `arr_0` (N, H, W, C) uint8 and, unless no sample has a label, `arr_1` (N,) int64, uncompressed as
     `numpy.savez` would. Holds one shard in memory.
-
-    Raises:
-        ValueError: shards are missing, damaged or of different image shapes.
     """
     labels = read_labels(directory)
     shape = next(iterate_shards(directory)).images.shape[1:]

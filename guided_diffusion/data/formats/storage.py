@@ -23,11 +23,6 @@ class EncodedImages(Protocol):
     processes share no position in a file.
     """
 
-    @property
-    def root(self) -> Path | None:
-        """The folder or file that holds all images; None if a library keeps them elsewhere."""
-        ...
-
     def path(self, index: int) -> Path:
         """The place of an image, for messages: below the path that the user gave, within an archive maybe."""
         ...

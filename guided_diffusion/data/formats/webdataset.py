@@ -40,9 +40,8 @@ class _Sample:
 class TarImages:
     """Members of uncompressed tars, by their offsets."""
 
-    def __init__(self, root: Path, shards: Sequence[Path], samples: Sequence[Sequence[_Sample]]) -> None:
-        """root: the directory of the shards, or the only one. samples: those of each shard."""
-        self.root = root
+    def __init__(self, shards: Sequence[Path], samples: Sequence[Sequence[_Sample]]) -> None:
+        """samples: those of each shard."""
         self._shards = tuple(shards)
         self._names = PackedNames(sample.name for shard in samples for sample in shard)
         self._ends = np.cumsum([len(shard) for shard in samples])
@@ -86,7 +85,7 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     table = (path if path.is_dir() else path.parent) / "classes.txt"
     if table.is_file():
         class_names = _named(table, class_names, path)
-    return StoredImages(images=TarImages(path, shards, samples), labels=numbers, class_names=class_names)
+    return StoredImages(images=TarImages(shards, samples), labels=numbers, class_names=class_names)
 
 
 def _samples(shard: Path) -> list[_Sample]:

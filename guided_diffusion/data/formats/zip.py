@@ -21,19 +21,19 @@ class ZipImages:
     """Members of a zip. `zipfile.ZipFile` would read the whole directory again in every process, and keep it."""
 
     def __init__(self, root: Path, members: Sequence[zipfile.ZipInfo]) -> None:
-        self.root = root
+        self._root = root
         self._names = PackedNames(member.filename for member in members)
         numbers = [(m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type) for m in members]
         self._numbers = np.array(numbers, dtype=np.int64).reshape(len(members), 5)
 
     def path(self, index: int) -> Path:
-        return self.root / self._names[index]
+        return self._root / self._names[index]
 
     def open(self, index: int) -> IO[bytes]:
         """The member, decompressed while read; reading to its end checks its CRC."""
         member = zipfile.ZipInfo(self._names[index])
         offset, member.compress_size, member.file_size, member.CRC, member.compress_type = self._numbers[index].tolist()
-        file = self.root.open("rb")
+        file = self._root.open("rb")
         try:
             file.seek(offset)
             header = file.read(_LOCAL_HEADER_BYTES)
