@@ -77,11 +77,21 @@ def load_clean_classifier(name: str, *, smooth: bool, device: torch.device | str
     if kind == "torchvision" and what:
         network_name, _, file = what.partition(":")
         return _torchvision(network_name, Path(file) if file else None, smooth=smooth, device=device)
-    if kind == "classifier" and what:
-        return _judge(Path(what), device=device)
-    raise ValueError(
-        f'there is no clean classifier "{name}"; give torchvision:NAME, torchvision:NAME:FILE or classifier:RUN'
-    )
+    if kind != "classifier" or not what:
+        raise ValueError(
+            f'there is no clean classifier "{name}"; give torchvision:NAME, torchvision:NAME:FILE or classifier:RUN'
+        )
+    classifier = load_classifier(Path(what), device=device)
+    if classifier.config.chain is not None:
+        raise ValueError(
+            f"{classifier.checkpoint.path} was trained on noisy images and is evaluated at x_t: give it as --classifier"
+        )
+
+    def logits(x_0: Tensor) -> Tensor:
+        return classifier.network(x_0, torch.zeros(len(x_0), device=x_0.device))
+
+    name, shape = f"classifier:{classifier.name}", classifier.image_shape
+    return CleanClassifier(logits, classifier.class_names, shape, name=name, sha256=classifier.sha256)
 
 
 def clean_classifier(
@@ -136,30 +146,12 @@ def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.de
     network = get_model(name, weights=None, **BUILT_WITH.get(name, {}))
     _fill(network, stored)
     preset = weights.transforms()
+    interpolation = "bicubic" if preset.interpolation == InterpolationMode.BICUBIC else "bilinear"
     return clean_classifier(
-        (smoothed(network) if smooth else network).to(device),
-        class_names=imagenet_class_names(),
-        size=preset.crop_size[0],
-        mean=preset.mean,
-        std=preset.std,
-        interpolation="bicubic" if preset.interpolation == InterpolationMode.BICUBIC else "bilinear",
-        name=f"torchvision:{name}",
-        sha256=file_sha256(stored),
-    )
-
-
-def _judge(run: Path, *, device: torch.device | str) -> CleanClassifier:
-    classifier = load_classifier(run, device=device)
-    if classifier.chain is not None:
-        raise ValueError(
-            f"{classifier.checkpoint.path} was trained on noisy images and is evaluated at x_t: give it as --classifier"
-        )
-
-    def logits(x_0: Tensor) -> Tensor:
-        return classifier.network(x_0, torch.zeros(len(x_0), device=x_0.device))
-
-    name, shape = f"classifier:{classifier.name}", classifier.image_shape
-    return CleanClassifier(logits, classifier.class_names, shape, name=name, sha256=classifier.sha256)
+        (smoothed(network) if smooth else network).to(device), class_names=imagenet_class_names(),
+        size=preset.crop_size[0], mean=preset.mean, std=preset.std, interpolation=interpolation,
+        name=f"torchvision:{name}", sha256=file_sha256(stored),
+    )  # fmt: skip
 
 
 def _downloaded(name: str, url: str) -> Path:

@@ -44,11 +44,6 @@ class Classifier:
         return self.checkpoint.name
 
     @property
-    def chain(self) -> ChainConfig | None:
-        """The chain of its training noise; None: clean images only."""
-        return self.config.chain
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in label order."""
         return self.config.class_names

@@ -1,7 +1,6 @@
 """Validation: predictions of a classifier on held-out images at noise levels of its chain."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from guided_diffusion.diffusion.chain import DiffusionChain, Step, q_sample
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.guidance import LogProb
+from guided_diffusion.training.objective import Observe
 
 from .calibration import accuracy, log_likelihood
 from .model import log_probabilities
@@ -79,30 +79,21 @@ def predictions(
     return torch.cat(found)
 
 
-@dataclass(frozen=True)
-class Validation:
-    """The `Observe` of a classifier's training."""
-
-    chain: DiffusionChain | None
-    images: Tensor
-    """(N, C, H, W) in [-1, 1]."""
-    labels: Tensor
-
-    def __call__(self, network: nn.Module, iteration: int) -> Mapping[str, float]:
-        """Accuracy at five noise levels, or of clean images, and the log-likelihood, nats, averaged over them."""
-        device, metrics, likelihoods = next(network.parameters()).device, dict[str, float](), list[float]()
-        for k in level_indices(self.chain, count=5):
-            log_p = predictions(
-                lambda x_t, t: log_probabilities(network(x_t, t)), self.chain, self.images, k=k, seed=0, device=device
-            )
-            t = 0.0 if self.chain is None else float(self.chain.t[k])
-            metrics[f"heldout_accuracy_t{t:g}"] = accuracy(log_p, self.labels)
-            likelihoods.append(log_likelihood(log_p, self.labels))
-        return metrics | {HELDOUT_LIKELIHOOD: sum(likelihoods) / len(likelihoods)}
-
-
-def open_validation(data: DataConfig, model: ClassifierModelConfig, *, max_images: int) -> Validation:
-    """Validation on at most `max_images` of the data, evenly spaced."""
+def open_validation(data: DataConfig, model: ClassifierModelConfig, *, max_images: int) -> Observe:
+    """Observation of held-out images: accuracy at five noise levels, and the log-likelihood averaged over them."""
     dataset = open_heldout(data, model)
     images, labels = read_images(dataset, evenly_spaced(len(dataset), most=max_images))
-    return Validation(None if model.chain is None else make_chain(model.chain), images, labels)
+    chain = None if model.chain is None else make_chain(model.chain)
+
+    def observe(network: nn.Module, _iteration: int) -> Mapping[str, float]:
+        def log_prob(x_t: Tensor, t: Tensor) -> Tensor:
+            return log_probabilities(network(x_t, t))
+
+        device, metrics, likelihoods = next(network.parameters()).device, dict[str, float](), list[float]()
+        for k in level_indices(chain, count=5):
+            log_p = predictions(log_prob, chain, images, k=k, seed=0, device=device)
+            metrics[f"heldout_accuracy_t{0.0 if chain is None else float(chain.t[k]):g}"] = accuracy(log_p, labels)
+            likelihoods.append(log_likelihood(log_p, labels))
+        return metrics | {HELDOUT_LIKELIHOOD: sum(likelihoods) / len(likelihoods)}
+
+    return observe

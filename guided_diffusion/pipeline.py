@@ -20,11 +20,6 @@ from .guidance.config import GuidanceConfig
 from .guidance.run import Guidance
 from .samplers import SamplerConfig, SamplerName
 
-_OPTIONS = {
-    config: tuple(field.name for field in fields(config) if field.name not in ("name", "sampler"))
-    for config in (SamplerConfig, SamplingConfig)
-}
-
 
 @dataclass(frozen=True)
 class GuidedDiffusion:
@@ -63,11 +58,6 @@ class GuidedDiffusion:
         """Names of the classes that can be asked for, in label order; the classifier's where the model has none."""
         return self.model.config.class_names or (() if self.classifier is None else self.classifier.class_names)
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the networks."""
-        return self.model.device
-
     def sample(
         self,
         labels: Sequence[int | str] | str = "all",
@@ -92,31 +82,33 @@ class GuidedDiffusion:
             TypeError: an unknown option.
             ValueError: an unknown class, and all else that scripts/sample.py refuses.
         """
-        settings, guidance = _settings(sampler, options), _with_scale(guidance or GuidanceConfig(), scale)
+        guidance = guidance or GuidanceConfig()
+        if scale is not None:
+            if guidance.scale is not None:
+                raise ValueError(
+                    f"scale {scale:g} and guidance.scale {guidance.scale:g} were given; leave one of them out"
+                )
+            guidance = replace(guidance, scale=scale)
+        settings = _settings(sampler, options)
         run = SamplingRun.assemble(self.model, self.classifier, guidance=guidance, settings=settings)
-        return _sampled(run, labels, num_samples)
+        plan = _plan(run, labels, num_samples)
+        batches = batches_of(range(plan.num_samples), settings.batch_size)
+        images = [run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches]
+        return rearrange(torch.cat(images), "n c h w -> n h w c").numpy()
 
 
 def _settings(sampler: SamplerName | SamplerConfig, options: dict[str, Any]) -> SamplingConfig:
-    known = [name for names in _OPTIONS.values() for name in names]
+    of_sampler, others = ([field.name for field in fields(config)] for config in (SamplerConfig, SamplingConfig))
+    known = [name for name in of_sampler + others if name not in ("name", "sampler")]
     for name in options:
         if name not in known:
             raise TypeError(f"sample() has no option {name}; besides the sampler it has {', '.join(known)}")
-    of_sampler, others = ({name: options[name] for name in names if name in options} for names in _OPTIONS.values())
-    if isinstance(sampler, SamplerConfig):
-        return SamplingConfig(sampler=replace(sampler, **of_sampler), **others)
-    return SamplingConfig(sampler=SamplerConfig(name=sampler, **of_sampler), **others)
+    own = {name: value for name, value in options.items() if name in of_sampler}
+    config = replace(sampler, **own) if isinstance(sampler, SamplerConfig) else SamplerConfig(name=sampler, **own)
+    return SamplingConfig(sampler=config, **{name: options[name] for name in options.keys() - own.keys()})
 
 
-def _with_scale(guidance: GuidanceConfig, scale: float | None) -> GuidanceConfig:
-    if scale is None:
-        return guidance
-    if guidance.scale is not None:
-        raise ValueError(f"scale {scale:g} and guidance.scale {guidance.scale:g} were given; leave one of them out")
-    return replace(guidance, scale=scale)
-
-
-def _sampled(run: SamplingRun, labels: Sequence[int | str] | str, num_samples: int | None) -> np.ndarray:
+def _plan(run: SamplingRun, labels: Sequence[int | str] | str, num_samples: int | None) -> Plan:
     if isinstance(labels, str):
         rule = run.label_rule(labels)
         count = 1 if rule is None else len(run.guidance.class_names)
@@ -131,7 +123,4 @@ def _sampled(run: SamplingRun, labels: Sequence[int | str] | str, num_samples: i
         rule = InTurn(tuple(parse_label(str(label), run.guidance.class_names) for label in labels))
         count = len(labels)
     count = count if num_samples is None else num_samples
-    plan = Plan(num_samples=count, shard_size=max(count, 1), labels=rule, seed=run.settings.seed)
-    batches = batches_of(range(count), run.settings.batch_size)
-    images = [run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches]
-    return rearrange(torch.cat(images), "n c h w -> n h w c").numpy()
+    return Plan(num_samples=count, shard_size=max(count, 1), labels=rule, seed=run.settings.seed)

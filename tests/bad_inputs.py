@@ -421,7 +421,7 @@ OPTION_CASES = (
     BadInput(name="Random crops to prepare", script="prepare_data", options=("--data.crop=random",),
              says=("prepared images are centre crops, not mirrored: leave out data.crop and data.flip",)),
     BadInput(name="Images to prepare of size 0", script="prepare_data", options=("--size=0",),
-             says=("size is a number of pixels, at least 1, not 0",)),
+             says=("size must be at least 1, got 0",)),
 )  # fmt: skip
 RUN_CASES = (
     BadInput(name="A run that is there already", options=("--out=runs/diffusion",),
@@ -624,7 +624,6 @@ def main() -> None:
     """Print docs/errors.md."""
     with tempfile.TemporaryDirectory() as scratch:
         material = Path(scratch) / "material"
-        material.mkdir()
         write_material(material)
         print(INTRODUCTION, end="")
         for chapter, cases in CHAPTERS.items():

@@ -26,8 +26,8 @@ def command(kind: str, out: Path, folder: Path, diffusion: Path) -> list[str]:
     """Script and options of a training that saves every third iteration and observes every seventh."""
     network = [option for option in tiny.DIFFUSION_OPTIONS if not option.startswith(("--chain", "--preview"))]
     own = {
-        "diffusion": [*tiny.CHAIN_OPTIONS, "--preview.images=4", "--preview.steps=5", "--timesteps=loss_second_moment"],
-        "upsampler": [*tiny.CHAIN_OPTIONS, "--preview.images=4", "--preview.steps=5", "--low_res_size=4"],
+        "diffusion": [*tiny.CHAIN_OPTIONS, "--preview.images=2", "--preview.steps=3", "--timesteps=loss_second_moment"],
+        "upsampler": [*tiny.CHAIN_OPTIONS, "--preview.images=2", "--preview.steps=3", "--low_res_size=4"],
         "classifier": [f"--diffusion={diffusion}", f"--heldout={folder}"],
     }
     return [
@@ -35,7 +35,7 @@ def command(kind: str, out: Path, folder: Path, diffusion: Path) -> list[str]:
         "--data.flip=true", "--network.dropout=0.1", f"--training.iterations={ITERATIONS}", "--training.anneal=linear",
         "--training.save_every_iterations=3", "--training.observe_every_iterations=7",
         "--training.ema_decays=[0.5,0.9]",
-        "--training.batch.per_process=3", "--training.log_every_iterations=1",
+        "--training.batch.size=4", "--training.batch.per_process=3", "--training.log_every_iterations=1",
     ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from guided_diffusion.commands.train_classifier import train_classifier
 from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.data.formats.samples import read_shard
 
-NUM_SAMPLES = 60
+NUM_SAMPLES = 40
 SHARD_SIZE = 2
 
 
@@ -29,7 +29,7 @@ def command(out: Path, diffusion: Path, classifier: Path) -> list[str]:
     """Script and options of a run of many small shards, guided, with labels that are drawn."""
     return [
         "sample.py", f"--diffusion={diffusion}", f"--classifier={classifier}", f"--out={out}", "--sampler.name=ddpm",
-        "--sampler.steps=10", f"--num_samples={NUM_SAMPLES}", f"--shard_size={SHARD_SIZE}", "--batch_size=2",
+        "--sampler.steps=6", f"--num_samples={NUM_SAMPLES}", f"--shard_size={SHARD_SIZE}", "--batch_size=2",
         "--labels=uniform", "--guidance.scale=2",
     ]  # fmt: skip
 
@@ -47,7 +47,7 @@ def killed(arguments: list[str], out: Path, *, kills: int, rng: random.Random) -
         begin = time.monotonic()
         while process.poll() is None and len(shard_bytes(out)) < wanted and time.monotonic() - begin < 60:
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.3))  # within a shard, or while it is written
+        time.sleep(rng.uniform(0, 0.1))  # within a shard, or while it is written
         everything = rng.random() < 0.5
         for pid in process.pids if everything else [rng.choice(process.pids)]:
             os.kill(pid, signal.SIGKILL)  # of one killed alone the other is ended, as torchrun does

@@ -15,10 +15,7 @@ may_do_everything = pytest.mark.skipif(os.geteuid() == 0, reason="root may read 
 @pytest.fixture(scope="session")
 def material(shared: Path) -> Path:
     """Files that `attempt` copies for each case."""
-    path = shared / "material"
-    path.mkdir()
-    write_material(path)
-    return path
+    return tiny.made_once(shared / "material", write_material)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The smallest data, networks and runs that still take the real road, and ways to start the real scripts."""
 
+import fcntl
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -26,6 +27,17 @@ from guided_diffusion.training.config import BatchConfig, LoopConfig, PreviewCon
 
 REPOSITORY = Path(__file__).parents[1]
 CHAIN = ChainConfig(schedule="cosine", num_steps=50)
+
+
+def made_once(path: Path, make: Callable[[Path], object]) -> Path:
+    """The path, which the first worker to ask for it makes while the others wait."""
+    made = path.with_name(f"{path.name}-made")
+    with path.with_name(f"{path.name}-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make(path)
+            made.touch()
+    return path
 
 
 def write_class_folder(

@@ -69,9 +69,9 @@ def run_demo(config: DemoConfig) -> None:
         setting = {"sampler": sampler, "steps": steps, "scale": scale, "network_evaluations": steps}
         outcomes.append(Outcome(**setting, **measured, grid=directory / "grid.png"))
     commands = [command for jobs in stages.values() for job in jobs for command in job.commands]
-    report = write_demo_report(config.out, outcomes, commands=commands)
-    print(report.table)
-    print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes; pictures and curves: {report.path}")
+    print(write_demo_report(config.out, outcomes, commands=commands))
+    minutes = (time.perf_counter() - started) / 60
+    print(f"\n{minutes:.1f} minutes; pictures and curves: {config.out / 'report.html'}")
 
 
 def demo_stages(config: DemoConfig) -> dict[str, list[Job]]:

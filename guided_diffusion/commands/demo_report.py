@@ -3,7 +3,6 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,8 @@ from ..html import gallery, image, png, section, table, write_page
 from .sweep_report import Outcome, metric_cells, scale_curves
 
 
-@dataclass(frozen=True)
-class DemoReport:
-    """The written page, and its table as text."""
-
-    path: Path
-    table: str
-
-
-def write_demo_report(out: Path, outcomes: Sequence[Outcome], *, commands: Sequence[str]) -> DemoReport:
-    """Write out/report.html from the records that the commands left in `out`."""
+def write_demo_report(out: Path, outcomes: Sequence[Outcome], *, commands: Sequence[str]) -> str:
+    """Write out/report.html from the records that the commands left in `out`; its table as text."""
     real = json.loads((out / "floor.json").read_text())["metrics"]
     levels = json.loads((out / "classifier_levels.json").read_text())
     judge: dict[str, float] = {}
@@ -51,7 +42,7 @@ def write_demo_report(out: Path, outcomes: Sequence[Outcome], *, commands: Seque
     ]
     write_page(out / "report.html", title, sections)
     text = (f"{row[0]:<14}{row[1]:>4}" + "".join(f"{cell:>11}" for cell in row[2:]) for row in (head, *rows))
-    return DemoReport(out / "report.html", "\n".join(text))
+    return "\n".join(text)
 
 
 def _level_curve(levels: Mapping[str, Any]) -> Figure:

@@ -40,9 +40,8 @@ def diagnose_classifier(config: DiagnoseConfig) -> None:
     """Print the measurements and the verdict; write both as JSON, and a figure of several levels beside it."""
     # Here, so that --help does not import what reads images and draws figures.
     from classifiers.diagnosis import diagnosed
-    from classifiers.diagnosis_report import diagnosis_figure, format_diagnosis
+    from classifiers.diagnosis_report import diagnosis_figure, format_diagnosis, verdict
     from classifiers.trained_model import load_classifier
-    from classifiers.verdict import verdict
 
     classifier = load_classifier(config.classifier, device=default_device())
     counts = {"max_images": config.max_images, "num_levels": config.levels, "batch_size": config.batch_size}

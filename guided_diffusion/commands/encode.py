@@ -9,26 +9,20 @@ import numpy as np
 from einops import rearrange
 
 from ..config import check_at_least, run_command
-from ..data.config import DataConfig
 from ..data.pictures import write_png
 from ..diffusion.images import grid
 from ..diffusion.model import load_diffusion, weights_record
 from ..distributed import default_device
 from ..files import atomic_write, write_json
 from ..generation.encoding import Codec, mean_grey_levels, psnr
-from ..generation.input_images import open_inputs
+from ..generation.input_images import InputConfig, open_inputs
 from ..samplers import SamplerConfig
-from ..samplers.config import check_clip
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeConfig:
+class EncodeConfig(InputConfig):
     """Encode images as DDIM latents, decode them, and interpolate between them."""
 
-    diffusion: Path
-    """Run directory or checkpoint of the diffusion model."""
-    data: DataConfig
-    """Images; centre crops, not mirrored. Without classes: one folder of all, or --data.labels filenames."""
     out: Path
     """Directory for latents.npz, encoding.json, reconstructions.png and interpolations.png; rewritten."""
     max_images: int = 64
@@ -39,16 +33,10 @@ class EncodeConfig:
     """Pairs of images to interpolate between: image i and the one half of the images further on. 0: none."""
     frames: int = 9
     """Images from one end of an interpolation to the other, both ends included."""
-    clip: float | None = 1.0
-    """Bound that estimates of x_0 are clamped to; null: none, and images come back less closely."""
-    weights: str | None = None
-    """Weights of the checkpoint, such as ema_0.9999 or network; null: its slowest average."""
-    batch_size: int = 64
-    """Images at a time."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, max_images=1, batch_size=1, interpolations=0, frames=2)
-        check_clip(self.clip)
+        super().__post_init__()
+        check_at_least(self, interpolations=0, frames=2)
 
 
 def encode(config: EncodeConfig) -> None:

@@ -19,7 +19,7 @@ class ExportConfig:
     """Weights to export, such as network or ema_0.9999; null: the slowest average if there is one."""
 
 
-def export_openai(config: ExportConfig) -> Path:
+def export_openai(config: ExportConfig) -> None:
     """Write the checkpoint's weights in the published layout, and print the flags that go with them."""
     import torch  # here, so that --help is quick
 
@@ -36,7 +36,6 @@ def export_openai(config: ExportConfig) -> Path:
         torch.save(dict(published.weights), file)
     print(f"wrote {config.out}, which goes with")
     print(" ".join(f"--{name} {value}" for name, value in published.flags.items()))
-    return config.out
 
 
 main = partial(run_command, ExportConfig, export_openai, positional="run")

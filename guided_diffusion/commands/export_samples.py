@@ -36,13 +36,7 @@ class ExportConfig:
 
 
 def export_samples(config: ExportConfig) -> None:
-    """Write `config.out` atomically, with one shard in memory at a time.
-
-    Raises:
-        FileNotFoundError: no samples there.
-        FileExistsError: the folder exists; files are replaced.
-        ValueError: missing or damaged samples, or class names that cannot name directories.
-    """
+    """Write `config.out` atomically, with one shard in memory at a time; files are replaced, folders are not."""
     if config.out.suffix == ".npz":
         merged_npz(config.samples, config.out)
     elif config.out.suffix == ".png":
@@ -52,32 +46,29 @@ def export_samples(config: ExportConfig) -> None:
 
 
 def write_pictures(samples: Path, out: Path) -> None:
-    """Write a PNG of each sample, OUT/ID.png or OUT/CLASS/ID.png."""
+    """Write a PNG of each sample, OUT/ID.png or OUT/CLASS/ID.png.
+
+    Raises:
+        ValueError: class names that cannot name directories, or none for labels.
+    """
     labels = read_labels(samples)
-    names = () if (labels == NO_LABEL).all() else _directory_names(samples)
-    digits = len(str(len(labels) - 1))
-    with atomic_directory(out) as folder:
-        # Also for classes without samples, so that a reader finds the same classes.
-        directories = [folder / name for name in names]
-        for directory in directories:
-            directory.mkdir()
-        for shard in iterate_shards(samples):
-            for image, label, sample_id in zip(shard.images, shard.labels.tolist(), shard.ids.tolist(), strict=True):
-                directory = directories[label] if directories else folder
-                pixels = torch.from_numpy(image.copy()).movedim(2, 0)
-                picture(pixels, enlarge=False).save(directory / f"{sample_id:0{digits}d}.png")
-
-
-def _directory_names(samples: Path) -> Sequence[str]:
-    """Class names, checked to be distinct names of directories."""
-    names: Sequence[str] = read_manifest(samples).get("class_names") or ()
-    if not names:
+    has_classes = not (labels == NO_LABEL).all()
+    names: Sequence[str] = (read_manifest(samples).get("class_names") or ()) if has_classes else ()
+    if has_classes and not names:
         raise ValueError(f"{samples} has labels but no class names to name directories by; export an .npz")
     wrong = [name for name in names if not name or name.startswith(".") or "/" in name or "\0" in name]
     if wrong or len(set(names)) < len(names):
         reason = f'such as "{wrong[0]}"' if wrong else "some of them equal"
         raise ValueError(f"{samples} has class names that cannot name directories ({reason}); export an .npz")
-    return names
+    digits = len(str(len(labels) - 1))
+    with atomic_directory(out) as folder:
+        for name in names:  # also of classes without samples, so that a reader finds the same classes
+            (folder / name).mkdir()
+        for shard in iterate_shards(samples):
+            for image, label, sample_id in zip(shard.images, shard.labels.tolist(), shard.ids.tolist(), strict=True):
+                directory = folder / names[int(label)] if names else folder
+                pixels = torch.from_numpy(image.copy()).movedim(2, 0)
+                picture(pixels, enlarge=False).save(directory / f"{sample_id:0{digits}d}.png")
 
 
 main = partial(run_command, ExportConfig, export_samples)

@@ -16,8 +16,6 @@ from ..generation.run import SamplingRun
 from ..generation.shard_writer import make_shards
 from ..samplers import SamplerConfig
 
-COMPARISON_NAME = "comparison.png"
-
 
 @dataclass(frozen=True, kw_only=True)
 class InpaintConfig(GuidedRunConfig):
@@ -56,12 +54,7 @@ def inpaint(config: InpaintConfig) -> None:
     """Fill in the images that are missing from `config.out`, then make a picture that compares some of them.
 
     Image i's noise follows from i alone, so its pixels are the same for any number of processes and after any
-    interruption.
-
-    Raises:
-        FileNotFoundError: no checkpoint, images, mask, file of labels, or data to count them in.
-        ValueError: a mask or images that the model does not fit, networks that do not fit together, unknown labels or
-            timesteps, or a directory that holds other samples; nothing is written then.
+    interruption. All that is refused is refused before anything is written.
     """
     write_inpainted(SamplingRun.open(config), config)
 
@@ -79,7 +72,7 @@ def write_inpainted(run: SamplingRun, config: InpaintConfig) -> None:
     inpainting = InpaintingRun(run=run, images=images, fill=fill, resample_steps=config.resample_steps)
     make_shards(config, plan, inpainting.manifest(plan), inpainting.sample, run.evaluations)
     if this_process().is_main:
-        write_png(config.out / COMPARISON_NAME, inpainting.comparison(config.out))
+        write_png(config.out / "comparison.png", inpainting.comparison(config.out))
 
 
 main = partial(run_command, InpaintConfig, inpaint)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..config import run_command
+from ..config import check_at_least, run_command
 from ..data.config import Labels, check_num_workers
 
 
@@ -35,8 +35,7 @@ class InspectConfig:
     """PNG to write with a row of thumbnails for each class; null: none."""
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size is a number of pixels, at least 1, not {self.size}")
+        check_at_least(self, size=1)
         if self.out is not None and self.out.suffix.lower() != ".png":
             raise ValueError(f"the page of thumbnails is a PNG; give --out a name that ends in .png, not {self.out}")
 

@@ -5,49 +5,36 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import check_at_least, run_command
-from ..data.config import DataConfig
+from ..config import run_command
 from ..diffusion.model import load_diffusion
 from ..distributed import default_device
 from ..files import atomic_write, write_json
-from ..generation.input_images import open_inputs
+from ..generation.input_images import InputConfig, open_inputs
 from ..generation.likelihood import Likelihood, bounded_chain, measured_likelihood
 from ..html import png
-from ..samplers.config import check_clip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodConfig:
-    """Bound a diffusion model's likelihood of images, in bits per dimension: the whole bound and each of its terms."""
+class LikelihoodConfig(InputConfig):
+    """Bound a diffusion model's likelihood of new images in bits per dimension, and each of its terms."""
 
-    diffusion: Path
-    """Run directory or checkpoint of the diffusion model."""
-    data: DataConfig
-    """Images that it was not trained on; centre crops, not mirrored."""
     max_images: int = 1000
     """Largest number of images; of more, evenly spaced ones are taken."""
     terms: int | None = None
     """Number of terms evaluated for each image; null: all. With fewer: L_0, and one of each stretch of the chain, drawn
     for each image. The estimate is unbiased, and the standard errors include the drawing."""
-    clip: float | None = 1.0
-    """Bound that estimates of x_0 are clamped to, as published; null: none."""
-    weights: str | None = None
-    """Weights of the checkpoint, such as ema_0.9999 or network; null: its slowest average."""
-    batch_size: int = 64
-    """Images at a time."""
     seed: int = 0
     """Seed of every image's noise, together with its place in the data."""
     out: Path | None = None
     """JSON file to write, a figure beside it; null: likelihood.json in the model's run directory."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, max_images=1, batch_size=1)
+        super().__post_init__()
         if self.terms is not None and self.terms < 2:
             raise ValueError(f"terms are L_0 and at least one of the others, so 2 or more; got {self.terms}")
-        check_clip(self.clip)
         if self.out is not None and self.out.suffix != ".json":
             raise ValueError(f"out is a JSON file, and the figure beside it ends in .png; got {self.out}, not *.json")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..config import check_at_least, run_command
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
@@ -47,10 +48,8 @@ def make_reference_file(config: MakeReferenceConfig) -> None:
 
     process = this_process()
     extractor = open_extractor(config.extractor, device=process.device)
-    make_reference(
-        config.images, extractor=extractor, out=config.out, image_size=config.image_size, channels=config.channels,
-        manifold_images=config.manifold_images, batch_size=config.batch_size,
-    )  # fmt: skip
+    settings: dict[str, Any] = vars(config) | {"extractor": extractor}
+    make_reference(**settings)
     if process.is_main:
         written = read_reference(config.out)
         assert written is not None

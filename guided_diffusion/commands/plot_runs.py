@@ -1,6 +1,7 @@
 """Plot the curves of training runs: python scripts/plot_runs.py --runs '[runs/diffusion]' --out curves.png"""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 from ..config import run_command
 from ..files import atomic_write
 
-NOT_DRAWN = ("iteration", "observed", "images_per_second")
+NOT_DRAWN = {"iteration", "observed", "images_per_second"}
 """Fields of metrics.jsonl without a panel."""
 COLUMNS = 3
 
@@ -39,8 +40,7 @@ def plot_runs(config: PlotConfig) -> None:
     """Write the picture, with a panel for each number that any of the runs has logged.
 
     Raises:
-        FileNotFoundError: a run without metrics.jsonl.
-        ValueError: runs that logged nothing yet, or a damaged file.
+        ValueError: runs that logged nothing yet.
     """
     from matplotlib.figure import Figure  # here, because it takes half a second to import
 
@@ -48,21 +48,19 @@ def plot_runs(config: PlotConfig) -> None:
     names = sorted({name for of_run in curves.values() for name in of_run}, key=lambda name: (name != "loss", name))
     if not names:
         raise ValueError(f"{config.runs[0]} has recorded nothing yet; it does every training.log_every_iterations")
-    rows = -(-len(names) // COLUMNS)
-    figure = Figure(figsize=(4.2 * min(COLUMNS, len(names)), 2.9 * rows), layout="constrained")
-    axes: Any = figure.subplots(rows, min(COLUMNS, len(names)), squeeze=False)  # an array of axes
-    for axis, name in zip(axes.flat, names, strict=False):
+    columns = min(COLUMNS, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
+    for place, name in enumerate(names, start=1):
+        axis = figure.add_subplot(rows, columns, place)
         for run, of_run in curves.items():
             if name in of_run:
-                iterations, values = zip(*of_run[name], strict=True)
-                axis.plot(iterations, values, marker="." if len(values) < 30 else None, label=str(run))
-        axis.set_title(name)
-        axis.set_xlabel("iteration")
+                marker = "." if len(of_run[name]) < 30 else None
+                axis.plot(*zip(*of_run[name], strict=True), marker=marker, label=str(run))
+        axis.set(title=name, xlabel="iteration")
         axis.grid(alpha=0.3)
-    for unused in axes.flat[len(names) :]:
-        unused.set_axis_off()
     if len(config.runs) > 1:
-        axes.flat[0].legend()
+        figure.axes[0].legend()
     with atomic_write(config.out) as file:
         figure.savefig(file, format="png", dpi=110)
     print(f"{config.out}: {', '.join(names)}")
@@ -78,8 +76,7 @@ def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     file = run / "metrics.jsonl"
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file}; give the directory of a training run")
-    curves: dict[str, list[tuple[int, float]]] = {}
-    lines = file.read_text().splitlines()
+    curves, lines = defaultdict[str, list[tuple[int, float]]](list), file.read_text().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             metrics: Mapping[str, Any] = json.loads(line)
@@ -87,9 +84,8 @@ def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
             if number == len(lines):  # a run in progress, or killed, may be within a line
                 break
             raise ValueError(f"line {number} of {file} is no JSON; remove it") from None
-        for name, value in metrics.items():
-            if name not in NOT_DRAWN:
-                curves.setdefault(name, []).append((int(metrics["iteration"]), float(value)))
+        for name in metrics.keys() - NOT_DRAWN:
+            curves[name].append((int(metrics["iteration"]), float(metrics[name])))
     return curves
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..config import run_command
+from ..config import check_at_least, run_command
 from ..data.config import DataConfig
 
 
@@ -24,8 +24,7 @@ class PrepareConfig:
     """Directory for the files; an interrupted run continues there."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size is a number of pixels, at least 1, not {self.size}")
+        check_at_least(self, size=1)
         if self.data.crop != "center" or self.data.flip:
             raise ValueError(
                 "prepared images are centre crops, not mirrored: leave out data.crop and data.flip (a training may "

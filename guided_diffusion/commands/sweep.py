@@ -164,12 +164,11 @@ class Evaluator:
         """The stored evaluation of a directory of samples if it is still valid, else a new one."""
         from ..evaluation.run import evaluate
 
-        stored, out, protocol = self._stored(samples), samples / EVALUATION_NAME, self.config.protocol
+        stored = self._stored(samples)
         if stored is not None:
             return stored
-        return asdict(
-            evaluate(generated=samples, real=self.measured, extractor=self.extractor, config=protocol, out=out)
-        )
+        how = {"extractor": self.extractor, "config": self.config.protocol, "out": samples / EVALUATION_NAME}
+        return asdict(evaluate(generated=samples, real=self.measured, **how))
 
     def _stored(self, samples: Path) -> Mapping[str, Any] | None:
         """The evaluation in a directory of samples, if it is of these samples, by this protocol, against the same
@@ -229,15 +228,14 @@ def sample_configs(config: SweepConfig) -> list[SampleConfig]:
 
 def network_evaluations(run: SamplingRun) -> int:
     """Evaluations of denoising networks for each sample, counted on an image of one pixel without the networks."""
-    evaluations = 0
+    evaluations: list[int] = []
 
     def denoiser(x_t: Tensor, step: Step) -> Estimate:
-        nonlocal evaluations
-        evaluations += run.guidance.network_evaluations(step)
+        evaluations.append(run.guidance.network_evaluations(step))
         return Estimate(x0=x_t, log_var=0.0)
 
     run.sampler(denoiser, run.chain, torch.ones(1, 1, 1, 1), SeededNoise(0, [0]))
-    return evaluations
+    return sum(evaluations)
 
 
 def write_sample_config(path: Path, setting: SampleConfig, *, header: str) -> None:

@@ -9,7 +9,7 @@ from classifiers.model import ClassifierConfig, NoisyClassifier, Pooling
 from classifiers.trained_model import ClassifierModelConfig
 
 from ..checkpoint import open_checkpoint
-from ..config import run_command
+from ..config import check_at_least, run_command
 from ..diffusion.schedules import training_chain
 from ..training.config import TrainingConfig
 
@@ -32,10 +32,7 @@ class TrainClassifierConfig(TrainingConfig):
     def __post_init__(self) -> None:
         if not 0 <= self.entropy_weight < math.inf:
             raise ValueError(f"entropy_weight weighs a penalty: 0 or more, as published 0.1; got {self.entropy_weight}")
-        if self.heldout_images < 1:
-            raise ValueError(
-                f"heldout_images must be at least 1, got {self.heldout_images}; no --heldout measures none"
-            )
+        check_at_least(self, heldout_images=1)
         if self.training.stop_after_worse is not None and self.heldout is None:
             raise ValueError(
                 "training.stop_after_worse stops when held-out images grow less likely, and there are none: give "
@@ -60,15 +57,11 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     model = ClassifierModelConfig(network=network, chain=chain, class_names=data.class_names)
     heldout = None if config.heldout is None else replace(config.data, path=config.heldout)
     train(
-        config,
-        data,
-        kind="classifier",
-        model=model,
-        make_network=partial(NoisyClassifier, network),
+        config, data, kind="classifier", model=model, make_network=partial(NoisyClassifier, network),
         objective=ClassifierObjective(None if chain is None else training_chain(chain), config.entropy_weight),
         observe=None if heldout is None else open_validation(heldout, model, max_images=config.heldout_images),
         best_by=HELDOUT_LIKELIHOOD,
-    )
+    )  # fmt: skip
 
 
 main = partial(run_command, TrainClassifierConfig, train_classifier)

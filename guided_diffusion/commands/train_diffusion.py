@@ -26,14 +26,9 @@ def train_diffusion(config: TrainDiffusionConfig) -> None:
     data = open_training_data(config)
     model = diffusion_config(config, data)
     train(
-        config,
-        data,
-        kind="diffusion",
-        model=model,
-        make_network=partial(UNet, model.network),
-        objective=diffusion_objective(config, model),
-        observe=diffusion_previews(config.preview, model, data, config),
-    )
+        config, data, kind="diffusion", model=model, make_network=partial(UNet, model.network),
+        objective=diffusion_objective(config, model), observe=diffusion_previews(config.preview, model, data, config),
+    )  # fmt: skip
 
 
 main = partial(run_command, TrainDiffusionConfig, train_diffusion)

@@ -33,24 +33,21 @@ class TrainUpsamplerConfig(DiffusionTrainingConfig):
 def train_upsampler(config: TrainUpsamplerConfig) -> None:
     """Train as configured; see `fit` for how it ends."""
     # Here, so that --help does not import what reads images.
-    from ..training.diffusion_objective import area_reduced, diffusion_config, diffusion_objective
+    from ..training.diffusion_objective import diffusion_config, diffusion_objective
     from ..training.loop import open_training_data, train
     from ..training.previews import upsampler_previews
 
-    data, size, noise = open_training_data(config), config.low_res_size, config.conditioning_noise
+    data = open_training_data(config)
     diffusion = diffusion_config(config, data)
-    network = UpsamplerConfig(**vars(diffusion.network), low_res_size=size, conditioning_noise=noise)
+    network = UpsamplerConfig(
+        **vars(diffusion.network), low_res_size=config.low_res_size, conditioning_noise=config.conditioning_noise
+    )
     fields: dict[str, Any] = vars(diffusion) | {"network": network}
     model = UpsamplerModelConfig(**fields)
     train(
-        config,
-        data,
-        kind="upsampler",
-        model=model,
-        make_network=partial(Upsampler, network),
-        objective=diffusion_objective(config, model),
-        observe=upsampler_previews(config.preview, model, data, config, reduced=partial(area_reduced, size=size)),
-    )
+        config, data, kind="upsampler", model=model, make_network=partial(Upsampler, network),
+        objective=diffusion_objective(config, model), observe=upsampler_previews(config.preview, model, data, config),
+    )  # fmt: skip
 
 
 main = partial(run_command, TrainUpsamplerConfig, train_upsampler)

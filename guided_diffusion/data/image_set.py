@@ -15,7 +15,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .config import DataConfig, Labels
+from .config import DataConfig, Labels, Mode
 from .decoder import DecodedImages, common_mode, header_modes, mode_with_channels, x0_of
 from .formats import EXPECTED, open_stored
 from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
@@ -63,6 +63,10 @@ class ImageSet:
     @property
     def channels(self) -> int:
         return self.shape[2]
+
+    @property
+    def mode(self) -> Mode:
+        return "L" if self.channels == 1 else "RGB"
 
     @property
     def is_labelled(self) -> bool:

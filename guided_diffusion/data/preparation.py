@@ -60,7 +60,7 @@ def _identity(images: ImageSet, config: DataConfig) -> dict[str, Any]:
         "listing_sha256": listing.hexdigest(),
         "count": len(images),
         "size": images.image_size,
-        "mode": "L" if images.channels == 1 else "RGB",
+        "mode": images.mode,
         "crop": config.crop,
         "decode": "exact",  # JPEGs at their full size
         "on_error": config.on_error,

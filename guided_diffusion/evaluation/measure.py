@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from ..data.image_set import ImageSet
 from ..distributed import Process
 from .extractors.features import FeatureExtractor, Features
 from .feature_cache import FeatureCache, Row
-from .statistics import Gaussian, gathered, gaussian, merged, moments, of_all_processes
+from .statistics import Gaussian, GaussianAccumulator, RowAccumulator
 
 _ROWS_PER_MERGE = 512
 """Merging statistics costs as much as the products of hundreds of rows, so batches are collected first."""
@@ -72,7 +72,10 @@ def measure(
 
     Batches and the order of rows are those of one process, so that the number of processes only changes the rounding of
     the statistics. manifold_size: 0 keeps statistics alone. keep_all: keep the features of all images, not only the
-    manifold's. name: of the progress bar. Features of a wrong shape, or not finite, are a ValueError.
+    manifold's. name: of the progress bar.
+
+    Raises:
+        ValueError: features of another shape than expected, or not finite.
     """
     count, total = len(source), source.num_batches(batch_size)
     first, last = process.rank * total // process.world_size, (process.rank + 1) * total // process.world_size
@@ -81,15 +84,15 @@ def measure(
     is_kept = torch.zeros(count, dtype=torch.bool)
     is_kept[spread_over(count, keep=count if keep_all else manifold_size)] = True
     position = first * batch_size
-    share = min(last * batch_size, count) - position
-    with tqdm(total=share, desc=name, unit="img", disable=not process.is_main) as bar:
+    bar = tqdm(total=min(last * batch_size, count) - position, desc=name, unit="img", disable=not process.is_main)
+    with bar:
         for features, labels in _measured_batches(source, extractor, batch_size, range(first, last), cache):
-            end = position + len(features.pooled)
-            sums.add(features, labels, kept=is_kept[position:end])
-            bar.update(end - position)
-            position = end
-    names = {"class_names": extractor.class_names, "label_names": source.class_names or None}
-    return replace(sums.measured_set(), manifold_size=min(manifold_size, count), **names)
+            length = len(features.pooled)
+            sums.add(features, labels, kept=is_kept[position : position + length])
+            position += length
+            bar.update(length)
+    found = sums.measured_set(manifold_size=min(manifold_size, count))
+    return replace(found, class_names=extractor.class_names, label_names=source.class_names or None)
 
 
 def _measured_batches(
@@ -102,8 +105,7 @@ def _measured_batches(
             yield from stored
             batch += len(stored)
             continue
-        for images, labels in source.batches(batch_size, first=batch, last=numbers.stop):
-            row = _checked(extractor(images), len(images)), labels
+        for row in _computed(source, extractor, batch_size, range(batch, numbers.stop)):
             if cache:
                 cache.add(batch, row)
             yield row
@@ -113,47 +115,61 @@ def _measured_batches(
                 break
 
 
+def _computed(source: ImageSet, extractor: FeatureExtractor, batch_size: int, numbers: range) -> Iterator[Row]:
+    for images, labels in source.batches(batch_size, first=numbers.start, last=numbers.stop):
+        yield _checked(extractor(images), len(images)), labels
+
+
 class _Accumulators:
-    """Statistics and rows of one pass; of each kind, the features that wait to be merged and the rows to keep."""
+    """Sums and rows of one pass; a class because they are filled together but synchronised one by one."""
 
     def __init__(self, probe: Features, *, device: torch.device, keeps_rows: bool) -> None:
         self._device = device
         self._extractor_device = probe.pooled.device
-        # All lists begin with no rows of the right width and type: a process may have no batches of its own.
         kinds = {"pooled": probe.pooled, "spatial": probe.spatial}
-        self._waiting = {kind: [rows[:0].to(device)] for kind, rows in kinds.items() if rows is not None}
-        self._moments = {kind: moments(rows) for kind, (rows,) in self._waiting.items()}
+        self._moments = {
+            kind: GaussianAccumulator(rows.shape[1]).to(device) for kind, rows in kinds.items() if rows is not None
+        }
+        self._waiting: dict[str, list[Tensor]] = {kind: [] for kind in self._moments}
         probabilities = probe.probabilities if keeps_rows else None  # 4 GB for a million images
         kinds = {"features": probe.pooled, "probabilities": probabilities, "labels": torch.zeros(1).long()}
-        self._rows = {kind: [rows[:0].to(device)] for kind, rows in kinds.items() if rows is not None}
+        self._rows = {kind: RowAccumulator().to(device) for kind, rows in kinds.items() if rows is not None}
+        for kind, accumulator in self._rows.items():
+            # A process without batches of its own still has to know how wide the rows are, and of what type.
+            accumulator.update(cast(Tensor, kinds[kind])[:0].to(device))
 
     def add(self, features: Features, labels: Tensor | None, *, kept: Tensor) -> None:
         """Add a batch; kept: (N,) bool, the rows of the pooled features to keep."""
         for kind, waiting in self._waiting.items():
             waiting.append(getattr(features, kind).to(self._device))
-        pooled = features.pooled[kept.to(features.pooled.device)]
-        kinds = {"features": pooled, "probabilities": features.probabilities, "labels": labels}
-        for kind, rows in self._rows.items():
-            if (more := kinds[kind]) is not None:
-                rows.append(more.to(self._device))
+        kinds = {"features": features.pooled[kept.to(features.pooled.device)], "labels": labels}
+        kinds["probabilities"] = features.probabilities
+        for kind, accumulator in self._rows.items():
+            if (rows := kinds[kind]) is not None:
+                accumulator.update(rows.to(self._device))
         if sum(map(len, self._waiting["pooled"])) >= _ROWS_PER_MERGE:
             self._merge()
 
-    def measured_set(self) -> MeasuredSet:
+    def measured_set(self, *, manifold_size: int) -> MeasuredSet:
         """Statistics and rows of all processes; every one of them must call."""
         self._merge()
-        statistics = {kind: gaussian(of_all_processes(own)) for kind, own in self._moments.items()}
-        rows = {kind: torch.cat(gathered(torch.cat(own))) for kind, own in self._rows.items()}
+        statistics = {kind: accumulator.gaussian() for kind, accumulator in self._moments.items()}
+        rows = {kind: accumulator.compute() for kind, accumulator in self._rows.items()}
         return MeasuredSet(
-            pooled=statistics["pooled"], spatial=statistics.get("spatial"), features=rows["features"],
-            probabilities=rows.get("probabilities"), labels=rows["labels"] if len(rows["labels"]) else None,
+            pooled=statistics["pooled"],
+            spatial=statistics.get("spatial"),
+            features=rows["features"],
+            manifold_size=manifold_size,
+            probabilities=rows.get("probabilities"),
+            labels=rows["labels"] if len(rows["labels"]) else None,
             device=self._extractor_device,
-        )  # fmt: skip
+        )
 
     def _merge(self) -> None:
         for kind, waiting in self._waiting.items():
-            self._moments[kind] = merged(self._moments[kind], moments(torch.cat(waiting)))
-            self._waiting[kind] = [waiting[0][:0]]
+            if waiting:
+                self._moments[kind].update(torch.cat(waiting))
+            self._waiting[kind] = []
 
 
 def _checked(features: Features, num_images: int) -> Features:

@@ -18,7 +18,7 @@ from ..diffusion.model import (
     class_difference,
     weights_record,
 )
-from ..samplers import Sampler, make_sampler
+from ..samplers import make_sampler
 from .config import SamplingConfig
 from .plan import InTurn, Plan, SampleBatch
 from .run import SamplingRun, run_record
@@ -73,7 +73,7 @@ def planned_base(run: SamplingRun, plan: Plan) -> Base:
         num_samples=plan.num_samples,
         image_shape=run.model.image_shape,
         class_names=run.guidance.class_names or None,
-        labels=None if plan.labels is None else tuple(plan.label(i) for i in range(plan.num_samples)),
+        labels=None if plan.labels is None else tuple(map(plan.label, range(plan.num_samples))),
         record={"manifest": run.manifest(plan)},
     )
 
@@ -92,20 +92,15 @@ class UpsamplingRun:
     """Rate of the noise added to the base."""
 
     def __post_init__(self) -> None:
+        _check_base(self.upsampler, self.base)
         name = str(self.upsampler.checkpoint.path)
-        check_base(self.upsampler, self.base)
         check_conditioning_noise(self.upsampler.config, self.conditioning_noise, called=name)
-        _ = self.chain
+        _ = self.chain  # refuses timesteps
 
     @cached_property
     def chain(self) -> DiffusionChain:
         """The noise levels that the sampler visits."""
         return self.settings.sampler.levels(self.upsampler.config.chain)
-
-    @cached_property
-    def sampler(self) -> Sampler:
-        """The sampler with its options."""
-        return make_sampler(self.settings.sampler)
 
     def plan(self, *, shard_size: int) -> Plan:
         """The enlargements, which have the labels of the base."""
@@ -121,7 +116,8 @@ class UpsamplingRun:
             low_res = diffused(low_res, batch.noise(low_res), alpha_bar=1 - rate**2)
         clip = self.settings.sampler.clipping
         denoiser = self.upsampler.denoiser(batch.y, low_res=low_res, conditioning_noise=rate, clip=clip)
-        return self.sampler(denoiser, self.chain, x_T, batch.noise, on_step=batch.on_step)
+        sampler = make_sampler(self.settings.sampler)
+        return sampler(denoiser, self.chain, x_T, batch.noise, on_step=batch.on_step)
 
     def manifest(self, plan: Plan) -> dict[str, Any]:
         """All that the pixels depend on, except for floating-point kernels."""
@@ -143,13 +139,8 @@ def stage_seed(seed: int, config: UpsamplerModelConfig) -> int:
     return seed ^ config.network.image_size << 32
 
 
-def check_base(upsampler: UpsamplerModel, base: Base) -> None:
-    """Refuse a base that an upsampler cannot enlarge.
-
-    Raises:
-        ValueError: images of another size or number of channels, other classes, or labels missing where the upsampler
-            is conditioned on them; naming the difference.
-    """
+def _check_base(upsampler: UpsamplerModel, base: Base) -> None:
+    """Refuse images of another size, and other or missing classes where the upsampler is conditioned on them."""
     name, config = upsampler.checkpoint.path, upsampler.config
     if base.image_shape != config.low_res_shape:
         shape = f"(channels, height, width) {base.image_shape}"

@@ -1,17 +1,42 @@
-"""Input images of a diffusion model, opened as in its training."""
+"""Input images of a diffusion model, opened as in its training, and the settings of commands that measure them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..config import check_at_least
 from ..data.config import DataConfig
 from ..data.subset import evenly_spaced
 from ..diffusion.model import DiffusionModel
+from ..samplers.config import check_clip
 
 if TYPE_CHECKING:
     from ..data.image_set import ImageSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """Settings of commands that pass images through a diffusion model."""
+
+    diffusion: Path
+    """Run directory or checkpoint of the diffusion model."""
+    weights: str | None = None
+    """Weights of the checkpoint, such as ema_0.9999 or network; null: its slowest average."""
+    data: DataConfig
+    """Images; centre crops, not mirrored. Without classes: one folder of all, or --data.labels filenames."""
+    max_images: int
+    """Largest number of images; of more, evenly spaced ones are taken."""
+    batch_size: int = 64
+    """Images at a time."""
+    clip: float | None = 1.0
+    """Bound that estimates of x_0 are clamped to, as published; null: none."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, max_images=1, batch_size=1)
+        check_clip(self.clip)
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,7 @@ def measured_likelihood(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Likelihood:
-    """The bound of the input images; `terms` of it are evaluated for each image, None: all.
-
-    Raises:
-        ValueError: a model in continuous time, or more terms than its chain has.
-    """
+    """The bound of the input images; `terms` of it are evaluated for each image, None: all."""
     chain = bounded_chain(model)
     cut = stretches(len(chain), terms)
     sums = squares = torch.zeros(len(cut) + 3, dtype=torch.float64)

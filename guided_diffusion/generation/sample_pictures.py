@@ -1,7 +1,6 @@
 """Pictures beside the shards: a grid of the first samples, and the denoising of a few as an animation."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -15,21 +14,12 @@ from ..files import atomic_write
 from .plan import Plan, batches_of
 from .run import SamplingRun
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 MOST_FRAMES = 60
-FRAME_MILLISECONDS = 80
-LAST_FRAME_MILLISECONDS = 2000
 WHITE = 255
 
 
 def class_grid(directory: Path, *, columns: int = 10, rows: int = 10) -> Tensor:
-    """The first samples of each class, a row each; without classes, the first samples: (C, H, W) uint8.
-
-    Raises:
-        ValueError: missing or damaged shards.
-    """
+    """The first samples of each class, a row each; without classes, the first samples: (C, H, W) uint8."""
     wanted = sorted(set(read_labels(directory).tolist()))[:rows]
     is_labelled = wanted != [NO_LABEL]
     per_label: dict[int, list[Tensor]] = {label: [] for label in wanted}
@@ -73,13 +63,11 @@ def write_animation(path: Path, run: SamplingRun, plan: Plan, *, count: int) -> 
         films.append(film.frames())
     states, estimates = (torch.cat(batches, dim=1) for batches in zip(*films, strict=True))
     columns = max(1, round(count**0.5))
-    frames: list[Image.Image] = []
-    for x_t, x0 in zip(states, estimates, strict=True):
-        left, right = grid(x_t, columns=columns), grid(x0, columns=columns)
-        gap = left.new_full((*left.shape[:2], left.shape[2] // columns // 2), WHITE)
-        frames.append(picture(torch.cat([left, gap, right], dim=2)))
-    durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_FRAME_MILLISECONDS]
+    grids = [(grid(x_t, columns=columns), grid(x0, columns=columns)) for x_t, x0 in zip(states, estimates, strict=True)]
+    channels, height, width = grids[0][0].shape
+    gap = torch.full((channels, height, width // columns // 2), WHITE, dtype=torch.uint8)
+    frames = [picture(torch.cat([left, gap, right], dim=2)) for left, right in grids]
+    milliseconds = [80] * (len(frames) - 1) + [2000]
+    how = {"append_images": frames[1:], "duration": milliseconds, "loop": 0, "lossless": True}
     with atomic_write(path) as file:
-        frames[0].save(
-            file, format="WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, lossless=True
-        )
+        frames[0].save(file, format="WEBP", save_all=True, **how)

@@ -1,29 +1,33 @@
-"""Shards of samples, written by one process or many, in the memory there is, and continued where a run stopped."""
+"""Shards of samples, written by one process or many in the memory there is, and their progress."""
 
 import logging
 import platform
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
+from tqdm import tqdm
 
 from ..data.formats.samples import Shard, check_manifest, missing_shards, open_manifest, write_shard
 from ..data.pictures import write_png
+from ..diffusion.denoiser import Estimate
 from ..distributed import Tally, free_cached_memory, is_out_of_memory, this_process, wait_for_everyone
 from .config import RunConfig
 from .plan import Plan, SampleBatch
-from .progress import Progress
 from .sample_pictures import class_grid
 
 MakeImages = Callable[[SampleBatch], Tensor]
 """uint8 images (B, C, H, W) of a batch."""
 
-SHARDS = "shards"
+SHARDS, IMAGES = "shards", "images"
 
 _logger = logging.getLogger(__name__)
 
@@ -33,10 +37,8 @@ def make_shards(
 ) -> None:
     """Make the shards of `plan` that `config.out` lacks, shared by the processes, then a grid of the first samples.
 
-    manifest: all that pixels depend on. evaluations: the count that the networks of `make_images` add to.
-
-    Raises:
-        ValueError: a directory that holds samples made with other settings; nothing is written then.
+    manifest: all that pixels depend on; a directory of samples with another is refused, and nothing is written.
+    evaluations: the count that the networks of `make_images` add to.
     """
     process = this_process()
     if process.device.type == "cpu":
@@ -51,14 +53,15 @@ def make_shards(
 
     evaluations.subtract(evaluations.copy())  # those of an earlier run with the same networks
     tally, total, size = Tally(), sum(len(plan.ids(n)) for n in missing), config.batch_size
-    with Progress(tally, evaluations, total=total, name=config.out.name, is_shown=process.is_main) as progress:
+    with closing(Progress(tally, evaluations, total, name=config.out.name, is_shown=process.is_main)) as progress:
         for n in missing[process.rank :: process.world_size]:
             images, size = _made(plan, plan.ids(n), size, make_images, progress)
             labels = np.array([plan.label(i) for i in plan.ids(n)])
             pixels = rearrange(images, "n c h w -> n h w c").numpy()
             write_shard(config.out, n, Shard(images=pixels, labels=labels, ids=np.array(plan.ids(n))))
             tally.add(SHARDS, 1)
-        progress.hand_in()
+        for network, count in evaluations.items():
+            tally.add(network, count)
         progress.wait_for(SHARDS, len(missing))  # a collective would give up after minutes
         wait_for_everyone()
         if process.is_main:
@@ -66,7 +69,7 @@ def make_shards(
             write_png(config.out / "grid.png", class_grid(config.out))
 
 
-def _made(plan: Plan, ids: range, size: int, make_images: MakeImages, progress: Progress) -> tuple[Tensor, int]:
+def _made(plan: Plan, ids: range, size: int, make_images: MakeImages, progress: "Progress") -> tuple[Tensor, int]:
     """Images of the ids on the CPU, and the batch size that fitted: `size`, or less where memory ran out.
 
     Each sample has its own noise, so a batch can be made again in two halves.
@@ -103,3 +106,49 @@ def environment(config: RunConfig, device: torch.device) -> dict[str, Any]:
         "tf32_convolutions": torch.backends.cudnn.allow_tf32 if on_gpu else None,
         "tf32_matrix_products": torch.backends.cuda.matmul.allow_tf32 if on_gpu else None,
     }
+
+
+class Progress:
+    """A bar over the images of all processes, shown by one of them, and a line of sums at the end."""
+
+    def __init__(self, tally: Tally, evaluations: Counter[str], total: int, *, name: str, is_shown: bool) -> None:
+        """evaluations: images evaluated by this process's networks, counted by them. total: images of all processes."""
+        self._tally, self._evaluations, self._begin = tally, evaluations, time.monotonic()
+        # Every image costs the same, so the mean rate since the beginning predicts best how long it will take.
+        self._bar: tqdm[NoReturn] = tqdm(total=total, unit="img", desc=name, disable=not is_shown, smoothing=0)
+
+    def close(self) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+    def step(self, k: int, x: Tensor, estimate: Estimate) -> None:
+        """Show the steps left, as an `OnStep`: a batch can take minutes."""
+        if not self._bar.disable and time.time() - self._bar.last_print_t > 1:
+            self._bar.set_postfix(steps_left=k, refresh=False)
+            self._count()
+            self._bar.refresh()
+
+    def made(self, images: int) -> None:
+        """Add images made by this process."""
+        self._tally.add(IMAGES, images)
+        self._count()
+
+    def wait_for(self, name: str, total: int) -> None:
+        """Return once a sum of the tally has come to `total`, showing the other processes' progress meanwhile."""
+        while self._tally.total(name) < total:
+            time.sleep(0.1)
+            self._count()
+
+    def _count(self) -> None:
+        if not self._bar.disable:
+            self._bar.update(self._tally.total(IMAGES) - self._bar.n)
+
+    def report(self) -> None:
+        """Print the sums and the rate, once every process has added its evaluations to the tally."""
+        images, seconds = self._tally.total(IMAGES), time.monotonic() - self._begin
+        self._count()
+        self.close()
+        if images:
+            each = " and ".join(f"{self._tally.total(network) / images:.4g} {network}" for network in self._evaluations)
+            rate = f"{images} images in {seconds:.1f} s, {images / seconds:.3g} images/s"
+            print(f"{rate}; {each} evaluations an image", file=sys.stderr)

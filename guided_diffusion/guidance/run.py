@@ -219,7 +219,7 @@ def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Pat
     Raises:
         ValueError: naming the difference.
     """
-    name, chain = classifier.name, classifier.chain
+    name, chain = classifier.name, classifier.config.chain
     if chain is None:
         raise ValueError(
             f"{name} was trained on clean images only and cannot guide; train one with --diffusion {run}, or "

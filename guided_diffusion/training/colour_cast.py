@@ -34,14 +34,8 @@ class Colours:
 
 
 def colours(images: Iterable[Tensor]) -> Colours:
-    """Statistics of images (C, H, W) of one shape, taken one at a time.
-
-    Raises:
-        ValueError: no images.
-    """
+    """Statistics of images (C, H, W) of one shape, at least one, taken one at a time."""
     moments = [(image.double().mean(dim=(1, 2)), image.double().square().mean(dim=(1, 2))) for image in images]
-    if not moments:
-        raise ValueError("colours need at least one image")
     means, squares = (torch.stack(moment) for moment in zip(*moments, strict=True))
     var = squares.mean(dim=0) - means.mean(dim=0) ** 2
     return Colours(image_means=means, std=var.clamp(min=0).sqrt())

@@ -166,28 +166,23 @@ class DiffusionTrainingConfig(TrainingConfig):
         check_continuous_time(
             self.chain, variance=self.variance, prediction=self.prediction, loss=self.loss, timesteps=self.timesteps
         )
-        self._check_loss()
+        learned = has_learned_variance(self.variance)
+        if self.loss != "vlb" and learned == (self.loss == "simple"):
+            wanted = 'loss "hybrid" or "vlb"' if learned else 'loss "simple" or "vlb"'
+            raise ValueError(f'variance "{self.variance}" cannot be trained with loss "{self.loss}"; take {wanted}')
+        if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:
+            raise ValueError(f"min_snr_gamma is a signal-to-noise ratio above 0, or null; got {self.min_snr_gamma}")
+        if self.min_snr_gamma is not None and (self.loss == "vlb" or self.prediction == "mean"):
+            raise ValueError(
+                f'min_snr_gamma weighs L_simple of eps, x0 or v; with prediction "{self.prediction}" and loss '
+                f'"{self.loss}" there is nothing for it to weigh: leave it out'
+            )
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"label_dropout is a share of the samples below 1, got {self.label_dropout}")
         if self.label_dropout and not self.class_conditional:
             raise ValueError(
                 f"label_dropout {self.label_dropout} drops labels that the network is never told; add "
                 f"--class_conditional true or leave it out"
-            )
-
-    def _check_loss(self) -> None:
-        learned = has_learned_variance(self.variance)
-        if self.loss != "vlb" and learned == (self.loss == "simple"):
-            wanted = 'loss "hybrid" or "vlb"' if learned else 'loss "simple" or "vlb"'
-            raise ValueError(f'variance "{self.variance}" cannot be trained with loss "{self.loss}"; take {wanted}')
-        if self.min_snr_gamma is None:
-            return
-        if self.min_snr_gamma <= 0:
-            raise ValueError(f"min_snr_gamma is a signal-to-noise ratio above 0, or null; got {self.min_snr_gamma}")
-        if self.loss == "vlb" or self.prediction == "mean":
-            raise ValueError(
-                f'min_snr_gamma weighs L_simple of eps, x0 or v; with prediction "{self.prediction}" and loss '
-                f'"{self.loss}" there is nothing for it to weigh: leave it out'
             )
 
 

@@ -40,8 +40,7 @@ class DiffusionObjective:
     def __call__(self, network: Callable[..., Tensor], batch: Batch, noise: SeededNoise) -> Losses:
         """The mean loss; logged as "mse" is the mean squared error of the prediction.
 
-        Both are means for uniform timesteps, whatever their distribution. Observed are each sample's "loss" and, where
-        timesteps are drawn by it, their index "k".
+        Both are means for uniform timesteps, whatever their distribution.
         """
         network = self._conditioned(network, batch.x0, noise)
         drawn = self.timesteps.drawn(noise.uniform(), like=batch.x0)
@@ -52,9 +51,7 @@ class DiffusionObjective:
         mse = simple_loss(output, noised, prediction=prediction, variance=variance)
         loss = self._loss(output, noised, mse)
         observed = {"loss": loss.detach()} if drawn.k is None else {"loss": loss.detach(), "k": drawn.k}
-        return Losses(
-            total=(drawn.weight * loss).mean(), logged={"mse": (drawn.weight * mse).mean()}, observed=observed
-        )
+        return Losses((drawn.weight * loss).mean(), logged={"mse": (drawn.weight * mse).mean()}, observed=observed)
 
     def _conditioned(self, network: Callable[..., Tensor], x0: Tensor, noise: SeededNoise) -> Callable[..., Tensor]:
         """An upsampler's network, bound to the reduction of x_0, noised if the config says so; others as they are."""
@@ -111,9 +108,6 @@ def diffusion_config(config: DiffusionTrainingConfig, data: ImageSet) -> Diffusi
         null_class=config.label_dropout > 0,
     )
     return DiffusionConfig(
-        network=network,
-        chain=config.chain,
-        prediction=config.prediction,
-        variance=config.variance,
+        network=network, chain=config.chain, prediction=config.prediction, variance=config.variance,
         class_names=data.class_names,
-    )
+    )  # fmt: skip

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from ..diffusion.noise import SeededNoise
 from ..distributed import reduced
 from .run import TrainingRun, TrainState
-from .setup import bytes_per_image, first_batch, set_up
+from .setup import bytes_per_image, loss_of_first_image, set_up
 from .step import backward, update
 from .stop_request import StopRequest
 
@@ -20,32 +19,27 @@ MEASURED_SECONDS = 15.0
 """Duration of the measurement, which takes at least two micro-batches."""
 
 
-class PublishedTraining(NamedTuple):
-    """A published training to compare with (ADM tables 11 to 13, improved DDPM appendix A)."""
-
-    name: str
-    kind: str
-    image_size: int
-    """Pixels."""
-    parameters: float
-    """Millions."""
-    batch: int
-    iterations: int
-
-
-PUBLISHED = (
-    PublishedTraining("improved DDPM's CIFAR-10", "diffusion", 32, 52.5, 128, 500_000),
-    PublishedTraining("ADM's ImageNet 64", "diffusion", 64, 296, 2048, 540_000),
-    PublishedTraining("ADM's ImageNet 128", "diffusion", 128, 422, 256, 4_360_000),
-    PublishedTraining("ADM's ImageNet 256", "diffusion", 256, 554, 256, 1_980_000),
-    PublishedTraining("ADM's ImageNet 512", "diffusion", 512, 559, 256, 1_940_000),
-    PublishedTraining("ADM's ImageNet 64 classifier", "classifier", 64, 65, 1024, 300_000),
-    PublishedTraining("ADM's ImageNet 128 classifier", "classifier", 128, 43, 256, 300_000),
-    PublishedTraining("ADM's ImageNet 256 classifier", "classifier", 256, 54, 256, 500_000),
-    PublishedTraining("ADM's ImageNet 512 classifier", "classifier", 512, 54, 256, 500_000),
-    PublishedTraining("ADM's upsampler 64 to 256", "upsampler", 256, 312, 256, 500_000),
-    PublishedTraining("ADM's upsampler 128 to 512", "upsampler", 512, 309, 256, 1_050_000),
-)
+PUBLISHED = {
+    "diffusion": {
+        32: ("improved DDPM's CIFAR-10", 52.5, 128, 500_000),
+        64: ("ADM's ImageNet 64", 296, 2048, 540_000),
+        128: ("ADM's ImageNet 128", 422, 256, 4_360_000),
+        256: ("ADM's ImageNet 256", 554, 256, 1_980_000),
+        512: ("ADM's ImageNet 512", 559, 256, 1_940_000),
+    },
+    "classifier": {
+        64: ("ADM's ImageNet 64 classifier", 65, 1024, 300_000),
+        128: ("ADM's ImageNet 128 classifier", 43, 256, 300_000),
+        256: ("ADM's ImageNet 256 classifier", 54, 256, 500_000),
+        512: ("ADM's ImageNet 512 classifier", 54, 256, 500_000),
+    },
+    "upsampler": {
+        256: ("ADM's upsampler 64 to 256", 312, 256, 500_000),
+        512: ("ADM's upsampler 128 to 512", 309, 256, 1_050_000),
+    },
+}
+"""Published trainings (ADM tables 11 to 13, improved DDPM appendix A) by kind and image size, pixels: name, millions of
+parameters, batch, iterations."""
 
 
 class Speed(NamedTuple):
@@ -59,17 +53,15 @@ def estimate_cost(run: TrainingRun) -> None:
     """Print the cost of `fit` with the same run, on the main process. Nothing is written."""
     state = set_up(run, leave_damaged=True)
     run.network.train()
-    flops, activations, speed = _flops_per_image(state), bytes_per_image(state), _measured(state)
+    from torch.utils.flop_counter import FlopCounterMode  # here, because it imports triton
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        loss_of_first_image(state)
+    flops, activations, speed = counter.get_total_flops(), bytes_per_image(state), _measured(state)
     if state.process.is_main:
         rows = _size_rows(state, flops, activations) | _time_rows(state, speed)
         print("\n".join(f"{name:12} {text}" for name, text in rows.items()))
         print("Nothing was written. Without --dry_run this training begins.")
-
-
-def nearest_published(kind: str, *, image_size: int) -> PublishedTraining | None:
-    """The published training of that kind whose images are nearest in size, in octaves."""
-    of_kind = [training for training in PUBLISHED if training.kind == kind]
-    return min(of_kind, key=lambda training: abs(math.log(training.image_size / image_size)), default=None)
 
 
 def _measured(state: TrainState) -> Speed:
@@ -103,16 +95,6 @@ def _seconds_since(begin: float) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - begin
-
-
-def _flops_per_image(state: TrainState) -> int:
-    from torch.utils.flop_counter import FlopCounterMode  # here, because it imports triton
-
-    batch = first_batch(state, 1).to(state.process.device)
-    noise = SeededNoise(state.run.config.seed, batch.counter.tolist())
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        state.run.objective(state.run.network, batch, noise)
-    return counter.get_total_flops()
 
 
 def _size_rows(state: TrainState, flops: int, activations: int) -> dict[str, str]:
@@ -151,12 +133,13 @@ def _time_rows(state: TrainState, speed: Speed) -> dict[str, str]:
         "time": f"{timedelta(seconds=round(remaining * seconds))} for the {remaining:,} iterations to go, without "
         f"checkpoints and previews",
     }
-    published = nearest_published(run.kind, image_size=run.batches.images.image_size)
-    if published is not None:
-        seen = published.batch * published.iterations
+    if run.kind in PUBLISHED:
+        nearest = min(PUBLISHED[run.kind], key=lambda size: abs(math.log(size / run.batches.images.image_size)))
+        name, parameters, their_batch, their_iterations = PUBLISHED[run.kind][nearest]
+        seen = their_batch * their_iterations
         rows["compares to"] = (
-            f"{published.name}: {published.parameters:g} M parameters, {published.iterations:,} iterations of "
-            f"{published.batch} = {seen:,} images; this budget is {images / seen:.2g} of them"
+            f"{name}: {parameters:g} M parameters, {their_iterations:,} iterations of {their_batch} = {seen:,} images; "
+            f"this budget is {images / seen:.2g} of them"
         )
     return rows
 

@@ -4,9 +4,9 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 import torch
@@ -20,8 +20,7 @@ from .run import TrainState
 from .step import UpdateResult
 
 
-@dataclass(frozen=True)
-class Writer:
+class Writer(NamedTuple):
     """A place for metrics besides metrics.jsonl."""
 
     log: Callable[[Mapping[str, float], int], None]
@@ -41,9 +40,9 @@ class TrainingLog:
         self.file, self.writers = run.directory / "metrics.jsonl", list[Writer]()
         if self.is_main:
             if self.file.exists():
-                kept = [line for line in self._lines() if _iteration_of(line) <= start]
+                kept = [line for line in self._lines() if line["iteration"] <= start]
                 with atomic_write(self.file) as file:
-                    file.write("".join(line + "\n" for line in kept).encode())
+                    file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
             if run.config.tensorboard:
                 self.writers.append(tensorboard(run.directory, start))
             if run.config.wandb != "off":
@@ -99,7 +98,7 @@ class TrainingLog:
 
     def lacks_observation(self, iteration: int) -> bool:
         """True on the main process if no line holds an observation after `iteration` updates."""
-        found = (_iteration_of(line) == iteration and "observed" in json.loads(line) for line in self._lines())
+        found = (line["iteration"] == iteration and "observed" in line for line in self._lines())
         return self.is_main and not any(found)
 
     def say(self, text: str) -> None:
@@ -114,21 +113,18 @@ class TrainingLog:
         for writer in self.writers:
             writer.log(metrics, iteration)
 
-    def _lines(self) -> list[str]:
-        return self.file.read_text().splitlines() if self.file.exists() else []
+    def _lines(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl but one that a crash cut off."""
+        lines = list[dict[str, Any]]()
+        for line in self.file.read_text().splitlines() if self.file.exists() else ():
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+        return lines
 
     def _begin_interval(self, iteration: int) -> None:
         self.sums: dict[str, tuple[Tensor, int]] = {}
         self.skipped = 0
         self.since, self.since_iteration = time.perf_counter(), iteration
-
-
-def _iteration_of(line: str) -> float:
-    """The iteration of a line of metrics.jsonl; infinity for a line that a crash cut off, so that it is dropped."""
-    try:
-        return json.loads(line)["iteration"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")
 
 
 def tensorboard(run_dir: Path, start_iteration: int) -> Writer:

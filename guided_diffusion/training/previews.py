@@ -30,6 +30,7 @@ from ..guidance.run import check_classifier
 from ..samplers import ddim
 from .colour_cast import Colours, cast_in_words, colour_metrics, colours
 from .config import PreviewConfig, TrainingConfig
+from .diffusion_objective import area_reduced
 from .objective import Observe
 
 PREVIEW_BATCH = 16
@@ -41,10 +42,6 @@ MOST_CLASS_COLUMNS = 16
 COLUMNS = 8
 
 _logger = logging.getLogger(__name__)
-
-
-Draw = Callable[[nn.Module], tuple[Tensor, Colours, Colours]]
-"""Network -> uint8 grid (C, H, W), the colours of the previews and those of the data."""
 
 
 def diffusion_previews(
@@ -59,7 +56,7 @@ def diffusion_previews(
         check_classifier(model, classifier, run=training.out)
     reference = cache(lambda: colours(data[i][0] for i in evenly_spaced(len(data), most=REFERENCE_IMAGES)))
 
-    def draw(network: nn.Module) -> tuple[Tensor, Colours, Colours]:
+    def observe(network: nn.Module, iteration: int) -> Mapping[str, float]:
         device = next(network.parameters()).device
         if classifier is not None:
             classifier.network.to(device)
@@ -74,31 +71,24 @@ def diffusion_previews(
 
         x0 = preview_samples(denoiser, model, chain, count=config.images, device=device)
         columns = num_classes if 1 < num_classes <= MOST_CLASS_COLUMNS else COLUMNS
-        return grid(to_uint8(x0), columns=columns), colours(x0), reference()
+        return _recorded(grid(to_uint8(x0), columns=columns), colours(x0), reference(), training, iteration)
 
-    return partial(_observe, draw, training)
+    return observe
 
 
 def upsampler_previews(
-    config: PreviewConfig,
-    model: UpsamplerModelConfig,
-    data: ImageSet,
-    training: TrainingConfig,
-    *,
-    reduced: Callable[[Tensor], Tensor],
+    config: PreviewConfig, model: UpsamplerModelConfig, data: ImageSet, training: TrainingConfig
 ) -> Observe | None:
-    """Pairs of a training image in low resolution and its enlargement, compared with the images; None: no previews.
-
-    reduced: x_0 (B, C, H, W) to the low resolution that it is enlarged from.
-    """
+    """Pairs of a training image in low resolution and its enlargement, compared with the images; None: no previews."""
     if not config.images:
         return None
     chain = preview_chain(model.chain, config.steps)
 
-    def draw(network: nn.Module) -> tuple[Tensor, Colours, Colours]:
+    def observe(network: nn.Module, iteration: int) -> Mapping[str, float]:
         device = next(network.parameters()).device
         images, labels = zip(*(data[index] for index in evenly_spaced(len(data), most=config.images)), strict=True)
-        low_res, y = reduced(torch.stack(images)).to(device), torch.tensor(labels, device=device)
+        low_res = area_reduced(torch.stack(images), model.network.low_res_size).to(device)
+        y = torch.tensor(labels, device=device)
 
         def denoiser(ids: slice) -> Denoiser:
             return model.denoiser(partial(network, low_res=low_res[ids]), y[ids], clip=1.0)
@@ -106,14 +96,15 @@ def upsampler_previews(
         x0 = preview_samples(denoiser, model, chain, count=len(y), device=device)
         shown = F.interpolate(low_res.cpu(), size=x0.shape[2:], mode="nearest-exact")
         pairs = rearrange([to_uint8(shown), to_uint8(x0)], "two b c h w -> (b two) c h w")
-        return grid(pairs, columns=COLUMNS), colours(x0), colours(images)
+        return _recorded(grid(pairs, columns=COLUMNS), colours(x0), colours(images), training, iteration)
 
-    return partial(_observe, draw, training)
+    return observe
 
 
-def _observe(draw: Draw, training: TrainingConfig, network: nn.Module, iteration: int) -> Mapping[str, float]:
+def _recorded(
+    picture: Tensor, previews: Colours, data: Colours, training: TrainingConfig, iteration: int
+) -> Mapping[str, float]:
     """Write OUT/previews/0005000.png, warn of a colour cast, and return the colours as metrics."""
-    picture, previews, data = draw(network)
     decay = max(training.training.ema_decays, default=None)
     initial = 0.0 if decay is None else decay**iteration  # the initial weights' share of the averaged ones
     if this_process().is_main:

@@ -13,9 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.amp.grad_scaler import GradScaler
-
 from ..checkpoint import (
     Checkpoint,
     DamagedCheckpointError,
@@ -149,14 +146,7 @@ def write_resume(files: Mapping[str, Mapping[str, Any]], directory: Path) -> Non
             write_tensors(content, directory / name)
 
 
-def read_resume(
-    checkpoint: Checkpoint,
-    run: TrainingRun,
-    *,
-    optimizer: torch.optim.Optimizer,
-    scaler: GradScaler | None,
-    ema: EMA,
-) -> Mapping[str, int]:
+def read_resume(checkpoint: Checkpoint, state: TrainState) -> dict[str, int]:
     """Restore optimiser, loss scale, averages and the history of losses; the cut into micro-batches, if it is known.
 
     Raises:
@@ -169,23 +159,24 @@ def read_resume(
             f"{directory} is gone: {checkpoint.path} can be sampled from, but its training cannot be continued; begin "
             f"again in another --out"
         )
-    _refuse_other_averages(checkpoint, ema)
+    _refuse_other_averages(checkpoint, state.ema)
+    optimizer, scaler, timesteps = state.optimizer, state.accelerator.scaler, state.run.adaptive_timesteps
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    states: dict[int, dict[str, Any]] = {}
+    moments: dict[int, dict[str, Any]] = {}
     for key, tensor in read_tensors(directory / "optimizer.safetensors").items():
         number, name = key.split(".", 1)
         value = laid_out_like(tensor, parameters[int(number)]) if tensor.ndim else tensor  # without dimensions: a count
-        states.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        moments.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     scale = json.loads((directory / "loss_scale.json").read_text())
     if scaler is not None and scale:
         scaler.load_state_dict(scale)
-    for decay in ema.averages:
-        ema.load(decay, read_tensors(checkpoint.weights_file(f"ema_{decay}")))
+    for decay in state.ema.averages:
+        state.ema.load(decay, read_tensors(checkpoint.weights_file(f"ema_{decay}")))
     objective, cut = directory / "objective.safetensors", directory / "micro_batches.json"
     history = read_tensors(objective).get("history") if objective.exists() else None
-    if run.adaptive_timesteps is not None and history is not None:
-        run.adaptive_timesteps.history.copy_(history)
+    if timesteps is not None and history is not None:
+        timesteps.history.copy_(history)
     return json.loads(cut.read_text()) if cut.exists() else {}
 
 

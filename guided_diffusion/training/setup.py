@@ -1,27 +1,33 @@
 """The state of a training at its start or where it is resumed, with as many images at a time as memory holds."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from ..checkpoint import load_weights, open_checkpoint
 from ..data.batches import Batch
 from ..diffusion.noise import SeededNoise
-from ..distributed import gathered, largest_fitting, make_accelerator, on_main_process, shard, this_process
+from ..distributed import gathered, largest_fitting, local, make_accelerator, on_main_process, shard, this_process
 from ..models.unet import recompute
 from .config import LoopConfig
 from .ema import EMA
-from .memory import activation_bytes, cpu_limit, evenly_cut
 from .resume import read_resume, starting_checkpoint
 from .run import TrainingRun, TrainState
 from .step import backward
 
 if TYPE_CHECKING:
     from ..distributed import Accelerator
+
+CPU_SHARE = 0.7
+"""Share of the free memory that activations may take on a CPU, where a process that runs out is killed."""
 
 
 def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
@@ -36,28 +42,21 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
     if start is not None:
         load_weights(run.network, start, "network")
     model = _prepared(run.network, config, accelerator)
-    ema = EMA(run.network, config.ema_decays)
     parameters = run.network.parameters()
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    cut: Mapping[str, int] = {}
-    if start is not None:
-        cut = read_resume(start, run, optimizer=optimizer, scaler=accelerator.scaler, ema=ema)
     iteration = 0 if start is None else start.iteration
     state = TrainState(
         run=run, process=this_process(), accelerator=accelerator, model=model,
-        optimizer=cast(torch.optim.Optimizer, accelerator.prepare_optimizer(optimizer)), ema=ema, micro_size=1,
+        optimizer=cast(torch.optim.Optimizer, accelerator.prepare_optimizer(optimizer)),
+        ema=EMA(run.network, config.ema_decays), micro_size=1,
         start_iteration=iteration, iteration=iteration, saved_iteration=iteration,
     )  # fmt: skip
-    state.micro_size = _micro_size(state, cut)
+    state.micro_size = _micro_size(state, {} if start is None else read_resume(start, state))
     return state
 
 
 def _prepared(network: nn.Module, config: LoopConfig, accelerator: "Accelerator") -> nn.Module:
-    """The network on its device, as the loop calls it: in its precision, its gradients averaged over processes.
-
-    Raises:
-        ValueError: sharding with one process; a size to recompute that the network does not have.
-    """
+    """The network on its device, as the loop calls it: in its precision, its gradients averaged over processes."""
     recompute(network, config.recompute_sizes)
     network.to(accelerator.device)
     if config.channels_last:
@@ -96,10 +95,14 @@ def _micro_size(state: TrainState, before: Mapping[str, int]) -> int:
 
 def bytes_per_image(state: TrainState) -> int:
     """Bytes that the forward pass of one image keeps for its backward pass."""
-    network, objective, batch = state.run.network, state.run.objective, first_batch(state, 1)
+    return activation_bytes(state.run.network, partial(loss_of_first_image, state))
+
+
+def loss_of_first_image(state: TrainState) -> Tensor:
+    """The loss () of the first sample of the stream."""
+    batch = first_batch(state, 1)
     noise = SeededNoise(state.run.config.seed, batch.counter.tolist())
-    batch = batch.to(state.process.device)
-    return activation_bytes(network, lambda: objective(network, batch, noise).total)
+    return state.run.objective(state.run.network, batch.to(state.process.device), noise).total
 
 
 def try_size(state: TrainState, size: int) -> None:
@@ -119,3 +122,42 @@ def try_size(state: TrainState, size: int) -> None:
 def first_batch(state: TrainState, size: int) -> Batch:
     """The first `size` samples of the stream, on the host."""
     return next(replace(state.run.batches, batch_size=size, num_workers=0).micro_batches())
+
+
+def activation_bytes(network: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Bytes that one forward pass keeps for its backward pass, the network's own weights left out."""
+    own = {local(parameter.detach()).untyped_storage().data_ptr() for parameter in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = forward()
+    del loss
+    return sum(kept.values())
+
+
+def evenly_cut(size: int, *, most: int) -> int:
+    """The largest part when `size` is cut into the fewest nearly equal parts of at most `most`."""
+    return -(-size // -(-size // most))
+
+
+def cpu_limit(network: nn.Module, bytes_per_image: int) -> int:
+    """Images, at least 1, whose activations fit into this process's share of the free memory beside the optimiser."""
+    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    moments_and_gradients = 3 * sum(local(p.detach()).numel() * p.element_size() for p in network.parameters())
+    free = CPU_SHARE * (free_bytes() / processes_here - moments_and_gradients)
+    return max(1, int(free / max(1, bytes_per_image)))
+
+
+def free_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Free memory of the machine or, where that is less, of the container."""
+    free = psutil.virtual_memory().available
+    limit = cgroup / "memory.max"
+    if not limit.is_file() or not (text := limit.read_text().strip()).isdecimal():
+        return free
+    return min(free, max(0, int(text) - int((cgroup / "memory.current").read_text())))

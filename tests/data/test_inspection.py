@@ -136,7 +136,7 @@ def test_a_zip_is_described_as_its_folder_is(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"size": 0}, "size is a number of pixels, at least 1, not 0"), ({"out": Path("page.jpg")}, "ends in .png, not")],
+    [({"size": 0}, "size must be at least 1, got 0"), ({"out": Path("page.jpg")}, "ends in .png, not")],
 )
 def test_wrong_options_are_refused_before_anything_is_read(options, message):
     with pytest.raises(ValueError, match=message):

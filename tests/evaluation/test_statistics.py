@@ -1,10 +1,8 @@
-from functools import reduce
-
 import pytest
 import torch
 from torch.testing import assert_close
 
-from guided_diffusion.evaluation.statistics import Gaussian, gaussian, merged, moments
+from guided_diffusion.evaluation.statistics import GaussianAccumulator, RowAccumulator, gaussian, merged, moments
 
 # Rounding of float64 sums of a few hundred terms of size one.
 ROUNDING = {"rtol": 1e-12, "atol": 1e-13}
@@ -15,13 +13,12 @@ def features() -> torch.Tensor:
     return torch.randn(200, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7) + 3
 
 
-def accumulated(features: torch.Tensor, batch_size: int) -> Gaussian:
-    return gaussian(reduce(merged, map(moments, features.split(batch_size)), moments(features[:0])))
-
-
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 200])
 def test_statistics_do_not_depend_on_the_batch_size(features: torch.Tensor, batch_size: int) -> None:
-    found = accumulated(features, batch_size)
+    accumulator = GaussianAccumulator(6)
+    for batch in features.split(batch_size):
+        accumulator.update(batch)
+    found = accumulator.gaussian()
     assert found.count == 200
     assert found.mean.dtype == found.cov.dtype == torch.float64
     assert_close(found.mean, features.double().mean(dim=0), **ROUNDING)
@@ -44,19 +41,33 @@ def test_an_empty_set_merges_without_a_trace(features: torch.Tensor) -> None:
 def test_a_mean_far_from_zero_costs_no_digits() -> None:
     # Sums of x and x x^T would leave the variance of 1 with an error of about 1e12 * 1e-16 * 1000.
     spread = torch.randn(1000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert_close(accumulated(spread + 1e6, 50).cov, torch.cov(spread.T), rtol=0, atol=1e-9)
+    accumulator = GaussianAccumulator(2)
+    for batch in (spread + 1e6).split(50):
+        accumulator.update(batch)
+    assert_close(accumulator.gaussian().cov, torch.cov(spread.T), rtol=0, atol=1e-9)
 
 
 def test_features_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="not finite; its weights or its precision"):
-        moments(torch.tensor([[1.0, float("inf")]]))
+        GaussianAccumulator(2).update(torch.tensor([[1.0, float("inf")]]))
 
 
 def test_one_image_has_no_covariance() -> None:
+    accumulator = GaussianAccumulator(2)
+    accumulator.update(torch.ones(1, 2))
     with pytest.raises(ValueError, match="at least 2 images, got 1"):
-        gaussian(moments(torch.ones(1, 2)))
+        accumulator.gaussian()
 
 
 def test_one_dimension_is_enough() -> None:
-    found = accumulated(torch.tensor([[1.0], [3.0]]), 2)
+    accumulator = GaussianAccumulator(1)
+    accumulator.update(torch.tensor([[1.0], [3.0]]))
+    found = accumulator.gaussian()
     assert (found.mean.tolist(), found.cov.tolist()) == ([2], [[2]])
+
+
+def test_rows_come_back_in_order() -> None:
+    accumulator = RowAccumulator()
+    for rows in torch.arange(10.0).reshape(5, 2).split(2):
+        accumulator.update(rows)
+    assert torch.equal(accumulator.compute(), torch.arange(10.0).reshape(5, 2))

@@ -43,27 +43,33 @@ LABELS = np.repeat([0, 1], 5)  # in the order of class folders, so that every so
 @pytest.fixture(scope="module")
 def told(shared: Path, class_folder: Path) -> Path:
     """Run directory of an upsampler from 4 to 8 pixels that is told the class."""
-    out = shared / "told_upsampler"
-    train_upsampler(tiny.upsampler_config(out, class_folder, class_conditional=True, iterations=2))
-    return out
+
+    def make(out: Path) -> None:
+        train_upsampler(tiny.upsampler_config(out, class_folder, class_conditional=True, iterations=2))
+
+    return tiny.made_once(shared / "told_upsampler", make)
 
 
 @pytest.fixture(scope="module")
 def untold(shared: Path, class_folder: Path) -> Path:
     """Run directory of one that is not, trained for long enough to look at what it enlarges."""
-    out = shared / "untold_upsampler"
-    tried = tiny.upsampler_config(out, class_folder, iterations=150, learning_rate=3e-3)
-    train_upsampler(replace(tried, prediction="x0"))  # which learns sooner than eps to look at the low-res image
-    return out
+
+    def make(out: Path) -> None:
+        tried = tiny.upsampler_config(out, class_folder, iterations=150, learning_rate=3e-3)
+        train_upsampler(replace(tried, prediction="x0"))  # which learns sooner than eps to look at the low-res image
+
+    return tiny.made_once(shared / "untold_upsampler", make)
 
 
 @pytest.fixture(scope="module")
 def small_diffusion(shared: Path, class_folder: Path) -> Path:
     """Run directory of a class-conditional diffusion model of 4 pixels."""
-    out = shared / "small_diffusion"
-    network = tiny.encoder(image_size=4)
-    train_diffusion(tiny.diffusion_config(out, class_folder, network=network, class_conditional=True, iterations=2))
-    return out
+
+    def make(out: Path) -> None:
+        network = tiny.encoder(image_size=4)
+        train_diffusion(tiny.diffusion_config(out, class_folder, network=network, class_conditional=True, iterations=2))
+
+    return tiny.made_once(shared / "small_diffusion", make)
 
 
 @pytest.fixture(scope="module")
@@ -414,10 +420,12 @@ def test_an_upsampler_in_the_published_layout_enlarges_as_it_did_before_it_was_e
 @pytest.fixture(scope="module")
 def told_noise(shared: Path, class_folder: Path) -> Path:
     """Run directory of an upsampler that is told the noise of what it enlarges, up to a rate of 0.5."""
-    out = shared / "noise_upsampler"
-    plain = tiny.upsampler_config(out, class_folder, class_conditional=True, iterations=30, learning_rate=3e-3)
-    train_upsampler(replace(plain, conditioning_noise=0.5))
-    return out
+
+    def make(out: Path) -> None:
+        plain = tiny.upsampler_config(out, class_folder, class_conditional=True, iterations=30, learning_rate=3e-3)
+        train_upsampler(replace(plain, conditioning_noise=0.5))
+
+    return tiny.made_once(shared / "noise_upsampler", make)
 
 
 def test_the_base_is_noised_by_each_samples_own_generator_and_the_network_told(tmp_path, told_noise, base):

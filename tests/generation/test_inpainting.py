@@ -8,7 +8,7 @@ import tiny
 from PIL import Image
 
 from classifiers.trained_model import load_classifier
-from guided_diffusion.commands.inpaint import COMPARISON_NAME, InpaintConfig, write_inpainted
+from guided_diffusion.commands.inpaint import InpaintConfig, write_inpainted
 from guided_diffusion.data.formats.samples import iterate_shards, read_manifest, without_environments
 from guided_diffusion.data.image_set import open_training_set
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
@@ -61,7 +61,7 @@ def test_known_pixels_are_kept_to_the_byte_and_the_others_are_made(tmp_path, mod
     assert np.array_equal(images[:, :5], real[:, :5])
     assert (images[:, 5:] != real[:, 5:]).mean() > 0.5
     assert labels.tolist() == [-1] * 6
-    assert (tmp_path / "out" / COMPARISON_NAME).exists()
+    assert (tmp_path / "out" / "comparison.png").exists()
 
 
 def test_an_image_does_not_depend_on_batches_and_shards(tmp_path, model, class_folder, mask):

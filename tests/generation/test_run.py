@@ -237,7 +237,7 @@ def test_guidance_raises_the_classifiers_probability_of_the_class_asked_for(tmp_
     for scale in (0.0, 2.0, 10.0):
         generate(
             config(
-                tmp_path / str(scale), sampler=sampler, num_samples=32, batch_size=32, shard_size=32, steps=25,
+                tmp_path / str(scale), sampler=sampler, num_samples=32, batch_size=32, shard_size=32, steps=10,
                 guidance=GuidanceConfig(scale=scale),
             ),
             model,

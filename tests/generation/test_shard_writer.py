@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.distributed import Tally
 from guided_diffusion.generation import shard_writer
-from guided_diffusion.generation.progress import Progress
+from guided_diffusion.generation.shard_writer import Progress
 from guided_diffusion.models.precision import EvaluatedNetwork, check_precision
 
 
@@ -103,7 +104,7 @@ def test_a_process_without_work_waits_and_shows_how_far_the_others_are(capsys):
             tally.add("images", 2)
             tally.add("shards", 1)
 
-    with Progress(tally, Counter(), total=6, name="samples") as progress:
+    with closing(Progress(tally, Counter(), 6, name="samples", is_shown=True)) as progress:
         thread = threading.Thread(target=other)
         thread.start()
         progress.wait_for("shards", 3)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from oracles.golden import GOLDEN
-from oracles.published import ARCHITECTURES, RELEASED, as_command_line, released_weights
+from oracles.published import ARCHITECTURES, RELEASED, as_command_line, released_model, released_weights
 from oracles.published import stored_flags_and_weights as stored
 
 from classifiers.model import ClassifierConfig, NoisyClassifier
@@ -47,22 +47,24 @@ def test_presets_are_the_released_files():
 
 
 @pytest.mark.parametrize("architecture", RELEASED)
-def test_released_file_has_the_published_size_and_every_tensor_is_accounted_for(architecture: str):
+def test_released_file_has_the_published_size_and_its_export_the_same_tensors_in_the_same_order(architecture: str):
     described, preset = ARCHITECTURES[architecture], PRESETS[RELEASED[architecture]]
-    weights = released_weights(architecture)
-    converted = convert(preset.flags, weights)
+    converted = released_model(architecture)
     assert converted.kind == preset.kind
     assert sum(tensor.numel() for tensor in converted.weights.values()) == described["total_parameters"]
     assert len(converted.weights) == described["number_of_tensors"]
-    back = {key: tuple(tensor.shape) for key, tensor in revert(converted).weights.items()}
+    published = revert(converted)
+    back = {key: tuple(tensor.shape) for key, tensor in published.weights.items()}
     assert list(back.items()) == [(key, tuple(shape)) for key, shape in described["state_dict"]]
     assert preset.fingerprint == fingerprint(back)
+    new = published.flags.get("use_new_attention_order", False)
+    assert new == preset.flags.get("use_new_attention_order", False)
 
 
 @pytest.mark.parametrize("architecture", RELEASED)
 def test_released_file_has_the_published_hyperparameters(architecture: str):
     wanted = ARCHITECTURES[architecture]["hyperparameters"]
-    config = convert(PRESETS[RELEASED[architecture]].flags, released_weights(architecture)).config
+    config = released_model(architecture).config
     network = config["network"]
     found = {
         "image_size": network["image_size"],
@@ -98,7 +100,7 @@ def test_shipped_recipe_trains_the_network_of_the_released_file(directory: str, 
     part = PRESETS[name].kind.replace("unet", "diffusion")
     recipe = parse(RECIPES[part], [f"--config={CONFIGS / directory / part}.yaml"])
     architecture = next(key for key, value in RELEASED.items() if value == name)
-    released = convert(PRESETS[name].flags, released_weights(architecture)).config
+    released = released_model(architecture).config
     network = to_plain(recipe.network)
     assert network == {key: released["network"][key] for key in network}
     if isinstance(recipe, DiffusionTrainingConfig):
@@ -113,18 +115,15 @@ def test_shipped_recipe_trains_the_network_of_the_released_file(directory: str, 
 def test_classifiers_know_the_noise_of_the_diffusion_models_they_guide():
     for size in (64, 128, 256, 512):
         chains = [
-            convert(PRESETS[f"{size}x{size}_{part}"].flags, released_weights(architecture)).config["chain"]
-            for part, architecture in (
-                ("diffusion", f"imagenet{size}_class_cond"),
-                ("classifier", f"classifier_{size}"),
-            )
+            released_model(architecture).config["chain"]
+            for architecture in (f"imagenet{size}_class_cond", f"classifier_{size}")
         ]
         assert chains[0] == chains[1]
 
 
 @pytest.mark.parametrize("architecture", ["classifier_64", "classifier_512"])
 def test_converted_classifier_has_the_tensors_of_our_classifier(architecture: str):
-    converted = convert(PRESETS[RELEASED[architecture]].flags, released_weights(architecture))
+    converted = released_model(architecture)
     with torch.device("meta"):
         network = NoisyClassifier(from_plain(ClassifierConfig, converted.config["network"], source="converted"))
     assert {key: tensor.shape for key, tensor in network.state_dict().items()} == {
@@ -154,14 +153,6 @@ def test_a_network_in_the_new_order_is_exported_in_the_default_one_and_stays_the
     assert not all(torch.equal(published.weights[key], weights[key]) for key in weights)
     again = convert(published.flags, published.weights)
     assert all(torch.equal(again.weights[key], converted.weights[key]) for key in converted.weights)
-
-
-def test_export_of_a_released_layout_keeps_the_order_of_that_file():
-    for architecture, name in RELEASED.items():
-        preset = PRESETS[name]
-        published = revert(convert(preset.flags, released_weights(architecture)))
-        new = published.flags.get("use_new_attention_order", False)
-        assert new == preset.flags.get("use_new_attention_order", False)
 
 
 def test_conversion_shares_memory_but_for_permuted_and_transposed_tensors():

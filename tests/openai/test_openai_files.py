@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from oracles.golden import arrays, assert_near
-from oracles.published import ARCHITECTURES, RELEASED, as_command_line, released_weights
+from oracles.published import ARCHITECTURES, RELEASED, as_command_line, released_model, released_weights
 from oracles.published import stored_flags_and_weights as stored
 from torch import Tensor
 
@@ -30,7 +30,7 @@ def test_released_file_is_recognised_by_its_keys_and_shapes_and_name(architectur
     names = list(imagenet_class_names()) if preset.classes == "imagenet" else []
     assert (loaded.kind, loaded.config) == (
         preset.kind,
-        {**convert(preset.flags, weights).config, "class_names": names},
+        {**released_model(architecture).config, "class_names": names},
     )
     assert loaded.config["network"]["dropout"] == ARCHITECTURES[architecture]["hyperparameters"]["dropout"]
 

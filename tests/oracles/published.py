@@ -4,6 +4,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from guided_diffusion.config import from_plain
 from guided_diffusion.models.unet import UNet, UNetConfig
 from guided_diffusion.models.upsampler import Upsampler, UpsamplerConfig
 from guided_diffusion.openai import Converted, convert
+from guided_diffusion.openai.releases import PRESETS
 
 ARCHITECTURES: dict[str, Any] = json.loads(gzip.decompress((GOLDEN / "arch.json.gz").read_bytes()))
 RELEASED = {
@@ -118,6 +120,12 @@ def released_weights(architecture: str, device: str = "meta") -> dict[str, Tenso
     """Tensors of a released file's names and shapes that take no memory, on the CPU by pointing at one number."""
     layout = ARCHITECTURES[architecture]["state_dict"]
     return {key: torch.zeros((), device=device).expand(shape) for key, shape in layout}
+
+
+@cache
+def released_model(architecture: str) -> Converted:
+    """A released file as this project has it, its tensors without memory. Nobody changes what is in it."""
+    return convert(PRESETS[RELEASED[architecture]].flags, released_weights(architecture))
 
 
 def stored_flags_and_weights(name: str) -> tuple[dict[str, object], dict[str, Tensor]]:

@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 import tiny
 import torch
@@ -13,7 +15,8 @@ from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.models.unet import UNet, UNetConfig, recompute
 from guided_diffusion.run_directory import latest
-from guided_diffusion.training.memory import activation_bytes
+from guided_diffusion.training.config import PreviewConfig
+from guided_diffusion.training.setup import activation_bytes
 
 NETWORK = tiny.encoder(channel_mult=(1.0, 2.0), attention_sizes=(4,), blocks_per_level=2)
 DROPOUT = replace(NETWORK, dropout=0.2)
@@ -99,26 +102,35 @@ def test_half_precision_without_a_gpu_and_sharding_without_processes_are_refused
         tiny.loop(iterations=1, shard=True, precision="float16")
 
 
-def begin(out, folder, *options: str, processes: int = 1):
-    return tiny.start(
-        "train_diffusion.py", f"--data.path={folder}", f"--out={out}", *tiny.DIFFUSION_OPTIONS,
-        "--training.log_every_iterations=1", *options, processes=processes,
-    )  # fmt: skip
+SCRIPT = tiny.REPOSITORY / "scripts" / "train_diffusion.py"
+
+
+def spread(out, folder, *options: str, script=SCRIPT) -> str:
+    """Output of a training of one network over two processes."""
+    paths = (f"--data.path={folder}", f"--out={out}")
+    given = ("--training.log_every_iterations=1", "--training.shard=true", *options)
+    status, output = programs.start(script, *paths, *tiny.DIFFUSION_OPTIONS, *given, processes=2).finish()
+    assert status == 0, output
+    return output
 
 
 def test_a_network_spread_over_two_processes_learns_what_one_learns_and_either_resumes_the_other(
     tmp_path, class_folder
 ):
-    for name, processes, iterations in (
-        ("spread", 2, 2), ("spread", 1, 3), ("spread", 2, 4), ("one", 1, 4),
-    ):  # fmt: skip
-        options = [f"--training.iterations={iterations}", "--resume=auto", "--training.max_grad_norm=1"]
-        options += ["--training.shard=true"] if processes == 2 else []
-        # Previews every iteration: a network that is spread is also looked at.
-        options += ["--preview.images=4", "--preview.steps=3", "--training.observe_every_iterations=1"]
-        options += ["--training.batch.per_process=2"] if iterations == 4 and processes == 2 else []
-        status, output = tiny.finish(begin(tmp_path / name, class_folder, *options, processes=processes))
-        assert status == 0, output
+    # Previews every iteration: a network that is spread is also looked at.
+    every_iteration = {"log_every_iterations": 1, "observe_every_iterations": 1}
+    preview = PreviewConfig(images=4, steps=3)
+
+    def alone(name: str, iterations: int) -> None:
+        options = {"iterations": iterations, "max_grad_norm": 1.0, "preview": preview, "resume": "auto"}
+        train_diffusion(tiny.diffusion_config(tmp_path / name, class_folder, **options, **every_iteration))
+
+    options = ["--resume=auto", "--training.max_grad_norm=1", "--preview.images=4", "--preview.steps=3"]
+    options += ["--training.observe_every_iterations=1"]
+    spread(tmp_path / "spread", class_folder, *options, "--training.iterations=2")
+    alone("spread", 3)
+    spread(tmp_path / "spread", class_folder, *options, "--training.iterations=4", "--training.batch.per_process=2")
+    alone("one", 4)
     pictures = {name: sorted((tmp_path / name / "previews").glob("*.png")) for name in ("spread", "one")}
     assert [picture.name for picture in pictures["spread"]] == [f"{i:07d}.png" for i in (1, 2, 3, 4)]
     for ours, theirs in zip(pictures["spread"], pictures["one"], strict=True):
@@ -129,8 +141,7 @@ def test_a_network_spread_over_two_processes_learns_what_one_learns_and_either_r
 
 
 def test_a_dry_run_of_a_network_spread_over_two_processes_says_what_it_costs_and_ends(tmp_path, class_folder):
-    options = ("--training.iterations=2", "--training.shard=true", "--dry_run=true")
-    status, output = tiny.finish(begin(tmp_path / "run", class_folder, *options, processes=2))
-    assert status == 0, output
+    script = Path(__file__).with_name("short_dry_run.py")
+    output = spread(tmp_path / "run", class_folder, "--training.iterations=2", "--dry_run=true", script=script)
     assert "8 images an iteration = 2 processes x 1 micro-batch of at most 4" in output
     assert not (tmp_path / "run").exists()

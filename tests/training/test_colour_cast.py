@@ -91,8 +91,3 @@ def test_grey_images_have_brightness_and_contrast_alone():
     assert metrics["preview_mean_0"] == pytest.approx(2 * metrics["data_mean_0"] + 0.25, abs=1e-14)
     assert metrics["preview_std_0"] == pytest.approx(2 * metrics["data_std_0"], abs=1e-14)
     assert metrics["data_std_0"] == pytest.approx(float(pictures(channels=1).std(correction=0)), abs=1e-14)
-
-
-def test_colours_of_no_images_are_refused():
-    with pytest.raises(ValueError, match="colours need at least one image"):
-        colours([])

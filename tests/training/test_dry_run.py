@@ -9,7 +9,6 @@ from guided_diffusion.commands.train_classifier import train_classifier
 from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.run_directory import latest
 from guided_diffusion.training import dry_run
-from guided_diffusion.training.dry_run import nearest_published
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +70,11 @@ def test_a_disk_too_small_for_the_checkpoints_is_said_beforehand(tmp_path, class
     assert rows(capsys.readouterr().out)["checkpoints"].endswith("100 kB free on their disk: TOO LITTLE")
 
 
-def test_the_nearest_published_training_is_nearest_in_octaves():
-    assert nearest_published("diffusion", image_size=90).name == "ADM's ImageNet 64"
-    assert nearest_published("diffusion", image_size=91).name == "ADM's ImageNet 128"
-    assert nearest_published("upsampler", image_size=512).iterations == 1_050_000
-    assert nearest_published("test", image_size=8) is None
+@pytest.mark.parametrize(("nearer", "further"), [(5.5, 11.8), (11.7, 5.4)])  # 8 is nearest in octaves
+def test_the_published_training_to_compare_with_is_nearest_in_octaves(
+    tmp_path, class_folder, capsys, monkeypatch, nearer, further
+):
+    table = {nearer: ("this one", 1, 1, 1), further: ("not this one", 1, 1, 1)}
+    monkeypatch.setitem(dry_run.PUBLISHED, "diffusion", table)
+    train_diffusion(replace(tiny.diffusion_config(tmp_path / "run", class_folder, iterations=1), dry_run=True))
+    assert rows(capsys.readouterr().out)["compares to"].startswith("this one: 1 M parameters")

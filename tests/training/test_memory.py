@@ -11,10 +11,10 @@ from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.distributed import largest_fitting
 from guided_diffusion.run_directory import latest
-from guided_diffusion.training import memory, setup
-from guided_diffusion.training.memory import activation_bytes, cpu_limit, evenly_cut, free_bytes
+from guided_diffusion.training import setup
 from guided_diffusion.training.objective import Losses
 from guided_diffusion.training.run import TrainState
+from guided_diffusion.training.setup import activation_bytes, cpu_limit, evenly_cut, free_bytes
 
 
 def test_activations_are_counted_once_and_without_the_weights():
@@ -28,7 +28,7 @@ def test_activations_are_counted_once_and_without_the_weights():
 
 def test_a_cpu_process_takes_its_part_of_the_free_memory_less_what_its_optimiser_will_need(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setattr(memory, "free_bytes", lambda: 4400)
+    monkeypatch.setattr(setup, "free_bytes", lambda: 4400)
     network = nn.Linear(9, 10)  # 400 bytes
     assert cpu_limit(network, 100) == 7  # 0.7 of (2200 - 3 * 400) bytes, over 100
     assert cpu_limit(network, 10**9) == 1
