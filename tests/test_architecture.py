@@ -19,11 +19,6 @@ from guided_diffusion.samplers.config import SAMPLERS
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("guided_diffusion", "classifiers", "scripts", "examples", "tests", "benchmarks", "docs")
 
-PENDING: dict[str, set[str]] = {
-    "packages_over_budget": {"docs/architecture.md"},  # all budgets together are over MAX_TOTAL_LINES
-}
-"""Places that break a rule and are let off, by rule. One that is let off without need fails: the list only shrinks."""
-
 WELL_KEPT = {
     "guided_diffusion/diffusion/chain.py": "import torch\nx = torch.randn(3, generator=g)",
     "guided_diffusion/samplers/ddim.py": '"""DDIM (2010.02502)."""\nfrom ..diffusion.chain import Step',
@@ -86,7 +81,7 @@ PLANTED: list[tuple[str, str, str]] = [
     ("fields_without_documentation", "guided_diffusion/config.py", "class AConfig:\n    steps: int = 3  # steps"),
     ("packages_over_budget", "classifiers/model.py", "x = 1\n" * 501),
     ("packages_over_budget", "docs/architecture.md", BUDGETS.replace("500", "0")),
-    ("packages_over_budget", "docs/architecture.md", BUDGETS.replace("1,000", "16,000")),
+    ("packages_over_budget", "docs/architecture.md", BUDGETS.replace("1,000", "17,000")),
     ("files_that_the_document_misses", "guided_diffusion/files.py", ""),
     ("files_that_the_document_misses", "docs/architecture.md", LISTED + "\n| `gone.py` | x |"),
     ("published_keys_inside", "guided_diffusion/checkpoint.py", "KEY = 'input_blocks.0'"),
@@ -107,19 +102,16 @@ def repository() -> Tree:
     return {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted(paths)}
 
 
-def assert_none(violations: Iterable[Violation], rule: str) -> None:
-    """No violations but those that are let off, and all of these."""
+def by_place(violations: Iterable[Violation]) -> dict[str, list[str]]:
     found = defaultdict(list)
     for violation in violations:
         found[violation.place].append(violation.found)
-    let_off = PENDING.get(rule, set())
-    assert {place: reasons for place, reasons in found.items() if place not in let_off} == {}
-    assert not let_off - found.keys(), "let off without need"
+    return dict(found)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_repository_follows_the_rule(rule, repository):
-    assert_none(RULES[rule](repository), rule)
+    assert by_place(RULES[rule](repository)) == {}
 
 
 def member_names() -> set[str]:
@@ -139,7 +131,7 @@ def member_names() -> set[str]:
 def test_a_members_name_stands_in_its_own_file_and_the_table(repository):
     names = sorted(member_names())
     assert len(names) > 20
-    assert_none(names_all_over_the_place(repository, names), "names_all_over_the_place")
+    assert by_place(names_all_over_the_place(repository, names)) == {}
 
 
 @pytest.mark.parametrize("source", ["x = 'heun'", "x.heun", "f(heun=1)", "def f(heun): ...", "class C:\n    heun: int"])

@@ -9,10 +9,11 @@ import torch
 from evaluation.pixel_extractor import LABELS, PixelExtractor, noisy_images, save_class_folders
 from PIL import Image
 
-from guided_diffusion.commands.make_reference import MakeReferenceConfig
+from guided_diffusion.commands.make_reference import MakeReferenceConfig, main
 from guided_diffusion.data.formats.tree import files_sha256
 from guided_diffusion.data.image_set import open_image_set
 from guided_diffusion.evaluation.config import EvaluationConfig
+from guided_diffusion.evaluation.extractors.config import EXTRACTORS
 from guided_diffusion.evaluation.extractors.features import Features
 from guided_diffusion.evaluation.extractors.inception import WEIGHTS as INCEPTION
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
@@ -76,6 +77,15 @@ def test_the_same_statistics_make_the_same_bytes(statistics: Gaussian, tmp_path:
 def test_a_network_without_spatial_features_has_a_reference_without_them(real: Path, tmp_path: Path) -> None:
     make_reference(real, extractor=WithoutSpatial(), out=tmp_path / "r.npz")
     assert found(tmp_path / "r.npz").spatial is None
+
+
+def test_the_command_makes_the_reference_and_says_what_it_is_of(
+    real: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setitem(EXTRACTORS, "pixels", lambda weights, device: PixelExtractor())
+    main(["--images", str(real), "--extractor.name", "pixels", "--out", str(tmp_path / "r.npz")])
+    assert "statistics of 120 images on classifier:runs/judge, with 120 of the images" in capsys.readouterr().out
+    assert found(tmp_path / "r.npz").pooled.count == 120
 
 
 def test_a_published_reference_is_read(tmp_path: Path) -> None:
