@@ -99,7 +99,8 @@ def _text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 _STYLE = """<style>
-.text td, .text th { text-align: left; overflow-wrap: anywhere; }
+.text td, .text th { text-align: left; overflow-wrap: break-word; }
+.text td:last-child { overflow-wrap: anywhere; }
 .numbers td:first-child { text-align: left; }
 .gallery { grid-template-columns: 1fr 1fr; gap: 1.5rem; align-items: start; } .gallery img { width: 100%; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .8rem; }
