@@ -28,16 +28,6 @@ from guided_diffusion.guidance.config import GuidanceConfig
 from guided_diffusion.guidance.run import Guidance
 
 
-@pytest.fixture(scope="module")
-def model(diffusion_run) -> DiffusionModel:
-    return load_diffusion(diffusion_run)
-
-
-@pytest.fixture(scope="module")
-def guide(classifier_run) -> Classifier:
-    return load_classifier(classifier_run)
-
-
 def config(out: Path, **changes) -> SampleConfig:
     few = {"num_samples": 10, "batch_size": 4, "shard_size": 4, "steps": 5}
     return tiny.sample_config(out, **(few | changes))

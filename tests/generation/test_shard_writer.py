@@ -16,7 +16,6 @@ import torch
 from tiny import generate
 from torch import Tensor
 
-from classifiers.trained_model import Classifier, load_classifier
 from guided_diffusion.commands.sample import SampleConfig
 from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
@@ -24,16 +23,6 @@ from guided_diffusion.distributed import Tally
 from guided_diffusion.generation import shard_writer
 from guided_diffusion.generation.shard_writer import Progress
 from guided_diffusion.models.precision import EvaluatedNetwork, check_precision
-
-
-@pytest.fixture(scope="module")
-def model(diffusion_run) -> DiffusionModel:
-    return load_diffusion(diffusion_run)
-
-
-@pytest.fixture(scope="module")
-def guide(classifier_run) -> Classifier:
-    return load_classifier(classifier_run)
 
 
 def config(out: Path, **changes) -> SampleConfig:
