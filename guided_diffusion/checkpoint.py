@@ -10,7 +10,6 @@ else for its newest. Reading never unpickles.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,11 +20,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .files import atomic_directory, file_sha256
+from .files import atomic_directory, file_sha256, remove_leftovers
+from .records import DamagedRecordError, Fields, check_record, read_record
 from .run_directory import best, checkpoint_name, checkpoints, latest
 
 FORMAT = 1
 """Version of the layout; raised when a reader of the old one would misread the new."""
+
+_FIELDS: Fields = {
+    "kind": str,
+    "iteration": int,
+    "model": dict[str, Any],
+    "run": dict[str, Any],
+    "sha256": dict[str, str] | None,
+}
 
 
 class DamagedCheckpointError(ValueError):
@@ -85,8 +93,7 @@ def save_checkpoint(
     """
     target = run_dir / checkpoint_name(iteration)
     versions = {name: version(name) for name in ("torch", "safetensors", "accelerate")}
-    for left_by_a_crash in run_dir.glob(".partial-*"):
-        shutil.rmtree(left_by_a_crash)
+    remove_leftovers(run_dir)
     with atomic_directory(target, replace=True) as partial:
         for name, state in weights.items():
             write_tensors(state, partial / f"{name}.safetensors")
@@ -117,14 +124,16 @@ def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
         found = "it holds no checkpoint-*" if path.is_dir() else "no such directory"
         raise FileNotFoundError(f"no checkpoint at {path} ({found}); give a run directory or a checkpoint in one")
     try:
-        record = json.loads((directory / "config.json").read_text())
-        is_later = int(record["format"]) > FORMAT  # which may lack the keys that are read next
-        fields = {} if is_later else {name: record[name] for name in ("kind", "iteration", "model", "run")}
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        raise DamagedCheckpointError(f"{directory}/config.json is not a checkpoint's description: {error!r}") from None
-    if is_later:
-        raise ValueError(f"{directory} has format {record['format']}; this version reads up to {FORMAT}: update it")
-    checkpoint = Checkpoint(path=directory, **fields, sha256=record.get("sha256", {}))
+        record = read_record(directory / "config.json", {"format": int})
+        if record["format"] > FORMAT:  # which may lack the fields that are read next
+            raise ValueError(f"{directory} has format {record['format']}; this version reads up to {FORMAT}: update it")
+        record = check_record(record, _FIELDS, source=directory / "config.json")
+    except (DamagedRecordError, FileNotFoundError) as error:
+        raise DamagedCheckpointError(str(error)) from None
+    checkpoint = Checkpoint(
+        path=directory, kind=record["kind"], iteration=record["iteration"], model=record["model"], run=record["run"],
+        sha256=record["sha256"] or {},
+    )  # fmt: skip
     if checkpoint.kind not in (kind, *others):
         needed = " or ".join(f'"{one}"' for one in (kind, *others))
         raise ValueError(f'{directory} holds a model of kind "{checkpoint.kind}", but kind {needed} is needed here')
@@ -169,7 +178,10 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Write a safetensors file of tensors, by name."""
     try:
+        file.touch()
+        mode = file.stat().st_mode
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+        file.chmod(mode)  # as the umask says; safetensors lets nobody but the owner read
     except SafetensorError as error:  # which hides the operating system's error
         raise OSError(f"{file} could not be written: {error}") from None
 

@@ -1,30 +1,38 @@
 """Files and directories that appear on disk whole or not at all, and the hash of a file's content."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """A binary file opened beside `path` that takes its name, fsynced, only if the block ends without an error.
 
-    A reader therefore finds the old content or the new, never a part. Creates missing parent directories.
+    A reader therefore finds the old content or the new, never a part. Creates missing parent directories. An OSError
+    of the block names `path` if it names no file: "no space left" says where.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_orphans(path.parent, f".{escape(path.name)}.*.tmp")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with _owned(temporary, os.O_CREAT | os.O_TRUNC | os.O_RDWR) as descriptor:
+            with open(descriptor, "wb", closefd=False) as file:
+                yield file
+            os.fsync(descriptor)
+            temporary.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        _name_file(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -34,32 +42,102 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A directory to fill beside `path` that takes its name, synced to disk, only if the block ends without an error.
 
     replace: a directory that is at `path` already is removed after the block, instead of being refused before it.
-    Creates missing parent directories.
+    Creates missing parent directories. An OSError of the block names `path` if it names no file.
 
     Raises:
         FileExistsError: something is at `path` already.
     """
     if path.exists() and not replace:
         raise FileExistsError(f"{path} is there already; remove it or give another --out")
-    partial = path.with_name(f".partial-{path.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_orphans(path.parent, f".partial-{escape(path.name)}*")
+    partial = path.with_name(f".partial-{path.name}.{os.getpid()}")
     try:
-        yield partial
-        sync_to_disk(partial)
-        if path.exists():
-            remove_directory(path)
-        partial.rename(path)
+        with _owned(partial, os.O_DIRECTORY | os.O_RDONLY):
+            yield partial
+            sync_to_disk(partial)
+            if replace and path.exists():
+                remove_directory(path)
+            partial.rename(path)  # fails if another process has put something there meanwhile
         _sync(path.parent)
+    except OSError as error:
+        _name_file(error, path)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_directory(path: Path) -> None:
     """Delete a directory, renamed first, so that a directory of its name is complete even during the deletion."""
-    doomed = path.with_name(f".partial-removed-{path.name}")
+    doomed = path.with_name(f".partial-removed-{path.name}.{os.getpid()}")
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)  # another process may tidy it away at the same time
+
+
+@contextmanager
+def locked(directory: Path, *, work: str) -> Iterator[None]:
+    """Keep a directory, created if missing, for one process while the block runs; only the main process asks for it.
+
+    work: the activity, for the message: "training". The operating system releases the lock of a process that ends in
+    any way. Where a file system has no locks, nothing is locked.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        if _lock(lock.fileno()) == "taken":
+            raise ValueError(f"another {work} is at work in {directory}; wait for it, or choose another --out")
+        yield
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete what killed processes left half-written in a directory; what a living process writes stays."""
+    for pattern in (".partial-*", ".*.tmp"):
+        _remove_orphans(directory, pattern)
+
+
+@contextmanager
+def _owned(path: Path, flags: int) -> Iterator[int]:
+    """A temporary file or directory, new and open, marked as in use by this process while the block runs."""
+    while True:
+        if flags & os.O_DIRECTORY:
+            path.mkdir(exist_ok=True)
+        descriptor = os.open(path, flags, 0o666)
+        if _lock(descriptor) != "taken" and path.exists():
+            break
+        os.close(descriptor)  # another process took it for an orphan before it was locked
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _remove_orphans(directory: Path, pattern: str) -> None:
+    """Delete temporary files and directories that no living process has open; tidying never stops the work."""
+    for path in directory.glob(pattern):
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                if _lock(descriptor) == "ours":
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> Literal["ours", "taken", "unsupported"]:
+    """Lock an open file or directory until it is closed, if no other process has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return "taken" if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN) else "unsupported"
+    return "ours"
+
+
+def _name_file(error: OSError, path: Path) -> None:
+    """Let an error of the operating system that names no file name this one."""
+    if error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

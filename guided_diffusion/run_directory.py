@@ -1,15 +1,11 @@
 """The checkpoints of a run: names, listing, the best and the newest, deletion; `checkpoint` reads and writes them."""
 
-import errno
-import fcntl
-import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from .files import remove_directory, write_json
+from .records import read_record
 
 _NAME = re.compile(r"checkpoint-\d{7,}")
 _BEST = "best.json"
@@ -18,25 +14,6 @@ _BEST = "best.json"
 def checkpoint_name(iteration: int) -> str:
     """Name of an iteration's checkpoint in its run directory."""
     return f"checkpoint-{iteration:07d}"
-
-
-@contextmanager
-def claimed(run_dir: Path) -> Iterator[None]:
-    """Lock a run's directory, created if missing, for one training while the block runs.
-
-    Raises:
-        ValueError: another training holds it.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
-                raise
-            message = f"another training is at work in {run_dir}; wait for it, or choose another --out"
-            raise ValueError(message) from None
-        yield
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -77,9 +54,9 @@ def read_best(run_dir: Path) -> tuple[int, float] | None:
     """Iteration and value of a run's best checkpoint; None where none is marked or it is gone."""
     if not (run_dir / _BEST).is_file():
         return None
-    record = json.loads((run_dir / _BEST).read_text())
+    record = read_record(run_dir / _BEST, {"checkpoint": str, "iteration": int, "value": float})
     is_there = (run_dir / record["checkpoint"]).is_dir()
-    return (int(record["iteration"]), float(record["value"])) if is_there else None
+    return (record["iteration"], record["value"]) if is_there else None
 
 
 def best(run_dir: Path) -> Path | None:

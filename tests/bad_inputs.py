@@ -449,7 +449,7 @@ RUN_CASES = (
              says=("checkpoint-0000002 has format 99; this version reads up to 1: update it",)),
     BadInput(name="A checkpoint's description cut short", script="train_classifier",
              make=lambda: _cut("runs/diffusion/checkpoint-0000002/config.json", 40),
-             options=("--diffusion=runs/diffusion",), says=("config.json is not a checkpoint's description",)),
+             options=("--diffusion=runs/diffusion",), says=("config.json is damaged",)),
     BadInput(name="No such run", script="train_classifier", options=("--diffusion=runs/mine",),
              says=("no checkpoint at runs/mine (no such directory); give a run directory or a checkpoint in one",)),
     BadInput(name="A classifier where a diffusion model is needed", script="train_classifier",

@@ -216,7 +216,7 @@ def test_a_later_format_is_refused_whatever_else_it_holds(tmp_path):
 def test_a_damaged_description_is_refused_by_name(tmp_path, content):
     path = save(tmp_path, 1)
     (path / "config.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"checkpoint-0000001/config.json is not a checkpoint's description"):
+    with pytest.raises(ValueError, match=r"checkpoint-0000001/config.json is damaged: "):
         open_checkpoint(path, "diffusion")
 
 
@@ -225,7 +225,7 @@ def test_a_description_without_its_model_is_refused(tmp_path):
     record = json.loads((path / "config.json").read_text())
     del record["model"]
     (path / "config.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="is not a checkpoint's description: KeyError"):
+    with pytest.raises(ValueError, match="config.json is damaged: model is null; it has no model"):
         open_checkpoint(path, "diffusion")
 
 

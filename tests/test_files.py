@@ -1,12 +1,13 @@
 """Files and directories: whole on disk, or not there."""
 
+import errno
 import json
 import math
 from pathlib import Path
 
 import pytest
 
-from guided_diffusion.files import atomic_directory, atomic_write, file_sha256, write_json
+from guided_diffusion.files import atomic_directory, atomic_write, file_sha256, locked, remove_leftovers, write_json
 
 
 def names(directory: Path) -> list[str]:
@@ -61,3 +62,38 @@ def test_json_is_written_whole_and_never_with_a_nan(tmp_path):
 def test_the_hash_of_a_file_is_its_sha256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_and_what_a_living_one_writes_stays(tmp_path):
+    path, other = tmp_path / "shard [1].npz", tmp_path / "other"
+    orphans = [tmp_path / f".{path.name}.123.tmp", tmp_path / ".partial-other.123"]
+    orphans[0].write_bytes(b"cut")
+    (orphans[1] / "inner").mkdir(parents=True)
+    with atomic_write(path) as file, atomic_directory(other) as folder:
+        file.write(b"whole")
+        assert not any(orphan.exists() for orphan in orphans)
+        remove_leftovers(tmp_path)  # as the next process would
+        assert folder.exists()
+    assert path.read_bytes() == b"whole"
+    assert names(tmp_path) == ["other", path.name]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for write in (atomic_write, atomic_directory):
+        with pytest.raises(OSError, match=r"No space left on device: '.*wanted'"), write(tmp_path / "wanted"):
+            raise full
+        full.filename = None
+    assert names(tmp_path) == []
+
+
+def test_a_directory_is_locked_for_one_process_at_a_time(tmp_path):
+    refusal = f"another preparation is at work in {tmp_path / 'out'}; wait for it, or choose another --out"
+    with (
+        locked(tmp_path / "out", work="preparation"),
+        pytest.raises(ValueError, match=refusal),
+        locked(tmp_path / "out", work="preparation"),
+    ):
+        pass
+    with locked(tmp_path / "out", work="preparation"):
+        pass

@@ -16,8 +16,8 @@ from ..data.batches import Batch, EndlessBatches
 from ..data.crops import DamagedImageError
 from ..data.image_set import ImageSet, open_training_set
 from ..distributed import on_any_process, wait_for_everyone
-from ..files import atomic_write
-from ..run_directory import claimed, mark_best, read_best
+from ..files import atomic_write, locked
+from ..run_directory import mark_best, read_best
 from .config import TrainingConfig
 from .dry_run import estimate_cost
 from .log import TrainingLog
@@ -74,7 +74,7 @@ def fit(run: TrainingRun) -> None:
     """
     state, config = set_up(run), run.config
     with (
-        claimed(run.directory) if state.process.is_main else nullcontext(),
+        locked(run.directory, work="training") if state.process.is_main else nullcontext(),
         closing(TrainingLog(state)) as log,
         stop_requests() as stop,
     ):

@@ -19,7 +19,8 @@ from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.diffusion.timesteps import LossSecondMoment
-from guided_diffusion.run_directory import checkpoints, claimed, latest
+from guided_diffusion.files import locked
+from guided_diffusion.run_directory import checkpoints, latest
 from guided_diffusion.training import resume
 from guided_diffusion.training.objective import Losses, Objective
 
@@ -127,7 +128,7 @@ def test_a_checkpoint_without_its_description_is_damaged_too(tmp_path, class_fol
     train(tmp_path, class_folder, config)
     (tmp_path / "checkpoint-0000004" / "config.json").write_text("{")
     train(tmp_path, class_folder, config, resume=True)
-    assert "config.json is not a checkpoint's description" in caplog.text
+    assert "config.json is damaged" in caplog.text
     assert names(tmp_path) == ["checkpoint-0000002", "checkpoint-0000004"]
 
 
@@ -191,7 +192,8 @@ def test_what_the_library_of_weights_makes_of_a_full_disk_is_an_error_of_the_dis
 
 
 def test_two_trainings_do_not_share_a_directory(tmp_path, class_folder):
-    with claimed(tmp_path), pytest.raises(ValueError, match=f"another training is at work in {tmp_path}; wait for it"):
+    refusal = f"another training is at work in {tmp_path}; wait for it"
+    with locked(tmp_path, work="training"), pytest.raises(ValueError, match=refusal):
         train(tmp_path, class_folder, tiny.loop(iterations=1))
     train(tmp_path, class_folder, tiny.loop(iterations=1))
 
