@@ -102,7 +102,7 @@ def assert_same_training(ours: Path | None, theirs: Path | None) -> None:
 
 
 def names(run_dir: Path) -> list[str]:
-    """Those of its checkpoints, oldest first."""
+    """Names of its checkpoints, oldest first."""
     return [path.name for path in checkpoints(run_dir)]
 
 

@@ -6,6 +6,7 @@ or one on another number of processes, therefore continues exactly, without the 
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext, suppress
 from functools import partial
@@ -19,7 +20,8 @@ from torch import nn
 from ..data.batches import Batch, EndlessBatches
 from ..data.crops import DamagedImageError
 from ..data.image_set import ImageSet, open_training_set
-from ..distributed import on_any_process, on_main_process, wait_for_everyone
+from ..data.summary import doubts, summary
+from ..distributed import on_any_process, on_main_process, this_process, wait_for_everyone
 from ..files import atomic_write, locked
 from ..run_directory import mark_best, read_best
 from .config import TrainingConfig
@@ -39,7 +41,12 @@ _logger = logging.getLogger(__name__)
 def open_training_data(config: TrainingConfig) -> ImageSet:
     """The images of a training, opened once its run directory is known to do."""
     check_run_directory(config.out, resume=config.resume == "auto")
-    return open_training_set(config.data, image_size=config.network.image_size)
+    images = open_training_set(config.data, image_size=config.network.image_size)
+    if this_process().is_main:
+        print(summary(images), file=sys.stderr)
+        for doubt in doubts(images):
+            _logger.warning("%s", doubt)
+    return images
 
 
 def train(
@@ -80,8 +87,12 @@ def fit(run: TrainingRun) -> None:
         OSError: the data failed, or the disk at the end; the last checkpoint is whole.
     """
     with ExitStack() as stack:
-        on_main_process(partial(_lock, stack, run.directory))  # before anything is read that another training writes
+        is_new = not run.directory.exists()
+        if not is_new:  # locked before anything is read that another training writes
+            on_main_process(partial(_lock, stack, run.directory))
         state = set_up(run)
+        if is_new:  # after all refusals, which leave nothing behind
+            on_main_process(partial(_lock, stack, run.directory))
         log = stack.enter_context(closing(TrainingLog(state)))
         stop = stack.enter_context(stop_requests())
         _resume_observing(state, log, stop)
@@ -92,6 +103,7 @@ def fit(run: TrainingRun) -> None:
 
 
 def _lock(stack: ExitStack, directory: Path) -> None:
+    """Lock the run directory until the stack closes; only the main process asks for it."""
     stack.enter_context(locked(directory, work="training"))
 
 
