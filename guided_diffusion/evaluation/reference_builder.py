@@ -4,8 +4,10 @@ import logging
 from pathlib import Path
 from shutil import rmtree
 
+from ..data.config import Labels
 from ..data.formats.npz import npz_members
 from ..data.image_set import open_image_set
+from ..data.summary import doubts
 from ..distributed import on_main_process
 from .extractors.features import FeatureExtractor
 from .measure import spread_over
@@ -24,6 +26,7 @@ def make_reference(
     out: Path,
     image_size: int | None = None,
     channels: int | None = None,
+    labels: Labels | None = None,
     manifold_images: int = 10_000,
     batch_size: int = 64,
 ) -> None:
@@ -34,7 +37,7 @@ def make_reference(
     share the work; an interrupted run resumes as `evaluate` does.
     """
     _check_paths(images, out)
-    source = open_image_set(images, image_size=image_size, channels=channels)
+    source = open_image_set(images, image_size=image_size, channels=channels, labels=labels)
     if len(source) < 2:
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
     cache = cache_directory(out)
@@ -51,7 +54,7 @@ def make_reference(
     )  # fmt: skip
 
     def write() -> None:
-        if warning := low_rank(measured.pooled, "real"):
+        for warning in filter(None, (low_rank(measured.pooled, "real"), *doubts(source))):
             _logger.warning("%s", warning)
         write_reference(out, reference, images=source, kept=spread_over(len(source), keep=manifold_images).tolist())
         rmtree(cache, ignore_errors=True)
