@@ -18,6 +18,7 @@ from ..data.image_set import ImageSet, open_training_set
 from ..distributed import on_any_process, wait_for_everyone
 from ..files import atomic_write, locked
 from ..run_directory import mark_best, read_best
+from ..stop_request import InterruptedWork, StopRequest, stop_requests
 from .config import TrainingConfig
 from .dry_run import estimate_cost
 from .log import TrainingLog
@@ -26,7 +27,6 @@ from .resume import check_run_directory, remedy, save
 from .run import TrainingRun, TrainState
 from .setup import set_up
 from .step import update
-from .stop_request import InterruptedWork, StopRequest, stop_requests
 
 
 def open_training_data(config: TrainingConfig) -> ImageSet:
