@@ -98,7 +98,7 @@ def measure_source(
     keep_all: bool = False,
     cache: Path | None,
 ) -> MeasuredSet:
-    """`measure` by all processes, resuming from what `cache` holds of these images; standard error says what they are."""
+    """`measure` by all processes, resuming from what `cache` holds of them; standard error says what they are."""
     if source.manifest is None and this_process().is_main:  # samples of this library need no introduction
         print(summary(source), file=sys.stderr)
     images = (str(source.path.resolve()), source.files_sha256(), len(source), source.shape, source.resize)
