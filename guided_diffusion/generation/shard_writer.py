@@ -21,6 +21,7 @@ from ..data.pictures import write_png
 from ..diffusion.denoiser import Estimate
 from ..distributed import Tally, free_cached_memory, is_out_of_memory, this_process, wait_for_everyone
 from .config import RunConfig
+from .finiteness import warn_without_content
 from .plan import Plan, SampleBatch
 from .sample_pictures import class_grid
 
@@ -52,10 +53,11 @@ def make_shards(
     wait_for_everyone()
 
     evaluations.subtract(evaluations.copy())  # those of an earlier run with the same networks
-    tally, total, size = Tally(), sum(len(plan.ids(n)) for n in missing), config.batch_size
+    tally, total, size, warned = Tally(), sum(len(plan.ids(n)) for n in missing), config.batch_size, False
     with closing(Progress(tally, evaluations, total, name=config.out.name, is_shown=process.is_main)) as progress:
         for n in missing[process.rank :: process.world_size]:
             images, size = _made(plan, plan.ids(n), size, make_images, progress)
+            warned = warned or warn_without_content(images, name=str(config.out))
             labels = np.array([plan.label(i) for i in plan.ids(n)])
             pixels = rearrange(images, "n c h w -> n h w c").numpy()
             write_shard(config.out, n, Shard(images=pixels, labels=labels, ids=np.array(plan.ids(n))))
