@@ -128,7 +128,7 @@ def test_one_class_of_many_folders_is_told_to_look_like_a_mistake(tmp_path, capl
     with caplog.at_level(logging.WARNING):
         wrapped = opened(write_zip(tmp_path / "data.zip", inside="photos/"))
     assert wrapped.class_names == ("photos",)
-    assert f"if those are the classes, give {tmp_path / 'XX.text
+    assert f"if those are the classes, give {tmp_path / 'data.zip' / 'photos'}" in caplog.text
 
 
 # Storages that fail
