@@ -11,9 +11,11 @@ from einops import rearrange
 
 from classifiers.trained_model import Classifier, load_classifier
 
-from .diffusion.model import DiffusionModel, load_diffusion, parse_label
+from .data.labels import parse_label
+from .diffusion.model import DiffusionModel, load_diffusion
 from .distributed import default_device
 from .generation.config import SamplingConfig
+from .generation.finiteness import warn_without_content
 from .generation.plan import InTurn, Plan, batches_of
 from .generation.run import SamplingRun
 from .guidance.config import GuidanceConfig
@@ -80,7 +82,7 @@ class GuidedDiffusion:
 
         Raises:
             TypeError: an unknown option.
-            ValueError: an unknown class, and all else that scripts/sample.py refuses.
+            ValueError: an unknown class, and all else that scripts/sample.py refuses, as samples that are not finite.
         """
         guidance = guidance or GuidanceConfig()
         if scale is not None:
@@ -93,8 +95,9 @@ class GuidedDiffusion:
         run = SamplingRun.assemble(self.model, self.classifier, guidance=guidance, settings=settings)
         plan = _plan(run, labels, num_samples)
         batches = batches_of(range(plan.num_samples), settings.batch_size)
-        images = [run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches]
-        return rearrange(torch.cat(images), "n c h w -> n h w c").numpy()
+        images = torch.cat([run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches])
+        warn_without_content(images, name="sample()")
+        return rearrange(images, "n c h w -> n h w c").numpy()
 
 
 def _settings(sampler: SamplerName | SamplerConfig, options: dict[str, Any]) -> SamplingConfig:
@@ -120,7 +123,7 @@ def _plan(run: SamplingRun, labels: Sequence[int | str] | str, num_samples: int 
     elif not len(labels):
         raise ValueError('labels are empty; give at least one, or "all"')
     else:
-        rule = InTurn(tuple(parse_label(str(label), run.guidance.class_names) for label in labels))
+        rule = InTurn(tuple(parse_label(label, run.guidance.class_names) for label in labels))
         count = len(labels)
     count = count if num_samples is None else num_samples
     return Plan(num_samples=count, shard_size=max(count, 1), labels=rule, seed=run.settings.seed)

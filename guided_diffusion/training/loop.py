@@ -24,6 +24,7 @@ from ..data.summary import doubts, summary
 from ..distributed import on_any_process, on_main_process, this_process, wait_for_everyone
 from ..files import atomic_write, locked
 from ..run_directory import mark_best, read_best
+from ..stop_request import InterruptedWork, StopRequest, stop_requests
 from .config import TrainingConfig
 from .dry_run import estimate_cost
 from .log import TrainingLog
@@ -33,7 +34,6 @@ from .run import TrainingRun, TrainState
 from .saving import confirm, remedy, save_if_due, save_last, write
 from .setup import set_up
 from .step import MOST_LOSS_GROWTH, update
-from .stop_request import InterruptedWork, StopRequest, stop_requests
 
 _logger = logging.getLogger(__name__)
 
