@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -152,9 +154,20 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         file.write(encoded + b"\n")
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """The file at a path, open for reading; at a pipe or a device a reader might wait for ever.
+
+    Raises:
+        OSError: no regular file; or as `open` raises it.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "this is no regular file, but a pipe, a device or a directory", str(path))
+    return path.open("rb")
+
+
 def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..config import CHANNELS, Labels
+from ..values import preprocessing
 from .npz import npy_header, refuse_damage
 from .storage import CENTER_CROP, StoredImages
 
@@ -83,7 +84,11 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
         labels=numbers,
         class_names=tuple(record["class_names"]),
         mode=mode,
-        resize=f"{CENTER_CROP.format(size=size)}, when prepared",
+        resize=preprocessing(
+            f"{CENTER_CROP.format(size=size)}, when prepared",
+            window=record.get("window"),
+            turned=record.get("turned") or 0,
+        ),
     )
 
 

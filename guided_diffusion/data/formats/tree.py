@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,7 +17,12 @@ from .storage import NO_LABEL
 
 _logger = logging.getLogger(__name__)
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp",
+    ".tif", ".tiff", ".jfif", ".jpe", ".jp2", ".j2k", ".avif", ".apng", ".qoi", ".tga", ".ppm", ".pgm", ".pbm", ".pnm",
+    *((".heic", ".heif") if find_spec("pillow_heif") else ()),
+)  # fmt: skip
+"""Ends of the names of images, of the formats that Pillow reads as pictures; HEIC with the package pillow-heif."""
 
 
 @dataclass(frozen=True, kw_only=True)

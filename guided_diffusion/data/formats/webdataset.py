@@ -25,6 +25,9 @@ from .tree import EXTENSIONS
 
 # WebDataset's rule: the key ends at the first dot of the file's name, wherever the file lies.
 _KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
+_MOST_BYTES = 1 << 30
+"""Of an image, as no image that Pillow reads needs more."""
+_MOST_LABEL_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,8 @@ class TarImages:
 
     def open(self, index: int) -> IO[bytes]:
         offset, size = self._places[index].tolist()
+        if size > _MOST_BYTES:
+            raise ValueError(f"it has {size:,} bytes")
         with self._shard(index).open("rb") as shard:
             shard.seek(offset)
             return io.BytesIO(shard.read(size))
@@ -139,10 +144,12 @@ def _label(members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> Label |
     file = tar.extractfile(members[name]) if name else None
     if file is None:
         return None
+    if members[name].size > _MOST_LABEL_BYTES:
+        raise ValueError(f"{members[name].name} of {tar.name} has {members[name].size:,} bytes, too many for a label")
     content = file.read()
     if name == "cls":
         return content.decode(errors="replace").strip() or None
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         match json.loads(content):
             case {"label": str() | int() as label} if not isinstance(label, bool):
                 return label
