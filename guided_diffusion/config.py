@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -241,10 +242,21 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
     """
     parser = _jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=config_class)
+    options = dict(_options(config_class))
     try:
+        for name in (name for name, kind in options.items() if dataclasses.is_dataclass(kind)):
+            value: Any = reduce(lambda inner, key: inner.get(key, {}), name.split("."), plain)
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{name} is {_shown(value)}, where an object of its fields was expected")
         return parser.instantiate(parser.parse_object({"value": dict(plain)}))["value"]
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        message = str(error).replace("Group 'value' does not accept option", "Option").replace("value.", "")
+        if missing := re.match("the following arguments are required: (.*)", message):
+            reason = f"it has no {missing[1]}"
+        elif unknown := re.match("Option '(.+?)'", message):
+            reason = f"it has a field {unknown[1]}, which this version does not know"
+        else:
+            reason = _in_words(message, options, ())
         raise ValueError(f"{source} does not hold a {config_class.__name__}: {reason}") from None
 
 

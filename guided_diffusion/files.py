@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -166,9 +167,25 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Hexadecimal SHA-256 of a file's bytes, computed once in a process for as long as the file stays the same.
+
+    It counts as the same by inode, size and times. A file that changed within the last two seconds is always read: a
+    further change within one tick of its file system's clock would not show.
+    """
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.fstat(file.fileno())
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if identity in _digests:
+            return _digests[identity]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if time.time_ns() - changed > _SETTLED_NS:
+        _digests[identity] = digest
+    return digest
+
+
+_digests: dict[tuple[int, ...], str] = {}
+_SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use, FAT's
 
 
 def sync_to_disk(directory: Path) -> None:

@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -16,10 +17,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from .config import CHANNELS, Mode, Window
 from .values import UnknownRangeError, is_deep, to_8_bits
 
-if find_spec("pillow_heif") is not None:
-    from pillow_heif import register_heif_opener
-
-    register_heif_opener()
+if find_spec("pillow_heif") is not None:  # whoever has it installed has HEIC files
+    import_module("pillow_heif").register_heif_opener()
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -164,45 +164,58 @@ class Headers:
     """All that is read of images before their pixels."""
 
     modes: Sequence[str | None]
-    """Pillow's mode of each image, None for a broken one that is skipped."""
+    """Pillow's mode of each image, L where a window applies, None for a broken one that is skipped."""
     sizes: NDArray[np.int32]
     """(N, 2) width and height in pixels, 0 for a broken one."""
     turned: int = 0
     """Number of images that are turned as their EXIF orientation says."""
     animated: int = 0
     """Number of images with further frames or pages, of which the first is taken."""
+    deep: int = 0
+    """Number of images with grey of more than 8 bits."""
 
 
-def read_headers(stored: StoredImages, files: EncodedImages, root: Path, config: DataConfig | None) -> Headers:
-    """The headers of all images; of prepared ones, which are of one kind, that of the first. root: the user's path."""
-    count = len(stored.labels)
-    if stored.mode is not None:
-        with damage_named(files.path(0)), files.open(0) as file, Image.open(file) as image:
-            return Headers([stored.mode] * count, np.tile(np.array(image.size, np.int32), (count, 1)))
-    modes: list[str | None] = []
+def read_headers(
+    stored: StoredImages, files: EncodedImages, root: Path, config: DataConfig | None, *, window: Window | None
+) -> Headers:
+    """The headers of all images; of prepared ones, which are of one kind, that of the first.
+
+    root: the user's path. window: as `DataConfig.window`; refused is one that is of no use to a training.
+    """
+    count, modes, turned, animated = len(stored.labels), list[str | None](), 0, 0
     sizes = np.zeros((count, 2), np.int32)
-    turned, animated = 0, 0
     # A bar outside the drivers: this is the one long thing that happens before a driver has anything to report.
     few = count <= _FILES_WORTH_A_BAR
-    for index in tqdm(range(count), desc="reading image headers", unit="files", disable=few):
+    for index in tqdm(
+        range(count if stored.mode is None else 1), desc="reading image headers", unit="files", disable=few
+    ):
         path = files.path(index)
         try:
             with damage_named(path), files.open(index) as file, Image.open(file) as image:
                 sizes[index] = image.size
-                turned += orientation(image) > 1
-                animated += has_more_frames(image)
-                modes.append(image.mode)
+                turned, animated = turned + (orientation(image) > 1), animated + has_more_frames(image)
+                mode = image.mode
         except (DamagedImageError, FileNotFoundError) as error:
             if isinstance(error, FileNotFoundError):
                 if not path.is_symlink():
                     raise
                 error = DamagedImageError(f"No such file behind the link {path}")
             _refuse_unless_skipped(error, config)
-            modes.append(None)
+            mode = None
+        modes.append(mode)
     if not any(modes):
         first = files.path(0).relative_to(root)
         raise ValueError(f"none of the {count} images in {root} can be read; the first is {first}")
-    return Headers(modes, sizes, turned, animated)
+    if stored.mode is not None:
+        modes, sizes = [stored.mode] * count, np.tile(sizes[:1], (count, 1))
+    deep = [is_deep(mode) for mode in modes]
+    if window is not None and config is not None and not any(deep):
+        raise ValueError(
+            f"no image of {root} has grey of more than 8 bits; leave out --data.window, which is for these"
+        )
+    if window is not None:
+        modes = ["L" if is_brought else mode for mode, is_brought in zip(modes, deep, strict=True)]
+    return Headers(modes, sizes, turned, animated, deep=sum(deep))
 
 
 def common_mode(modes: Sequence[str | None], files: EncodedImages, root: Path, *, in_training: bool) -> Mode:

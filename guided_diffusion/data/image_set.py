@@ -21,7 +21,7 @@ from .formats import EXPECTED, open_stored
 from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
 from .formats.tree import files_sha256
 from .labels import renumbered
-from .values import is_deep, modes_within, preprocessing
+from .values import preprocessing
 
 _logger = logging.getLogger(__name__)
 
@@ -50,8 +50,12 @@ class ImageSet:
     """The resizing of images of another size, in words."""
     skipped: tuple[Path, ...] = ()
     """Images with a broken header, which are left out."""
+    stored: StoredImages | None = None
+    """The record of their storage."""
     headers: Headers | None = None
     """The headers of pictures; None for arrays."""
+    labelled_by: Labels | None = None
+    """As `DataConfig.labels`."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -143,13 +147,19 @@ class ImageSet:
 
 
 def open_image_set(
-    path: Path, *, image_size: int | None = None, channels: int | None = None, window: Window | None = None
+    path: Path,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    labels: Labels | None = None,
+    window: Window | None = None,
 ) -> ImageSet:
     """The images at a path with whatever labels they have, as evaluation and upsampling read them.
 
     image_size: side in pixels. Pictures get the published centre crop to it; stored arrays of another size are refused.
         None takes the images as they are.
     channels: 1 or 3. Pictures are converted, grey to colour only; None takes their mode, which must be one.
+    labels: as `DataConfig.labels`; None takes class folders, or the labels of samples and arrays, if there are any.
     window: as `DataConfig.window`; images of 8 bits stay as they are.
 
     Raises:
@@ -158,29 +168,39 @@ def open_image_set(
     """
     if _place(path) is None:
         raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
-    stored = open_stored(path, None)
-    files, resize, headers = stored.images, "none", None
-    if isinstance(files, ImageArrays):
-        source = files
-    else:
-        headers, entries = read_headers(stored, files, path, None), np.arange(len(stored.labels))
-        modes = modes_within(headers.modes, window)
-        if channels is None:
-            mode = common_mode(modes, files, path, in_training=False)
-        else:
-            mode = mode_with_channels(modes, files, channels)
-        source = DecodedImages(
-            files=files, entries=entries, labels=stored.labels, mode=mode, size=image_size, window=window
-        )
+    stored = open_stored(path, labels)
+    source, resize, headers = stored.images, "none", None
+    if not isinstance(source, ImageArrays):
+        headers = read_headers(stored, source, path, None, window=window)
+        source = _pictures(stored, source, headers, path, size=image_size, channels=channels, window=window)
         crop = "" if image_size is None else CENTER_CROP.format(size=image_size)
-        applied = window if any(map(is_deep, headers.modes)) else None
+        applied = window if headers.deep else None
         resize = preprocessing(stored.resize, crop, window=applied, turned=headers.turned) or "none"
     images = ImageSet(
         path=path, format=stored.format, source=source, shape=source.shape, labels=torch.from_numpy(stored.labels),
-        class_names=stored.class_names, manifest=stored.manifest, resize=resize, headers=headers,
+        class_names=stored.class_names, manifest=stored.manifest, resize=resize, stored=stored, headers=headers,
+        labelled_by=labels,
     )  # fmt: skip
     _refuse_misfits(images, image_size=image_size, channels=channels)
     return images
+
+
+def _pictures(
+    stored: StoredImages,
+    files: EncodedImages,
+    headers: Headers,
+    path: Path,
+    *,
+    size: int | None,
+    channels: int | None,
+    window: Window | None,
+) -> DecodedImages:
+    if channels is None:
+        mode = common_mode(headers.modes, files, path, in_training=False)
+    else:
+        mode = mode_with_channels(headers.modes, files, channels)
+    entries = np.arange(len(stored.labels))
+    return DecodedImages(files=files, entries=entries, labels=stored.labels, mode=mode, size=size, window=window)
 
 
 def open_training_set(config: DataConfig, *, image_size: int, class_names: Sequence[str] | None = None) -> ImageSet:
@@ -202,13 +222,8 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     labels, names = stored.labels, stored.class_names
     if class_names is not None:
         labels, names = renumbered(labels, names, class_names, path=config.path), tuple(class_names)
-    headers = read_headers(stored, files, config.path, config)
-    modes = modes_within(headers.modes, config.window)
-    if config.window is not None and not any(map(is_deep, headers.modes)):
-        raise ValueError(
-            f"no image of {config.path} has grey of more than 8 bits, so that --data.window would change nothing; "
-            f"leave it out (of 16-bit colour the high byte is taken)"
-        )
+    headers = read_headers(stored, files, config.path, config, window=config.window)
+    modes = headers.modes
     entries = np.flatnonzero([mode is not None for mode in modes])
     lost = np.setdiff1d(labels, labels[entries])
     if lost.size:
@@ -224,7 +239,8 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     )  # fmt: skip
     return ImageSet(
         path=config.path, format=stored.format, source=source, shape=source.shape, class_names=names,
-        labels=torch.from_numpy(source.labels), skipped=skipped, headers=headers,
+        labels=torch.from_numpy(source.labels), skipped=skipped, stored=stored, headers=headers,
+        labelled_by=config.labels,
     )  # fmt: skip
 
 

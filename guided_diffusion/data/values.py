@@ -77,8 +77,3 @@ def preprocessing(*steps: str, window: Window | None = None, turned: int = 0) ->
     values = "" if window is None else f"values {window[0]:g}..{window[1]:g} to 0..255"
     upright = f"{turned} turned upright by their EXIF orientation" if turned else ""
     return "; then ".join(filter(None, (values, upright, *steps)))
-
-
-def modes_within(modes: Sequence[str | None], window: Window | None) -> list[str | None]:
-    """Pillow's modes, those that the window brings to 8 bits as L."""
-    return ["L" if window is not None and is_deep(mode) else mode for mode in modes]

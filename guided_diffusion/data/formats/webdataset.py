@@ -27,7 +27,7 @@ from .tree import EXTENSIONS
 _KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 _MOST_BYTES = 1 << 30
 """Of an image, as no image that Pillow reads needs more."""
-_MOST_LABEL_BYTES = 64 << 20
+_MOST_LABEL_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +141,13 @@ def _sample(shard: Path, key: str, members: dict[str, tarfile.TarInfo], tar: tar
 
 def _label(members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> Label | None:
     name = next((name for name in ("cls", "json") if name in members), None)
-    file = tar.extractfile(members[name]) if name else None
-    if file is None:
+    file = None if name is None else tar.extractfile(members[name])
+    if name is None or file is None:
         return None
-    if members[name].size > _MOST_LABEL_BYTES:
-        raise ValueError(f"{members[name].name} of {tar.name} has {members[name].size:,} bytes, too many for a label")
-    content = file.read()
+    content = file.read(_MOST_LABEL_BYTES + 1)
+    if len(content) > _MOST_LABEL_BYTES:
+        longest = f"longer than {_MOST_LABEL_BYTES:,} bytes, which no label is"
+        raise ValueError(f"{members[name].name} of {tar.name} is {longest}; fetch or pack it again")
     if name == "cls":
         return content.decode(errors="replace").strip() or None
     with suppress(ValueError, RecursionError):
