@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_h
 
 import jsonargparse
 
+from .stop_request import InterruptedWork
+
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 C = TypeVar("C")
@@ -60,12 +62,14 @@ def run_command(
     positional: the option whose value may come first on the command line, without its name.
 
     Bad input (ValueError, OSError) or a missing optional package ends the process with its message on standard error
-    and status 2; with GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback.
+    and status 2; with GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback. Work that was asked to stop ends with status 0.
     """
     try:
         words = sys.argv[1:] if argv is None else argv
         is_positional = positional is not None and words and not words[0].startswith("-")
         run(parse(config_class, [f"--{positional}", *words] if is_positional else words))
+    except InterruptedWork as stopped:
+        print(stopped, end="\n" if str(stopped) else "", file=sys.stderr)
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("GUIDED_DIFFUSION_DEBUG"):
             raise

@@ -50,8 +50,9 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         FileExistsError: something is at `path` already.
     """
+    taken = FileExistsError(f"{path} is there already; remove it or give another --out")
     if path.exists() and not replace:
-        raise FileExistsError(f"{path} is there already; remove it or give another --out")
+        raise taken
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_orphans(path.parent, f".partial-{escape(path.name)}*")
     partial = path.with_name(f".partial-{path.name}.{os.getpid()}")
@@ -61,7 +62,10 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             sync_to_disk(partial)
             if replace and path.exists():
                 remove_directory(path)
-            partial.rename(path)  # fails if another process has put something there meanwhile
+            try:
+                partial.rename(path)
+            except OSError as error:
+                raise taken if path.exists() else error from None  # another process has put something there meanwhile
         _sync(path.parent)
     except OSError as error:
         _name_file(error, path)
@@ -78,20 +82,49 @@ def remove_directory(path: Path) -> None:
 
 
 @contextmanager
-def locked(directory: Path, *, work: str) -> Iterator[None]:
+def locked(directory: Path, *, work: str, name: str | None = None) -> Iterator[None]:
     """Keep a directory, created if missing, for one process while the block runs; only the main process asks for it.
 
-    work: the activity, for the message: "training". The operating system releases the lock of a process that ends in
-    any way. Where a file system has no locks, nothing is locked.
+    work: the activity, for the message: "training". name: the one file of a shared directory that is kept instead of
+    all. What a killed process left in the directory is removed at the start. The operating system releases the lock of
+    a process that ends in any way. Where a file system has no locks, nothing is locked.
 
     Raises:
         ValueError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        if _lock(lock.fileno()) == "taken":
-            raise ValueError(f"another {work} is at work in {directory}; wait for it, or choose another --out")
+    path = directory / (".lock" if name is None else f".{name}.lock")
+    with _own_lock(path) as is_ours:
+        if not is_ours:
+            place = directory if name is None else directory / name
+            raise ValueError(f"another {work} is at work in {place}; wait for it, or choose another --out")
+        if name is None:
+            remove_leftovers(directory)
         yield
+
+
+@contextmanager
+def _own_lock(path: Path) -> Iterator[bool]:
+    """True while this process holds the lock at `path`, whose file goes with it; False if another process does."""
+    while True:
+        with _opened(path, os.O_CREAT | os.O_RDWR) as descriptor:
+            state = _lock(descriptor)
+            if state == "ours" and not _is_open_at(path, descriptor):
+                continue  # the process that held it has removed it meanwhile
+            try:
+                yield state != "taken"
+            finally:
+                if state == "ours":
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _is_open_at(path: Path, descriptor: int) -> bool:
+    """True if an open file is the one that has this name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -106,14 +139,36 @@ def _owned(path: Path, flags: int) -> Iterator[int]:
     while True:
         if flags & os.O_DIRECTORY:
             path.mkdir(exist_ok=True)
-        descriptor = os.open(path, flags, 0o666)
-        if _lock(descriptor) != "taken" and path.exists():
-            break
-        os.close(descriptor)  # another process took it for an orphan before it was locked
+        with _opened(path, flags) as descriptor:
+            if _lock(descriptor) == "taken" or not _is_open_at(path, descriptor):
+                continue  # another process took it for an orphan before it was locked
+            yield descriptor
+            return
+
+
+_descriptors: set[int] = set()
+"""Open files whose locks this process holds."""
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    """An open file or directory for a lock; forked workers, which may outlive this process, do not hold it."""
+    descriptor = os.open(path, flags, 0o666)
+    _descriptors.add(descriptor)
     try:
         yield descriptor
     finally:
+        _descriptors.discard(descriptor)
         os.close(descriptor)
+
+
+def _close_in_worker() -> None:
+    for descriptor in _descriptors:
+        os.close(descriptor)
+    _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_worker)
 
 
 def _remove_orphans(directory: Path, pattern: str) -> None:

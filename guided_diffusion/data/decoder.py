@@ -180,42 +180,36 @@ def read_headers(
 ) -> Headers:
     """The headers of all images; of prepared ones, which are of one kind, that of the first.
 
-    root: the user's path. window: as `DataConfig.window`; refused is one that is of no use to a training.
+    root: the user's path. window: as `DataConfig.window`; a training refuses one without use.
     """
     count, modes, turned, animated = len(stored.labels), list[str | None](), 0, 0
     sizes = np.zeros((count, 2), np.int32)
     # A bar outside the drivers: this is the one long thing that happens before a driver has anything to report.
-    few = count <= _FILES_WORTH_A_BAR
-    for index in tqdm(
-        range(count if stored.mode is None else 1), desc="reading image headers", unit="files", disable=few
-    ):
-        path = files.path(index)
+    to_read, few = range(count if stored.mode is None else 1), count <= _FILES_WORTH_A_BAR
+    for index in tqdm(to_read, desc="reading image headers", unit="files", disable=few):
+        mode = None
         try:
-            with damage_named(path), files.open(index) as file, Image.open(file) as image:
-                sizes[index] = image.size
+            with damage_named(files.path(index)), files.open(index) as file, Image.open(file) as image:
+                mode, sizes[index] = image.mode, image.size
                 turned, animated = turned + (orientation(image) > 1), animated + has_more_frames(image)
-                mode = image.mode
-        except (DamagedImageError, FileNotFoundError) as error:
-            if isinstance(error, FileNotFoundError):
-                if not path.is_symlink():
-                    raise
-                error = DamagedImageError(f"No such file behind the link {path}")
-            _refuse_unless_skipped(error, config)
-            mode = None
+        except DamagedImageError as damage:
+            _refuse_unless_skipped(damage, config)
+        except FileNotFoundError:
+            if not files.path(index).is_symlink():
+                raise
+            _refuse_unless_skipped(DamagedImageError(f"No such file behind the link {files.path(index)}"), config)
         modes.append(mode)
     if not any(modes):
         first = files.path(0).relative_to(root)
         raise ValueError(f"none of the {count} images in {root} can be read; the first is {first}")
     if stored.mode is not None:
         modes, sizes = [stored.mode] * count, np.tile(sizes[:1], (count, 1))
-    deep = [is_deep(mode) for mode in modes]
-    if window is not None and config is not None and not any(deep):
-        raise ValueError(
-            f"no image of {root} has grey of more than 8 bits; leave out --data.window, which is for these"
-        )
+    deep = sum(map(is_deep, modes))
     if window is not None:
-        modes = ["L" if is_brought else mode for mode, is_brought in zip(modes, deep, strict=True)]
-    return Headers(modes, sizes, turned, animated, deep=sum(deep))
+        if config is not None and not deep:
+            raise ValueError(f"no image of {root} has grey of more than 8 bits; leave out --data.window")
+        modes = ["L" if is_deep(mode) else mode for mode in modes]
+    return Headers(modes, sizes, turned, animated, deep)
 
 
 def common_mode(modes: Sequence[str | None], files: EncodedImages, root: Path, *, in_training: bool) -> Mode:

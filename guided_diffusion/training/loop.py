@@ -21,6 +21,7 @@ from ..data.summary import doubts, summary
 from ..distributed import on_any_process, this_process, wait_for_everyone
 from ..files import atomic_write, locked
 from ..run_directory import mark_best, read_best
+from ..stop_request import InterruptedWork, StopRequest, stop_requests
 from .config import TrainingConfig
 from .dry_run import estimate_cost
 from .log import TrainingLog
@@ -29,7 +30,6 @@ from .resume import check_run_directory, remedy, save
 from .run import TrainingRun, TrainState
 from .setup import set_up
 from .step import update
-from .stop_request import InterruptedWork, StopRequest, stop_requests
 
 _logger = logging.getLogger(__name__)
 
