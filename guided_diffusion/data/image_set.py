@@ -81,6 +81,11 @@ class ImageSet:
         return bool((self.labels != NO_LABEL).any())
 
     @property
+    def empty_classes(self) -> tuple[int, ...]:
+        """Labels of the classes that have no images."""
+        return tuple(np.setdiff1d(np.arange(len(self.class_names)), self.labels.numpy()).tolist())
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """The place of each picture, those of an archive below its path; built anew at every call."""
         return tuple(map(self._pictures.path, range(len(self))))
@@ -159,7 +164,7 @@ def open_image_set(
     image_size: side in pixels. Pictures get the published centre crop to it; stored arrays of another size are refused.
         None takes the images as they are.
     channels: 1 or 3. Pictures are converted, grey to colour only; None takes their mode, which must be one.
-    labels: as `DataConfig.labels`; None takes class folders, or the labels of samples and arrays, if there are any.
+    labels: as `DataConfig.labels`, for pictures in folders and zips; None takes class folders if there are any.
     window: as `DataConfig.window`; images of 8 bits stay as they are.
 
     Raises:
@@ -168,7 +173,7 @@ def open_image_set(
     """
     if _place(path) is None:
         raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
-    stored = open_stored(path, labels)
+    stored = open_stored(path, labels, only_of_trees=True)
     source, resize, headers = stored.images, "none", None
     if not isinstance(source, ImageArrays):
         headers = read_headers(stored, source, path, None, window=window)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint, load_weights, open_checkpoint
 from ..config import from_plain
+from ..data.labels import class_name
 from ..files import file_sha256
 from ..models.unet import UNet, UNetConfig
 from ..models.upsampler import Upsampler, UpsamplerConfig
@@ -46,6 +47,8 @@ class DiffusionConfig:
     """Source of the variance of a step."""
     class_names: tuple[str, ...] = ()
     """Names of the classes in its training data, in label order, also where it is not conditioned on them."""
+    unseen_classes: tuple[int, ...] = ()
+    """Labels of the classes that have no images in its training data."""
 
     def __post_init__(self) -> None:
         check_continuous_time(self.chain, prediction=self.prediction, variance=self.variance)
@@ -227,21 +230,6 @@ def weights_record(model: DiffusionModel | UpsamplerModel) -> dict[str, Any]:
     return {"name": model.checkpoint.name, "weights": model.weights, "sha256": sha256}
 
 
-def parse_label(text: str, class_names: Sequence[str]) -> int:
-    """The label of "3" or "cat"; a number is a label, not a name.
-
-    Raises:
-        ValueError: a class that is not there.
-    """
-    n = len(class_names)
-    if text.isdecimal() and int(text) < n:
-        return int(text)
-    if text in class_names and not text.isdecimal():
-        return list(class_names).index(text)
-    shown = ", ".join(class_names[:10]) + (", .." if n > 10 else "")
-    raise ValueError(f'there is no label "{text}": the model has {n} classes, labels 0 to {n - 1} ({shown})')
-
-
 def class_difference(
     model: Sequence[str],
     other: Sequence[str],
@@ -256,7 +244,7 @@ def class_difference(
     if not model:
         return None
     for label, (ours, theirs) in enumerate(zip(model, other, strict=False)):
-        if ours != theirs:
+        if class_name(ours) != class_name(theirs):
             return f'label {label} is "{theirs}" to {other_called}, but "{ours}" to {model_called}'
     if len(model) != len(other):
         return f"{other_called} knows {len(other)} classes, {model_called}'s data had {len(model)}"
