@@ -8,11 +8,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
+
+from .stop_request import InterruptedWork
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -59,12 +62,14 @@ def run_command(
     positional: the option whose value may come first on the command line, without its name.
 
     Bad input (ValueError, OSError) or a missing optional package ends the process with its message on standard error
-    and status 2; with GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback.
+    and status 2; with GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback. Work that was asked to stop ends with status 0.
     """
     try:
         words = sys.argv[1:] if argv is None else argv
         is_positional = positional is not None and words and not words[0].startswith("-")
         run(parse(config_class, [f"--{positional}", *words] if is_positional else words))
+    except InterruptedWork as stopped:
+        print(stopped, end="\n" if str(stopped) else "", file=sys.stderr)
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("GUIDED_DIFFUSION_DEBUG"):
             raise
@@ -240,10 +245,21 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
     """
     parser = _jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=config_class)
+    options = dict(_options(config_class))
     try:
+        for name in (name for name, kind in options.items() if dataclasses.is_dataclass(kind)):
+            value: Any = reduce(lambda inner, key: inner.get(key, {}), name.split("."), plain)
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{name} is {_shown(value)}, where an object of its fields was expected")
         return parser.instantiate(parser.parse_object({"value": dict(plain)}))["value"]
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        message = str(error).replace("Group 'value' does not accept option", "Option").replace("value.", "")
+        if missing := re.match("the following arguments are required: (.*)", message):
+            reason = f"it has no {missing[1]}"
+        elif unknown := re.match("Option '(.+?)'", message):
+            reason = f"it has a field {unknown[1]}, which this version does not know"
+        else:
+            reason = _in_words(message, options, ())
         raise ValueError(f"{source} does not hold a {config_class.__name__}: {reason}") from None
 
 

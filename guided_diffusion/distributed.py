@@ -3,16 +3,19 @@
 accelerate and DTensor take seconds to import, so the functions that need them import them.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeGuard, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from .files import locked
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -102,6 +105,18 @@ def on_main_process(work: Callable[[], T]) -> T:
     if refusal is not None:
         raise failure or refusal
     return cast(T, result)
+
+
+@contextmanager
+def locked_for_run(directory: Path, *, work: str, name: str | None = None) -> Iterator[None]:
+    """`files.locked` by the main process for all processes of a run; where it is refused, all of them fail.
+
+    Raises:
+        ValueError: another run holds it.
+    """
+    with ExitStack() as held:
+        on_main_process(lambda: held.enter_context(locked(directory, work=work, name=name)))
+        yield
 
 
 _tallies = count()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -75,20 +76,49 @@ def remove_directory(path: Path) -> None:
 
 
 @contextmanager
-def locked(directory: Path, *, work: str) -> Iterator[None]:
+def locked(directory: Path, *, work: str, name: str | None = None) -> Iterator[None]:
     """Keep a directory, created if missing, for one process while the block runs; only the main process asks for it.
 
-    work: the activity, for the message: "training". The operating system releases the lock of a process that ends in
-    any way. Where a file system has no locks, nothing is locked.
+    work: the activity, for the message: "training". name: the one file of a shared directory that is kept instead of
+    all. What a killed process left in the directory is removed at the start. The operating system releases the lock of
+    a process that ends in any way. Where a file system has no locks, nothing is locked.
 
     Raises:
         ValueError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        if _lock(lock.fileno()) == "taken":
-            raise ValueError(f"another {work} is at work in {directory}; wait for it, or choose another --out")
+    path = directory / (".lock" if name is None else f".{name}.lock")
+    with _own_lock(path) as is_ours:
+        if not is_ours:
+            place = directory if name is None else directory / name
+            raise ValueError(f"another {work} is at work in {place}; wait for it, or choose another --out")
+        if name is None:
+            remove_leftovers(directory)
         yield
+
+
+@contextmanager
+def _own_lock(path: Path) -> Iterator[bool]:
+    """True while this process holds the lock at `path`, whose file goes with it; False if another process does."""
+    while True:
+        with _opened(path, os.O_CREAT | os.O_RDWR) as descriptor:
+            state = _lock(descriptor)
+            if state == "ours" and not _is_open_at(path, descriptor):
+                continue  # the process that held it has removed it meanwhile
+            try:
+                yield state != "taken"
+            finally:
+                if state == "ours":
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _is_open_at(path: Path, descriptor: int) -> bool:
+    """True if an open file is the one that has this name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -103,14 +133,36 @@ def _owned(path: Path, flags: int) -> Iterator[int]:
     while True:
         if flags & os.O_DIRECTORY:
             path.mkdir(exist_ok=True)
-        descriptor = os.open(path, flags, 0o666)
-        if _lock(descriptor) != "taken" and path.exists():
-            break
-        os.close(descriptor)  # another process took it for an orphan before it was locked
+        with _opened(path, flags) as descriptor:
+            if _lock(descriptor) == "taken" or not _is_open_at(path, descriptor):
+                continue  # another process took it for an orphan before it was locked
+            yield descriptor
+            return
+
+
+_descriptors: set[int] = set()
+"""Open files whose locks this process holds."""
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    """An open file or directory for a lock; forked workers, which may outlive this process, do not hold it."""
+    descriptor = os.open(path, flags, 0o666)
+    _descriptors.add(descriptor)
     try:
         yield descriptor
     finally:
+        _descriptors.discard(descriptor)
         os.close(descriptor)
+
+
+def _close_in_worker() -> None:
+    for descriptor in _descriptors:
+        os.close(descriptor)
+    _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_worker)
 
 
 def _remove_orphans(directory: Path, pattern: str) -> None:
@@ -153,9 +205,25 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Hexadecimal SHA-256 of a file's bytes, computed once in a process for as long as the file stays the same.
+
+    It counts as the same by inode, size and times. A file that changed within the last two seconds is always read: a
+    further change within one tick of its file system's clock would not show.
+    """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.fstat(file.fileno())
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if identity in _digests:
+            return _digests[identity]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if time.time_ns() - changed > _SETTLED_NS:
+        _digests[identity] = digest
+    return digest
+
+
+_digests: dict[tuple[int, ...], str] = {}
+_SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use, FAT's
 
 
 def sync_to_disk(directory: Path) -> None:

@@ -49,6 +49,7 @@ USUAL: dict[str, tuple[str, ...]] = {
         "--extractor.name=classifier:runs/judge",
         "--out=report.json",
     ),
+    "sample": ("--diffusion=runs/diffusion", "--out=out", "--num_samples=2", "--sampler.steps=2"),
     "make_reference": ("--images=pictures", "--extractor.name=classifier:runs/judge", "--out=reference.npz"),
 }
 """A good command line of each script, whose options those of a case replace."""
@@ -241,6 +242,32 @@ def _damaged(*checkpoints: int) -> Callable[[], None]:
             _cut(f"runs/diffusion/checkpoint-{iteration:07d}/network.safetensors", 100)
 
     return damage
+
+
+def _changed_model(*path: str, to: object) -> Callable[[], None]:
+    """Another value in the description of the diffusion model."""
+
+    def change() -> None:
+        model = json.loads(Path("runs/diffusion/checkpoint-0000002/config.json").read_text())["model"]
+        inner = model
+        for name in path[:-1]:
+            inner = inner[name]
+        inner[path[-1]] = to
+        _changed_record("runs/diffusion", model=model)()
+
+    return change
+
+
+def _flipped(file: str) -> Callable[[], None]:
+    """Weights with one bit flipped, in the middle of a tensor."""
+
+    def flip() -> None:
+        path = next(Path("runs").glob(file))
+        content = bytearray(path.read_bytes())
+        content[-100] ^= 1
+        path.write_bytes(content)
+
+    return flip
 
 
 def _vanishing_data() -> None:
@@ -450,6 +477,25 @@ RUN_CASES = (
     BadInput(name="A checkpoint's description cut short", script="train_classifier",
              make=lambda: _cut("runs/diffusion/checkpoint-0000002/config.json", 40),
              options=("--diffusion=runs/diffusion",), says=("config.json is damaged",)),
+    BadInput(name="A description of another type than its field", script="sample",
+             make=_changed_model("chain", "schedule", to=["linear"]),
+             says=("config.json does not hold a DiffusionConfig: chain.schedule takes linear, cosine or offset",)),
+    BadInput(name="A description without one of its fields", script="sample", make=_changed_model("network", to={}),
+             says=("config.json does not hold a DiffusionConfig: it has no network.image_size",)),
+    BadInput(name="A chain of a trillion steps", script="sample", make=_changed_model("chain", "num_steps", to=10**12),
+             says=("not hold a DiffusionConfig: chain.num_steps is 1000000000000", "at most 1,000,000 are computed")),
+    BadInput(name="A network of a trillion channels", script="sample",
+             make=_changed_model("network", "base_channels", to=32 * 10**12),
+             says=("config.json describes a network of 1.84e+28 parameters or more, but ", "ema_0.9.safetensors has")),
+    BadInput(name="Images of a trillion pixels", script="sample",
+             make=_changed_model("network", "image_size", to=10**12),
+             says=("config.json does not hold a DiffusionConfig: image_size is 1000000000000, and the largest is",)),
+    BadInput(name="Weights of a diffusion model with one bit flipped", script="sample",
+             make=_flipped("diffusion/checkpoint-0000002/ema_0.9.safetensors"),
+             says=("ema_0.9.safetensors is damaged: its SHA-256 is not the one that was recorded; fetch it again",)),
+    BadInput(name="Weights of an extractor with one bit flipped", script="evaluate",
+             make=_flipped("judge/checkpoint-0000002/network.safetensors"),
+             says=("network.safetensors is damaged: its SHA-256 is not the one that was recorded; fetch it again",)),
     BadInput(name="No such run", script="train_classifier", options=("--diffusion=runs/mine",),
              says=("no checkpoint at runs/mine (no such directory); give a run directory or a checkpoint in one",)),
     BadInput(name="A classifier where a diffusion model is needed", script="train_classifier",

@@ -14,6 +14,7 @@ from guided_diffusion.checkpoint import (
     load_weights,
     open_checkpoint,
     read_tensors,
+    read_weights,
     save_checkpoint,
     verify,
 )
@@ -229,8 +230,22 @@ def test_a_description_without_its_model_is_refused(tmp_path):
         open_checkpoint(path, "diffusion")
 
 
-def test_damaged_weights_are_refused_by_name(tmp_path):
+def test_every_load_compares_the_weights_with_their_recorded_hash(tmp_path):
     file = save(tmp_path, 1) / "network.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1  # within a tensor: the file is still of its format
+    file.write_bytes(content)
+    assert read_tensors(file).keys() == network().state_dict().keys()
+    for load in (read_weights, lambda checkpoint: load_weights(network(), checkpoint)):
+        with pytest.raises(DamagedCheckpointError, match="network.safetensors is damaged: its SHA-256 is not the one"):
+            load(open_checkpoint(tmp_path, "diffusion"))
+
+
+def test_weights_without_a_recorded_hash_are_read_and_damaged_ones_refused_by_name(tmp_path):
+    file = save(tmp_path, 1) / "network.safetensors"
+    record = json.loads((file.parent / "config.json").read_text())
+    (file.parent / "config.json").write_text(json.dumps({**record, "sha256": None}))
+    load_weights(network(), open_checkpoint(tmp_path, "diffusion"))
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"network.safetensors is damaged \(.*\); take another checkpoint"):
         load_weights(network(), open_checkpoint(tmp_path, "diffusion"))

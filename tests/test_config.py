@@ -319,11 +319,12 @@ def test_plain_values_are_what_json_holds(config):
 @pytest.mark.parametrize(
     ("plain", "message"),
     [
-        ({"inner": {"width": 1, "widht": 2}}, "widht"),
-        ({"inner": {"width": 1}, "kinnd": "a"}, "kinnd"),
-        ({"inner": {}}, "width"),
-        ({}, "inner"),
-        ({"inner": {"width": "wide"}}, "wide"),
+        ({"inner": {"width": 1, "widht": 2}}, "it has a field inner.widht, which this version does not know"),
+        ({"inner": {"width": 1}, "kinnd": "a"}, "it has a field kinnd, which this version does not know"),
+        ({"inner": {}}, "it has no inner.width"),
+        ({}, "it has no inner.width"),
+        ({"inner": [1]}, r"inner is \[1\], where an object of its fields was expected"),
+        ({"inner": {"width": "wide"}}, "inner.width takes a whole number; got wide"),
         ({"inner": {"width": -1}}, "inner.width is -1"),
     ],
 )

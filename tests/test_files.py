@@ -1,8 +1,11 @@
 """Files and directories: whole on disk, or not there."""
 
 import errno
+import hashlib
 import json
 import math
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,24 @@ def test_json_is_written_whole_and_never_with_a_nan(tmp_path):
 def test_the_hash_of_a_file_is_its_sha256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_file_is_hashed_once_in_a_process_until_it_changes(tmp_path, monkeypatch):
+    read, path = [], tmp_path / "weights"
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(file.name) or digest(file, name))
+    path.write_bytes(b"ab")
+    first = file_sha256(path)
+    assert len(read) == 1
+    path.write_bytes(b"cd")  # within one tick of the clock, and of the same size
+    assert file_sha256(path) == hashlib.sha256(b"cd").hexdigest() != first
+    monkeypatch.setattr(time, "time_ns", lambda now=time.time_ns: now() + 10**10)
+    for _ in range(3):
+        assert file_sha256(path) == hashlib.sha256(b"cd").hexdigest()
+    assert len(read) == 3
+    os.utime(path, ns=(0, 0))
+    file_sha256(path)
+    assert len(read) == 4
 
 
 def test_what_a_killed_process_left_goes_with_the_next_write_and_what_a_living_one_writes_stays(tmp_path):

@@ -1,5 +1,6 @@
 """Encode images and decode them again: python scripts/encode.py --diffusion RUN --data.path DIR --out DIR"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,9 @@ from ..data.pictures import write_png
 from ..diffusion.images import grid
 from ..diffusion.model import load_diffusion, weights_record
 from ..distributed import default_device
-from ..files import atomic_write, write_json
+from ..files import atomic_write, locked, write_json
 from ..generation.encoding import Codec, mean_grey_levels, psnr
-from ..generation.input_images import InputConfig, open_inputs
+from ..generation.input_images import InputConfig, InputImages, open_inputs
 from ..samplers import SamplerConfig
 
 
@@ -45,6 +46,17 @@ def encode(config: EncodeConfig) -> None:
     sampler = SamplerConfig(steps=config.steps, clip=config.clip)
     codec = Codec(model=model, sampler=sampler, batch_size=config.batch_size)
     inputs = open_inputs(config.data, model, most=config.max_images, class_names=model.config.class_names or None)
+    with locked(config.out, work="encoding"):
+        record = _write(config, codec, inputs)
+    print(
+        f"{len(record['images'])} images by {len(codec.chain)} links and back: off by "
+        f"{record['mean_grey_levels']:.3g} grey levels on average, PSNR {record['mean_psnr']:.4g} dB, the worst "
+        f"{record['worst_psnr']:.4g} dB; written to {config.out}"
+    )
+
+
+def _write(config: EncodeConfig, codec: Codec, inputs: InputImages) -> Mapping[str, Any]:
+    """Encode and decode, write all files, and return the record."""
     images, labels = inputs.read()
     latents = codec.encode(images, labels)
     decoded = codec.decode(latents, labels)
@@ -53,7 +65,7 @@ def encode(config: EncodeConfig) -> None:
     ratios, levels = psnr(images, decoded), mean_grey_levels(images, decoded)
     rows = zip(inputs.files, labels.tolist(), ratios.tolist(), levels.tolist(), strict=True)
     record: dict[str, Any] = {
-        "diffusion": weights_record(model),
+        "diffusion": weights_record(codec.model),
         "settings": {"steps": config.steps, "links": len(codec.chain), "clip": config.clip},
         "mean_psnr": float(ratios.mean()),
         "worst_psnr": float(ratios.min()),
@@ -66,11 +78,7 @@ def encode(config: EncodeConfig) -> None:
     if count := min(config.interpolations, len(images) // 2):
         between = codec.interpolations(latents, labels, count=count, frames=config.frames)
         write_png(config.out / "interpolations.png", grid(between, columns=config.frames))
-    print(
-        f"{len(images)} images by {len(codec.chain)} links and back: off by {record['mean_grey_levels']:.3g} grey "
-        f"levels on average, PSNR {record['mean_psnr']:.4g} dB, the worst {record['worst_psnr']:.4g} dB; written to "
-        f"{config.out}"
-    )
+    return record
 
 
 main = partial(run_command, EncodeConfig, encode)

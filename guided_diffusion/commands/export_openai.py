@@ -23,14 +23,14 @@ def export_openai(config: ExportConfig) -> None:
     """Write the checkpoint's weights in the published layout, and print the flags that go with them."""
     import torch  # here, so that --help is quick
 
-    from ..checkpoint import open_checkpoint, read_tensors
+    from ..checkpoint import open_checkpoint, read_weights
     from ..files import atomic_write
     from ..openai import Converted, revert
     from ..openai.flags import CHECKPOINT_KIND, Kind
 
     checkpoint = open_checkpoint(config.run, *CHECKPOINT_KIND.values())
     kind: Kind = next(kind for kind, name in CHECKPOINT_KIND.items() if name == checkpoint.kind)
-    weights = read_tensors(checkpoint.weights_file(config.weights))
+    weights = read_weights(checkpoint, config.weights)
     published = revert(Converted(kind, checkpoint.model, weights))
     with atomic_write(config.out) as file:
         torch.save(dict(published.weights), file)

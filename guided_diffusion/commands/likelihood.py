@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import run_command
 from ..diffusion.model import load_diffusion
 from ..distributed import default_device
-from ..files import atomic_write, write_json
+from ..files import atomic_write, locked, write_json
 from ..generation.input_images import InputConfig, open_inputs
 from ..generation.likelihood import Likelihood, bounded_chain, measured_likelihood
 from ..html import png
@@ -45,14 +45,15 @@ def likelihood(config: LikelihoodConfig) -> None:
     bounded_chain(model)  # refuses a model in continuous time before the data are read
     inputs = open_inputs(config.data, model, most=config.max_images, class_names=model.config.class_names or None)
     settings: dict[str, Any] = {"clip": config.clip, "seed": config.seed}
-    found = measured_likelihood(model, inputs, terms=config.terms, batch_size=config.batch_size, **settings)
     path = model.checkpoint.path
     names = {"diffusion": f"{path.parent.name}/{path.name}", "data": str(config.data.path)}
-    print(format_likelihood(found, **names))
     out = config.out or path.parent / "likelihood.json"
-    write_json(out, names | asdict(found) | {"settings": settings | {"weights": model.weights}})
-    with atomic_write(out.with_suffix(".png")) as file:
-        file.write(png(likelihood_figure(found, diffusion=names["diffusion"])))
+    with locked(out.parent, work="measurement", name=out.name):
+        found = measured_likelihood(model, inputs, terms=config.terms, batch_size=config.batch_size, **settings)
+        print(format_likelihood(found, **names))
+        write_json(out, names | asdict(found) | {"settings": settings | {"weights": model.weights}})
+        with atomic_write(out.with_suffix(".png")) as file:
+            file.write(png(likelihood_figure(found, diffusion=names["diffusion"])))
     print(f"\nwritten to {out} and {out.with_suffix('.png').name}")
 
 

@@ -1,11 +1,15 @@
 """Crop and pack a data set once: python scripts/prepare_data.py --data.path SRC --size 64 --out DIR"""
 
+import logging
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ..config import check_at_least, run_command
 from ..data.config import DataConfig
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +40,12 @@ def prepare_data(config: PrepareConfig) -> None:
     """Write the missing files of `config.out`; where the disk is full they stay, and the same command goes on."""
     from ..data.image_set import open_training_set  # imports Pillow, which --help has no use for
     from ..data.preparation import write_prepared
+    from ..data.summary import doubts, summary
 
     images = open_training_set(config.data, image_size=config.size)
+    print(summary(images), file=sys.stderr)
+    for doubt in doubts(images):
+        _logger.warning("%s", doubt)
     size = write_prepared(config.out, images, config.data)
     print(
         f"{config.out}: {len(images):,} images of {config.size}x{config.size} in {len(images.class_names)} classes, "

@@ -17,7 +17,7 @@ from ..data.formats.samples import complete_shards, read_manifest
 from ..diffusion.chain import Step
 from ..diffusion.denoiser import Estimate
 from ..diffusion.noise import SeededNoise
-from ..distributed import this_process
+from ..distributed import locked_for_run, this_process
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.extractors.config import ExtractorConfig
 from ..files import atomic_write, write_json
@@ -95,7 +95,6 @@ def sweep(config: SweepConfig) -> None:
     settings and real images that cannot be used are refused before any samples are made.
     """
     from ..evaluation.run import cache_directory  # with torchmetrics and matplotlib, which are slow to import
-    from .sweep_report import Outcome
 
     settings = sample_configs(config)
     opened = SamplingRun.open(settings[0])
@@ -103,23 +102,28 @@ def sweep(config: SweepConfig) -> None:
     runs = [opened.reconfigured(setting, setting.guidance) for setting in settings]
     for run, setting in zip(runs, settings, strict=True):
         run.plan(setting)  # refuses labels before anything is made
-    outcomes: list[Outcome] = []
-    for setting, run in zip(settings, runs, strict=True):
-        write_samples(run, setting)
-        record = evaluator.evaluation(setting.out)
-        outcome = Outcome(
-            sampler=setting.sampler.name,
-            steps=setting.sampler.steps,
-            scale=setting.guidance.scale or 0.0,
-            network_evaluations=network_evaluations(run),
-            metrics=record["metrics"],
-            display_names=record["display_names"],
-            grid=setting.out / "grid.png",
-        )
-        outcomes.append(outcome)
-    if this_process().is_main:
-        conclude(config, settings, outcomes)
-        shutil.rmtree(cache_directory(config.out / EVALUATION_NAME), ignore_errors=True)
+    with locked_for_run(config.out, work="sweep"):
+        outcomes = [_outcome(run, setting, evaluator) for setting, run in zip(settings, runs, strict=True)]
+        if this_process().is_main:
+            conclude(config, settings, outcomes)
+            shutil.rmtree(cache_directory(config.out / EVALUATION_NAME), ignore_errors=True)
+
+
+def _outcome(run: SamplingRun, setting: SampleConfig, evaluator: "Evaluator") -> "Outcome":
+    """Sample at a setting and evaluate, as far as that is not done yet."""
+    from .sweep_report import Outcome
+
+    write_samples(run, setting)
+    record = evaluator.evaluation(setting.out)
+    return Outcome(
+        sampler=setting.sampler.name,
+        steps=setting.sampler.steps,
+        scale=setting.guidance.scale or 0.0,
+        network_evaluations=network_evaluations(run),
+        metrics=record["metrics"],
+        display_names=record["display_names"],
+        grid=setting.out / "grid.png",
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from .config import CHANNELS, DataConfig, Mode
 from .crops import DamagedImageError, center_crop, damage_named, decoded, random_crop
 from .formats.storage import EncodedImages, StoredImages
 
-_GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # Headers are read at about 16,000 files a second in one thread (6,000 in four threads); a shorter wait needs no bar.
 _FILES_WORTH_A_BAR = 20_000
 _MOST_READERS = 8
@@ -148,12 +148,26 @@ def _read_ahead(read: Callable[[int], NDArray[np.uint8]], indices: Sequence[int]
             yield from waiting.popleft().result()
 
 
-def header_modes(stored: StoredImages, files: EncodedImages, root: Path, config: DataConfig | None) -> list[str | None]:
-    """Pillow's mode of each image, None for a broken one that is skipped. root: the user's path."""
+@dataclass(frozen=True, eq=False)
+class Headers:
+    """All that is read of images before their pixels."""
+
+    modes: Sequence[str | None]
+    """Pillow's mode of each image, None for a broken one that is skipped."""
+    sizes: NDArray[np.int32]
+    """(N, 2) width and height in pixels, 0 for a broken one."""
+    turned: int = 0
+    """Number of images that are turned as their EXIF orientation says."""
+
+
+def read_headers(stored: StoredImages, files: EncodedImages, root: Path, config: DataConfig | None) -> Headers:
+    """The headers of all images; of prepared ones, which are of one kind, that of the first. root: the user's path."""
     count = len(stored.labels)
     if stored.mode is not None:
-        return [stored.mode] * count
+        with damage_named(files.path(0)), files.open(0) as file, Image.open(file) as image:
+            return Headers([stored.mode] * count, np.tile(np.array(image.size, np.int32), (count, 1)))
     modes: list[str | None] = []
+    sizes = np.zeros((count, 2), np.int32)
     # A bar outside the drivers: this is the one long thing that happens before a driver has anything to report.
     few = count <= _FILES_WORTH_A_BAR
     for index in tqdm(range(count), desc="reading image headers", unit="files", disable=few):
@@ -161,6 +175,7 @@ def header_modes(stored: StoredImages, files: EncodedImages, root: Path, config:
         try:
             with damage_named(path), files.open(index) as file, Image.open(file) as image:
                 modes.append(image.mode)
+                sizes[index] = image.size
         except (DamagedImageError, FileNotFoundError) as error:
             if isinstance(error, FileNotFoundError):
                 if not path.is_symlink():
@@ -171,7 +186,7 @@ def header_modes(stored: StoredImages, files: EncodedImages, root: Path, config:
     if not any(modes):
         first = files.path(0).relative_to(root)
         raise ValueError(f"none of the {count} images in {root} can be read; the first is {first}")
-    return modes
+    return Headers(modes, sizes)
 
 
 def common_mode(modes: Sequence[str | None], files: EncodedImages, root: Path, *, in_training: bool) -> Mode:
@@ -185,7 +200,7 @@ def common_mode(modes: Sequence[str | None], files: EncodedImages, root: Path, *
     grey, colour = ("--data.mode L", "--data.mode RGB") if in_training else ("--channels 1", "--channels 3")
     if len(counts) == 1:
         (mode,) = counts
-        remedy = grey if mode in _GREY_MODES else colour
+        remedy = grey if mode in GREY_MODES else colour
         raise ValueError(
             f"the images in {root} are of mode {mode}, which is neither grey (L) nor colour (RGB); {remedy} converts "
             f"them"
@@ -206,7 +221,7 @@ def mode_with_channels(modes: Sequence[str | None], files: EncodedImages, channe
         raise ValueError(
             f"pictures have 1 or 3 channels, {channels} were asked for; compare {files.path(0)} with images of 1 or 3"
         )
-    coloured = next((files.path(index) for index, mode in enumerate(modes) if mode not in _GREY_MODES), None)
+    coloured = next((files.path(index) for index, mode in enumerate(modes) if mode not in GREY_MODES), None)
     if coloured is not None:
         raise ValueError(f"{coloured} is in colour where grey pictures were expected; convert one of the sets")
     return "L"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .config import DataConfig, Labels, Mode
-from .decoder import DecodedImages, common_mode, header_modes, mode_with_channels, x0_of
+from .decoder import DecodedImages, Headers, common_mode, mode_with_channels, read_headers, x0_of
 from .formats import EXPECTED, open_stored
 from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
 from .formats.tree import files_sha256
@@ -49,6 +49,12 @@ class ImageSet:
     """The resizing of images of another size, in words."""
     skipped: tuple[Path, ...] = ()
     """Images with a broken header, which are left out."""
+    stored: StoredImages | None = None
+    """The record of their storage."""
+    headers: Headers | None = None
+    """The headers of pictures; None for arrays."""
+    labelled_by: Labels | None = None
+    """As `DataConfig.labels`."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -139,12 +145,15 @@ class ImageSet:
         return sha256(repr(shards).encode()).hexdigest()
 
 
-def open_image_set(path: Path, *, image_size: int | None = None, channels: int | None = None) -> ImageSet:
+def open_image_set(
+    path: Path, *, image_size: int | None = None, channels: int | None = None, labels: Labels | None = None
+) -> ImageSet:
     """The images at a path with whatever labels they have, as evaluation and upsampling read them.
 
     image_size: side in pixels. Pictures get the published centre crop to it; stored arrays of another size are refused.
         None takes the images as they are.
     channels: 1 or 3. Pictures are converted, grey to colour only; None takes their mode, which must be one.
+    labels: as `DataConfig.labels`; None takes class folders, or the labels of samples and arrays, if there are any.
 
     Raises:
         FileNotFoundError: nothing at the path.
@@ -152,22 +161,23 @@ def open_image_set(path: Path, *, image_size: int | None = None, channels: int |
     """
     if _place(path) is None:
         raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
-    stored = open_stored(path, None)
-    files, resize = stored.images, "none"
+    stored = open_stored(path, labels)
+    files, resize, headers = stored.images, "none", None
     if isinstance(files, ImageArrays):
         source = files
     else:
-        modes, entries = header_modes(stored, files, path, None), np.arange(len(stored.labels))
+        headers, entries = read_headers(stored, files, path, None), np.arange(len(stored.labels))
         if channels is None:
-            mode = common_mode(modes, files, path, in_training=False)
+            mode = common_mode(headers.modes, files, path, in_training=False)
         else:
-            mode = mode_with_channels(modes, files, channels)
+            mode = mode_with_channels(headers.modes, files, channels)
         source = DecodedImages(files=files, entries=entries, labels=stored.labels, mode=mode, size=image_size)
         crop = "" if image_size is None else CENTER_CROP.format(size=image_size)
         resize = "; then ".join(filter(None, (stored.resize, crop))) or "none"
     images = ImageSet(
         path=path, format=stored.format, source=source, shape=source.shape, labels=torch.from_numpy(stored.labels),
-        class_names=stored.class_names, manifest=stored.manifest, resize=resize,
+        class_names=stored.class_names, manifest=stored.manifest, resize=resize, stored=stored, headers=headers,
+        labelled_by=labels,
     )  # fmt: skip
     _refuse_misfits(images, image_size=image_size, channels=channels)
     return images
@@ -192,7 +202,8 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     labels, names = stored.labels, stored.class_names
     if class_names is not None:
         labels, names = renumbered(labels, names, class_names, path=config.path), tuple(class_names)
-    modes = header_modes(stored, files, config.path, config)
+    headers = read_headers(stored, files, config.path, config)
+    modes = headers.modes
     entries = np.flatnonzero([mode is not None for mode in modes])
     lost = np.setdiff1d(labels, labels[entries])
     if lost.size:
@@ -207,7 +218,8 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     )
     return ImageSet(
         path=config.path, format=stored.format, source=source, shape=source.shape, class_names=names,
-        labels=torch.from_numpy(source.labels), skipped=skipped,
+        labels=torch.from_numpy(source.labels), skipped=skipped, stored=stored, headers=headers,
+        labelled_by=config.labels,
     )  # fmt: skip
 
 

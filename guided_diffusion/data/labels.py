@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .config import Labels
+
 Label = str | int
 LabelsAndNames = tuple[NDArray[np.int64], tuple[str, ...]]
 
@@ -65,6 +67,29 @@ def renumbered(
             f"for ({known}); rename or remove these classes, or give data of the same classes"
         )
     return np.array([number_of.get(name, -1) for name in class_names], dtype=np.int64)[labels]
+
+
+def class_doubts(
+    labels: NDArray[np.int64], class_names: Sequence[str], *, source: Path, by: Labels | None
+) -> list[str]:
+    """Doubts about classes without images, and about labels that nearly number the images.
+
+    source, by: path and labels of the data, for messages.
+    """
+    counts = np.bincount(labels[labels >= 0], minlength=len(class_names))
+    empty = [name for name, count in zip(class_names, counts, strict=True) if not count]
+    found = list[str]()
+    if empty:
+        shown = ", ".join(f'"{name}"' for name in empty[:5]) + (", .." if len(empty) > 5 else "")
+        advice = "; class numbers begin at 0: subtract 1 from each label, or give names" if empty == ["0"] else ""
+        found.append(f"{len(empty)} of the {len(counts)} classes of {source} have no images ({shown}){advice}")
+    if len(counts) - len(empty) > max(2, len(labels) / 2):
+        taken = 'the text of each file name up to its first "_"' if by == "filenames" else "the labels"
+        found.append(
+            f"{source} has {len(counts) - len(empty)} classes for {len(labels)} images, nearly one each: {taken} may "
+            f"not be the class; check --data.labels"
+        )
+    return found
 
 
 def table_labels(images: Sequence[str], content: bytes, *, root: Path, source: Path) -> list[Label]:

@@ -2,50 +2,127 @@
 
 import hashlib
 import io
-import json
+import logging
 import math
 import os
+import zlib
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import differences
-from ..files import atomic_write, file_sha256, write_json
+from ..files import atomic_write, file_sha256, locked, write_json
+from ..records import DamagedRecordError, read_record
 from .config import DataConfig
-from .formats.npz import write_npy_header
-from .formats.packed import FORMAT, IMAGES, LABELS, PARTIAL, RECORD, read_record
+from .formats.npz import npy_header, write_npy_header
+from .formats.packed import (
+    CHECKSUMS,
+    FORMAT,
+    IMAGES,
+    LABELS,
+    PARTIAL,
+    RECORD,
+    PackedImages,
+    open_stored,
+    read_dataset,
+)
 from .image_set import ImageSet
 from .workers import read_each
 
 UNFINISHED = "preparing.json"
 """The record of an unfinished directory."""
 
+_logger = logging.getLogger(__name__)
+
 
 def write_prepared(out: Path, images: ImageSet, config: DataConfig) -> int:
     """Write the missing files of a prepared data set and return the size of its pixels in bytes.
 
+    A finished directory is compared with its hashes; files that were cut or changed are written again.
+
     Raises:
-        ValueError: the directory holds other images or other files; or a damaged image.
+        ValueError: the directory holds other images or other files, or another process prepares it; or a damaged image.
     """
-    identity, claim, finished = _identity(images, config), out / UNFINISHED, (out / RECORD).exists()
-    if finished or claim.exists():
-        stored = dict(read_record(out) if finished else json.loads(claim.read_text()))
-        stored.pop("images_sha256", None)
-        differing = differences(stored, identity)
-        if differing:
-            raise ValueError(f"{out} is of other images: {'; '.join(differing)}; give another --out, or remove it")
-    elif out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} holds other files; give --out a directory that is new or empty")
-    if not finished:
-        write_json(claim, identity)
-        if not (out / IMAGES).exists():
-            _write_images(out, images, num_workers=config.num_workers)
-        with atomic_write(out / LABELS) as file:
-            np.save(file, images.labels.numpy(), allow_pickle=False)
-        write_json(out / RECORD, {**identity, "images_sha256": file_sha256(out / IMAGES)})
-        claim.unlink()
+    identity = _identity(images, config)
+    _is_of(identity, out)  # refuses before anything is written
+    with locked(out, work="preparation"):
+        is_known, is_finished, damage = _is_of(identity, out), (out / RECORD).exists(), None
+        if is_finished and (damage := _damage(out) if is_known else f"{out / RECORD} is damaged"):
+            _logger.warning("%s; it is prepared again", damage)
+        if damage or not is_known:
+            for name in (PARTIAL, IMAGES):
+                (out / name).unlink(missing_ok=True)
+        if damage or not is_finished:
+            _write_files(out, images, identity, num_workers=config.num_workers)
+        (out / UNFINISHED).unlink(missing_ok=True)
     return (out / IMAGES).stat().st_size
+
+
+def _write_files(out: Path, images: ImageSet, identity: dict[str, Any], *, num_workers: int) -> None:
+    """Write the missing files of an unfinished directory, its record last."""
+    write_json(out / UNFINISHED, identity)
+    (out / RECORD).unlink(missing_ok=True)
+    if not (out / IMAGES).exists():
+        _write_images(out, images, num_workers=num_workers)
+    sha256, checksums = _digests(out / IMAGES, images.shape)
+    for name, values in ((LABELS, images.labels.numpy()), (CHECKSUMS, checksums)):
+        with atomic_write(out / name) as file:
+            np.save(file, values, allow_pickle=False)
+    hashes = {"images_sha256": sha256, "labels_sha256": file_sha256(out / LABELS)}
+    write_json(out / RECORD, identity | hashes)
+
+
+def _is_of(identity: dict[str, Any], out: Path) -> bool:
+    """True if a directory's record says that it is of these images; False if it is new or says nothing.
+
+    Raises:
+        ValueError: it is of other images, or holds other files.
+    """
+    fields = {key: type(value) for key, value in identity.items()}
+    for path in filter(Path.exists, (out / RECORD, out / UNFINISHED)):
+        with suppress(DamagedRecordError):
+            stored = read_record(path, fields)
+            if differing := differences({key: stored[key] for key in identity}, identity):
+                raise ValueError(f"{out} is of other images: {'; '.join(differing)}; give another --out, or remove it")
+            return True
+    found = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.exists() else set[str]()
+    if not found <= {IMAGES, LABELS, CHECKSUMS, RECORD, PARTIAL, UNFINISHED}:
+        raise ValueError(f"{out} holds other files; give --out a directory that is new or empty")
+    return False
+
+
+def _damage(out: Path) -> str | None:
+    """Damage of a finished directory, in words; None: its files are as they were written."""
+    try:
+        images = open_stored(out, None).images
+    except ValueError as error:
+        return str(error)
+    assert isinstance(images, PackedImages)
+    sha256, checksums = _digests(out / IMAGES, (images.size, images.size, images.channels))
+    if read_dataset(out)["images_sha256"] not in (None, sha256):
+        return f"{out / IMAGES} is damaged: it holds other pixels than were prepared"
+    if images.checksum_offset is not None and not np.array_equal(np.load(out / CHECKSUMS), checksums):
+        return f"{out / CHECKSUMS} is damaged: it differs from the checksums of {IMAGES}"
+    return None
+
+
+def _digests(path: Path, shape: tuple[int, ...]) -> tuple[str, NDArray[np.uint32]]:
+    """SHA-256 of a file of images of a shape (H, W, C), and the CRC-32 of each image."""
+    num_bytes = math.prod(shape)
+    checksums: list[int] = []
+    with path.open("rb") as file:
+        npy_header(file)
+        header = file.tell()
+        file.seek(0)
+        digest = hashlib.sha256(file.read(header))
+        for pixels in iter(partial(file.read, num_bytes), b""):
+            digest.update(pixels)
+            checksums.append(zlib.crc32(pixels))
+    return digest.hexdigest(), np.array(checksums, dtype=np.uint32)
 
 
 def _identity(images: ImageSet, config: DataConfig) -> dict[str, Any]:

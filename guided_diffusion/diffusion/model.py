@@ -204,12 +204,21 @@ def load_network(
 ) -> tuple[C, N, Checkpoint, str]:
     """Config, frozen network, checkpoint and name of the weights of a checkpoint or run directory of a kind."""
     checkpoint = open_checkpoint(path, kind)
-    config = from_plain(config_class, checkpoint.model, source=str(checkpoint.path / "config.json"))
-    with torch.device("meta"):
-        network = network_class(cast(Any, config).network)
+    source, file = str(checkpoint.path / "config.json"), checkpoint.weights_file(weights)
+    config = from_plain(config_class, checkpoint.model, source=source)
+    parameters, size = cast(Any, config).network.least_parameters, file.stat().st_size
+    if parameters > size:  # before building, which would take time and memory for each of its layers
+        raise ValueError(
+            f"{source} describes a network of {parameters:.3g} parameters or more, but {file} has {size} bytes"
+        )
+    try:
+        with torch.device("meta"):
+            network = network_class(cast(Any, config).network)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{source} describes a network that cannot be built: {error}") from None
     load_weights(network, checkpoint, weights)
     network.eval().requires_grad_(False).to(device)
-    return config, network, checkpoint, checkpoint.weights_file(weights).stem
+    return config, network, checkpoint, file.stem
 
 
 def weights_record(model: DiffusionModel | UpsamplerModel) -> dict[str, Any]:

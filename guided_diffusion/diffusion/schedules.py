@@ -13,6 +13,9 @@ from .chain import DiffusionChain, Step, TrainingChain, step_a_sample
 SIGNAL_RATES = (0.95, 0.02)
 """Signal rates of the offset cosine schedule at times 0 and 1: neither pure image nor pure noise."""
 
+MOST_STEPS = 1_000_000
+"""Noise levels of the longest chain: its tables take 16 MB, and networks distinguish its timesteps in float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChainConfig:
@@ -27,8 +30,11 @@ class ChainConfig:
     """Tell the network t * 1000 / T in place of t, as improved DDPM does for its chains of 4000."""
 
     def __post_init__(self) -> None:
-        if self.num_steps < 2:
-            raise ValueError(f"chain.num_steps is {self.num_steps}; a chain needs at least 2 noise levels")
+        if not 2 <= self.num_steps <= MOST_STEPS:
+            limits = (
+                f"at least 2 noise levels, and at most {MOST_STEPS:,} are computed (published chains have up to 4,000)"
+            )
+            raise ValueError(f"chain.num_steps is {self.num_steps}; a chain needs {limits}")
         if self.rescale_t and self.is_continuous:
             raise ValueError(
                 f"chain.rescale_t is for numbered steps; a network on the {self.schedule} schedule is told its noise "

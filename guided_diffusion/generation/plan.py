@@ -19,6 +19,9 @@ from ..diffusion.model import parse_label
 from ..diffusion.noise import SeededNoise, sample_seed
 from ..samplers import OnStep
 
+NUM_SEEDS = 2**32
+"""Seeds of samples' generators (`noise.sample_seed`)."""
+MOST_SHARDS = 1_000_000
 LABEL_STAGE = 1
 """Labels are drawn under a seed of their own, that of an upsampler to one pixel (`cascade.stage_seed`)."""
 
@@ -90,6 +93,18 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_at_least(self, num_samples=1, shard_size=1)
+        if self.num_samples > NUM_SEEDS:
+            raise ValueError(f"num_samples is at most {NUM_SEEDS:,}, one for each seed; got {self.num_samples:,}")
+        if self.num_shards > MOST_SHARDS:
+            raise ValueError(
+                f"shard_size {self.shard_size} cuts {self.num_samples:,} samples into {self.num_shards:,} files, and a "
+                f"directory holds at most {MOST_SHARDS:,}; raise it"
+            )
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards."""
+        return -(-self.num_samples // self.shard_size)
 
     def ids(self, shard: int) -> range:
         """The ids of one shard; the last shard may hold fewer."""

@@ -5,8 +5,8 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing, suppress
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -19,7 +19,17 @@ from tqdm import tqdm
 from ..data.formats.samples import Shard, check_manifest, missing_shards, open_manifest, write_shard
 from ..data.pictures import write_png
 from ..diffusion.denoiser import Estimate
-from ..distributed import Tally, free_cached_memory, is_out_of_memory, this_process, wait_for_everyone
+from ..distributed import (
+    Tally,
+    broadcast_from_main,
+    free_cached_memory,
+    is_out_of_memory,
+    locked_for_run,
+    on_main_process,
+    this_process,
+    wait_for_everyone,
+)
+from ..stop_request import InterruptedWork, StopRequest, stop_requests
 from .config import RunConfig
 from .plan import Plan, SampleBatch
 from .sample_pictures import class_grid
@@ -27,7 +37,8 @@ from .sample_pictures import class_grid
 MakeImages = Callable[[SampleBatch], Tensor]
 """uint8 images (B, C, H, W) of a batch."""
 
-SHARDS, IMAGES = "shards", "images"
+SHARDS, IMAGES, ENDED, STOPPED = "shards", "images", "ended", "stopped"
+"""Names of the tally: shards and images made, processes at their end, and those that were asked to stop."""
 
 _logger = logging.getLogger(__name__)
 
@@ -39,34 +50,47 @@ def make_shards(
 
     manifest: all that pixels depend on; a directory of samples with another is refused, and nothing is written.
     evaluations: the count that the networks of `make_images` add to.
+
+    Raises:
+        ValueError: `config.out` holds other samples, or another run is writing there.
+        InterruptedWork: a process was asked to stop, by SIGTERM or Ctrl-C; shards that were begun are left out.
     """
     process = this_process()
     if process.device.type == "cpu":
         torch.set_num_threads(config.cpu_threads)  # kernels sum in another order on another number of threads
-    check_manifest(config.out, manifest)  # every process, so that none waits for one that refused
-    missing = missing_shards(config.out, num_samples=plan.num_samples, shard_size=plan.shard_size)
-    wait_for_everyone()  # all have listed before any writes
-    if process.is_main:
-        config.out.mkdir(parents=True, exist_ok=True)
-        open_manifest(config.out, manifest, environment=environment(config, process.device) if missing else None)
-    wait_for_everyone()
+    check_manifest(config.out, manifest)  # before anything is written
+    with locked_for_run(config.out, work="sampling"), stop_requests() as stop:
+        missing = missing_shards(config.out, num_samples=plan.num_samples, shard_size=plan.shard_size)
+        wait_for_everyone()  # all have listed before any writes
+        kernels = environment(config, process.device) if missing else None
+        on_main_process(lambda: open_manifest(config.out, manifest, environment=kernels))
+        evaluations.subtract(evaluations.copy())  # those of an earlier run with the same networks
+        tally, total, is_main = Tally(), sum(len(plan.ids(n)) for n in missing), process.is_main
+        bar = Progress(tally, evaluations, total, stop=stop, name=config.out.name, is_shown=is_main)
+        with closing(bar) as progress:
+            with suppress(InterruptedWork):
+                _write_shards(config, plan, missing[process.rank :: process.world_size], make_images, progress)
+            progress.wait_for_all(process.world_size)  # a collective would give up after minutes
+            if broadcast_from_main(tally.total(STOPPED)):
+                written, all_shards = tally.total(SHARDS) - len(missing), plan.num_shards
+                text = f"stopped: {config.out} has {all_shards + written} of {all_shards} shards; run it again to go on"
+                raise InterruptedWork(text if is_main else "")
+            if is_main:
+                progress.report()
+                write_png(config.out / "grid.png", class_grid(config.out))
 
-    evaluations.subtract(evaluations.copy())  # those of an earlier run with the same networks
-    tally, total, size = Tally(), sum(len(plan.ids(n)) for n in missing), config.batch_size
-    with closing(Progress(tally, evaluations, total, name=config.out.name, is_shown=process.is_main)) as progress:
-        for n in missing[process.rank :: process.world_size]:
-            images, size = _made(plan, plan.ids(n), size, make_images, progress)
-            labels = np.array([plan.label(i) for i in plan.ids(n)])
-            pixels = rearrange(images, "n c h w -> n h w c").numpy()
-            write_shard(config.out, n, Shard(images=pixels, labels=labels, ids=np.array(plan.ids(n))))
-            tally.add(SHARDS, 1)
-        for network, count in evaluations.items():
-            tally.add(network, count)
-        progress.wait_for(SHARDS, len(missing))  # a collective would give up after minutes
-        wait_for_everyone()
-        if process.is_main:
-            progress.report()
-            write_png(config.out / "grid.png", class_grid(config.out))
+
+def _write_shards(
+    config: RunConfig, plan: Plan, shards: Iterable[int], make_images: MakeImages, progress: "Progress"
+) -> None:
+    """Make and write these shards, in batches of at most `config.batch_size` images."""
+    size = config.batch_size
+    for n in shards:
+        images, size = _made(plan, plan.ids(n), size, make_images, progress)
+        labels = np.array([plan.label(i) for i in plan.ids(n)])
+        pixels = rearrange(images, "n c h w -> n h w c").numpy()
+        write_shard(config.out, n, Shard(images=pixels, labels=labels, ids=np.array(plan.ids(n))))
+        progress.written()
 
 
 def _made(plan: Plan, ids: range, size: int, make_images: MakeImages, progress: "Progress") -> tuple[Tensor, int]:
@@ -109,11 +133,14 @@ def environment(config: RunConfig, device: torch.device) -> dict[str, Any]:
 
 
 class Progress:
-    """A bar over the images of all processes, shown by one of them, and a line of sums at the end."""
+    """A bar over the images of all processes, shown by one of them, a line of sums at the end, and a stop for all."""
 
-    def __init__(self, tally: Tally, evaluations: Counter[str], total: int, *, name: str, is_shown: bool) -> None:
+    def __init__(
+        self, tally: Tally, evaluations: Counter[str], total: int, *, stop: StopRequest, name: str, is_shown: bool
+    ) -> None:
         """evaluations: images evaluated by this process's networks, counted by them. total: images of all processes."""
         self._tally, self._evaluations, self._begin = tally, evaluations, time.monotonic()
+        self._stop, self._looked_at = stop, self._begin
         # Every image costs the same, so the mean rate since the beginning predicts best how long it will take.
         self._bar: tqdm[NoReturn] = tqdm(total=total, unit="img", desc=name, disable=not is_shown, smoothing=0)
 
@@ -122,7 +149,18 @@ class Progress:
         self._bar.close()
 
     def step(self, k: int, x: Tensor, estimate: Estimate) -> None:
-        """Show the steps left, as an `OnStep`: a batch can take minutes."""
+        """Show the steps left, as an `OnStep`: a batch can take minutes.
+
+        Raises:
+            InterruptedWork: this process or another one was asked to stop.
+        """
+        if self._stop.requested:
+            self._tally.add(STOPPED, 1)
+            raise InterruptedWork
+        if time.monotonic() - self._looked_at > 1:  # asking the other processes takes a while
+            self._looked_at = time.monotonic()
+            if self._tally.total(STOPPED):
+                raise InterruptedWork
         if not self._bar.disable and time.time() - self._bar.last_print_t > 1:
             self._bar.set_postfix(steps_left=k, refresh=False)
             self._count()
@@ -133,9 +171,20 @@ class Progress:
         self._tally.add(IMAGES, images)
         self._count()
 
-    def wait_for(self, name: str, total: int) -> None:
-        """Return once a sum of the tally has come to `total`, showing the other processes' progress meanwhile."""
-        while self._tally.total(name) < total:
+    def written(self) -> None:
+        """Add a shard written by this process."""
+        self._tally.add(SHARDS, 1)
+
+    def wait_for_all(self, processes: int) -> None:
+        """Add this process's evaluations, and return once all processes have come here, showing their progress."""
+        for network, count in self._evaluations.items():
+            self._tally.add(network, count)
+        self._tally.add(ENDED, 1)
+        told = False
+        while self._tally.total(ENDED) < processes:
+            if self._stop.requested and not told:
+                self._tally.add(STOPPED, 1)
+                told = True
             time.sleep(0.1)
             self._count()
 

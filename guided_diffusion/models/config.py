@@ -6,6 +6,9 @@ from typing import Literal
 GROUPS = 32
 """Groups of every group normalisation; channel counts are multiples of it."""
 
+MOST_PIXELS = 1 << 16
+"""The longest side of an image, so that a damaged or mistyped one asks for no terabytes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
@@ -37,6 +40,8 @@ class EncoderConfig:
             raise ValueError(f"network.dropout is a probability below 1, got {self.dropout}")
         if not self.channel_mult or self.blocks_per_level < 1:
             raise ValueError("a network needs at least one level (channel_mult) and one block a level")
+        if self.image_size > MOST_PIXELS:
+            raise ValueError(f"image_size is {self.image_size}, and the largest is {MOST_PIXELS}")
         if self.image_size % self.down_factor:
             times, advice = len(self.channel_mult) - 1, sizes_that_work(self.image_size, self.down_factor)
             raise ValueError(f"image_size {self.image_size} cannot be halved {times} times; {advice}")
@@ -70,6 +75,11 @@ class EncoderConfig:
     def level_channels(self) -> tuple[int, ...]:
         """Channels of each level, finest first."""
         return tuple(int(mult * self.base_channels) for mult in self.channel_mult)
+
+    @property
+    def least_parameters(self) -> int:
+        """A lower bound of the network's parameters, from its sizes alone: two 3x3 convolutions in each block."""
+        return 18 * self.blocks_per_level * sum(channels**2 for channels in self.level_channels)
 
     @property
     def embedding_channels(self) -> int:

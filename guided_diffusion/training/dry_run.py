@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 
 from ..distributed import reduced
+from ..stop_request import StopRequest
 from .run import TrainingRun, TrainState
 from .setup import bytes_per_image, loss_of_first_image, set_up
 from .step import backward, update
-from .stop_request import StopRequest
 
 MEASURED_SECONDS = 15.0
 """Duration of the measurement, which takes at least two micro-batches."""

@@ -4,6 +4,8 @@ Everything random in iteration n is a function of (seed, n) and of the samples' 
 or one on another number of processes, therefore continues exactly, without the state of any generator.
 """
 
+import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from typing import Any
@@ -15,9 +17,11 @@ from torch import nn
 from ..data.batches import Batch, EndlessBatches
 from ..data.crops import DamagedImageError
 from ..data.image_set import ImageSet, open_training_set
-from ..distributed import on_any_process, wait_for_everyone
+from ..data.summary import doubts, summary
+from ..distributed import on_any_process, this_process, wait_for_everyone
 from ..files import atomic_write, locked
 from ..run_directory import mark_best, read_best
+from ..stop_request import InterruptedWork, StopRequest, stop_requests
 from .config import TrainingConfig
 from .dry_run import estimate_cost
 from .log import TrainingLog
@@ -26,13 +30,19 @@ from .resume import check_run_directory, remedy, save
 from .run import TrainingRun, TrainState
 from .setup import set_up
 from .step import update
-from .stop_request import InterruptedWork, StopRequest, stop_requests
+
+_logger = logging.getLogger(__name__)
 
 
 def open_training_data(config: TrainingConfig) -> ImageSet:
     """The images of a training, opened once its run directory is known to do."""
     check_run_directory(config.out, resume=config.resume == "auto")
-    return open_training_set(config.data, image_size=config.network.image_size)
+    images = open_training_set(config.data, image_size=config.network.image_size)
+    if this_process().is_main:
+        print(summary(images), file=sys.stderr)
+        for doubt in doubts(images):
+            _logger.warning("%s", doubt)
+    return images
 
 
 def train(

@@ -9,9 +9,9 @@ from torch import Tensor
 from ..data.batches import Batch
 from ..diffusion.noise import SeededNoise, sample_seed
 from ..distributed import clip_gradients, gathered, gradients_synced, on_any_process
+from ..stop_request import InterruptedWork, StopRequest
 from .objective import Losses
 from .run import TrainState
-from .stop_request import InterruptedWork, StopRequest
 
 DROPOUT = 1 << 32
 """Added to the seed, so that dropout's generator differs from that of the sample with the iteration's number."""

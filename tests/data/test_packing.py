@@ -22,6 +22,7 @@ from guided_diffusion.data.formats import open_stored
 from guided_diffusion.data.image_set import ImageSet, open_training_set
 
 SIZE = 6
+FILES = ["checksums.npy", "dataset.json", "images.npy", "labels.npy"]
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_prepared_data_are_those_of_the_folder_to_the_bit(tmp_path, folder, caps
     assert torch.equal(packed[0], original[0])
     assert packed[1:] == original[1:]
     assert f"{tmp_path / 'out'}: 12 images of 6x6 in 3 classes" in capsys.readouterr().out
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["dataset.json", "images.npy", "labels.npy"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == FILES
 
 
 def test_grey_data_stay_grey(tmp_path):
@@ -137,7 +138,7 @@ def test_a_partial_file_is_continued_from_its_last_whole_image(tmp_path, folder,
     prepare(folder, out)
     assert (out / "images.npy").read_bytes() == whole
     assert cropped == list(range(max(0, left - 128) // 108, 12))
-    assert sorted(file.name for file in out.iterdir()) == ["dataset.json", "images.npy", "labels.npy"]
+    assert sorted(file.name for file in out.iterdir()) == FILES
 
 
 def test_a_killed_preparation_is_no_data_set_and_goes_on_where_it_was(tmp_path):

@@ -23,6 +23,7 @@ from guided_diffusion.distributed import Tally
 from guided_diffusion.generation import shard_writer
 from guided_diffusion.generation.shard_writer import Progress
 from guided_diffusion.models.precision import EvaluatedNetwork, check_precision
+from guided_diffusion.stop_request import StopRequest
 
 
 def config(out: Path, **changes) -> SampleConfig:
@@ -91,13 +92,14 @@ def test_a_process_without_work_waits_and_shows_how_far_the_others_are(capsys):
         for _ in range(3):
             time.sleep(0.05)
             tally.add("images", 2)
-            tally.add("shards", 1)
+        tally.add("ended", 1)
 
-    with closing(Progress(tally, Counter(), 6, name="samples", is_shown=True)) as progress:
+    bar = Progress(tally, Counter(), 6, stop=StopRequest(), name="samples", is_shown=True)
+    with closing(bar) as progress:
         thread = threading.Thread(target=other)
         thread.start()
-        progress.wait_for("shards", 3)
-        assert tally.total("shards") == 3
+        progress.wait_for_all(2)
+        assert tally.total("images") == 6
         thread.join()
     assert " 6/6 " in capsys.readouterr().err
 

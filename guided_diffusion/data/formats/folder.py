@@ -40,4 +40,6 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
         tree, labels, lambda table: (path / table).read_bytes() if (path / table).is_file() else None
     )
     images = FolderImages(path, PackedNames(tree.images))
-    return StoredImages(images=images, labels=numbers, class_names=class_names)
+    return StoredImages(
+        images=images, labels=numbers, class_names=class_names, kinds=tree.kinds, left_out=tree.left_out(labels)
+    )

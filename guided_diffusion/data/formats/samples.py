@@ -5,10 +5,12 @@ what is missing. The generation package decides a sample's seed and label.
 """
 
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from ...config import differences, identified
 from ...files import atomic_write, write_json
+from ...records import DamagedRecordError, Fields, check_record, read_record
 from ..config import Labels
 from .npz import refuse_damage, rows_within, write_array, write_rows
 from .storage import NO_LABEL, StoredImages
@@ -24,6 +27,8 @@ from .storage import NO_LABEL, StoredImages
 MANIFEST_NAME = "manifest.json"
 ENVIRONMENTS = "environments"
 """Key of the manifest that lists the hardware and libraries that computed the samples; never compared."""
+_FIELDS: Fields = {"num_samples": int, "shard_size": int}
+_OPTIONAL_FIELDS: Fields = {"class_names": list[str] | None, ENVIRONMENTS: list[dict[str, Any]] | None}
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,15 @@ def missing_shards(directory: Path, num_samples: int, shard_size: int) -> list[i
 
     A shard counts as made if a file of its name ends as an npz must; only `read_shard` checks the content.
     """
-    expected = range(-(-num_samples // shard_size))
-    return [n for n in expected if not zipfile.is_zipfile(shard_path(directory, n))]
+    made = set(_made_shards(directory, -(-num_samples // shard_size)))
+    return [n for n in range(-(-num_samples // shard_size)) if n not in made]
+
+
+def _made_shards(directory: Path, total: int) -> list[int]:
+    """The numbers below `total` of the shards that are there, ascending."""
+    numbers = (re.fullmatch(r"shard-(\d{5,})\.npz", path.name) for path in directory.glob("shard-*.npz"))
+    found = sorted({int(number[1]) for number in numbers if number})
+    return [n for n in found if n < total and zipfile.is_zipfile(shard_path(directory, n))]
 
 
 def open_manifest(
@@ -205,11 +217,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no {MANIFEST_NAME}, so it is not a directory of samples")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_record(path, _FIELDS)
+        check_record(manifest, _OPTIONAL_FIELDS, source=path)
         if manifest["num_samples"] < 1 or manifest["shard_size"] < 1:
-            raise ValueError("num_samples and shard_size must be positive")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); move it away and run the sampling command again") from error
+            raise DamagedRecordError(f"{path} is damaged: num_samples and shard_size must be positive")
+    except DamagedRecordError as error:
+        raise DamagedRecordError(f"{error}; move it away and run the sampling command again") from None
     return manifest
 
 
@@ -220,11 +233,11 @@ def complete_shards(directory: Path) -> list[Path]:
         ValueError: some are missing.
     """
     manifest = read_manifest(directory)
-    num_samples, shard_size = manifest["num_samples"], manifest["shard_size"]
-    missing, total = missing_shards(directory, num_samples, shard_size), -(-num_samples // shard_size)
-    if missing:
-        some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-        found = f"{directory} lacks {len(missing)} of its {total} shards ({some})"
+    total = -(-manifest["num_samples"] // manifest["shard_size"])
+    made = set(_made_shards(directory, total))
+    if missing := total - len(made):  # which may be any number that a manifest holds
+        some = ", ".join(map(str, islice((n for n in range(total) if n not in made), 10)))
+        found = f"{directory} lacks {missing} of its {total} shards ({some}{', ...' if missing > 10 else ''})"
         raise ValueError(f"{found}; run the sampling command again to make them")
     return [shard_path(directory, n) for n in range(total)]
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
@@ -61,6 +61,10 @@ class StoredImages:
     """The resizing that the stored pixels went through, in words."""
     format: str = ""
     """The format's name in the table of formats, which enters it."""
+    kinds: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Number of images of each file name extension."""
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    """Names of the files that are no images, by extension, and of system files and folders, by name."""
 
 
 class PackedNames:

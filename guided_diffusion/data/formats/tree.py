@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,10 @@ from .storage import NO_LABEL
 
 _logger = logging.getLogger(__name__)
 
+_SYSTEM = frozenset(
+    ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db",
+     "desktop.ini")
+)  # fmt: skip
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
@@ -31,6 +35,8 @@ class Tree:
     """In the published order: the entries of a directory by name, subdirectories expanded in place."""
     others: tuple[str, ...]
     """Files that are no images by their names, in the same order."""
+    system: tuple[str, ...]
+    """Hidden and system files and folders, whose content is not looked at."""
 
     @property
     def wrapper(self) -> str | None:
@@ -38,10 +44,27 @@ class Tree:
         wrapped = len(self.directories) == 1 and all(image.count("/") > 1 for image in self.images)
         return self.directories[0] if wrapped and self.images else None
 
+    @property
+    def kinds(self) -> Mapping[str, int]:
+        """Number of images of each extension."""
+        return Counter(map(_extension, self.images))
+
+    def left_out(self, labels: Labels | None) -> Mapping[str, Sequence[str]]:
+        """`StoredImages.left_out`; labels: a table of labels in the tree is not left out."""
+        used = labels.as_posix() if isinstance(labels, Path) else None
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for file in self.others:
+            if file != used:
+                found[_extension(file) or "without an extension"].append(file)
+        for path in self.system:
+            name = path.rsplit("/", 1)[-1]
+            found["hidden" if name.startswith(".") else name].append(path)
+        return found
+
 
 def folder_tree(root: Path) -> Tree:
     """All files below a directory."""
-    return _tree(root, class_directories(root), _listed_files(root))
+    return _tree(root, class_directories(root), _entries(root))
 
 
 def archive_tree(root: Path, members: Iterable[str]) -> Tree:
@@ -49,30 +72,46 @@ def archive_tree(root: Path, members: Iterable[str]) -> Tree:
 
     Members of the archive, unlike files of a folder, come in any order.
     """
-    paths = sorted(parts for name in members if not any(map(_is_junk, parts := name.split("/"))))
+    paths, system = list[list[str]](), set[str]()
+    for name in members:
+        parts = name.split("/")
+        end = next((depth for depth, part in enumerate(parts, start=1) if _is_system(part)), None)
+        if end is None:
+            paths.append(parts)
+        else:
+            system.add("/".join(parts[:end]))
     directories = sorted({parts[0] for parts in paths if len(parts) > 1})
-    return _tree(root, directories, ("/".join(parts) for parts in paths if parts[-1]))
+    files = ("/".join(parts) for parts in sorted(paths) if parts[-1])
+    return _tree(root, directories, [*((file, False) for file in files), *((path, True) for path in sorted(system))])
 
 
-def _tree(root: Path, directories: Iterable[str], files: Iterable[str]) -> Tree:
-    images: list[str] = []
-    others: list[str] = []
-    for file in files:
-        (images if file.lower().endswith(EXTENSIONS) else others).append(file)
-    return Tree(root=root, directories=tuple(directories), images=tuple(images), others=tuple(others))
+def _tree(root: Path, directories: Iterable[str], entries: Iterable[tuple[str, bool]]) -> Tree:
+    images, others, system = list[str](), list[str](), list[str]()
+    for name, is_system in entries:
+        (system if is_system else images if name.lower().endswith(EXTENSIONS) else others).append(name)
+    return Tree(
+        root=root, directories=tuple(directories), images=tuple(images), others=tuple(others), system=tuple(system)
+    )
 
 
-def _listed_files(directory: Path) -> Iterator[str]:
-    """Files below `directory`, relative to it: entries sorted by name, subdirectories expanded in place."""
+def _entries(directory: Path, below: str = "") -> Iterator[tuple[str, bool]]:
+    """Names of the files below a directory, and whether they are of the system; a folder of the system is an entry.
+
+    Entries are sorted by name, other subdirectories expanded in place. below: beginning of the names.
+    """
     with os.scandir(directory) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
     for entry in entries:
-        if _is_junk(entry.name):
-            continue
-        if entry.is_dir():
-            yield from (f"{entry.name}/{file}" for file in _listed_files(directory / entry.name))
+        if _is_system(entry.name):
+            yield below + entry.name, True
+        elif entry.is_dir():
+            yield from _entries(directory / entry.name, f"{below}{entry.name}/")
         else:
-            yield entry.name
+            yield below + entry.name, False
+
+
+def _extension(file: str) -> str:
+    return PurePosixPath(file).suffix.lower()
 
 
 def files_sha256(path: Path) -> str:
@@ -81,20 +120,20 @@ def files_sha256(path: Path) -> str:
     It detects replaced pictures without reading a million of them.
     """
     digest = sha256()
-    for name in _listed_files(path) if path.is_dir() else [""]:
+    for name in [name for name, is_system in _entries(path) if not is_system] if path.is_dir() else [""]:
         found = (path / name).stat()
         digest.update(repr((name, found.st_size, found.st_mtime_ns)).encode())
     return digest.hexdigest()
 
 
-def _is_junk(name: str) -> bool:
-    """Hidden files, and the twin directory that macOS puts into zips."""
-    return name.startswith(".") or name == "__MACOSX"
+def _is_system(name: str) -> bool:
+    """Hidden files, and what systems put beside pictures: thumbnails, bins, the twin directory of macOS's zips."""
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def class_directories(root: Path) -> list[str]:
     """The names of a class folder's directories, sorted: its classes in the order of their labels."""
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _is_junk(entry.name))
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _is_system(entry.name))
 
 
 def tree_labels(tree: Tree, labels: Labels | None, read: Callable[[Path], bytes | None]) -> LabelsAndNames:

@@ -75,7 +75,10 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
         if labels is None and tree.wrapper is not None:
             return open_stored(path / tree.wrapper, labels)
         numbers, class_names = tree_labels(tree, labels, lambda table: _content(file, members.get(table.as_posix())))
-        return StoredImages(images=ZipImages(archive, images), labels=numbers, class_names=class_names)
+        return StoredImages(
+            images=ZipImages(archive, images), labels=numbers, class_names=class_names, kinds=tree.kinds,
+            left_out=tree.left_out(labels),
+        )  # fmt: skip
 
 
 def _archive(path: Path) -> Path | None:

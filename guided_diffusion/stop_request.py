@@ -1,17 +1,18 @@
 """Requests to stop: SIGTERM and SIGINT."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 class InterruptedWork(Exception):  # noqa: N818  # a request, not an error
-    """Work that a run can do without was cut short by a request to stop."""
+    """Work that can be left out, or that the same command goes on with, was cut short by a request to stop."""
 
 
 class StopRequest:
-    """A request by SIGTERM or SIGINT. It is answered between two iterations, or at once where nothing is lost."""
+    """A request by SIGTERM or SIGINT. It is answered between two steps, or at once where nothing is lost."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -39,8 +40,11 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Turn SIGTERM and the first SIGINT into a request while the block runs."""
+    """Turn SIGTERM and the first SIGINT into a request while the block runs; signals reach the main thread alone."""
     stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
     previous = {number: signal.signal(number, stop.receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
