@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 SOFTPLUS_BETA = 3.0
@@ -20,25 +20,18 @@ _SMOOTH: Mapping[str, Callable[..., Tensor]] = {
 """Torch's functions by name, in terms of the ReLU or of what stands for it."""
 
 
-def smoothed(network: nn.Module, *, beta: float = SOFTPLUS_BETA) -> nn.Module:
+def smoothed(network: Callable[[Tensor], Tensor], *, beta: float = SOFTPLUS_BETA) -> Callable[[Tensor], Tensor]:
     """The network with Softplus(beta) for each ReLU, module or function (EluCD's section 3). The network is kept.
 
     So are the ReLUs smoothed that ReLU6, Hardtanh, Hardsigmoid and Hardswish consist of. Kinks of LeakyReLU, PReLU,
     clamp and max pooling stay, and all of a scripted or compiled network.
     """
-    return _Smoothed(network, beta)
 
+    def evaluated(x: Tensor) -> Tensor:
+        with _SmoothActivations(beta):
+            return network(x)
 
-class _Smoothed(nn.Module):
-    """A network evaluated with smooth activations."""
-
-    def __init__(self, network: nn.Module, beta: float) -> None:
-        super().__init__()
-        self.network, self._beta = network, beta
-
-    def forward(self, x: Tensor) -> Tensor:
-        with _SmoothActivations(self._beta):
-            return self.network(x)
+    return evaluated
 
 
 class _SmoothActivations(TorchFunctionMode):

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +107,7 @@ def clean_classifier(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.5,
     interpolation: str = "bilinear",
+    smooth: bool = False,
     device: torch.device | str | None = None,
 ) -> CleanClassifier:
     """A clean classifier of any network or function of images; a module is copied, frozen and put into evaluation mode.
@@ -115,7 +115,7 @@ def clean_classifier(
     network: (B, C, size, size), of which (x - mean) / std was taken for x in [0, 1], to logits (B, num_classes). 0.5
     and 0.5 give it [-1, 1], 0 and 1 give it [0, 1], 0 and 1/255 give it [0, 255]; three means make colour of grey
     images. class_names: in the order of its logits; none for those of the guided model. size: None for images of any
-    size. device: None leaves the network where it is.
+    size. smooth: `smoothed`. device: None leaves the network where it is.
     """
     origin = network if hasattr(network, "__qualname__") else type(network)
     name, sha256, reference = f"{origin.__module__}:{origin.__qualname__}", None, None
@@ -123,6 +123,7 @@ def clean_classifier(
         network = copy.deepcopy(network).eval().requires_grad_(False).to(device)
         sha256 = _state_sha256(network)
         reference = next((one for one in network.parameters() if one.is_floating_point()), None)
+    evaluated = smoothed(network) if smooth else network
     mean_c, std_c = (torch.as_tensor(values).float().reshape(1, -1, 1, 1) for values in (mean, std))
 
     def logits(x_0: Tensor) -> Tensor:
@@ -130,7 +131,7 @@ def clean_classifier(
         x = x.expand(-1, max(x.shape[1], mean_c.shape[1]), -1, -1)  # grey images have three equal channels
         if size is not None and x.shape[2:] != (size, size):
             x = F.interpolate(x, (size, size), mode=interpolation, align_corners=False, antialias=True)
-        return network(((x + 1) / 2 - mean_c.to(x)) / std_c.to(x)).to(x_0.dtype)
+        return evaluated(((x + 1) / 2 - mean_c.to(x)) / std_c.to(x)).to(x_0.dtype)
 
     return CleanClassifier(logits, tuple(class_names), image_shape=None, name=name, sha256=sha256)
 
@@ -179,8 +180,7 @@ def _imported(module: str, attribute: str, *, smooth: bool, device: torch.device
             found = found()
         if isinstance(found, CleanClassifier):
             return replace(found, name=name)
-        network = smoothed(found) if smooth and isinstance(found, nn.Module) else found
-        own = clean_classifier(network, class_names=getattr(found, "class_names", ()), device=device)
+        own = clean_classifier(found, class_names=getattr(found, "class_names", ()), smooth=smooth, device=device)
     except Exception as error:  # whatever a user's own code raises
         raise ValueError(
             f"--guidance.clean_classifier.name {name} gives no classifier ({type(error).__name__}: {error}); MODULE "
@@ -215,8 +215,8 @@ def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.de
     preset = weights.transforms()
     interpolation = "bicubic" if preset.interpolation == InterpolationMode.BICUBIC else "bilinear"
     clean = clean_classifier(
-        smoothed(network) if smooth else network, class_names=imagenet_class_names(), size=preset.crop_size[0],
-        mean=preset.mean, std=preset.std, interpolation=interpolation, device=device,
+        network, class_names=imagenet_class_names(), size=preset.crop_size[0], mean=preset.mean, std=preset.std,
+        interpolation=interpolation, smooth=smooth, device=device,
     )  # fmt: skip
     return replace(clean, name=f"torchvision:{name}", sha256=file_sha256(stored))
 

@@ -9,26 +9,24 @@ gradient come after it, as published, and their result is not clipped again.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from classifiers.off_the_shelf import CleanClassifier, load_clean_classifier
+from classifiers.off_the_shelf import CleanClassifier, fitted, load_clean_classifier
 from classifiers.trained_model import Classifier, load_classifier
 
-from ..diffusion.chain import Step
+from ..diffusion.chain import Step, sigma
 from ..diffusion.denoiser import Clip, Denoiser, bounded
 from ..diffusion.model import DiffusionConfig, DiffusionModel, class_difference, load_diffusion, weights_record
 from ..models.precision import CLASSIFIER, Precision, in_precision
 from ..samplers import SamplerConfig
 from .classifier_free import extrapolated
-from .config import CLASSIFIER_SCORES, GuidanceConfig
-from .estimate import guided_at_estimate, guided_through, joint_log_prob, sine_schedule
+from .config import CLASSIFIER_SCORES, CleanClassifierConfig, GuidanceConfig
+from .estimate import guided_at_estimate, guided_through, joint_log_prob
 from .interval import between, is_inside, within
 from .score import Scale, ScoreTerm, summed
 
@@ -71,6 +69,8 @@ class Guidance:
             _check_images(self.clean.name, self.clean.image_shape, model, run)
             self.clean.labels_of(self.class_names)  # refuses classes that it does not know
         self.config.scales_by_label(self.class_names)  # refuses unknown classes, and one named twice
+        if self.config.is_limited:
+            _check_interval(self)
 
     @property
     def knows_classes(self) -> bool:
@@ -110,6 +110,7 @@ class Guidance:
         """The guidance as manifests record it; None without any."""
         config, clean = self.config, self.config.clean_classifier
         by_clean = {"scale": _or_one(clean.scale), "gradient": clean.gradient}
+        by_clean |= {"jacobian": "sqrt(alpha_bar)"} if clean.gradient == "x_0" else {}
         further = zip(self.further, config.further.values(), strict=True)
         scales = config.scales_by_label(self.class_names)
         record: dict[str, Any] = {
@@ -149,13 +150,7 @@ class Guidance:
 
         if self.config.clean_classifier.gradient == "x_t":
             return bounded(guided_through(denoiser, log_prob, labels, scale), clip)
-        return guided_at_estimate(bounded(denoiser, clip), joint, labels, scale, schedule=self._schedule)
-
-    @cached_property
-    def _schedule(self) -> Callable[[Step], float] | None:
-        """EluCD's schedule of a clean classifier's scale, where it was published: ancestral sampling."""
-        is_ancestral = self.sampler.entry.guidance == "mean_shift"
-        return sine_schedule(self.sampler.levels(self.model.config.chain)) if is_ancestral else None
+        return guided_at_estimate(bounded(denoiser, clip), joint, labels, scale)
 
     def _scale_of(self, y: Tensor) -> Scale:
         own, default = self.config.scales_by_label(self.class_names), _or_one(self.config.scale)
@@ -170,13 +165,15 @@ def load_guidance(
     *,
     model: DiffusionModel,
     classifier: Path | Classifier | None = None,
+    clean: CleanClassifier | None = None,
     sampler: SamplerConfig | None = None,
     precision: Precision = "float32",
     counter: Counter[str] | None = None,
 ) -> Guidance:
     """The guidance of `model`, its networks loaded on the model's device.
 
-    classifier: of noisy images. precision, counter: of all networks but the model's, as for `in_precision`.
+    classifier: of noisy images. clean: a classifier of clean images, if `config` names none. precision, counter: of all
+    networks but the model's, as for `in_precision`.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `Guidance`, and networks that cannot be loaded.
@@ -187,13 +184,16 @@ def load_guidance(
 
     if isinstance(classifier, Path):
         classifier = load_classifier(classifier, device=model.device)
-    weaker = clean = None
+    weaker = None
     if config.autoguidance.model is not None:
         weaker = _load_weaker(config.autoguidance.model, device=model.device)
         weaker = in_precision(weaker, precision, counter=counter)
     if config.clean_classifier.name is not None:
         smooth = config.clean_classifier.gradient == "x_0"
-        clean = classifying(load_clean_classifier(config.clean_classifier.name, smooth=smooth, device=model.device))
+        clean = load_clean_classifier(config.clean_classifier.name, smooth=smooth, device=model.device)
+    if clean is not None and clean.image_shape is None:
+        shape, names = model.config.image_shape, model.config.class_names
+        clean = fitted(clean, image_shape=shape, class_names=names, device=model.device)
     return Guidance(
         model=model,
         config=config,
@@ -201,7 +201,7 @@ def load_guidance(
         classifier=classifier and classifying(classifier),
         further=tuple(classifying(load_classifier(Path(run), device=model.device)) for run in config.further),
         weaker=weaker,
-        clean=clean,
+        clean=clean and classifying(clean),
     )
 
 
@@ -237,6 +237,10 @@ def classifier_record(classifier: Classifier | CleanClassifier) -> dict[str, Any
 
 
 def _check_requested(guidance: Guidance) -> None:
+    if guidance.clean is None and guidance.config.clean_classifier != CleanClassifierConfig():
+        raise ValueError(
+            "guidance.clean_classifier has settings but no classifier; add --guidance.clean_classifier.name NAME"
+        )
     if guidance.classifier is not None:
         return
     config, plain = guidance.config, GuidanceConfig()
@@ -250,6 +254,16 @@ def _check_requested(guidance: Guidance) -> None:
         shown = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
                           for name, value in given.items())  # fmt: skip
         raise ValueError(f"guidance was asked for without a classifier ({shown}); add --classifier RUN")
+
+
+def _check_interval(guidance: Guidance) -> None:
+    lower, upper = guidance.config.sigma_min, guidance.config.sigma_max
+    levels = [sigma(float(alpha_bar)) for alpha_bar in guidance.sampler.levels(guidance.model.config.chain).alpha_bar]
+    if not any(lower < level <= upper for level in levels):
+        raise ValueError(
+            f"none of the sampler's noise levels, {levels[0]:.3g} to {levels[-1]:.3g}, lies above guidance.sigma_min "
+            f"{lower:g} and up to guidance.sigma_max {upper:g}, so that nothing would be guided; widen the interval"
+        )
 
 
 def _check_null_class(model: DiffusionConfig, run: Path) -> None:
