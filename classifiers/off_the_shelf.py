@@ -89,7 +89,8 @@ def load_clean_classifier(name: str, *, smooth: bool, device: torch.device | str
     classifier = load_classifier(Path(what), device=device)
     if classifier.config.chain is not None:
         raise ValueError(
-            f"{classifier.checkpoint.path} was trained on noisy images and is evaluated at x_t: give it as --classifier"
+            f"{classifier.checkpoint.path} was trained on noisy images and is evaluated at x_t: give it as "
+            f"--classifier, or train one of clean images with --diffusion null"
         )
 
     def logits(x_0: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from classifiers.off_the_shelf import CleanClassifier
 from classifiers.off_the_shelf import clean_classifier as make_clean_classifier
 from classifiers.trained_model import Classifier, load_classifier
 
-from .diffusion.model import DiffusionModel, load_diffusion, parse_label
+from .data.labels import parse_label
+from .diffusion.model import DiffusionModel, load_diffusion
 from .distributed import default_device
 from .generation.config import SamplingConfig
 from .generation.finiteness import warn_without_content
@@ -135,7 +136,7 @@ def _plan(run: SamplingRun, labels: Sequence[int | str] | str, num_samples: int 
     elif not len(labels):
         raise ValueError('labels are empty; give at least one, or "all"')
     else:
-        rule = InTurn(tuple(parse_label(str(label), run.guidance.class_names) for label in labels))
+        rule = InTurn(tuple(parse_label(label, run.guidance.class_names) for label in labels))
         count = len(labels)
     count = count if num_samples is None else num_samples
     return Plan(num_samples=count, shard_size=max(count, 1), labels=rule, seed=run.settings.seed)

@@ -80,6 +80,11 @@ class ImageSet:
         return bool((self.labels != NO_LABEL).any())
 
     @property
+    def empty_classes(self) -> tuple[int, ...]:
+        """Labels of the classes that have no images."""
+        return tuple(np.setdiff1d(np.arange(len(self.class_names)), self.labels.numpy()).tolist())
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """The place of each picture, those of an archive below its path; built anew at every call."""
         return tuple(map(self._pictures.path, range(len(self))))
@@ -153,7 +158,7 @@ def open_image_set(
     image_size: side in pixels. Pictures get the published centre crop to it; stored arrays of another size are refused.
         None takes the images as they are.
     channels: 1 or 3. Pictures are converted, grey to colour only; None takes their mode, which must be one.
-    labels: as `DataConfig.labels`; None takes class folders, or the labels of samples and arrays, if there are any.
+    labels: as `DataConfig.labels`, for pictures in folders and zips; None takes class folders if there are any.
 
     Raises:
         FileNotFoundError: nothing at the path.
@@ -161,7 +166,7 @@ def open_image_set(
     """
     if _place(path) is None:
         raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
-    stored = open_stored(path, labels)
+    stored = open_stored(path, labels, only_of_trees=True)
     files, resize, headers = stored.images, "none", None
     if isinstance(files, ImageArrays):
         source = files

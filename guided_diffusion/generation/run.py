@@ -107,7 +107,9 @@ class SamplingRun:
             ValueError: labels for a run without classes.
         """
         if self.guidance.knows_classes:
-            return label_rule(str(labels), self.guidance.class_names, seed=self.settings.seed)
+            return label_rule(
+                str(labels), self.guidance.class_names, seed=self.settings.seed, unseen=self.model.config.unseen_classes
+            )
         if labels != SampleSetConfig.labels:
             raise ValueError(
                 f"labels {labels} were asked for, but {self.model.checkpoint.path} is not conditioned on the class and "

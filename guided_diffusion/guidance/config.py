@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from ..diffusion.model import parse_label
+from ..data.labels import parse_label
 from .classifier import classifier_score, entropy_scaled_score
 from .score import LogProb, Scale, ScoreTerm
 

@@ -126,9 +126,9 @@ def test_images_of_unknown_kinds_are_named(tmp_path):
 
 def test_one_class_of_many_folders_is_told_to_look_like_a_mistake(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        wrapped = opened(write_zip(tmp_path / "data.zip", inside="train/"))
-    assert wrapped.class_names == ("train",)
-    assert f"if those are the classes, give {tmp_path / 'data.zip' / 'train'}" in caplog.text
+        wrapped = opened(write_zip(tmp_path / "data.zip", inside="photos/"))
+    assert wrapped.class_names == ("photos",)
+    assert f"if those are the classes, give {tmp_path / 'data.zip' / 'photos'}" in caplog.text
 
 
 # Storages that fail
