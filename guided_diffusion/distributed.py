@@ -263,11 +263,21 @@ def laid_out_like(tensor: Tensor, like: Tensor) -> Tensor:
     return copy
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+_OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc",
+    "can't start new thread",  # whose stack needs some
+    "could not create a primitive", "could not create a memory",  # oneDNN, which does not say why
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """True for errors that a smaller batch might avoid."""
     from accelerate.utils.memory import should_reduce_batch_size
 
-    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    is_named = isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+    return is_named or (isinstance(error, Exception) and should_reduce_batch_size(error))
 
 
 def free_cached_memory() -> None:
@@ -286,7 +296,7 @@ def largest_fitting(size: int, attempt: Callable[[int], None]) -> int:
     while True:
         try:
             attempt(size)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
         else:

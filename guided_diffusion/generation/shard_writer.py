@@ -105,7 +105,7 @@ def _made(plan: Plan, ids: range, size: int, make_images: MakeImages, progress: 
     while ids:
         try:
             made.append(make_images(plan.batch(ids[:size], device=device, on_step=progress.step)).cpu())
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if min(size, len(ids)) == 1 or not is_out_of_memory(error):
                 raise
         else:
