@@ -1,5 +1,6 @@
 """Report of a sweep: a table, curves against the scale and against the cost, and report.html with all of it."""
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +72,8 @@ def write_sweep_report(out: Path, outcomes: Sequence[Outcome]) -> Path:
     head, *rows = _cells(outcomes)
     beside = [(outcome.name, outcome.grid.read_bytes()) for outcome in outcomes if outcome.line == best.line]
     sections = [
-        f"<h1>{title}</h1><p>The best {best.display_names[RANKING.key]} of {len(outcomes)} settings: "
-        f"<strong>{best.name}</strong>, {best.rank:.4g}. All settings have the same seeds.</p>",
+        f"<h1>{title}</h1><p>The best {html.escape(best.display_names[RANKING.key])} of {len(outcomes)} settings: "
+        f"<strong>{html.escape(best.name)}</strong>, {best.rank:.4g}. All settings have the same seeds.</p>",
         section("Guidance scale against quality", image(curves)),
         section("Cost against quality", image(cost)),
         section("Numbers", table(head, rows, marked=list(outcomes).index(best))),
