@@ -284,7 +284,7 @@ def test_the_count_without_networks_is_the_runs_own(tmp_path, free_run):
 
 
 def outcome(scale: float, distance: float, grid: Path, **changes) -> Outcome:
-    names = {"frechet_distance": "FD-9", "accuracy": "accuracy"}
+    names = {"frechet_distance": "<b>FD-9</b>", "accuracy": "accuracy"}
     plain = {"sampler": "ddim", "steps": 5, "network_evaluations": 5, "grid": grid, "display_names": names}
     return Outcome(scale=scale, metrics={"frechet_distance": distance, "accuracy": 0.5}, **(plain | changes))
 
@@ -302,4 +302,6 @@ def test_the_report_shows_the_best_and_its_pictures(tmp_path):
     assert page.count("<figcaption>") == 2
     assert "&lt;heun&gt;" in page
     assert "<heun>" not in page
+    assert "The best &lt;b&gt;FD-9&lt;/b&gt; of 3 settings" in page
+    assert "<b>" not in page
     assert {"scales.png", "cost.png"} <= {file.name for file in tmp_path.iterdir()}
