@@ -8,6 +8,7 @@ any other: signals end them, and they have their own memory, environment and exi
 is the server; tests call `start`.
 """
 
+import atexit
 import importlib
 import json
 import os
@@ -84,10 +85,14 @@ class Program:
         return status, self.output.read_text()
 
 
-def start(path: Path, *options: str, processes: int = 1, threads: int = 1) -> Program:
+def start(
+    path: Path, *options: str, processes: int = 1, threads: int = 1, killed: tuple[Path, int] | None = None
+) -> Program:
     """A Python file as a program; several processes find one another as under torchrun.
 
-    threads: of each process's arithmetic.
+    threads: of each process's arithmetic. killed: a directory, and the number of the change below it (a file opened for
+    writing, renamed, removed, ..) right before which a process kills itself; with number 0 it counts them and prints
+    "changes: N" at its end.
     """
     # A user's shell says nothing of accelerate, which must find out by itself that there are processes but no GPU.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
@@ -100,6 +105,7 @@ def start(path: Path, *options: str, processes: int = 1, threads: int = 1) -> Pr
             "env": environment | (group | {"RANK": str(i), "LOCAL_RANK": str(i)} if processes > 1 else {}),
             "output": output,
             "threads": threads,
+            "killed": killed and [str(killed[0]), killed[1]],
         })
         for i in range(processes)
     ]  # fmt: skip
@@ -167,9 +173,31 @@ def _become(request: dict[str, Any]) -> None:
     for stream, target in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
         os.dup2(target, stream)
     torch.set_num_threads(request["threads"])
+    if request["killed"]:
+        _kill_before(*request["killed"])
     sys.argv = request["argv"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _kill_before(directory: str, number: int) -> None:
+    """Kill this process right before a change to the files below a directory."""
+    changes = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+    count = 0
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        is_written = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if is_written or event in changes:
+            path = arguments[0]
+            if isinstance(path, str | os.PathLike) and os.fspath(path).startswith(directory):
+                count += 1
+                if count == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    if number == 0:
+        atexit.register(lambda: print(f"changes: {count}", file=sys.stderr))
 
 
 if __name__ == "__main__":
