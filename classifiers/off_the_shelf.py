@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.hub import download_url_to_file, get_dir
 
-from guided_diffusion.checkpoint import read_tensors
+from guided_diffusion.checkpoint import read_state_dict
 from guided_diffusion.data.labels import imagenet_class_names
 from guided_diffusion.files import file_sha256
 
@@ -157,9 +157,13 @@ def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.de
 def _downloaded(name: str, url: str) -> Path:
     """The file of the published weights in torch's hub cache, which is filled if it does not hold them."""
     file = Path(get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    stem = file.stem.rpartition("-")[2]  # published files end in the start of their SHA-256
+    if file.is_file() and not file_sha256(file).startswith(stem):
+        raise ValueError(
+            f"{file} is damaged: its SHA-256 does not begin with {stem}; remove it, then it is fetched again"
+        )
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        stem = file.stem.rpartition("-")[2]  # published files end in the start of their SHA-256
         try:
             download_url_to_file(url, str(file), hash_prefix=stem, progress=False)
         except (OSError, RuntimeError) as error:
@@ -175,12 +179,7 @@ def _fill(network: nn.Module, file: Path) -> None:
     if not file.is_file():
         raise FileNotFoundError(f"there are no weights {file}; expected a state dict, .pth or .safetensors")
     try:
-        state = None if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's own errors among them, which only the border to published files may name
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file} holds no state dict that can be read without running its code ({reason})") from None
-    try:
-        network.load_state_dict(read_tensors(file) if state is None else state)
+        network.load_state_dict(read_state_dict(file))
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the weights {file} do not fit {type(network).__name__}: {reason}") from None

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -214,3 +215,26 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     except (SafetensorError, FileNotFoundError) as error:
         fault = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
         raise DamagedCheckpointError(f"{file} is {fault}; take another checkpoint") from None
+
+
+def read_state_dict(file: Path) -> dict[str, Tensor]:
+    """The tensors by name in a file that other software wrote, by torch.save (then memory-mapped) or as safetensors.
+
+    Raises:
+        ValueError: a damaged file, or one of something else. torch's message recommends unpickling without
+            restrictions, which a downloaded file must never get, so it is left out.
+    """
+    if file.suffix == ".safetensors":
+        return read_tensors(file)
+    with file.open("rb") as opened:
+        is_zip = opened.read(2) == b"PK"  # torch cannot map files older than torch 1.6, which are no zip archives
+    try:
+        state = torch.load(file, map_location="cpu", mmap=is_zip, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a broken file fails in any instruction of the unpickler
+        fault = type(error).__name__
+        raise ValueError(f"{file} holds no state dict that can be read without running its code ({fault})") from None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{file} must hold tensors by name (a state dict), and holds a {type(state).__name__}")
+    return dict(state)

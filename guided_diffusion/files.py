@@ -48,8 +48,9 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         FileExistsError: something is at `path` already.
     """
+    taken = FileExistsError(f"{path} is there already; remove it or give another --out")
     if path.exists() and not replace:
-        raise FileExistsError(f"{path} is there already; remove it or give another --out")
+        raise taken
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_orphans(path.parent, f".partial-{escape(path.name)}*")
     partial = path.with_name(f".partial-{path.name}.{os.getpid()}")
@@ -59,7 +60,10 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             sync_to_disk(partial)
             if replace and path.exists():
                 remove_directory(path)
-            partial.rename(path)  # fails if another process has put something there meanwhile
+            try:
+                partial.rename(path)
+            except OSError as error:
+                raise taken if path.exists() else error from None  # another process has put something there meanwhile
         _sync(path.parent)
     except OSError as error:
         _name_file(error, path)
@@ -86,15 +90,21 @@ def locked(directory: Path, *, work: str, name: str | None = None) -> Iterator[N
     Raises:
         ValueError: another process holds it.
     """
+    is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / (".lock" if name is None else f".{name}.lock")
-    with _own_lock(path) as is_ours:
-        if not is_ours:
-            place = directory if name is None else directory / name
-            raise ValueError(f"another {work} is at work in {place}; wait for it, or choose another --out")
-        if name is None:
-            remove_leftovers(directory)
-        yield
+    try:
+        with _own_lock(path) as is_ours:
+            if not is_ours:
+                place = directory if name is None else directory / name
+                raise ValueError(f"another {work} is at work in {place}; wait for it, or choose another --out")
+            if name is None:
+                remove_leftovers(directory)
+            yield
+    finally:
+        if is_new:
+            with suppress(OSError):
+                directory.rmdir()  # as long as nothing is in it
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from classifiers.trained_model import Classifier, load_classifier
 from .diffusion.model import DiffusionModel, load_diffusion, parse_label
 from .distributed import default_device
 from .generation.config import SamplingConfig
+from .generation.finiteness import warn_without_content
 from .generation.plan import InTurn, Plan, batches_of
 from .generation.run import SamplingRun
 from .guidance.config import GuidanceConfig
@@ -80,7 +81,7 @@ class GuidedDiffusion:
 
         Raises:
             TypeError: an unknown option.
-            ValueError: an unknown class, and all else that scripts/sample.py refuses.
+            ValueError: an unknown class, and all else that scripts/sample.py refuses, as samples that are not finite.
         """
         guidance = guidance or GuidanceConfig()
         if scale is not None:
@@ -93,8 +94,9 @@ class GuidedDiffusion:
         run = SamplingRun.assemble(self.model, self.classifier, guidance=guidance, settings=settings)
         plan = _plan(run, labels, num_samples)
         batches = batches_of(range(plan.num_samples), settings.batch_size)
-        images = [run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches]
-        return rearrange(torch.cat(images), "n c h w -> n h w c").numpy()
+        images = torch.cat([run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches])
+        warn_without_content(images, name="sample()")
+        return rearrange(images, "n c h w -> n h w c").numpy()
 
 
 def _settings(sampler: SamplerName | SamplerConfig, options: dict[str, Any]) -> SamplingConfig:

@@ -54,6 +54,14 @@ def test_a_directory_that_exists_is_refused_or_replaced_as_asked(tmp_path):
     assert names(tmp_path) == ["folder"]
 
 
+def test_a_directory_that_another_process_made_meanwhile_is_kept_and_named(tmp_path):
+    path = tmp_path / "folder"
+    with pytest.raises(FileExistsError, match="folder is there already; remove it"), atomic_directory(path):
+        (path / "theirs").mkdir(parents=True)
+    assert names(path) == ["theirs"]
+    assert names(tmp_path) == ["folder"]
+
+
 def test_json_is_written_whole_and_never_with_a_nan(tmp_path):
     write_json(tmp_path / "record.json", {"value": 1.5})
     with pytest.raises(ValueError, match="JSON"):

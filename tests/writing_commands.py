@@ -27,11 +27,11 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
     "inpaint": ("--seed=0", "--seed=1"),
     "encode": ("--steps=4", "--steps=5"),
     "likelihood": ("--seed=0", "--seed=1"),
-    "sweep": ("--scales=[0,1]", "--scales=[2,4]"),
-    "evaluate": ("--protocol.k=3", "--protocol.k=4"),
+    "sweep": ("--seed=0", "--seed=1"),
+    "evaluate": ("", "--generated={samples_2}"),
     "make_reference": ("--manifold_images=20", "--manifold_images=8"),
     "export_samples": ("", "--samples={samples_2}"),
-    "export_openai": ("", "--weights=network"),
+    "export_openai": ("", "--run={imported_2}"),
     "import_openai": ("", "--classes={numbered}"),
 }
 """The two settings of each command that are told apart."""
@@ -51,7 +51,9 @@ def write_material(here: Path) -> None:
     write_png(here / "mask.png", mask, enlarge=False)
     flags, weights = stored_flags_and_weights(PUBLISHED)
     torch.save(weights, here / "published.pt")
-    import_openai(ImportConfig(file=here / "published.pt", out=here / "imported", flags=as_command_line(flags)))
+    for name in ("imported", "imported_2"):
+        import_openai(ImportConfig(file=here / "published.pt", out=here / name, flags=as_command_line(flags)))
+        torch.save({key: -tensor for key, tensor in weights.items()}, here / "published.pt")
     for label in range(10):
         (here / "numbered" / f"class{label}").mkdir(parents=True)
     for name, seed in (("samples", 0), ("samples_2", 1)):
@@ -87,7 +89,7 @@ def _usual(command: str, material: Path, out: Path) -> list[str]:
         ],
         "encode": [diffusion, data, "--data.num_workers=0", "--max_images=6", "--interpolations=2", "--frames=3"],
         "likelihood": [diffusion, data, "--data.num_workers=0", "--max_images=4", "--terms=4"],
-        "sweep": [*guided, real, judge, "--steps=[3]", "--num_samples=8", "--shard_size=4", "--batch_size=4"],
+        "sweep": [*guided, real, judge, "--scales=[0,1]", "--steps=[3]", "--num_samples=8", "--shard_size=4", "--batch_size=4"],
         "evaluate": [generated, real, judge],
         "make_reference": [f"--images={material / 'pictures'}", judge],
         "export_samples": [f"--samples={material / 'samples'}"],

@@ -26,12 +26,14 @@ def export_openai(config: ExportConfig) -> None:
     from ..checkpoint import open_checkpoint, read_weights
     from ..files import atomic_write
     from ..openai import Converted, revert
-    from ..openai.flags import CHECKPOINT_KIND, Kind
+    from ..openai.flags import CHECKPOINT_KIND, Kind, parse_command_line
 
     checkpoint = open_checkpoint(config.run, *CHECKPOINT_KIND.values())
     kind: Kind = next(kind for kind, name in CHECKPOINT_KIND.items() if name == checkpoint.kind)
     weights = read_weights(checkpoint, config.weights)
-    published = revert(Converted(kind, checkpoint.model, weights))
+    flags = checkpoint.run.get("flags") if "imported" in checkpoint.run else None
+    origin = parse_command_line(flags) if isinstance(flags, str) else None
+    published = revert(Converted(kind, checkpoint.model, weights), origin=origin)
     with atomic_write(config.out) as file:
         torch.save(dict(published.weights), file)
     print(f"wrote {config.out}, which goes with")

@@ -1,6 +1,7 @@
 """Export samples: python scripts/export_samples.py --samples runs/samples --out samples.npz"""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,15 +61,39 @@ def write_pictures(samples: Path, out: Path) -> None:
     if wrong or len(set(names)) < len(names):
         reason = f'such as "{wrong[0]}"' if wrong else "some of them equal"
         raise ValueError(f"{samples} has class names that cannot name directories ({reason}); export an .npz")
-    digits = len(str(len(labels) - 1))
+    if out.exists():
+        _check_whole(samples, names, out)
+        print(f"{out} is there already, whole, with these pictures")
+        return
     with atomic_directory(out) as folder:
         for name in names:  # also of classes without samples, so that a reader finds the same classes
             (folder / name).mkdir()
-        for shard in iterate_shards(samples):
-            for image, label, sample_id in zip(shard.images, shard.labels.tolist(), shard.ids.tolist(), strict=True):
-                directory = folder / names[int(label)] if names else folder
-                pixels = torch.from_numpy(image.copy()).movedim(2, 0)
-                picture(pixels, enlarge=False).save(directory / f"{sample_id:0{digits}d}.png")
+        for path, content in _pictures(samples, names):
+            (folder / path).write_bytes(content)
+
+
+def _pictures(samples: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Each sample's path in the folder, and its PNG file."""
+    digits = len(str(len(read_labels(samples)) - 1))
+    for shard in iterate_shards(samples):
+        for image, label, sample_id in zip(shard.images, shard.labels.tolist(), shard.ids.tolist(), strict=True):
+            encoded = io.BytesIO()
+            picture(torch.from_numpy(image.copy()).movedim(2, 0), enlarge=False).save(encoded, format="PNG")
+            directory = f"{names[int(label)]}/" if names else ""
+            yield f"{directory}{sample_id:0{digits}d}.png", encoded.getvalue()
+
+
+def _check_whole(samples: Path, names: Sequence[str], out: Path) -> None:
+    """Refuse a folder that is not this very export, which was killed after its last step, or is repeated."""
+    present = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    for path, content in _pictures(samples, names):
+        if path not in present or (out / path).read_bytes() != content:
+            break
+        present.remove(path)
+    else:
+        if not present:
+            return
+    raise FileExistsError(f"{out} is there already; remove it or give another --out")
 
 
 main = partial(run_command, ExportConfig, export_samples)

@@ -1,10 +1,12 @@
 """Make a run directory of a published file: python scripts/import_openai.py 64x64_diffusion.pt --out runs/adm64"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ..config import run_command
+from ..config import run_command, to_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +16,7 @@ class ImportConfig:
     file: Path
     """The published file, or one of the same layout."""
     out: Path
-    """Run directory to write; it must not hold a checkpoint yet."""
+    """Run directory to write; it must not hold a checkpoint yet, but this very import."""
     flags: str | None = None
     """The published command-line flags of the model, "--image_size 64 --num_channels 192 ..", those left out at their
     published defaults; null: it is a released file, recognised by its keys and shapes."""
@@ -26,42 +28,57 @@ class ImportConfig:
 def import_openai(config: ImportConfig) -> Path:
     """Write the published file as a checkpoint, print where, and return the checkpoint's directory.
 
-    The file is memory-mapped and its tensors are written from there, so that they are in memory once.
+    The file is memory-mapped and its tensors are written from there, so that they are in memory once. Where this very
+    import is there already, whole, nothing is written.
 
     Raises:
-        ValueError: a run directory that holds a checkpoint already, or class folders in another number than classes.
+        ValueError: a run directory that holds another checkpoint, or class folders in another number than classes.
     """
     from ..checkpoint import save_checkpoint  # here, with all that needs torch, so that --help is quick
-    from ..data.formats.tree import class_directories
-    from ..files import file_sha256
+    from ..files import file_sha256, locked
     from ..openai import load_openai
     from ..openai.flags import CHECKPOINT_KIND, parse_command_line
-    from ..run_directory import latest
 
-    if latest(config.out) is not None:
-        raise ValueError(f"{config.out} holds {latest(config.out)} already; give --out a new run directory")
-    flags = None if config.flags is None else parse_command_line(config.flags)
-    converted = load_openai(config.file, flags)
-    model = dict(converted.config)
+    converted = load_openai(config.file, None if config.flags is None else parse_command_line(config.flags))
+    kind, model = CHECKPOINT_KIND[converted.kind], {**converted.config}
     if config.classes is not None:
-        names, num_classes = class_directories(config.classes), model["network"]["num_classes"]
-        if num_classes not in (None, len(names)):
-            raise ValueError(
-                f"{config.classes} holds {len(names)} class folders, but the model knows {num_classes} classes"
-            )
-        model["class_names"] = names
-    kind = CHECKPOINT_KIND[converted.kind]
+        model["class_names"] = _class_names(config.classes, model["network"]["num_classes"])
+    origin = {"imported": config.file.name, "sha256": file_sha256(config.file), "flags": config.flags}
     released = "network" if kind == "classifier" else "ema_0.9999"  # the released classifiers are not averaged
-    path = save_checkpoint(
-        config.out,
-        kind=kind,
-        iteration=0,
-        model=model,
-        run={"imported": config.file.name, "sha256": file_sha256(config.file), "flags": config.flags},
-        weights={released: converted.weights},
-    )
+    with locked(config.out, work="import"):
+        if path := _finished_import(config.out, kind, model, origin):
+            print(f"{config.file} is a {kind} model; {path} is this import, whole already")
+            return path
+        path = save_checkpoint(
+            config.out, kind=kind, iteration=0, model=model, run=origin, weights={released: converted.weights}
+        )
     print(f"{config.file} is a {kind} model; written to {path}")
     return path
+
+
+def _class_names(folder: Path, num_classes: int | None) -> list[str]:
+    from ..data.formats.tree import class_directories
+
+    names = class_directories(folder)
+    if num_classes not in (None, len(names)):
+        raise ValueError(f"{folder} holds {len(names)} class folders, but the model knows {num_classes} classes")
+    return names
+
+
+def _finished_import(out: Path, kind: str, model: Mapping[str, Any], origin: Mapping[str, Any]) -> Path | None:
+    """The checkpoint of an equal import, its files verified: it was killed after its last step, or is repeated."""
+    from ..checkpoint import open_checkpoint, verify
+    from ..openai.flags import CHECKPOINT_KIND
+    from ..run_directory import latest
+
+    if latest(out) is None:
+        return None
+    found = open_checkpoint(out, *CHECKPOINT_KIND.values())
+    same_file = all(found.run.get(name) == origin[name] for name in ("sha256", "flags"))
+    if not same_file or (found.kind, found.model) != (kind, to_plain(model)):
+        raise ValueError(f"{out} holds {found.path} already; give --out a new run directory")
+    verify(found)
+    return found.path
 
 
 main = partial(run_command, ImportConfig, import_openai, positional="file")

@@ -18,7 +18,7 @@ class MakeReferenceConfig:
     """Folder or .zip of pictures, WebDataset shards, prepared images, a saved Hugging Face dataset, npz batch or
     samples."""
     out: Path
-    """NAME.npz, in the published layout: mu, sigma, mu_s, sigma_s, arr_0. It must not exist.
+    """NAME.npz, in the published layout: mu, sigma, mu_s, sigma_s, arr_0. It must not exist, but as this very result.
 
     Until it is written, features are cached beside it in a hidden directory: 20 KB an image with Inception.
     """
@@ -49,13 +49,14 @@ def make_reference_file(config: MakeReferenceConfig) -> None:
     process = this_process()
     extractor = open_extractor(config.extractor, device=process.device)
     settings: dict[str, Any] = vars(config) | {"extractor": extractor}
-    make_reference(**settings)
+    is_new = make_reference(**settings)
     if process.is_main:
         written = read_reference(config.out)
         assert written is not None
         count = written.pooled.count or 0
         summary = f"{count:,} images on {extractor.name}, with {min(config.manifold_images, count):,} of the images"
-        print(f"{config.out}: statistics of {summary}; SHA-256 {file_sha256(config.out)}")
+        state = "" if is_new else "is there already, "
+        print(f"{config.out}: {state}statistics of {summary}; SHA-256 {file_sha256(config.out)}")
 
 
 main = partial(run_command, MakeReferenceConfig, make_reference_file)

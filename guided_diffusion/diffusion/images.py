@@ -9,13 +9,23 @@ def to_uint8(images: Tensor) -> Tensor:
     """Float images, nominally in [-1, 1], as uint8 0..255 of the same shape.
 
     The published code's rule: (x + 1) * 127.5, clamped, then truncated, not rounded.
+
+    Raises:
+        ValueError: values that are not finite, which would become black.
     """
+    if not images.isfinite().all():
+        raise ValueError("images hold values that are not finite, which are no pixels")
     return ((images + 1) * 127.5).clamp(0, 255).to(torch.uint8)
 
 
 def from_uint8(images: Tensor) -> Tensor:
     """uint8 0..255 as float32 in [-1, 1], u / 127.5 - 1. `to_uint8` does not always invert it: truncation."""
     return images.float() / 127.5 - 1
+
+
+def is_constant(images: Tensor) -> Tensor:
+    """True for each image (B, C, H, W) of one colour: (B,) bool."""
+    return (images == images[..., :1, :1]).flatten(1).all(dim=1)
 
 
 def grid(images: Tensor, *, columns: int, padding: int = 1) -> Tensor:

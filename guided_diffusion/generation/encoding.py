@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from einops import rearrange
@@ -15,7 +15,9 @@ from ..diffusion.denoiser import Denoiser
 from ..diffusion.images import from_uint8, to_uint8
 from ..diffusion.model import DiffusionModel
 from ..diffusion.noise import SeededNoise
-from ..samplers import SamplerConfig, ddim, ddim_reverse
+from ..samplers import OnStep, SamplerConfig, ddim, ddim_reverse
+from .finiteness import finite_samples, likeliest_cause
+from .plan import batches_of
 
 LARGEST_PSNR = 100.0
 """dB; of images that come back exactly, whose logarithm would be infinite."""
@@ -39,19 +41,24 @@ class Codec:
         return self.sampler.levels(self.model.config.chain)
 
     def encode(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Latents (N, C, S, S) float32 of images (N, C, S, S) uint8."""
+        """Latents (N, C, S, S) float32 of images (N, C, S, S) uint8.
 
-        return self._mapped(
-            lambda denoiser, pixels: ddim_reverse(denoiser, self.chain, from_uint8(pixels)), images, labels, "encoding"
-        )
+        Raises:
+            ValueError: latents that are not finite, naming the likeliest cause; `decode` refuses such images as well.
+        """
+
+        def latents(denoiser: Denoiser, pixels: Tensor, on_step: OnStep) -> Tensor:
+            return ddim_reverse(denoiser, self.chain, from_uint8(pixels), on_step=on_step)
+
+        return self._mapped(latents, images, labels, "encoding")
 
     def decode(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Images (N, C, S, S) uint8 of latents (N, C, S, S), by deterministic DDIM."""
 
-        def images(denoiser: Denoiser, x_T: Tensor) -> Tensor:
-            return to_uint8(ddim(denoiser, self.chain, x_T, SeededNoise(0, range(len(x_T)))))
+        def images(denoiser: Denoiser, x_T: Tensor, on_step: OnStep) -> Tensor:
+            return ddim(denoiser, self.chain, x_T, SeededNoise(0, range(len(x_T))), on_step=on_step)
 
-        return self._mapped(images, latents, labels, "decoding")
+        return to_uint8(self._mapped(images, latents, labels, "decoding"))
 
     def interpolations(self, latents: Tensor, labels: Tensor, *, count: int, frames: int) -> Tensor:
         """Images (count * frames, C, S, S) uint8 between `count` pairs of latents, half of all latents apart.
@@ -66,13 +73,13 @@ class Codec:
         return self.decode(rearrange(path, "frames n c h w -> (n frames) c h w"), nearer)
 
     def _mapped(
-        self, mapping: Callable[[Denoiser, Tensor], Tensor], values: Tensor, labels: Tensor, desc: str
+        self, mapping: Callable[[Denoiser, Tensor, OnStep], Tensor], values: Tensor, labels: Tensor, desc: str
     ) -> Tensor:
         device, mapped = self.model.device, list[Tensor]()
-        batches = zip(values.split(self.batch_size), labels.split(self.batch_size), strict=True)
-        for batch, y in tqdm(batches, desc=desc, total=-(-len(values) // self.batch_size)):
-            denoiser = self.model.denoiser(y.to(device), clip=self.sampler.clipping)
-            mapped.append(mapping(denoiser, batch.to(device)).cpu())
+        for ids in tqdm(list(batches_of(range(len(values)), self.batch_size)), desc=desc):
+            batch, y = (rows[ids.start : ids.stop].to(device) for rows in (values, labels))
+            call = partial(mapping, self.model.denoiser(y, clip=self.sampler.clipping), batch)
+            mapped.append(finite_samples(call, ids, cause=partial(likeliest_cause, [self.model])).cpu())
         return torch.cat(mapped)
 
 

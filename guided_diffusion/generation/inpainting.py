@@ -44,7 +44,9 @@ class InpaintingRun:
         sampler = run.sampler
         if self.resample_steps > 1:
             sampler = guided_sampler(partial(repaint, resample_steps=self.resample_steps), "mean_shift")
-        made = sampler(denoiser, run.chain, x_T, batch.noise, guidance=term, on_step=batch.on_step)
+        made = run.finite(
+            lambda on_step: sampler(denoiser, run.chain, x_T, batch.noise, guidance=term, on_step=on_step), batch
+        )
         # From the originals themselves: to_uint8 truncates, and would darken known pixels by a grey level.
         return torch.where(fill, to_uint8(made), originals)
 

@@ -15,6 +15,7 @@ from ..diffusion.losses import bound_term, prior_bound
 from ..diffusion.model import DiffusionModel
 from ..diffusion.noise import SeededNoise
 from ..diffusion.schedules import make_chain
+from .finiteness import likeliest_cause
 from .input_images import InputImages
 
 
@@ -66,7 +67,11 @@ def measured_likelihood(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Likelihood:
-    """The bound of the input images; `terms` of it are evaluated for each image, None: all."""
+    """The bound of the input images; `terms` of it are evaluated for each image, None: all.
+
+    Raises:
+        ValueError: a bound that is not finite, naming the likeliest cause.
+    """
     chain = bounded_chain(model)
     cut = stretches(len(chain), terms)
     sums = squares = torch.zeros(len(cut) + 3, dtype=torch.float64)
@@ -83,6 +88,8 @@ def measured_likelihood(
             prior = prior_bound(x0, float(chain.alpha_bar[-1])).double().cpu()
             transitions = torch.stack(shares[1:]).sum(dim=0)
             columns = torch.stack([shares[0] + transitions + prior, prior, transitions, *shares], dim=1)
+            if not columns.isfinite().all():
+                raise ValueError(f"the bound is not finite: {likeliest_cause([model])}")
             sums, squares = sums + columns.sum(dim=0), squares + (columns**2).sum(dim=0)
     return _likelihood(sums, squares, chain, cut, num_images=count)
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +21,9 @@ from ..distributed import this_process
 from ..guidance.config import GuidanceConfig
 from ..guidance.run import Guidance, classifier_record, load_guidance
 from ..models.precision import check_precision, in_precision
-from ..samplers import Sampler, make_sampler
+from ..samplers import OnStep, Sampler, make_sampler
 from .config import GuidedRunConfig, SampleSetConfig, SamplingConfig
+from .finiteness import finite_samples, in_words, likeliest_cause
 from .plan import LabelRule, Plan, SampleBatch, label_rule
 
 LARGEST_TILT = 1000.0
@@ -120,7 +122,26 @@ class SamplingRun:
         x_T = batch.noise(torch.empty(len(batch.ids), *self.model.image_shape, device=self.device))
         denoiser = self.guidance.denoiser(batch.y, clip=self.settings.sampler.clipping)
         term = self.guidance.term(batch.y)
-        return to_uint8(self.sampler(denoiser, self.chain, x_T, batch.noise, guidance=term, on_step=batch.on_step))
+        return to_uint8(
+            self.finite(
+                lambda on_step: self.sampler(denoiser, self.chain, x_T, batch.noise, guidance=term, on_step=on_step),
+                batch,
+            )
+        )
+
+    def finite(self, sampled: Callable[[OnStep], Tensor], batch: SampleBatch) -> Tensor:
+        """The result of a sampler for a batch.
+
+        Raises:
+            ValueError: samples that are not finite, naming the likeliest cause.
+        """
+        return finite_samples(sampled, batch.ids, cause=self._likeliest_cause, on_step=batch.on_step)
+
+    def _likeliest_cause(self) -> str:
+        guidance, sampler = self.guidance, self.settings.sampler
+        networks = (guidance.model, guidance.classifier, *guidance.further, guidance.weaker, guidance.clean)
+        given = in_words({"guidance": guidance.record() or {}, "sampler": sampler.unusual_options()})
+        return likeliest_cause([network for network in networks if network is not None], given)
 
     def manifest(self, plan: Plan) -> dict[str, Any]:
         """All that the samples' pixels depend on, except for floating-point kernels."""

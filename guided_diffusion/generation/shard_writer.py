@@ -31,6 +31,7 @@ from ..distributed import (
 )
 from ..stop_request import InterruptedWork, StopRequest, stop_requests
 from .config import RunConfig
+from .finiteness import warn_without_content
 from .plan import Plan, SampleBatch
 from .sample_pictures import class_grid
 
@@ -84,9 +85,10 @@ def _write_shards(
     config: RunConfig, plan: Plan, shards: Iterable[int], make_images: MakeImages, progress: "Progress"
 ) -> None:
     """Make and write these shards, in batches of at most `config.batch_size` images."""
-    size = config.batch_size
+    size, warned = config.batch_size, False
     for n in shards:
         images, size = _made(plan, plan.ids(n), size, make_images, progress)
+        warned = warned or warn_without_content(images, name=str(config.out))
         labels = np.array([plan.label(i) for i in plan.ids(n)])
         pixels = rearrange(images, "n c h w -> n h w c").numpy()
         write_shard(config.out, n, Shard(images=pixels, labels=labels, ids=np.array(plan.ids(n))))

@@ -81,10 +81,11 @@ def convert(flags: Mapping[str, object], weights: Mapping[str, Tensor], *, in_pl
     return Converted(kind, config, {key: ours(key, weights[name]) for key, name in layout.names.items()})
 
 
-def revert(converted: Converted) -> Published:
+def revert(converted: Converted, *, origin: Mapping[str, object] | None = None) -> Published:
     """The published flags and float32 state dict of a model of ours; `convert` takes them back to the bit.
 
-    The order of q, k and v rows is that of the released file with the same keys and shapes, if there is one.
+    origin: published flags of the file that the model was converted from, if it was. The order of q, k and v rows is
+    theirs; without them, that of the released file with the same keys and shapes, if there is one.
 
     Raises:
         ValueError: a config that no published flags describe, or weights that do not fit it.
@@ -93,8 +94,10 @@ def revert(converted: Converted) -> Published:
     refuse_unpublished(kind, config)
     layout = layout_of(kind, config["network"])
     _check(layout.ours, {key: tuple(tensor.shape) for key, tensor in converted.weights.items()}, kind)
-    released = presets_of(layout.published)
-    grouped_by_kind = bool(released) and bool(PRESETS[released[0]].flags.get("use_new_attention_order", False))
+    if origin is None:
+        released = presets_of(layout.published)
+        origin = PRESETS[released[0]].flags if released else {}
+    grouped_by_kind = bool(getattr(read_flags(origin), flag_of("use_new_attention_order", kind)))
 
     def published(key: str, name: str) -> Tensor:
         tensor = converted.weights[key]
@@ -208,8 +211,12 @@ def _has_two_orders(key: str) -> bool:
 def _kind(weights: Mapping[str, Tensor]) -> Kind:
     if not any(key.startswith("output_blocks.") for key in weights):
         return "classifier"
-    first = weights.get("input_blocks.0.0.weight")
-    return "unet" if first is None or first.shape[1] == 3 else "upsampler"
+    first, last = weights.get("input_blocks.0.0.weight"), weights.get("out.2.weight")
+    if first is None or last is None:
+        return "unet"
+    # An upsampler sees twice the channels of its images, and puts out those, or twice as many with a learned variance.
+    entering, leaving = first.shape[1], last.shape[0]
+    return "upsampler" if entering > leaving or entering == leaving == 6 else "unet"
 
 
 def _with_channel_mult(flags: Flags, weights: Mapping[str, Tensor], kind: Kind) -> Flags:

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
+from ..checkpoint import read_state_dict
 from ..data.labels import imagenet_class_names
 from .flags import config_of, read_flags
 from .layout import Converted, convert, layout_of
@@ -25,7 +23,9 @@ def load_openai(path: Path, flags: Mapping[str, object] | None = None) -> Conver
         FileNotFoundError: no such file.
         ValueError: not a file of tensors by name, or (without flags) not a released one, with the nearest.
     """
-    weights = _read_state_dict(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; give a published .pt file")
+    weights = read_state_dict(path)
     if flags is not None:
         converted = convert(flags, weights, in_place=True)
         num_classes = converted.config["network"]["num_classes"] or 0
@@ -39,24 +39,6 @@ def load_openai(path: Path, flags: Mapping[str, object] | None = None) -> Conver
         converted = convert(preset.flags, weights, in_place=True)
         names = imagenet_class_names() if preset.classes == "imagenet" else ()
     return replace(converted, config={**converted.config, "class_names": list(names)})
-
-
-def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; give a published .pt file")
-    with path.open("rb") as file:
-        is_zip = file.read(2) == b"PK"  # torch cannot map files older than torch 1.6, which are no zip archives
-    try:
-        state = torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a broken file fails in any instruction of the unpickler
-        # torch's message recommends unpickling without restrictions, which a downloaded file must never get.
-        fault = type(error).__name__
-        raise ValueError(f"{path} cannot be read as tensors by name, and nothing else is unpickled ({fault})") from None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} must hold tensors by name (a state dict), and holds a {type(state).__name__}")
-    return state
 
 
 def _nearest(shapes: Mapping[str, Shape]) -> str:

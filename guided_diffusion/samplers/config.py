@@ -149,8 +149,11 @@ class SamplerConfig:
 
     def guidance_record(self) -> dict[str, Any]:
         """The options that say how it is guided and are not as published."""
-        own = {name: value for name, value in self.options.items() if name in GUIDANCE_OPTIONS}
-        return {name: value for name, value in own.items() if value != self.entry.default(name)}
+        return {name: value for name, value in self.unusual_options().items() if name in GUIDANCE_OPTIONS}
+
+    def unusual_options(self) -> dict[str, Any]:
+        """The sampler's own options that are not as published."""
+        return {name: value for name, value in self.options.items() if value != self.entry.default(name)}
 
 
 OPTIONS = tuple(dict.fromkeys(option for entry in SAMPLERS.values() for option in entry.options))

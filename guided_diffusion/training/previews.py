@@ -71,7 +71,7 @@ def diffusion_previews(
 
         x0 = preview_samples(denoiser, model, chain, count=config.images, device=device)
         columns = num_classes if 1 < num_classes <= MOST_CLASS_COLUMNS else COLUMNS
-        return _recorded(grid(to_uint8(x0), columns=columns), colours(x0), reference(), training, iteration)
+        return _recorded(grid(_pixels(x0, iteration), columns=columns), colours(x0), reference(), training, iteration)
 
     return observe
 
@@ -95,7 +95,7 @@ def upsampler_previews(
 
         x0 = preview_samples(denoiser, model, chain, count=len(y), device=device)
         shown = F.interpolate(low_res.cpu(), size=x0.shape[2:], mode="nearest-exact")
-        pairs = rearrange([to_uint8(shown), to_uint8(x0)], "two b c h w -> (b two) c h w")
+        pairs = rearrange([to_uint8(shown), _pixels(x0, iteration)], "two b c h w -> (b two) c h w")
         return _recorded(grid(pairs, columns=COLUMNS), colours(x0), colours(images), training, iteration)
 
     return observe
@@ -119,6 +119,17 @@ def _recorded(
             others = "it may have had too few iterations, or too high a learning rate"
             _logger.warning("previews at iteration %d are %s: %s; %s", iteration, cast, cause, others)
     return colour_metrics(previews, data)
+
+
+def _pixels(x0: Tensor, iteration: int) -> Tensor:
+    """Previews as uint8; values that are not finite are black, with a warning."""
+    if not x0.isfinite().all():
+        _logger.warning(
+            "previews at iteration %d are not finite and shown black: training has diverged; resume from an earlier "
+            "checkpoint with a lower learning rate",
+            iteration,
+        )
+    return to_uint8(x0.nan_to_num(nan=-1.0))
 
 
 def preview_labels(count: int, num_classes: int) -> Tensor:

@@ -166,6 +166,11 @@ def test_published_weights_are_taken_from_the_cache_or_the_message_says_how_to_b
         load_clean_classifier("torchvision:squeezenet1_1", smooth=False, device="cpu")
     assert "give its path: --guidance.clean_classifier.name torchvision:squeezenet1_1:FILE" in str(refusal.value)
     torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
+    with pytest.raises(
+        ValueError, match="b8a52dc0.pth is damaged: its SHA-256 does not begin with b8a52dc0; remove it"
+    ):
+        load_clean_classifier("torchvision:squeezenet1_1", smooth=False, device="cpu")
+    monkeypatch.setattr(off_the_shelf, "file_sha256", lambda file: "b8a52dc0" + 56 * "0")
     guide = load_clean_classifier("torchvision:squeezenet1_1", smooth=False, device="cpu")
     assert guide.network(pictures(1)).shape == (1, 1000)
 

@@ -77,6 +77,28 @@ def test_a_grid_has_the_rows_and_columns_asked_for(tmp_path, samples):
         assert picture.width / picture.height == pytest.approx((7 * 4 + 1) / (7 * 2 + 1))
 
 
+def test_the_same_folder_again_finds_its_result_and_another_is_refused(tmp_path, samples, capsys):
+    out = exported(samples, tmp_path / "x")
+    first = next(out.rglob("*.png"))
+    before = first.stat().st_mtime_ns
+    exported(samples, out)
+    assert "x is there already, whole, with these pictures" in capsys.readouterr().out
+    assert first.stat().st_mtime_ns == before
+
+    def refused() -> None:
+        with pytest.raises(FileExistsError, match="x is there already; remove it or give another --out"):
+            exported(samples, out)
+
+    content = first.read_bytes()
+    first.write_bytes(content + b" ")
+    refused()
+    first.unlink()
+    refused()
+    first.write_bytes(content)
+    (out / "more.txt").touch()
+    refused()
+
+
 def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, samples):
     there = tmp_path / "there"
     there.mkdir()

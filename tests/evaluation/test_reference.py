@@ -20,7 +20,7 @@ from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.reference import Reference, read_reference, write_reference
 from guided_diffusion.evaluation.reference_builder import make_reference
 from guided_diffusion.evaluation.report import Report
-from guided_diffusion.evaluation.run import evaluate
+from guided_diffusion.evaluation.run import cache_directory, evaluate
 from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 from guided_diffusion.files import file_sha256
 
@@ -235,6 +235,25 @@ def test_outs_that_cannot_be_are_refused_before_anything_is_measured(real: Path,
     (tmp_path / "there.npz").write_bytes(b"mine")
     refused(tmp_path / "there.npz", r"there\.npz is there already; remove it or give another --out", FileExistsError)
     assert (tmp_path / "there.npz").read_bytes() == b"mine"
+
+
+def test_the_same_reference_again_finds_its_result_and_another_is_refused(real: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.npz"
+
+    def make(extractor: PixelExtractor | None = None, **settings: int) -> bool:
+        return make_reference(real, extractor=extractor or PixelExtractor(), out=out, **settings)
+
+    assert make()
+    before, cache = out.stat().st_mtime_ns, cache_directory(out)
+    cache.mkdir()  # of a process that was killed as soon as the file had its name
+    assert not make()
+    assert (out.stat().st_mtime_ns, cache.exists()) == (before, False)
+    for settings in ({"manifold_images": 7}, {"image_size": 4}, {"extractor": PixelExtractor(sha256="1" * 64)}):
+        with pytest.raises(FileExistsError, match=r"r\.npz is there already; remove it or give another --out"):
+            make(**settings)
+    Image.new("RGB", (6, 6)).save(next(real.rglob("*.png")))
+    with pytest.raises(FileExistsError, match=r"r\.npz is there already"):
+        make()
 
 
 def test_a_reference_is_not_made_of_the_few_images_that_another_holds(real: Path, tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path):
     file = tmp_path / "payload.pt"
     torch.save({"weight": Payload()}, file)
     with pytest.raises(
-        ValueError, match=r"payload.pt cannot be read as tensors by name, and nothing else is unpickled"
+        ValueError,
+        match=r"payload.pt holds no state dict that can be read without running its code \(UnpicklingError\)$",
     ):
         load_openai(file)
     assert not trace.exists()
@@ -95,7 +96,9 @@ def _leave_trace(path: str, text: str) -> None:
 def test_a_file_that_torch_cannot_read_is_refused(content: bytes, tmp_path: Path):
     file = tmp_path / "broken.pt"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"broken.pt cannot be read as tensors by name"):
+    with pytest.raises(
+        ValueError, match=r"broken.pt holds no state dict that can be read without running its code \(\w+\)$"
+    ):
         load_openai(file)
 
 
@@ -131,6 +134,27 @@ def test_imported_diffusion_model_gives_the_published_output_and_exports_to_the_
     assert list(exported) == list(weights)
     assert all(torch.equal(exported[key], weights[key]) for key in weights)
     assert [file.name for file in tmp_path.glob(".partial*")] == []
+
+
+@pytest.mark.parametrize("name", ["unet_u02", "classifier_c06_adaptive_nonsquare"])
+def test_a_model_of_the_new_attention_order_is_exported_in_it(name: str, tmp_path: Path, capsys):
+    flags, weights = stored(name)
+    assert flags.get("use_new_attention_order", flags.get("classifier_use_new_attention_order"))
+    export_openai(ExportConfig(run=_imported(name, tmp_path), out=tmp_path / "back.pt"))
+    exported = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert list(exported) == list(weights)
+    assert all(torch.equal(exported[key], weights[key]) for key in weights)
+    assert "use_new_attention_order True" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("entering", "leaving", "kind"), [(4, 8, "unet"), (4, 4, "unet"), (8, 4, "upsampler")])
+def test_the_kind_of_a_file_of_other_channels_follows_from_both_ends(entering, leaving, kind, tmp_path: Path):
+    flags, weights = stored("unet_u01")
+    channels = len(weights["input_blocks.0.0.weight"])
+    weights["input_blocks.0.0.weight"] = torch.zeros(channels, entering, 3, 3)
+    weights["out.2.weight"] = torch.zeros(leaving, channels, 3, 3)
+    with pytest.raises(ValueError, match=f"the weights are not those of the {kind} that the flags describe: .*input_b"):
+        load_openai(_saved(weights, tmp_path / "rgba.pt"), flags)
 
 
 def test_exported_flags_import_the_same_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -169,10 +193,28 @@ def test_imported_upsampler_is_a_checkpoint_of_its_own_kind(tmp_path: Path):
         open_checkpoint(checkpoint.path, "diffusion")
 
 
-def test_import_into_a_run_with_a_checkpoint_is_refused(tmp_path: Path):
+def test_an_import_into_a_run_with_another_checkpoint_is_refused(tmp_path: Path):
     run = _imported("unet_u08_onelevel_dropout", tmp_path)
-    with pytest.raises(ValueError, match="already; give --out a new run directory"):
-        import_openai(ImportConfig(file=tmp_path / "published.pt", out=run))
+    flags, weights = stored("unet_u08_onelevel_dropout")
+    again = ImportConfig(file=tmp_path / "published.pt", out=run, flags=as_command_line(flags))
+    others = [replace(again, flags=f"{again.flags} --dropout 0.5")]
+    _saved({**weights, "out.2.bias": weights["out.2.bias"] + 1}, tmp_path / "other.pt")
+    others += [replace(again, file=tmp_path / "other.pt")]
+    for other in others:
+        with pytest.raises(ValueError, match="already; give --out a new run directory"):
+            import_openai(other)
+
+
+def test_the_same_import_again_finds_its_result_whole(tmp_path: Path, capsys):
+    run = _imported("unet_u08_onelevel_dropout", tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert _imported("unet_u08_onelevel_dropout", tmp_path) == run
+    assert "is this import, whole already" in capsys.readouterr().out
+    weights = run / "checkpoint-0000000/ema_0.9999.safetensors"
+    assert before[weights] == weights.stat().st_mtime_ns
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="ema_0.9999.safetensors is damaged"):
+        _imported("unet_u08_onelevel_dropout", tmp_path)
 
 
 def test_class_names_can_be_taken_from_a_class_folder(tmp_path):

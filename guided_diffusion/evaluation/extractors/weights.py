@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.hub import download_url_to_file, get_dir
 
+from ...checkpoint import read_state_dict
 from ...files import file_sha256
 
 _logger = logging.getLogger(__name__)
@@ -73,9 +73,9 @@ def load_weights(
     something else is a ValueError.
     """
     try:
-        weights = convert(torch.load(path, map_location="cpu", weights_only=True))
+        weights = convert(read_state_dict(path))
         network.load_state_dict(weights, assign=True)
-    except Exception as error:  # torch.load has no exception type of its own: pickle's, zipfile's, RuntimeError
+    except (ValueError, RuntimeError, KeyError) as error:  # KeyError: of the conversion
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(
             f"{path} does not hold the published {published.network} weights ({reason}); get {published.url}"
