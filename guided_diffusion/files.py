@@ -90,21 +90,15 @@ def locked(directory: Path, *, work: str, name: str | None = None) -> Iterator[N
     Raises:
         ValueError: another process holds it.
     """
-    is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / (".lock" if name is None else f".{name}.lock")
-    try:
-        with _own_lock(path) as is_ours:
-            if not is_ours:
-                place = directory if name is None else directory / name
-                raise ValueError(f"another {work} is at work in {place}; wait for it, or choose another --out")
-            if name is None:
-                remove_leftovers(directory)
-            yield
-    finally:
-        if is_new:
-            with suppress(OSError):
-                directory.rmdir()  # as long as nothing is in it
+    with _own_lock(path) as is_ours:
+        if not is_ours:
+            place = directory if name is None else directory / name
+            raise ValueError(f"another {work} is at work in {place}; wait for it, or choose another --out")
+        if name is None:
+            remove_leftovers(directory)
+        yield
 
 
 @contextmanager

@@ -9,6 +9,7 @@ is the server; tests call `start`.
 """
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,8 +73,9 @@ class Program:
             time.sleep(0.02)  # an answer costs the server time that the process wants
         return status
 
-    def send_signal(self, number: int) -> None:
-        for pid in self.pids:
+    def send_signal(self, number: int, *, to: Sequence[int] | None = None) -> None:
+        """Signal all processes, or some of them."""
+        for pid in self.pids if to is None else to:
             if pid not in self._statuses:  # until the server has waited for it, a process keeps its number
                 os.kill(pid, number)
 
@@ -150,6 +153,7 @@ def _serve() -> dict[str, Any]:
     """Answer requests until there are no more; in a forked process, return its own request."""
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # or every program's first collection would copy this process's memory
     for line in iter(sys.stdin.readline, ""):
         request = json.loads(line)
         if "wait" in request:
@@ -200,5 +204,21 @@ def _kill_before(directory: str, number: int) -> None:
         atexit.register(lambda: print(f"changes: {count}", file=sys.stderr))
 
 
+def _ended(request: dict[str, Any]) -> int:
+    """Exit status of the program that was asked for, once it has ended, with what programs do at their end."""
+    status = 0
+    try:
+        _become(request)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
 if __name__ == "__main__":
-    _become(_serve())
+    os._exit(_ended(_serve()))  # an interpreter of so many modules takes more than a second to be taken apart

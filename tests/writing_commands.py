@@ -89,7 +89,7 @@ def _usual(command: str, material: Path, out: Path) -> list[str]:
         ],
         "encode": [diffusion, data, "--data.num_workers=0", "--max_images=6", "--interpolations=2", "--frames=3"],
         "likelihood": [diffusion, data, "--data.num_workers=0", "--max_images=4", "--terms=4"],
-        "sweep": [*guided, real, judge, "--scales=[0,1]", "--steps=[3]", "--num_samples=8", "--shard_size=4", "--batch_size=4"],
+        "sweep": [*guided, real, judge, "--scales=[0,1]", "--steps=[3]", "--num_samples=4", *few],
         "evaluate": [generated, real, judge],
         "make_reference": [f"--images={material / 'pictures'}", judge],
         "export_samples": [f"--samples={material / 'samples'}"],
