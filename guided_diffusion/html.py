@@ -1,35 +1,46 @@
-"""Self-contained HTML pages: headings, tables, figures and pictures in one file, their texts escaped."""
+"""Self-contained HTML pages: headings, tables, figures and pictures in one file.
+
+Every text is escaped where it meets markup. `Markup` alone passes as it is, and `Markup("<p>{}</p>").format(text)`
+escapes what it inserts: a page from a stored file holds no markup of that file.
+"""
 
 import base64
-import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
 from .files import atomic_write
+
+__all__ = ["Markup", "gallery", "image", "png", "section", "table", "write_page"]
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
-    """Write a page of sections, each HTML, whole or not at all."""
-    text = _PAGE.format(title=html.escape(title), body="\n".join(sections))
+    """Write a page of sections, whole or not at all."""
+    text = _PAGE.format(title=title, body=Markup("\n").join(sections))
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
-def section(title: str, body: str) -> str:
-    """A part of the page under its heading; body: HTML."""
-    return f"<h2>{html.escape(title)}</h2>{body}"
+def section(title: str, body: str) -> Markup:
+    """A part of the page under its heading."""
+    return Markup("<h2>{}</h2>{}").format(title, body)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, marked: int | None = None) -> str:
-    """Cells of plain text; marked: the row that is set in bold."""
-    lines = [_row("th", head, "")]
-    lines += [_row("td", row, " class='marked'" if number == marked else "") for number, row in enumerate(rows)]
-    return f"<table>{''.join(lines)}</table>"
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, marked: int | None = None) -> Markup:
+    """A table; marked: the row that is set in bold."""
+    plain, bold = Markup("<tr>{}</tr>"), Markup("<tr class='marked'>{}</tr>")
+    lines = [plain.format(_cells(Markup("<th>{}</th>"), head))]
+    lines += [
+        (bold if number == marked else plain).format(_cells(Markup("<td>{}</td>"), row))
+        for number, row in enumerate(rows)
+    ]
+    return Markup("<table>{}</table>").format(Markup().join(lines))
 
 
 def png(figure: "Figure") -> bytes:
@@ -39,25 +50,23 @@ def png(figure: "Figure") -> bytes:
     return encoded.getvalue()
 
 
-def image(content: bytes) -> str:
+def image(content: bytes) -> Markup:
     """A PNG file, within the page."""
-    return f"<img src='data:image/png;base64,{base64.b64encode(content).decode()}'>"
+    return Markup("<img src='data:image/png;base64,{}'>").format(base64.b64encode(content).decode())
 
 
-def gallery(pictures: Sequence[tuple[str, bytes]]) -> str:
+def gallery(pictures: Sequence[tuple[str, bytes]]) -> Markup:
     """PNG files side by side, each over its caption, enlarged without smoothing."""
-    figures = "".join(
-        f"<figure>{image(content)}<figcaption>{html.escape(caption)}</figcaption></figure>"
-        for caption, content in pictures
-    )
-    return f"<div class='gallery'>{figures}</div>"
+    figure = Markup("<figure>{}<figcaption>{}</figcaption></figure>")
+    figures = [figure.format(image(content), caption) for caption, content in pictures]
+    return Markup("<div class='gallery'>{}</div>").format(Markup().join(figures))
 
 
-def _row(kind: str, cells: Sequence[str], attributes: str) -> str:
-    return f"<tr{attributes}>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells) + "</tr>"
+def _cells(cell: Markup, texts: Sequence[str]) -> Markup:
+    return Markup().join(cell.format(text) for text in texts)
 
 
-_PAGE = """<!doctype html>
+_PAGE = Markup("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
 img {{ max-width: 100%; }} .gallery img {{ image-rendering: pixelated; }}
@@ -68,4 +77,4 @@ figure {{ margin: 0; }} pre {{ overflow-x: auto; background: #f4f4f4; padding: 1
 </style></head><body>
 {body}
 </body></html>
-"""
+""")

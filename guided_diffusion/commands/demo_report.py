@@ -1,6 +1,5 @@
 """The demonstration's report.html: pictures, curves, a table, and the commands that made them."""
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..evaluation.metrics import HEADLINES, RANKING
-from ..html import gallery, image, png, section, table, write_page
+from ..html import Markup, gallery, image, png, section, table, write_page
 from .sweep_report import Outcome, metric_cells, scale_curves
 
 
@@ -27,18 +26,22 @@ def write_demo_report(out: Path, outcomes: Sequence[Outcome], *, commands: Seque
     title, samplers = "Classifier guidance on handwritten digits", dict.fromkeys(o.sampler for o in outcomes)
     grids = [[(o.name, o.grid.read_bytes()) for o in outcomes if o.sampler == sampler] for sampler in samplers]
     sections = [
-        f"<h1>{title}</h1><p>An <em>unconditional</em> diffusion model is guided to the class asked for by a separate "
-        "classifier of noisy images. A third network, the judge, is trained on clean images only. It classifies "
-        f"{judge['heldout_accuracy_t0']:.1%} of held-out real digits correctly, and FD, precision and recall are "
-        f"computed on its features. FD of the held-out real digits, the floor: {real[RANKING.key]:.3f}.</p>",
+        Markup(
+            "<h1>{}</h1><p>An <em>unconditional</em> diffusion model is guided to the class asked for by a separate "
+            "classifier of noisy images. A third network, the judge, is trained on clean images only. It classifies "
+            "{:.1%} of held-out real digits correctly, and FD, precision and recall are computed on its features. FD "
+            "of the held-out real digits, the floor: {:.3f}.</p>"
+        ).format(title, judge["heldout_accuracy_t0"], real[RANKING.key]),
         section("Guidance scale against quality", image(png(scale_curves(outcomes, real=real)))),
         section("Numbers", table(head, rows)),
-        "<h2>Samples</h2><p>Each row is one class, 0 at the top; the seeds are the same at every scale.</p>",
+        Markup("<h2>Samples</h2><p>Each row is one class, 0 at the top; the seeds are the same at every scale.</p>"),
         *map(gallery, grids),
-        f"<h2>Accuracy of the classifier</h2><p>Accuracy of the noisy classifier on {levels['num_images']} held-out "
-        "digits at each noise level. At the right end no trace of the digit is left, and no classifier can do better "
-        f"than chance.</p>{image(png(_level_curve(levels)))}",
-        section("Commands", f"<pre>{html.escape(chr(10).join(f'python {command}' for command in commands))}</pre>"),
+        Markup(
+            "<h2>Accuracy of the classifier</h2><p>Accuracy of the noisy classifier on {} held-out digits at each "
+            "noise level. At the right end no trace of the digit is left, and no classifier can do better than "
+            "chance.</p>{}"
+        ).format(levels["num_images"], image(png(_level_curve(levels)))),
+        section("Commands", Markup("<pre>{}</pre>").format("\n".join(f"python {command}" for command in commands))),
     ]
     write_page(out / "report.html", title, sections)
     text = (f"{row[0]:<14}{row[1]:>4}" + "".join(f"{cell:>11}" for cell in row[2:]) for row in (head, *rows))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import run_command
+from ..data.config import Labels
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 
@@ -21,6 +22,9 @@ class EvaluateConfig:
     """The same, or an npz of reference statistics: published ones, or those that make_reference.py wrote."""
     channels: int | None = None
     """Channels of generated pictures: 3 makes grey ones coloured. null: the mode of the files, which must be one."""
+    labels: Labels | None = None
+    """Labels of pictures in folders and zips, on either side, as data.labels of a training. null: class folders, if
+    there are any."""
     extractor: ExtractorConfig = ExtractorConfig()
     """Network whose features are compared."""
     protocol: EvaluationConfig = EvaluationConfig()
@@ -64,7 +68,7 @@ def evaluate_samples(config: EvaluateConfig) -> None:
     process = this_process()
     extractor = open_extractor(config.extractor, device=process.device)
     out = config.out or report_path(config.generated, extractor)
-    sets: dict[str, Any] = {"generated": config.generated, "channels": config.channels, "real": config.real}
+    sets: dict[str, Any] = {name: getattr(config, name) for name in ("generated", "real", "channels", "labels")}
     report = evaluate(**sets, extractor=extractor, config=config.protocol, out=out, page=True)
     if process.is_main:
         print(f"{format_report(report)}\n\n{out}\n{out.with_suffix('.html')}")

@@ -25,7 +25,7 @@ class InpaintConfig(GuidedRunConfig):
     """Images; centre crops, not mirrored. Without classes: one folder of all, or --data.labels filenames."""
     mask: Path
     """Picture of the model's image size: white is made anew, black is kept to the byte."""
-    labels: int | str | None = None
+    labels: str | int | None = None
     """Classes asked for; null: each image's own. Otherwise as in scripts/sample.py."""
     max_images: int = 64
     """Largest number of images; of more, evenly spaced ones are taken."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import check_at_least, run_command
+from ..data.config import Labels
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 from ..files import file_sha256
 
@@ -29,6 +30,8 @@ class MakeReferenceConfig:
     size."""
     channels: int | None = None
     """Channels of pictures: 3 makes grey ones coloured. null: the mode of the files, which must be one."""
+    labels: Labels | None = None
+    """Labels of pictures in folders and zips, as data.labels of a training; null: class folders, if there are any."""
     manifold_images: int = 10_000
     """Images, at most, to keep for precision, recall, density, coverage and kernel distance, which are absent with 0.
     Spread over the set; published."""

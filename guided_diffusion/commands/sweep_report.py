@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ..evaluation.metrics import HEADLINES, RANKING
 from ..files import atomic_write
-from ..html import gallery, image, png, section, table, write_page
+from ..html import Markup, gallery, image, png, section, table, write_page
 
 COLUMNS = 3
 """Curves side by side."""
@@ -71,8 +71,10 @@ def write_sweep_report(out: Path, outcomes: Sequence[Outcome]) -> Path:
     head, *rows = _cells(outcomes)
     beside = [(outcome.name, outcome.grid.read_bytes()) for outcome in outcomes if outcome.line == best.line]
     sections = [
-        f"<h1>{title}</h1><p>The best {best.display_names[RANKING.key]} of {len(outcomes)} settings: "
-        f"<strong>{best.name}</strong>, {best.rank:.4g}. All settings have the same seeds.</p>",
+        Markup(
+            "<h1>{}</h1><p>The best {} of {} settings: <strong>{}</strong>, {:.4g}. All settings have the same "
+            "seeds.</p>"
+        ).format(title, best.display_names[RANKING.key], len(outcomes), best.name, best.rank),
         section("Guidance scale against quality", image(curves)),
         section("Cost against quality", image(cost)),
         section("Numbers", table(head, rows, marked=list(outcomes).index(best))),

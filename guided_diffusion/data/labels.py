@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+import logging
 import re
 import runpy
-from collections import Counter
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import Labels
+
+_logger = logging.getLogger(__name__)
 
 Label = str | int
 LabelsAndNames = tuple[NDArray[np.int64], tuple[str, ...]]
@@ -28,7 +33,7 @@ def numbered(labels: Sequence[Label], *, source: Path) -> LabelsAndNames:
     """The class number of each label, and the names of the classes.
 
     Labels that are all whole numbers are class numbers already, and their digits the names of the classes 0 to the
-    largest. Any others are names, numbered in sorted order.
+    largest. Any others are names, numbered in sorted order; see `class_name`.
 
     source: of the labels, for messages. Refused are negative numbers, and those that make over a million classes.
     """
@@ -46,10 +51,75 @@ def numbered(labels: Sequence[Label], *, source: Path) -> LabelsAndNames:
 
 
 def indexed(classes: Sequence[str], class_names: Sequence[str] | None = None) -> LabelsAndNames:
-    """The number of each class among the class names; None: those that occur, sorted."""
-    names = tuple(sorted(set(classes)) if class_names is None else class_names)
+    """The number of each class among the class names, None: those that occur; `class_name` of them, sorted."""
+    forms = {name: class_name(name) for name in {*classes, *(class_names or ())}}
+    names = tuple(sorted(set(forms.values())))
     number_of = {name: number for number, name in enumerate(names)}
-    return np.array([number_of[name] for name in classes], dtype=np.int64), names
+    if len(names) < len(forms):
+        merged = next(form for form, count in Counter(forms.values()).items() if count > 1)
+        _logger.warning(
+            'classes whose names differ only in blanks at their ends or in the encoding of accents are one: "%s"',
+            merged,
+        )
+    return np.array([number_of[forms[name]] for name in classes], dtype=np.int64), names
+
+
+def class_name(text: str) -> str:
+    """The one form of a class's name: macOS decomposes accents in names of files, and tables have stray blanks."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def parse_label(text: str | int, class_names: Sequence[str]) -> int:
+    """The label of 3, "3", "label:3" or "cat".
+
+    Raises:
+        ValueError: a class that is not there, or one class's number that is another's name.
+    """
+    wanted, known, n = class_name(str(text)), _labels_of_names(tuple(class_names)), len(class_names)
+    is_label = wanted.startswith("label:") and wanted not in known
+    number = wanted.removeprefix("label:").strip() if is_label else wanted
+    found = set(known.get(wanted, ())) if isinstance(text, str) and not is_label else set[int]()
+    if re.fullmatch(r"0|[1-9]\d*", number, re.ASCII) and int(number) < n:
+        found.add(int(number))
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        readings = " or ".join(f'label:{label} for "{class_names[label]}"' for label in sorted(found))
+        raise ValueError(f'"{text}" is the number of one class and the name of another; write {readings}')
+    shown = ", ".join(class_names[:10]) + (", .." if n > 10 else "")
+    quotes = "; a name with a comma stands in double quotes" if any("," in name for name in class_names) else ""
+    raise ValueError(f'there is no label "{text}": the model has {n} classes, labels 0 to {n - 1} ({shown}){quotes}')
+
+
+def parse_labels(text: str, class_names: Sequence[str]) -> tuple[int, ...]:
+    """The labels of "0,1,2" or "cat,dog"; a name with a comma stands in double quotes, or alone.
+
+    Raises:
+        ValueError: as `parse_label`, or a text that is one class's name and a list of others'.
+    """
+    alone = _labels_of_names(tuple(class_names)).get(class_name(text), ()) if "," in text else ()
+    parts = next(csv.reader([text], skipinitialspace=True)) or [""]
+    try:
+        labels = tuple(parse_label(part, class_names) for part in parts)
+    except ValueError:
+        if alone:
+            return (parse_label(text, class_names),)
+        raise
+    if alone:
+        raise ValueError(f'"{text}" is the name of one class and a list of others; write label:{alone[0]} for the one')
+    return labels
+
+
+@cache
+def _labels_of_names(class_names: tuple[str, ...]) -> Mapping[str, Sequence[int]]:
+    """Labels that a name may mean: those of its own form and, for a number, those of names such as 007."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for label, name in enumerate(map(class_name, class_names)):
+        found[name].append(label)
+    for name, labels in list(found.items()):
+        if re.fullmatch(r"0\d+", name, re.ASCII):
+            found[str(int(name))] += labels
+    return dict(found)
 
 
 def renumbered(
@@ -58,7 +128,8 @@ def renumbered(
     """Labels numbered by the imposed class names, which must hold all of theirs. path: of the data, for messages."""
     if len(set(imposed)) < len(imposed):
         raise ValueError(f"class names must differ from each other: {', '.join(imposed)}")
-    number_of = {name: number for number, name in enumerate(imposed)}
+    number_of = {class_name(name): number for number, name in enumerate(imposed)}
+    class_names = [class_name(name) for name in class_names]
     unknown = [name for name in (class_names[label] for label in np.unique(labels)) if name not in number_of]
     if unknown:
         known = ", ".join([*imposed[:10], ".."] if len(imposed) > 10 else imposed)

@@ -4,7 +4,7 @@ An upsampler is a diffusion model whose network sees a low-resolution image as w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint, load_weights, open_checkpoint
 from ..config import from_plain
+from ..data.labels import class_name
 from ..files import file_sha256
 from ..models.unet import UNet, UNetConfig
 from ..models.upsampler import Upsampler, UpsamplerConfig
@@ -46,6 +47,8 @@ class DiffusionConfig:
     """Source of the variance of a step."""
     class_names: tuple[str, ...] = ()
     """Names of the classes in its training data, in label order, also where it is not conditioned on them."""
+    unseen_classes: tuple[int, ...] = ()
+    """Labels of the classes that have no images in its training data."""
 
     def __post_init__(self) -> None:
         check_continuous_time(self.chain, prediction=self.prediction, variance=self.variance)
@@ -227,19 +230,16 @@ def weights_record(model: DiffusionModel | UpsamplerModel) -> dict[str, Any]:
     return {"name": model.checkpoint.name, "weights": model.weights, "sha256": sha256}
 
 
-def parse_label(text: str, class_names: Sequence[str]) -> int:
-    """The label of "3" or "cat"; a number is a label, not a name.
-
-    Raises:
-        ValueError: a class that is not there.
-    """
-    n = len(class_names)
-    if text.isdecimal() and int(text) < n:
-        return int(text)
-    if text in class_names and not text.isdecimal():
-        return list(class_names).index(text)
-    shown = ", ".join(class_names[:10]) + (", .." if n > 10 else "")
-    raise ValueError(f'there is no label "{text}": the model has {n} classes, labels 0 to {n - 1} ({shown})')
+def chain_difference(model: ChainConfig, other: ChainConfig, *, other_called: str = "the classifier") -> str | None:
+    """The differences of the chain that a network was trained on from a model's, in words; None without any."""
+    different = [
+        field.name for field in fields(ChainConfig) if getattr(model, field.name) != getattr(other, field.name)
+    ]
+    named = [
+        f"chain.{name} is {getattr(model, name)} to the diffusion model, but {getattr(other, name)} to {other_called}"
+        for name in different
+    ]
+    return f"{', and '.join(named)}, so they mean different noise by a timestep" if named else None
 
 
 def class_difference(
@@ -256,7 +256,7 @@ def class_difference(
     if not model:
         return None
     for label, (ours, theirs) in enumerate(zip(model, other, strict=False)):
-        if ours != theirs:
+        if class_name(ours) != class_name(theirs):
             return f'label {label} is "{theirs}" to {other_called}, but "{ours}" to {model_called}'
     if len(model) != len(other):
         return f"{other_called} knows {len(other)} classes, {model_called}'s data had {len(model)}"

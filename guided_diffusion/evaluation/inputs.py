@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ..data.config import Labels
 from ..data.formats.tree import files_sha256
 from ..data.image_set import ImageSet, open_image_set
 from .config import EvaluationConfig
@@ -39,15 +40,22 @@ class MeasuredReal:
     config: EvaluationConfig
 
 
-def open_generated(path: Path, *, config: EvaluationConfig, channels: int | None = None) -> ImageSet:
+def open_generated(
+    path: Path, *, config: EvaluationConfig, channels: int | None = None, labels: Labels | None = None
+) -> ImageSet:
     """The generated images at `path`; unreadable ones are refused, and sets that are too small."""
-    samples = open_image_set(path, image_size=config.image_size, channels=channels)
+    samples = open_image_set(path, image_size=config.image_size, channels=channels, labels=labels)
     config.check_num_images(len(samples), f"{path} holds")
     return samples
 
 
 def open_real(
-    path: Path, *, shape: tuple[int, int, int], extractor: FeatureExtractor, config: EvaluationConfig
+    path: Path,
+    *,
+    shape: tuple[int, int, int],
+    extractor: FeatureExtractor,
+    config: EvaluationConfig,
+    labels: Labels | None = None,
 ) -> RealInput:
     """The real images or statistics at `path`; refused unless comparable with generated images of `shape` (H, W, C)."""
     reference = read_reference(path) if path.suffix == ".npz" and path.is_file() else None
@@ -56,7 +64,8 @@ def open_real(
     height, width, channels = shape
     images = None
     if reference is None or reference.has_images:
-        images = open_image_set(path, image_size=height if height == width else None, channels=channels)
+        size = height if height == width else None
+        images = open_image_set(path, image_size=size, channels=channels, labels=labels)
         if images.shape != shape:
             raise ValueError(
                 f"the generated images have {height}x{width} pixels, those of {path} {images.shape[0]}x"

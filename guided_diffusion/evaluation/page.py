@@ -1,6 +1,5 @@
 """HTML pages: one evaluation with its figures, images and protocol, and a comparison of several."""
 
-import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from ..data.image_set import ImageSet
 from ..data.pictures import picture
 from ..diffusion.images import grid
-from ..html import gallery, image, png, section, table, write_page
+from ..html import Markup, gallery, image, png, section, table, write_page
 from .compare import Comparison, metric_table
 from .measure import spread_over
 from .metrics import METRICS, NUMBERS
@@ -47,9 +46,9 @@ def write_comparison_page(path: Path, comparison: Comparison) -> None:
     letters = comparison.letters
     named = [[letter, str(file)] for letter, file in zip(letters, comparison.paths, strict=True)]
     sections = [
-        f"{_STYLE}<h1>Comparison of evaluations</h1><p><strong>{html.escape(comparison.verdict)}</strong></p>",
+        _STYLE + Markup("<h1>Comparison of evaluations</h1><p><strong>{}</strong></p>").format(comparison.verdict),
         _text_table(("", "evaluation"), named),
-        section("Numbers", f"<div class='numbers'>{table(*metric_table(comparison))}</div>"),
+        section("Numbers", Markup("<div class='numbers'>{}</div>").format(table(*metric_table(comparison)))),
     ]
     for heading, differences in comparison.groups.items():
         rows = [[item.name, *item.values] for item in differences]
@@ -57,28 +56,23 @@ def write_comparison_page(path: Path, comparison: Comparison) -> None:
     write_page(path, "Comparison of evaluations", sections)
 
 
-def _head(report: Report) -> str:
+def _head(report: Report) -> Markup:
     """Title, summary, headlines and warnings."""
     generated, real, extractor = (report.protocol[part] for part in ("generated", "real", "extractor"))
     summary = (
         f"{generated['num_images']} generated images against {real['num_images']} real ones of {real['path']}, on the "
         f"features of {extractor['name']}."
     )
-    tiles = "".join(
-        f"<div><span>{html.escape(row.name)}</span><strong>{html.escape(row.value)}</strong>"
-        f"<small>{html.escape(row.spread)}</small></div>"
-        for row in rows_of(report)
-        if NUMBERS[row.key].is_headline
-    )
-    warnings = "".join(f"<li>{html.escape(warning)}</li>" for warning in report.warnings)
-    return (
-        f"{_STYLE}<h1>Evaluation of {html.escape(generated['path'])}</h1><p>{html.escape(summary)}</p>"
-        f"<div class='tiles'>{tiles}</div>"
-        + (f"<p>Reasons to doubt the numbers:</p><ul>{warnings}</ul>" if warnings else "")
-    )
+    tile = Markup("<div><span>{}</span><strong>{}</strong><small>{}</small></div>")
+    tiles = [tile.format(row.name, row.value, row.spread) for row in rows_of(report) if NUMBERS[row.key].is_headline]
+    warnings = [Markup("<li>{}</li>").format(warning) for warning in report.warnings]
+    head = Markup("<h1>Evaluation of {}</h1><p>{}</p><div class='tiles'>{}</div>")
+    doubts = Markup("<p>Reasons to doubt the numbers:</p><ul>{}</ul>").format(Markup().join(warnings))
+    page_head = _STYLE + head.format(generated["path"], summary, Markup().join(tiles))
+    return page_head + doubts if warnings else page_head
 
 
-def _number_table(report: Report) -> str:
+def _number_table(report: Report) -> Markup:
     extractor = report.protocol["extractor"]["name"]
     better = {key: "lower" if item.lower_is_better else "higher" for key, item in NUMBERS.items()}
     rows = [[row.name, row.value, better[row.key], row.spread, extractor] for row in rows_of(report)]
@@ -94,11 +88,11 @@ def _grid(source: ImageSet) -> bytes:
     return encoded.getvalue()
 
 
-def _text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return f"<div class='text'>{table(head, rows)}</div>"
+def _text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+    return Markup("<div class='text'>{}</div>").format(table(head, rows))
 
 
-_STYLE = """<style>
+_STYLE = Markup("""<style>
 .text td, .text th { text-align: left; overflow-wrap: break-word; }
 .text td:last-child { overflow-wrap: anywhere; }
 .numbers td:first-child { text-align: left; }
@@ -106,4 +100,4 @@ _STYLE = """<style>
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .8rem; }
 .tiles div { display: flex; flex-direction: column; background: #f4f4f4; padding: .6rem .9rem; }
 .tiles strong { font-size: 1.6rem; line-height: 1.3; white-space: nowrap; } .tiles small { color: #666; }
-</style>"""
+</style>""")

@@ -8,8 +8,10 @@ from shutil import rmtree
 from typing import Any
 
 from ..config import to_plain
+from ..data.config import Labels
 from ..data.formats.npz import npz_members
 from ..data.image_set import ImageSet, open_image_set
+from ..data.summary import doubts
 from ..distributed import locked_for_run, on_main_process
 from .extractors.features import FeatureExtractor
 from .measure import spread_over
@@ -28,20 +30,20 @@ def make_reference(
     out: Path,
     image_size: int | None = None,
     channels: int | None = None,
+    labels: Labels | None = None,
     manifold_images: int = 10_000,
     batch_size: int = 64,
 ) -> bool:
     """Measure the images at `images` and write `out`, whole or not at all; False if this very result is there already.
 
-    manifold_images: images, spread over the set, that go into the file for metrics that need more than statistics.
-    Evaluating against the file, with as many real_manifold, gives the numbers that the images would. Several processes
-    share the work; an interrupted run resumes as `evaluate` does.
+    manifold_images: images, spread over the set, that go into the file for metrics that need more than statistics; with
+    as many real_manifold, an evaluation gives the numbers that the images would. Resumes as `evaluate` does.
 
     Raises:
         FileExistsError: something else is at `out`.
     """
     _check_paths(images, out)
-    source = open_image_set(images, image_size=image_size, channels=channels)
+    source = open_image_set(images, image_size=image_size, channels=channels, labels=labels)
     if len(source) < 2:
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
     cache, kept = cache_directory(out), spread_over(len(source), keep=manifold_images).tolist()
@@ -56,7 +58,7 @@ def make_reference(
                 pooled=measured.pooled, spatial=measured.spatial, extractor=extractor.name,
                 extractor_sha256=extractor.sha256, record=record,
             )  # fmt: skip
-            if warning := low_rank(measured.pooled, "real"):
+            for warning in filter(None, (low_rank(measured.pooled, "real"), *doubts(source))):
                 _logger.warning("%s", warning)
             on_main_process(lambda: write_reference(out, reference, images=source, kept=kept))
         on_main_process(lambda: rmtree(cache, ignore_errors=True))

@@ -3,17 +3,21 @@
 import logging
 import os
 import shutil
+import sys
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ..data.config import Labels
 from ..data.formats.samples import MANIFEST_NAME
 from ..data.image_set import ImageSet
+from ..data.summary import doubts, summary
 from ..distributed import locked_for_run, on_main_process, this_process
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor, exact_float32, slug
 from .feature_cache import FeatureCache
+from .image_warnings import image_warnings
 from .inputs import MeasuredReal, open_generated, open_real
 from .measure import MeasuredSet, measure
 from .metrics import METRICS
@@ -33,22 +37,24 @@ def evaluate(
     out: Path | None = None,
     page: bool = False,
     channels: int | None = None,
+    labels: Labels | None = None,
 ) -> Report:
     """Compare the images at `generated` with those at `real`, write the report as JSON and return it.
 
     real: images, an npz of reference statistics, or the result of `measure_real`. out: None is `report_path`. page:
-    also write an HTML page beside the report. channels: of generated pictures, as of `open_image_set`. Several
+    also write an HTML page beside the report. channels, labels: of pictures, as of `open_image_set`. Several
     processes (torchrun, accelerate launch) share the batches, and all return the report. An interrupted evaluation
     leaves a cache beside the report; the same call resumes from it. Input that cannot be used is refused before
     anything is measured, as far as possible.
     """
     config, out = config or EvaluationConfig(), out or report_path(generated, extractor)
     refuse_unwritable(out)
-    source = open_generated(generated, config=config, channels=channels)
+    source = open_generated(generated, config=config, channels=channels, labels=labels)
     cache = cache_directory(out)
     with locked_for_run(out.parent, work="evaluation", name=out.name):
         if isinstance(real, Path):
-            real = measure_real(real, shape=source.shape, extractor=extractor, config=config, cache=cache)
+            how = {"extractor": extractor, "config": config, "cache": cache, "labels": labels}
+            real = measure_real(real, shape=source.shape, **how)
         found, wanted = (real.shape, real.extractor_sha256, real.config), (source.shape, extractor.sha256, config)
         if found != wanted:
             raise ValueError(f"{real.input.path} was measured for {found}, not for {wanted}; measure it again")
@@ -66,12 +72,13 @@ def measure_real(
     extractor: FeatureExtractor,
     config: EvaluationConfig,
     cache: Path | None = None,
+    labels: Labels | None = None,
 ) -> MeasuredReal:
     """The real images or statistics at `path`, for evaluations of images of `shape` (H, W, C).
 
     Statistics that are stored count, features come from the images. cache: directory of interrupted measurements.
     """
-    opened = open_real(path, shape=shape, extractor=extractor, config=config)
+    opened = open_real(path, shape=shape, extractor=extractor, config=config, labels=labels)
     stored = opened.reference
     measured = MeasuredSet(pooled=stored.pooled, spatial=stored.spatial) if stored else None
     if opened.images is not None:
@@ -94,8 +101,12 @@ def measure_source(
     keep_all: bool = False,
     cache: Path | None,
 ) -> MeasuredSet:
-    """`measure` by all processes, resuming from what `cache` holds of these images."""
+    """`measure` by all processes, resuming from what `cache` holds of them; standard error says what they are."""
+    if source.manifest is None and this_process().is_main:  # samples of this library need no introduction
+        print(summary(source), file=sys.stderr)
     images = (str(source.path.resolve()), source.files_sha256(), len(source), source.shape, source.resize)
+    if source.labelled_by is not None:
+        images += (str(source.labelled_by),)  # labels are cached as well
     identity = sha256(repr((images, extractor.sha256, batch_size)).encode()).hexdigest()[:16]
     with exact_float32():  # whatever the extractor does about it itself
         return measure(
@@ -139,6 +150,9 @@ def _conclude(
     warnings = [warning for metric in METRICS for warning in metric.warnings(*sets)]
     if source.path.resolve() == real.input.path.resolve():
         warnings.append(f"both sides are {source.path}: this says nothing about samples")
+    else:
+        warnings += image_warnings(generated, real.measured)
+    warnings += [doubt for images in (source, real.input.images) if images is not None for doubt in doubts(images)]
     for warning in warnings:
         _logger.warning("%s", warning)
     with exact_float32():

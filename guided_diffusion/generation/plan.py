@@ -15,10 +15,11 @@ from ..checkpoint import file_sha256
 from ..config import check_at_least
 from ..data.formats import open_stored
 from ..data.formats.storage import NO_LABEL
-from ..diffusion.model import parse_label
+from ..data.labels import class_name, parse_label, parse_labels
 from ..diffusion.noise import SeededNoise, sample_seed
 from ..samplers import OnStep
 
+_POLICIES = ("all", "balanced", "uniform")
 NUM_SEEDS = 2**32
 """Seeds of samples' generators (`noise.sample_seed`)."""
 MOST_SHARDS = 1_000_000
@@ -126,37 +127,55 @@ def batches_of(ids: range, size: int) -> Iterator[range]:
     return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
-def label_rule(spec: str, class_names: Sequence[str], *, seed: int) -> LabelRule:
+def label_rule(spec: str, class_names: Sequence[str], *, seed: int, unseen: Sequence[int] = ()) -> LabelRule:
     """The rule named by "all", "balanced", "3", "0,1,2", "cat,dog", "uniform", "file:PATH" or "frequencies:PATH".
 
-    seed: the run's.
+    seed: the run's. unseen: labels of classes without training images, which "all" and "uniform" leave out.
 
     Raises:
         FileNotFoundError: no such file or data.
-        ValueError: an unknown class, by name, or data without labels.
+        ValueError: an unknown class, by name, or one without training images; or data without labels.
     """
+    if spec in _POLICIES and spec in class_names:
+        label = list(class_names).index(spec)
+        raise ValueError(f'"{spec}" is a class and a rule for all of them; write label:{label} for the class')
+    rule = _rule(spec, class_names, seed, unseen)
+    asked = rule.labels if isinstance(rule, InTurn) else [label for label, n in enumerate(rule.weights) if n]
+    wrong = sorted(set(asked) & set(unseen))
+    if wrong:
+        raise ValueError(
+            f'labels ask for class {wrong[0]}, "{class_names[wrong[0]]}", of which the model saw no image in training; '
+            f"ask for the others, as all and uniform do"
+        )
+    return rule
+
+
+def _rule(spec: str, class_names: Sequence[str], seed: int, unseen: Sequence[int]) -> LabelRule:
     kind, _, path = spec.partition(":")
     if spec == "uniform":
-        return Drawn((1,) * len(class_names), seed, policy=spec)
+        return Drawn(tuple(int(label not in unseen) for label in range(len(class_names))), seed, policy=spec)
     if kind == "frequencies" and path:
         return Drawn(_frequencies(Path(path), class_names), seed, policy=kind)
     if kind == "file" and path:
         return _labels_file(Path(path), class_names)
     if spec in ("all", "balanced"):
-        return InTurn(tuple(range(len(class_names))))
-    return InTurn(tuple(parse_label(part.strip(), class_names) for part in spec.split(",")))
+        return InTurn(tuple(label for label in range(len(class_names)) if label not in unseen))
+    return InTurn(parse_labels(spec, class_names))
 
 
 def _labels_file(path: Path, class_names: Sequence[str]) -> InTurn:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of labels {path}; expected one label or class name a line")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
     if not lines:
         raise ValueError(f"{path} is empty; expected one label or class name a line")
     labels: list[int] = []
     for number, line in enumerate(lines, start=1):
         try:
-            labels.append(parse_label(line.strip(), class_names))
+            labels.append(parse_label(line, class_names))
         except ValueError as error:
             raise ValueError(f"line {number} of {path}: {error}") from None
     origin = {"policy": "file", "name": path.name, "count": len(labels), "sha256": file_sha256(path)}
@@ -167,10 +186,10 @@ def _frequencies(path: Path, class_names: Sequence[str]) -> tuple[int, ...]:
     """Images of each class in the data at `path`; classes are matched by name if the data have names."""
     stored = open_stored(path, None)
     labels, names = stored.labels, stored.class_names
-    label_of = {name if names else str(label): label for label, name in enumerate(class_names)}
+    label_of = {class_name(name) if names else str(label): label for label, name in enumerate(class_names)}
     weights = [0] * len(class_names)
     for label, count in zip(*np.unique(labels[labels != NO_LABEL], return_counts=True), strict=True):
-        name = names[label] if names else str(label)
+        name = class_name(names[label]) if names else str(label)
         if name not in label_of:
             raise ValueError(
                 f'{path} has {count} images of class "{name}", which is none of the model\'s {len(class_names)} '

@@ -109,5 +109,5 @@ def diffusion_config(config: DiffusionTrainingConfig, data: ImageSet) -> Diffusi
     )
     return DiffusionConfig(
         network=network, chain=config.chain, prediction=config.prediction, variance=config.variance,
-        class_names=data.class_names,
+        class_names=data.class_names, unseen_classes=data.empty_classes,
     )  # fmt: skip

@@ -59,7 +59,7 @@ def test_every_command_of_the_demonstration_has_the_options_it_is_given(monkeypa
 def test_the_report_holds_every_number_picture_and_command(tmp_path):
     table = write_demo_report(tmp_path, _outcomes(tmp_path), commands=["scripts/sample.py --out 'a b'"])
     page = (tmp_path / "report.html").read_text()
-    assert "python scripts/sample.py --out &#x27;a b&#x27;" in page
+    assert "python scripts/sample.py --out &#39;a b&#39;" in page
     assert page.count("<figure>") == 4
     assert page.count("data:image/png;base64,") == 4 + 2
     assert "97.5% of held-out real digits" in page

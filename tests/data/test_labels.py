@@ -62,8 +62,8 @@ def test_file_names_label_trees_of_any_shape(tmp_path, write):
 
 
 def test_a_tree_without_images_is_refused_with_what_it_holds(tmp_path, write):
-    path = write(tmp_path / "data.zip", {"a.tif": b"", "b.tif": b"", "c.txt": b""})
-    with pytest.raises(ValueError, match=r"no images in .* \(\.jpg, .*\), but 2 \.tif files, the first a\.tif"):
+    path = write(tmp_path / "data.zip", {"a.xcf": b"", "b.xcf": b"", "c.txt": b""})
+    with pytest.raises(ValueError, match=r"no images in .* \(\.jpg, .*\), but 2 \.xcf files, the first a\.xcf"):
         opened(path, "filenames")
 
 
@@ -72,6 +72,58 @@ def test_labels_survive_the_command_line_and_a_checkpoint(tmp_path, labels):
     config = parse(DataConfig, [f"--path={tmp_path}", f"--labels={labels}"])
     assert config.labels == labels
     assert from_plain(DataConfig, to_plain(config), source="here") == config
+
+
+def test_a_prefix_that_seems_to_hold_several_classes_is_doubted(tmp_path, caplog):
+    names = ("golden_retriever_1.png", "golden_retriever_2.png", "golden_eagle_1.png", "cat_1.png", "cat_2.png")
+    files = {name: png(i) for i, name in enumerate(names)}
+    assert opened(write_folder(tmp_path / "a", files), "filenames").class_names == ("cat", "golden")
+    assert '"golden" holds golden_eagle (1), golden_retriever (2)' in caplog.text
+    caplog.clear()
+    published = {f"{name}_{i:05d}.png": png(i) for name in ("n01440764", "n01443537") for i in range(3)}
+    opened(write_folder(tmp_path / "b", published | {"cat_ab1f.png": png(1), "cat_77c.png": png(2)}), "filenames")
+    assert not caplog.records
+
+
+# Folders that are no classes
+
+
+@pytest.mark.parametrize(
+    ("names", "likely"),
+    [
+        (("train/a/0.png", "val/a/0.png", "test/a/0.png"), "train"),
+        (("Training/a/0.png", "Validation/0.png"), "Training"),
+        (("train/a/0.png",), "train"),
+        (("test/a/0.png", "val/a/0.png"), "test"),
+    ],
+)
+def test_the_parent_of_splits_is_refused_with_the_likely_path(tmp_path, write, names, likely):
+    path = write(tmp_path / "data.zip", {name: png(i) for i, name in enumerate(names)})
+    with pytest.raises(ValueError, match=rf"are splits of a data set, not classes; give one of them, .*/{likely}$"):
+        opened(path, "folders")
+
+
+@pytest.mark.parametrize("names", [("train/0.png", "test/0.png"), ("train/a/0.png", "bus/a/0.png")])
+def test_classes_of_trains_and_tests_are_classes(tmp_path, write, names):
+    path = write(tmp_path / "data.zip", {name: png(i) for i, name in enumerate(names)})
+    assert len(opened(path, "folders").class_names) == 2
+
+
+def test_loose_images_are_refused_with_the_option_that_takes_them(tmp_path, write):
+    with pytest.raises(ValueError, match=r'give --data.labels filenames, where a name begins with its class and a "_"'):
+        opened(write(tmp_path / "data.zip", {"ant_0.png": png(0)}), "folders")
+
+
+def test_accents_have_one_form_and_blanks_at_the_ends_no_meaning(tmp_path, write, caplog):
+    composed, decomposed = "caf\xe9", "cafe\u0301"  # of Linux and Windows, and of macOS
+    of_mac = opened(write(tmp_path / "mac.zip", {f"{decomposed}/0.png": png(0), "d /0.png": png(1)}), "folders")
+    assert of_mac.class_names == (composed, "d")
+    again = opened(write(tmp_path / "x.zip", {f"{composed}/0.png": png(0)}), "folders", class_names=("d ", decomposed))
+    assert again.labels.tolist() == [1]
+    assert not caplog.records
+    both = opened(write(tmp_path / "y.zip", {f"{composed}/0.png": png(0), f"{decomposed}/1.png": png(1)}), "folders")
+    assert both.labels.tolist() == [0, 0]
+    assert f'are one: "{composed}"' in caplog.text
 
 
 # Tables

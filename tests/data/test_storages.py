@@ -119,16 +119,16 @@ def test_shards_in_a_zip_are_refused(tmp_path):
 
 
 def test_images_of_unknown_kinds_are_named(tmp_path):
-    write_folder(tmp_path, PICTURES | {"cow/0.tiff": b"x", "cow/1.TIFF": b"x", "cow/notes.txt": b"x"})
-    with pytest.raises(ValueError, match=r"'cow' in .* no images .*, but 2 \.tiff files, the first cow/0\.tiff; fill"):
+    write_folder(tmp_path, PICTURES | {"cow/0.xcf": b"x", "cow/1.XCF": b"x", "cow/notes.txt": b"x"})
+    with pytest.raises(ValueError, match=r"'cow' in .* no images .*, but 2 \.xcf files, the first cow/0\.xcf; fill"):
         opened(tmp_path)
 
 
 def test_one_class_of_many_folders_is_told_to_look_like_a_mistake(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        wrapped = opened(write_zip(tmp_path / "data.zip", inside="train/"))
-    assert wrapped.class_names == ("train",)
-    assert f"if those are the classes, give {tmp_path / 'data.zip' / 'train'}" in caplog.text
+        wrapped = opened(write_zip(tmp_path / "data.zip", inside="photos/"))
+    assert wrapped.class_names == ("photos",)
+    assert f"if those are the classes, give {tmp_path / 'data.zip' / 'photos'}" in caplog.text
 
 
 # Storages that fail

@@ -8,6 +8,8 @@ import pytest
 import tiny
 import torch
 
+from guided_diffusion.commands.sample import SampleConfig
+from guided_diffusion.config import parse
 from guided_diffusion.data.formats.samples import Shard, open_manifest, write_shard
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.generation.plan import Drawn, InTurn, Plan, batches_of, label_rule
@@ -28,8 +30,46 @@ def test_labels_are_numbers_or_names(spec, labels):
     assert label_rule(spec, NAMES, seed=0) == InTurn(labels)
 
 
-def test_a_number_is_a_label_also_where_classes_are_named_by_numbers():
-    assert label_rule("2", ("2", "1", "0"), seed=0) == InTurn((2,))
+@pytest.mark.parametrize(
+    ("spec", "names", "label"),
+    [
+        ("2", ("2", "1", "0"), None),  # was 2, whatever the user meant
+        ("label:2", ("2", "1", "0"), 2),
+        ("1", ("2", "1", "0"), 1),
+        ("7", ("7", "9"), 0),
+        ("007", ("006", "007"), 1),
+        ("0", ("01", "00"), None),
+        ("1", ("01", "02"), None),
+        ("tench, Tinca", ("tench, Tinca", "ant"), 0),
+        ('"tench, Tinca"', ("tench, Tinca", "ant"), 0),
+        ("a,b", ("a", "b", "a,b"), None),
+        ("cafe\u0301", ("ant", "caf\xe9"), 1),
+        ("cat", ("ant", "cat "), 1),
+        ("all", ("ant", "all"), None),
+        ("label:1", ("ant", "all"), 1),
+        ("label:x", ("ant", "label:x"), 1),
+    ],
+)
+def test_a_class_has_its_name_and_one_that_is_anothers_number_is_never_guessed(spec, names, label):
+    if label is None:
+        with pytest.raises(ValueError, match="write label:"):
+            label_rule(spec, names, seed=0)
+    else:
+        assert label_rule(spec, names, seed=0) == InTurn((label,))
+
+
+@pytest.mark.parametrize("word", ["007", "0x1F", "1_0", "null", "1e3"])
+def test_a_name_that_yaml_would_read_as_a_number_reaches_the_rule_as_it_is(word):
+    options = ["--diffusion=x", "--out=y", f"--labels={word}"]
+    assert parse(SampleConfig, options).labels == word  # 007 was 7, and 0x1F was 31
+
+
+def test_classes_without_training_images_are_neither_drawn_nor_made():
+    assert label_rule("all", NAMES, seed=0, unseen=[0]) == InTurn((1, 2))
+    uniform = label_rule("uniform", NAMES, seed=0, unseen=[0])
+    assert {uniform.label(i) for i in range(100)} == {1, 2}
+    with pytest.raises(ValueError, match=r'labels ask for class 0, "ant", of which the model saw no image'):
+        label_rule("bee,0", NAMES, seed=0, unseen=[0])
 
 
 @pytest.mark.parametrize("spec", ["3", "-1", "dog", "0,dog", "", "0,,1", "Ant", "1.0"])
@@ -75,6 +115,15 @@ def test_lines_of_a_file_are_taken_in_turn(tmp_path):
     assert (record["policy"], record["name"], record["count"]) == ("file", "labels.txt", 3)
     assert len(record["sha256"]) == 64
     json.dumps(record)
+
+
+def test_a_file_of_labels_may_come_from_windows(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_bytes(b"\xef\xbb\xbfcat\r\nant\r\n\r\n")
+    assert asked(f"file:{path}", count=3) == [2, 0, 2]
+    path.write_text("cat", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"labels.txt is not UTF-8 text"):
+        label_rule(f"file:{path}", NAMES, seed=0)
 
 
 def save_samples(path: Path, labels: list[int], names: tuple[str, ...]) -> Path:

@@ -24,24 +24,28 @@ class Format:
     open_stored: Callable[[Path, Labels | None], StoredImages]
     """Open the images at a path. labels: as `DataConfig.labels`; None takes the labels that there are, if any. Labels
     that are not there, and damaged or unfit files, are a FileNotFoundError or ValueError that names them."""
+    is_tree: bool = False
+    """True for files in folders, whose labels are a matter of choice."""
 
 
 FORMATS: Mapping[str, Format] = {
     "huggingface": Format("a Hugging Face dataset (hf:NAME or saved)", huggingface.recognise, huggingface.open_stored),
-    "zip": Format("a .zip of such a folder", zip.recognise, zip.open_stored),
+    "zip": Format("a .zip of such a folder", zip.recognise, zip.open_stored, is_tree=True),
     "prepared": Format("prepared images", packed.recognise, packed.open_stored),
     "shards": Format("a directory of samples (not for training)", samples.recognise, samples.open_stored),
     "npz": Format("an .npz batch (not for training)", npz.recognise, npz.open_stored),
     "webdataset": Format("WebDataset .tar shards", webdataset.recognise, webdataset.open_stored),
-    "folder": Format("a folder of images (one folder per class)", folder.recognise, folder.open_stored),
+    "folder": Format("a folder of images (one folder per class)", folder.recognise, folder.open_stored, is_tree=True),
 }
 """In the order in which they are tried; protocols of evaluations record the names."""
 
 EXPECTED = ", or ".join(entry.described for entry in reversed(FORMATS.values()))
 
 
-def open_stored(path: Path, labels: Labels | None) -> StoredImages:
+def open_stored(path: Path, labels: Labels | None, *, only_of_trees: bool = False) -> StoredImages:
     """The images at a path, of whichever format.
+
+    only_of_trees: `labels` is meant for files in folders; images of other formats have their own.
 
     Raises:
         FileNotFoundError: nothing at the path, or no such labels.
@@ -49,7 +53,8 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     """
     for name, entry in FORMATS.items():
         if entry.recognise(path):
-            return replace(entry.open_stored(path, labels), format=name)
+            chosen = None if only_of_trees and not entry.is_tree else labels
+            return replace(entry.open_stored(path, chosen), format=name)
     if not path.exists():
         raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
     raise ValueError(f"{path} is a file of no known format; expected {EXPECTED}. Other archives have to be unpacked")

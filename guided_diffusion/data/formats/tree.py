@@ -2,10 +2,12 @@
 
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,11 +18,17 @@ from .storage import NO_LABEL
 
 _logger = logging.getLogger(__name__)
 
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp",
+    ".tif", ".tiff", ".jfif", ".jpe", ".jp2", ".j2k", ".avif", ".apng", ".qoi", ".tga", ".ppm", ".pgm", ".pbm", ".pnm",
+    *((".heic", ".heif") if find_spec("pillow_heif") else ()),
+)  # fmt: skip
+"""Ends of the names of images, of the formats that Pillow reads as pictures; HEIC with the package pillow-heif."""
 _SYSTEM = frozenset(
     ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db",
      "desktop.ini")
 )  # fmt: skip
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+_SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,19 +161,21 @@ def tree_labels(tree: Tree, labels: Labels | None, read: Callable[[Path], bytes 
         held = _held_instead(tree.others)
         raise ValueError(f"no images in {tree.root} ({', '.join(EXTENSIONS)}){held}; give a path that holds some")
     if labels == "filenames":
-        return indexed([PurePosixPath(image).name.split("_", 1)[0] for image in tree.images])
+        return _from_names(tree)
     if labels is not None:
         return _from_table(tree, labels, read(labels))
     loose = [image for image in tree.images if "/" not in image]
     if len(loose) == len(tree.images):
         return np.full(len(loose), NO_LABEL), ()
     _refuse_unclassed(tree.root, tree.directories, loose)
+    _refuse_splits(tree)
     return indexed([image.split("/", 1)[0] for image in tree.images], tree.directories)
 
 
 def _folder_classes(tree: Tree) -> list[str]:
     """The class of each image: the name of the directory at the top of the tree that it lies in."""
     _refuse_unclassed(tree.root, tree.directories, [file for file in (*tree.images, *tree.others) if "/" not in file])
+    _refuse_splits(tree)
     classes = [image.split("/", 1)[0] for image in tree.images]
     empty = sorted(set(tree.directories) - set(classes))
     if empty:
@@ -179,6 +189,36 @@ def _folder_classes(tree: Tree) -> list[str]:
             tree.root, tree.wrapper, len(inner), inner[0], tree.root / tree.wrapper,
         )  # fmt: skip
     return classes
+
+
+def _refuse_splits(tree: Tree) -> None:
+    """Refuse the parent of train/, val/ and the like, at least one of which holds folders alone."""
+    flat = {image.split("/", 1)[0] for image in tree.images if image.count("/") == 1}
+    nested = [name for name in tree.directories if name not in flat]
+    if nested and tree.images and all(name.lower() in _SPLITS for name in tree.directories):
+        likely = tree.root / next((name for name in nested if name.lower().startswith("train")), nested[0])
+        raise ValueError(
+            f"the folders in {tree.root} ({', '.join(tree.directories)}) are splits of a data set, not classes; give "
+            f"one of them, {likely}"
+        )
+
+
+def _from_names(tree: Tree) -> LabelsAndNames:
+    """Classes by the published rule; a warning names one that seems to hold several."""
+    names = [PurePosixPath(image).stem.partition("_") for image in tree.images]
+    rests: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for name, _, rest in names:
+        rests[name][rest.rstrip("0123456789").strip("_- ")] += 1
+    for name, kinds in rests.items():
+        words = [kind for kind in kinds if re.fullmatch(r"[^\W\d_]+([_ -]+[^\W\d_]+)*", kind)]
+        if 1 < len(words) == len(kinds) <= max(2, kinds.total() // 2):
+            _logger.warning(
+                '--data.labels filenames takes the text up to the first "_" of a name for its class: "%s" holds %s; if '
+                "these are classes, give a table of labels",
+                name, ", ".join(f"{name}_{kind} ({kinds[kind]:,})" for kind in words[:5]),
+            )  # fmt: skip
+            break
+    return indexed([PurePosixPath(image).name.split("_", 1)[0] for image in tree.images])
 
 
 def _from_table(tree: Tree, table: Path, content: bytes | None) -> LabelsAndNames:
@@ -197,7 +237,8 @@ def _refuse_unclassed(root: Path, directories: Iterable[str], files: list[str]) 
     if loose and not directories:
         raise ValueError(
             f"{root} holds images ('{loose[0]}' and {len(loose) - 1} more) but no class folders; put them into one "
-            f"folder per class, or all into one, {root / 'all' / loose[0]}, if there are no classes"
+            f"folder per class, or all into one, {root / 'all' / loose[0]}, if there are no classes; or give "
+            f'--data.labels filenames, where a name begins with its class and a "_", or a table of labels'
         )
     if loose:
         raise ValueError(
