@@ -62,9 +62,12 @@ def guided_chain(checkpoint: Checkpoint, data: ImageSet) -> ChainConfig:
         raise ValueError(
             f"{checkpoint.path} was trained on {mode} images of {side} pixels, but this classifier would see "
             f"{data.mode} images of {data.image_size} pixels and could not guide it; give --network.image_size "
-            f"{side} and --data.mode {mode}"
+            f"{side} and --data.mode {mode}, or for a classifier of clean images --diffusion null"
         )
     difference = class_difference(model.class_names, data.class_names)
     if difference is not None:
-        raise ValueError(f"a classifier trained on {data.path} could not guide {checkpoint.path}: {difference}")
+        raise ValueError(
+            f"a classifier trained on {data.path} could not guide {checkpoint.path}: {difference}; give the same "
+            f"classes, or for a classifier of clean images --diffusion null"
+        )
     return model.chain

@@ -58,8 +58,9 @@ class NoisyClassifier(nn.Module):
         side = self.config.image_size
         if self.pool is not None and x_t.shape[2:] != (side, side):
             raise ValueError(
-                f"attention pooling was built for {side}x{side} images, got {x_t.shape[2]}x{x_t.shape[3]}; "
-                f'resize them, or train a classifier with pooling "adaptive"'
+                f"attention pooling learned the places of a {side}x{side} image, got {x_t.shape[2]}x{x_t.shape[3]}, "
+                f"whose pixels lie elsewhere; resize the images to {side}x{side}, or train a classifier with pooling "
+                f'"adaptive"'
             )
         h, _ = self.encoder(x_t, self.encoder.time(t))
         return F.silu(self.norm_out(h))

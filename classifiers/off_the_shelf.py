@@ -1,9 +1,13 @@
-"""Classifiers of clean images, of torchvision or trained here, for guidance at the estimate of x_0."""
+"""Classifiers of clean images, of torchvision, trained here or a user's own, for guidance at the estimate of x_0."""
 
 import copy
+import hashlib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -15,10 +19,8 @@ from guided_diffusion.checkpoint import read_state_dict
 from guided_diffusion.data.labels import imagenet_class_names
 from guided_diffusion.files import file_sha256
 
+from .activations import smoothed
 from .trained_model import load_classifier
-
-SOFTPLUS_BETA = 3.0
-"""Of EluCD's smooth activation (2310.11311)."""
 
 BUILT_WITH: Mapping[str, Mapping[str, bool]] = {
     name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")
@@ -37,8 +39,8 @@ class CleanClassifier:
     """(C, H, W) of the images it takes; None: it resizes images of any size."""
     name: str
     """For messages and manifests, such as "torchvision:resnet50"."""
-    sha256: str
-    """Of its weights."""
+    sha256: str | None
+    """Of its weights; None for a function of a user's own."""
 
     def labels_of(self, class_names: Sequence[str]) -> tuple[int, ...]:
         """Its own label of each of a model's classes; all of its labels for a model without class names.
@@ -66,7 +68,7 @@ class CleanClassifier:
 def load_clean_classifier(name: str, *, smooth: bool, device: torch.device | str) -> CleanClassifier:
     """The classifier that `CleanClassifierConfig.name` names, on `device`.
 
-    smooth: with Softplus for each ReLU, as EluCD's recipe has it. Classifiers trained here have no ReLU.
+    smooth: `smoothed`, as EluCD's recipe has it. Classifiers trained here have no kinks to smooth.
 
     Raises:
         FileNotFoundError: no such run or file.
@@ -77,14 +79,18 @@ def load_clean_classifier(name: str, *, smooth: bool, device: torch.device | str
     if kind == "torchvision" and what:
         network_name, _, file = what.partition(":")
         return _torchvision(network_name, Path(file) if file else None, smooth=smooth, device=device)
+    if kind != "classifier" and kind and what:
+        return _imported(kind, what, smooth=smooth, device=device)
     if kind != "classifier" or not what:
         raise ValueError(
-            f'there is no clean classifier "{name}"; give torchvision:NAME, torchvision:NAME:FILE or classifier:RUN'
+            f'there is no clean classifier "{name}"; give torchvision:NAME, torchvision:NAME:FILE, classifier:RUN or, '
+            f"of your own, MODULE:ATTRIBUTE"
         )
     classifier = load_classifier(Path(what), device=device)
     if classifier.config.chain is not None:
         raise ValueError(
-            f"{classifier.checkpoint.path} was trained on noisy images and is evaluated at x_t: give it as --classifier"
+            f"{classifier.checkpoint.path} was trained on noisy images and is evaluated at x_t: give it as "
+            f"--classifier, or train one of clean images with --diffusion null"
         )
 
     def logits(x_0: Tensor) -> Tensor:
@@ -95,41 +101,103 @@ def load_clean_classifier(name: str, *, smooth: bool, device: torch.device | str
 
 
 def clean_classifier(
-    network: nn.Module,
+    network: Callable[[Tensor], Tensor],
     *,
-    class_names: Sequence[str],
-    size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    name: str,
-    sha256: str,
+    class_names: Sequence[str] = (),
+    size: int | None = None,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.5,
     interpolation: str = "bilinear",
+    smooth: bool = False,
+    device: torch.device | str | None = None,
 ) -> CleanClassifier:
-    """A clean classifier of a network of normalised RGB images, which is frozen and put into evaluation mode.
+    """A clean classifier of any network or function of images; a module is copied, frozen and put into evaluation mode.
 
-    network: (B, 3, size, size), of which (x - mean) / std was taken for x in [0, 1], to logits (B, num_classes).
+    network: (B, C, size, size), of which (x - mean) / std was taken for x in [0, 1], to logits (B, num_classes). 0.5
+    and 0.5 give it [-1, 1], 0 and 1 give it [0, 1], 0 and 1/255 give it [0, 255]; three means make colour of grey
+    images. class_names: in the order of its logits; none for those of the guided model. size: None for images of any
+    size. smooth: `smoothed`. device: None leaves the network where it is.
     """
-    network.eval().requires_grad_(False)
-    reference = next(network.parameters())
-    mean_rgb, std_rgb = (torch.tensor(values).to(reference).reshape(1, 3, 1, 1) for values in (mean, std))
+    origin = network if hasattr(network, "__qualname__") else type(network)
+    name, sha256, reference = f"{origin.__module__}:{origin.__qualname__}", None, None
+    if isinstance(network, nn.Module):
+        network = copy.deepcopy(network).eval().requires_grad_(False).to(device)
+        sha256 = _state_sha256(network)
+        reference = next((one for one in network.parameters() if one.is_floating_point()), None)
+    evaluated = smoothed(network) if smooth else network
+    mean_c, std_c = (torch.as_tensor(values).float().reshape(1, -1, 1, 1) for values in (mean, std))
 
     def logits(x_0: Tensor) -> Tensor:
-        rgb = x_0.to(reference.dtype).expand(-1, 3, -1, -1)  # grey images have three equal channels
-        if rgb.shape[2:] != (size, size):
-            rgb = F.interpolate(rgb, (size, size), mode=interpolation, align_corners=False, antialias=True)
-        return network(((rgb + 1) / 2 - mean_rgb) / std_rgb).to(x_0.dtype)
+        x = x_0 if reference is None else x_0.to(reference.dtype)
+        x = x.expand(-1, max(x.shape[1], mean_c.shape[1]), -1, -1)  # grey images have three equal channels
+        if size is not None and x.shape[2:] != (size, size):
+            x = F.interpolate(x, (size, size), mode=interpolation, align_corners=False, antialias=True)
+        return evaluated(((x + 1) / 2 - mean_c.to(x)) / std_c.to(x)).to(x_0.dtype)
 
     return CleanClassifier(logits, tuple(class_names), image_shape=None, name=name, sha256=sha256)
 
 
-def smoothed(network: nn.Module, *, beta: float = SOFTPLUS_BETA) -> nn.Module:
-    """A copy of the network with Softplus(beta) for each ReLU: gradients without kinks (EluCD's section 3)."""
-    network = copy.deepcopy(network)
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.ReLU):
-                setattr(module, name, nn.Softplus(beta=beta))
-    return network
+def fitted(
+    clean: CleanClassifier, *, image_shape: tuple[int, int, int], class_names: tuple[str, ...], device: torch.device
+) -> CleanClassifier:
+    """`clean`, tried on two images of a model; without class names of its own it gets the model's `class_names`.
+
+    Raises:
+        ValueError: a classifier that fails, or gives anything but finite, differentiable logits of all its classes.
+    """
+    images = torch.zeros(2, *image_shape, device=device, requires_grad=True)
+    try:
+        with torch.enable_grad():
+            logits = clean.network(images)
+    except Exception as error:  # whatever a user's own code raises
+        raise ValueError(
+            f"{clean.name} fails on images (batch, channels, height, width) {tuple(images.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise ValueError(f"{clean.name} must give logits (2, num_classes) of 2 images, got {tuple(logits.shape)}")
+    if not logits.isfinite().all():
+        raise ValueError(f"{clean.name} gives logits that are not finite; look at its weights and its normalisation")
+    if not logits.requires_grad:
+        raise ValueError(f"{clean.name} is not differentiable: its logits have no gradient with respect to the images")
+    names = clean.class_names or class_names or tuple(str(label) for label in range(logits.shape[1]))
+    if len(names) != logits.shape[1]:
+        whose = "its own class_names" if clean.class_names else "the model"
+        raise ValueError(
+            f"{clean.name} gives {logits.shape[1]} logits, but there are {len(names)} classes in {whose}; name the "
+            f"class of each logit: clean_classifier(network, class_names=[..])"
+        )
+    return replace(clean, class_names=names)
+
+
+def _imported(module: str, attribute: str, *, smooth: bool, device: torch.device | str) -> CleanClassifier:
+    """A user's own classifier. Modules of the working directory are found after those that are installed."""
+    name, here = f"{module}:{attribute}", str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found = attrgetter(attribute)(import_module(module))
+        if not isinstance(found, CleanClassifier | nn.Module):
+            found = found()
+        if isinstance(found, CleanClassifier):
+            return replace(found, name=name)
+        own = clean_classifier(found, class_names=getattr(found, "class_names", ()), smooth=smooth, device=device)
+    except Exception as error:  # whatever a user's own code raises
+        raise ValueError(
+            f"--guidance.clean_classifier.name {name} gives no classifier ({type(error).__name__}: {error}); MODULE "
+            f"must be installed or lie in this directory, and ATTRIBUTE be a network, a clean_classifier(..), or a "
+            f"function without arguments that returns one"
+        ) from error
+    return replace(own, name=name)
+
+
+def _state_sha256(network: nn.Module) -> str:
+    """Hash of a network's parameters and buffers, with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.device | str) -> CleanClassifier:
@@ -147,11 +215,11 @@ def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.de
     _fill(network, stored)
     preset = weights.transforms()
     interpolation = "bicubic" if preset.interpolation == InterpolationMode.BICUBIC else "bilinear"
-    return clean_classifier(
-        (smoothed(network) if smooth else network).to(device), class_names=imagenet_class_names(),
-        size=preset.crop_size[0], mean=preset.mean, std=preset.std, interpolation=interpolation,
-        name=f"torchvision:{name}", sha256=file_sha256(stored),
+    clean = clean_classifier(
+        network, class_names=imagenet_class_names(), size=preset.crop_size[0], mean=preset.mean, std=preset.std,
+        interpolation=interpolation, smooth=smooth, device=device,
     )  # fmt: skip
+    return replace(clean, name=f"torchvision:{name}", sha256=file_sha256(stored))
 
 
 def _downloaded(name: str, url: str) -> Path:

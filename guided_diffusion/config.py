@@ -141,10 +141,11 @@ def _with_lists(arguments: Sequence[str], options: Mapping[str, Any]) -> list[st
     while rest:
         option = rest.pop(0)
         joined.append(option)
-        if option.startswith("--") and get_origin(options.get(option.removeprefix("--"))) is tuple:
+        kind = options.get(option.removeprefix("--")) if option.startswith("--") else None
+        if any(get_origin(one) is tuple for one in (kind, *get_args(kind))):
             words = list(itertools.takewhile(lambda word: not word.startswith("--") and word != "-h", rest))
             rest = rest[len(words) :]
-            if words and words[0].startswith("["):
+            if words and (words[0].startswith("[") or words == ["null"]):
                 joined.append(" ".join(words))  # a YAML list that the shell split at its blanks: "[8," "4]"
             elif words:  # quoted, so that YAML reads no comma or colon in them; jsonargparse converts to numbers
                 joined.append(json.dumps(words, ensure_ascii=False))

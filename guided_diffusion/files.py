@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -208,13 +210,24 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         file.write(encoded + b"\n")
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """The file at a path, open for reading; at a pipe or a device a reader might wait for ever.
+
+    Raises:
+        OSError: no regular file; or as `open` raises it.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "this is no regular file, but a pipe, a device or a directory", str(path))
+    return path.open("rb")
+
+
 def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes, computed once in a process for as long as the file stays the same.
 
     It counts as the same by inode, size and times. A file that changed within the last two seconds is always read: a
     further change within one tick of its file system's clock would not show.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         status = os.fstat(file.fileno())
         changed = max(status.st_mtime_ns, status.st_ctime_ns)
         identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,6 +1,6 @@
 """Guided sampling in two lines of Python: the pixels that scripts/sample.py writes, as an array."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
+from torch import Tensor
 
+from classifiers.off_the_shelf import CleanClassifier
+from classifiers.off_the_shelf import clean_classifier as make_clean_classifier
 from classifiers.trained_model import Classifier, load_classifier
 
 from .data.labels import parse_label
@@ -19,7 +22,7 @@ from .generation.finiteness import warn_without_content
 from .generation.plan import InTurn, Plan, batches_of
 from .generation.run import SamplingRun
 from .guidance.config import GuidanceConfig
-from .guidance.run import Guidance
+from .guidance.run import Guidance, load_guidance
 from .samplers import SamplerConfig, SamplerName
 
 
@@ -29,6 +32,8 @@ class GuidedDiffusion:
 
     model: DiffusionModel
     classifier: Classifier | None = None
+    clean_classifier: CleanClassifier | None = None
+    """One of clean images, which guides at the estimate of x_0 by `GuidanceConfig.clean_classifier`'s settings."""
 
     @classmethod
     def load(
@@ -36,11 +41,14 @@ class GuidedDiffusion:
         diffusion: Path | str,
         *,
         classifier: Path | str | None = None,
+        clean_classifier: CleanClassifier | Callable[[Tensor], Tensor] | None = None,
         weights: str | None = None,
         device: torch.device | str | None = None,
     ) -> "GuidedDiffusion":
         """Load run directories or checkpoints.
 
+        clean_classifier: any module or function from images in [-1, 1] to logits of the model's classes; for another
+        range, size or order of classes, `classifiers.off_the_shelf.clean_classifier(..)`.
         weights: the diffusion model's, such as "ema_0.9999" or "network"; None: its slowest average. device: None takes
         the GPU, if there is one.
 
@@ -52,13 +60,16 @@ class GuidedDiffusion:
         device = default_device() if device is None else device
         model = load_diffusion(Path(diffusion), weights=weights, device=device)
         guide = None if classifier is None else load_classifier(Path(classifier), device=device)
-        Guidance(model=model, classifier=guide)  # refuses a classifier that does not fit
-        return cls(model, guide)
+        if clean_classifier is not None and not isinstance(clean_classifier, CleanClassifier):
+            clean_classifier = make_clean_classifier(clean_classifier, device=device)
+        # Refuses classifiers that do not fit.
+        loaded = load_guidance(GuidanceConfig(), model=model, classifier=guide, clean=clean_classifier)
+        return cls(model, guide, loaded.clean)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes that can be asked for, in label order; the classifier's where the model has none."""
-        return self.model.config.class_names or (() if self.classifier is None else self.classifier.class_names)
+        """Names of the classes that can be asked for, in label order; a classifier's where the model has none."""
+        return Guidance(model=self.model, classifier=self.classifier, clean=self.clean_classifier).class_names
 
     def sample(
         self,
@@ -92,7 +103,9 @@ class GuidedDiffusion:
                 )
             guidance = replace(guidance, scale=scale)
         settings = _settings(sampler, options)
-        run = SamplingRun.assemble(self.model, self.classifier, guidance=guidance, settings=settings)
+        run = SamplingRun.assemble(
+            self.model, self.classifier, clean=self.clean_classifier, guidance=guidance, settings=settings
+        )
         plan = _plan(run, labels, num_samples)
         batches = batches_of(range(plan.num_samples), settings.batch_size)
         images = torch.cat([run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches])

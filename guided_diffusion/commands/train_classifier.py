@@ -19,7 +19,8 @@ class TrainClassifierConfig(TrainingConfig):
     """Train a classifier on a folder of images, with the noise of the diffusion model to guide or on clean images."""
 
     diffusion: Path | None = None
-    """The diffusion run to be guided, whose chain gives the noise levels; null: clean images only, for a judge."""
+    """The diffusion run to be guided, whose chain gives the noise levels. null: clean images only, for a judge; where a
+    config file names a run, --diffusion null takes it away."""
     heldout: Path | None = None
     """Held-out images, as data.path takes them: their accuracy and log-likelihood are logged as training goes."""
     heldout_images: int = 2000
@@ -48,7 +49,10 @@ def train_classifier(config: TrainClassifierConfig) -> None:
 
     from ..training.loop import open_training_data, train
 
-    guided = None if config.diffusion is None else open_checkpoint(config.diffusion, "diffusion")
+    try:
+        guided = None if config.diffusion is None else open_checkpoint(config.diffusion, "diffusion")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; a classifier of clean images needs none: --diffusion null") from None
     data = open_training_data(config)
     network = ClassifierConfig(
         **vars(config.network), num_classes=len(data.class_names), in_channels=data.channels, pooling=config.pooling

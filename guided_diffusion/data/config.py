@@ -1,5 +1,6 @@
 """Settings of a data set; light to import, since every command that reads images shows them in its help."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Literal
 
 Labels = Literal["folders", "filenames"] | Path
 Mode = Literal["L", "RGB"]
+Window = tuple[float, float]
+"""The values of pixels that become black and white."""
 
 CHANNELS: Mapping[str, int] = {"L": 1, "RGB": 3}
 """Channels of each mode that networks see."""
@@ -17,10 +20,11 @@ class DataConfig:
     """Images and their classes. The image size is the network's and is not set here."""
 
     path: Path
-    """A folder with one directory per class, `path/<class>/**/*.jpg` (jpeg, png, gif, bmp, webp;
-    any case). A .zip of such a folder, or a folder in it, `data.zip/train`. A .tar, or a folder of .tar, of WebDataset
-    samples, KEY.jpg beside KEY.cls. A Hugging Face dataset: `hf:NAME`, `hf:NAME:SPLIT`, or the directory that its
-    save_to_disk or its Parquet files made. A directory that scripts/prepare_data.py made."""
+    """A folder with one directory per class, `path/<class>/**/*.jpg` (or png, webp, tiff, .. whatever Pillow
+    reads; heic with the package pillow-heif). EXIF orientation is honoured; of several frames the first is taken. A
+    .zip of such a folder, or a folder in it, `data.zip/train`. A .tar, or a folder of .tar, of WebDataset samples,
+    KEY.jpg beside KEY.cls. A Hugging Face dataset: `hf:NAME`, `hf:NAME:SPLIT`, or the directory that its save_to_disk
+    or its Parquet files made. A directory that scripts/prepare_data.py made."""
     labels: Labels = "folders"
     """Labels of the images in folders and zips. folders: the directory. filenames: the name up to the first "_", as
     published. Else a table, looked for below `path` first: .csv with the columns file,label, or .json,
@@ -28,6 +32,9 @@ class DataConfig:
     numbers, anything else names. Of a Hugging Face dataset: the name of the ClassLabel column, if there are several."""
     mode: Literal["auto", "L", "RGB"] = "auto"
     """Grey (L, one channel) or colour (RGB, three). auto: the mode of the files, which must all have the same."""
+    window: Window | None = None
+    """Of grey with more than 8 bits, the values that become black and white, such as 0 4095 of 12 bits; those between
+    are linear, those beyond clipped. null: all 16 bits, 0 65535; floats and other integers need a window."""
     crop: Literal["center", "random"] = "center"
     """The published square crops. random: shorter side scaled to 1..1.25 times the image size (ADM's classifiers)."""
     flip: bool = False
@@ -40,9 +47,16 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_num_workers(self.num_workers)
+        check_window(self.window, option="data.window")
 
 
 def check_num_workers(num_workers: int) -> None:
     """Refuse a negative number of decoding processes."""
     if num_workers < 0:
         raise ValueError(f"data.num_workers is a number of processes, 0 or more, not {num_workers}")
+
+
+def check_window(window: Window | None, *, option: str) -> None:
+    """Refuse a window whose values do not ascend."""
+    if window is not None and not -math.inf < window[0] < window[1] < math.inf:
+        raise ValueError(f"--{option} is the value of black, then a larger one of white; got {window[0]} {window[1]}")

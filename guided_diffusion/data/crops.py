@@ -1,22 +1,47 @@
-"""Square pixels of an image file: decoding, conversion to grey or colour, and the published crops."""
+"""Square pixels of an image file: decoding, turning upright, conversion to grey or colour, and the published crops."""
 
 import io
 import math
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from .config import CHANNELS, Mode
+from .config import CHANNELS, Mode, Window
+from .values import UnknownRangeError, is_deep, to_8_bits
+
+if find_spec("pillow_heif") is not None:  # whoever has it installed has HEIC files
+    import_module("pillow_heif").register_heif_opener()
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientations and what undoes them."""
+_PIECE = 1 << 20
+_ANY_IMAGE = 32 << 20
+"""Bytes that a file may have whatever its header says."""
+_MOST_BYTES_A_PIXEL = 16
 
 
 class DamagedImageError(ValueError):
     """A file that is there but cannot be decoded; the message names it and the decoder's complaint."""
+
+    def __init__(self, complaint: str, *, remedy: str = "repair or remove the file") -> None:
+        super().__init__(complaint)
+        self.remedy = remedy
 
 
 def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -55,26 +80,64 @@ def _square(image: Image.Image, size: int, *, x: int, y: int) -> NDArray[np.uint
     return np.array(image.crop((x, y, x + size, y + size))).reshape(size, size, CHANNELS[image.mode])
 
 
-def decoded(file: IO[bytes], *, mode: Mode) -> Image.Image:
-    """The image in `mode`; the first frame of an animation; EXIF rotation is not applied, as published.
+def decoded(file: IO[bytes], *, mode: Mode, window: Window | None = None) -> Image.Image:
+    """The image in `mode`, turned as its EXIF orientation says; the first frame of several.
 
     Pixels with alpha are composited over white (the published code drops alpha, which shows whatever colour lies under
-    transparent pixels; opaque images come out the same). Of 16-bit grey the high byte is kept, as Pillow does with
-    16-bit colour. Palette, CMYK and the rest convert as Pillow does. Call it within `damage_named`.
+    transparent pixels; opaque images come out the same). Of 16-bit colour the high byte is kept, of grey with more than
+    8 bits what `to_8_bits` makes of it. Palette, CMYK and the rest convert as Pillow does. Call it within
+    `damage_named`.
     """
-    # Read whole: an archive checks a member's sum at its end, which decoders do not always reach.
-    with Image.open(io.BytesIO(file.read())) as image:
+    with Image.open(io.BytesIO(encoded_bytes(file))) as image:
         image.load()
-    if image.mode == "F":
-        raise ValueError("32-bit float pixels have no known range")
-    if image.mode.startswith("I"):
-        levels = np.asarray(image)
-        if levels.min() < 0 or levels.max() > 0xFFFF:
-            raise ValueError(f"grey levels {levels.min()}..{levels.max()} are not 16-bit")
-        return Image.fromarray((levels >> 8).astype(np.uint8)).convert(mode)
+    turn = orientation(image)
+    image = image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image
+    if is_deep(image.mode):
+        return Image.fromarray(to_8_bits(np.asarray(image), window)).convert(mode)
     if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert(mode)
+
+
+def encoded_bytes(file: IO[bytes]) -> bytes:
+    """All bytes of an image file; refused, before they take memory, are more than the pixels of its header can need.
+
+    It is read whole, since an archive checks a member's sum at its end, which decoders do not always reach.
+    """
+    content = _bytes_up_to(_ANY_IMAGE, file)
+    if len(content) < _ANY_IMAGE:
+        return content
+    file.seek(0)
+    with Image.open(file) as image:
+        size, frames = image.size, getattr(image, "n_frames", 1)
+    most = _ANY_IMAGE + _MOST_BYTES_A_PIXEL * math.prod(size) * frames
+    file.seek(0)
+    content = _bytes_up_to(most + 1, file)
+    if len(content) > most:
+        raise ValueError(f"its header tells of {size[0]}x{size[1]} pixels, but more than {most:,} bytes follow")
+    return content
+
+
+def _bytes_up_to(most: int, file: IO[bytes]) -> bytes:
+    content = bytearray()
+    while len(content) < most and (piece := file.read(min(_PIECE, most - len(content)))):
+        content += piece
+    return bytes(content)
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) to 8; 1 as well where the EXIF data cannot be read."""
+    with suppress(Exception):  # of parsers of EXIF and XMP: pixels are sound whatever a camera wrote beside them
+        # Not PngImageFile's own method, which decodes all pixels in search of EXIF data behind them.
+        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+    return 1
+
+
+def has_more_frames(image: Image.Image) -> bool:
+    """True for an animation or a file of several pages; the second picture of a photograph (MPO) is none."""
+    with suppress(Exception):
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+    return False
 
 
 @contextmanager
@@ -84,6 +147,12 @@ def damage_named(path: Path) -> Iterator[None]:
         yield
     except MemoryError:
         raise
+    except UnknownRangeError as cause:
+        advice = "give the values of black and white, --data.window BLACK WHITE (evaluate.py: --protocol.window)"
+        raise UnknownRangeError(f"{path} {cause}; {advice}") from cause
+    except Image.DecompressionBombError as cause:
+        found = str(cause).partition(", could")[0]  # which goes on about an attack
+        raise DamagedImageError(f"{path} is too large to be read ({found})", remedy="make it smaller") from cause
     except UnidentifiedImageError as cause:  # whose own text describes a Python object
         raise DamagedImageError(f"{path} is not a readable image (its content is of no known image format)") from cause
     except OSError as cause:
@@ -91,4 +160,5 @@ def damage_named(path: Path) -> Iterator[None]:
             raise OSError(cause.errno, f"could not read an image: {cause.strerror}", str(path)) from cause
         raise DamagedImageError(f"{path} is not a readable image ({cause})") from cause
     except Exception as cause:  # decoders raise SyntaxError, struct.error, zlib.error, DecompressionBombError, ...
-        raise DamagedImageError(f"{path} is not a readable image ({type(cause).__name__}: {cause})") from cause
+        reason = cause if type(cause) is ValueError else f"{type(cause).__name__}: {cause}"
+        raise DamagedImageError(f"{path} is not a readable image ({reason})") from cause

@@ -17,11 +17,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..diffusion.images import from_uint8
-from .config import CHANNELS, DataConfig, Mode
-from .crops import DamagedImageError, center_crop, damage_named, decoded, random_crop
+from .config import CHANNELS, DataConfig, Mode, Window
+from .crops import (
+    DamagedImageError,
+    center_crop,
+    damage_named,
+    decoded,
+    has_more_frames,
+    orientation,
+    random_crop,
+)  # fmt: skip
 from .formats.storage import EncodedImages, StoredImages
+from .values import is_deep
 
-GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+GREY_MODES = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # Headers are read at about 16,000 files a second in one thread (6,000 in four threads); a shorter wait needs no bar.
 _FILES_WORTH_A_BAR = 20_000
 _MOST_READERS = 8
@@ -49,6 +58,8 @@ class DecodedImages:
     """Side of the crops, pixels; None: images as they are, all of one size."""
     config: DataConfig | None = None
     """Settings of a training set: crop, flip and on_error; None: centre crops, and damage is an error."""
+    window: Window | None = None
+    """As `DataConfig.window`."""
     _warned: set[Path] = field(default_factory=set[Path], init=False)
 
     @property
@@ -111,7 +122,7 @@ class DecodedImages:
     def _decoded(self, index: int) -> Image.Image:
         try:
             with damage_named(self.path(index)), self.files.open(int(self.entries[index])) as file:
-                return decoded(file, mode=self.mode)
+                return decoded(file, mode=self.mode, window=self.window)
         except FileNotFoundError as lost:
             if self.config is None or self.config.path.exists():
                 raise
@@ -126,9 +137,9 @@ def x0_of(pixels: NDArray[np.uint8]) -> Tensor:
 
 def _refuse_unless_skipped(damage: DamagedImageError, config: DataConfig | None) -> None:
     if config is None:
-        raise damage
+        raise DamagedImageError(f"{damage}; {damage.remedy}") from damage
     if config.on_error == "stop":
-        advice = "repair or remove the file, or pass --data.on_error skip to do without such files"
+        advice = f"{damage.remedy}, or pass --data.on_error skip to do without such files"
         raise DamagedImageError(f"{damage}; {advice}") from damage
 
 
@@ -153,40 +164,52 @@ class Headers:
     """All that is read of images before their pixels."""
 
     modes: Sequence[str | None]
-    """Pillow's mode of each image, None for a broken one that is skipped."""
+    """Pillow's mode of each image, L where a window applies, None for a broken one that is skipped."""
     sizes: NDArray[np.int32]
     """(N, 2) width and height in pixels, 0 for a broken one."""
     turned: int = 0
     """Number of images that are turned as their EXIF orientation says."""
+    animated: int = 0
+    """Number of images with further frames or pages, of which the first is taken."""
+    deep: int = 0
+    """Number of images with grey of more than 8 bits."""
 
 
-def read_headers(stored: StoredImages, files: EncodedImages, root: Path, config: DataConfig | None) -> Headers:
-    """The headers of all images; of prepared ones, which are of one kind, that of the first. root: the user's path."""
-    count = len(stored.labels)
-    if stored.mode is not None:
-        with damage_named(files.path(0)), files.open(0) as file, Image.open(file) as image:
-            return Headers([stored.mode] * count, np.tile(np.array(image.size, np.int32), (count, 1)))
-    modes: list[str | None] = []
+def read_headers(
+    stored: StoredImages, files: EncodedImages, root: Path, config: DataConfig | None, *, window: Window | None
+) -> Headers:
+    """The headers of all images; of prepared ones, which are of one kind, that of the first.
+
+    root: the user's path. window: as `DataConfig.window`; a training refuses one without use.
+    """
+    count, modes, turned, animated = len(stored.labels), list[str | None](), 0, 0
     sizes = np.zeros((count, 2), np.int32)
     # A bar outside the drivers: this is the one long thing that happens before a driver has anything to report.
-    few = count <= _FILES_WORTH_A_BAR
-    for index in tqdm(range(count), desc="reading image headers", unit="files", disable=few):
-        path = files.path(index)
+    to_read, few = range(count if stored.mode is None else 1), count <= _FILES_WORTH_A_BAR
+    for index in tqdm(to_read, desc="reading image headers", unit="files", disable=few):
+        mode = None
         try:
-            with damage_named(path), files.open(index) as file, Image.open(file) as image:
-                modes.append(image.mode)
-                sizes[index] = image.size
-        except (DamagedImageError, FileNotFoundError) as error:
-            if isinstance(error, FileNotFoundError):
-                if not path.is_symlink():
-                    raise
-                error = DamagedImageError(f"No such file behind the link {path}")
-            _refuse_unless_skipped(error, config)
-            modes.append(None)
+            with damage_named(files.path(index)), files.open(index) as file, Image.open(file) as image:
+                mode, sizes[index] = image.mode, image.size
+                turned, animated = turned + (orientation(image) > 1), animated + has_more_frames(image)
+        except DamagedImageError as damage:
+            _refuse_unless_skipped(damage, config)
+        except FileNotFoundError:
+            if not files.path(index).is_symlink():
+                raise
+            _refuse_unless_skipped(DamagedImageError(f"No such file behind the link {files.path(index)}"), config)
+        modes.append(mode)
     if not any(modes):
         first = files.path(0).relative_to(root)
         raise ValueError(f"none of the {count} images in {root} can be read; the first is {first}")
-    return Headers(modes, sizes)
+    if stored.mode is not None:
+        modes, sizes = [stored.mode] * count, np.tile(sizes[:1], (count, 1))
+    deep = sum(map(is_deep, modes))
+    if window is not None:
+        if config is not None and not deep:
+            raise ValueError(f"no image of {root} has grey of more than 8 bits; leave out --data.window")
+        modes = ["L" if is_deep(mode) else mode for mode in modes]
+    return Headers(modes, sizes, turned, animated, deep)
 
 
 def common_mode(modes: Sequence[str | None], files: EncodedImages, root: Path, *, in_training: bool) -> Mode:
@@ -200,10 +223,11 @@ def common_mode(modes: Sequence[str | None], files: EncodedImages, root: Path, *
     grey, colour = ("--data.mode L", "--data.mode RGB") if in_training else ("--channels 1", "--channels 3")
     if len(counts) == 1:
         (mode,) = counts
-        remedy = grey if mode in GREY_MODES else colour
+        remedy = f"{grey if mode in GREY_MODES else colour} converts them"
+        if is_deep(mode):
+            remedy += f", by the high 8 of 16 bits; --{'data' if in_training else 'protocol'}.window 0 4095 those of 12"
         raise ValueError(
-            f"the images in {root} are of mode {mode}, which is neither grey (L) nor colour (RGB); {remedy} converts "
-            f"them"
+            f"the images in {root} are of mode {mode}, which is neither grey (L) nor colour (RGB); {remedy}"
         )
     listed = ", ".join(f"{count} {mode}" for mode, count in counts.most_common())
     examples = [f"{files.path(modes.index(mode)).relative_to(root)} is {mode}" for mode, _ in counts.most_common(2)]

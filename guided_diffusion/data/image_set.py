@@ -15,12 +15,13 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .config import DataConfig, Labels, Mode
+from .config import DataConfig, Labels, Mode, Window
 from .decoder import DecodedImages, Headers, common_mode, mode_with_channels, read_headers, x0_of
 from .formats import EXPECTED, open_stored
 from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
 from .formats.tree import files_sha256
 from .labels import renumbered
+from .values import preprocessing
 
 _logger = logging.getLogger(__name__)
 
@@ -151,7 +152,12 @@ class ImageSet:
 
 
 def open_image_set(
-    path: Path, *, image_size: int | None = None, channels: int | None = None, labels: Labels | None = None
+    path: Path,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    labels: Labels | None = None,
+    window: Window | None = None,
 ) -> ImageSet:
     """The images at a path with whatever labels they have, as evaluation and upsampling read them.
 
@@ -159,6 +165,7 @@ def open_image_set(
         None takes the images as they are.
     channels: 1 or 3. Pictures are converted, grey to colour only; None takes their mode, which must be one.
     labels: as `DataConfig.labels`, for pictures in folders and zips; None takes class folders if there are any.
+    window: as `DataConfig.window`; images of 8 bits stay as they are.
 
     Raises:
         FileNotFoundError: nothing at the path.
@@ -167,18 +174,13 @@ def open_image_set(
     if _place(path) is None:
         raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
     stored = open_stored(path, labels, only_of_trees=True)
-    files, resize, headers = stored.images, "none", None
-    if isinstance(files, ImageArrays):
-        source = files
-    else:
-        headers, entries = read_headers(stored, files, path, None), np.arange(len(stored.labels))
-        if channels is None:
-            mode = common_mode(headers.modes, files, path, in_training=False)
-        else:
-            mode = mode_with_channels(headers.modes, files, channels)
-        source = DecodedImages(files=files, entries=entries, labels=stored.labels, mode=mode, size=image_size)
+    source, resize, headers = stored.images, "none", None
+    if not isinstance(source, ImageArrays):
+        headers = read_headers(stored, source, path, None, window=window)
+        source = _pictures(stored, source, headers, path, size=image_size, channels=channels, window=window)
         crop = "" if image_size is None else CENTER_CROP.format(size=image_size)
-        resize = "; then ".join(filter(None, (stored.resize, crop))) or "none"
+        applied = window if headers.deep else None
+        resize = preprocessing(stored.resize, crop, window=applied, turned=headers.turned) or "none"
     images = ImageSet(
         path=path, format=stored.format, source=source, shape=source.shape, labels=torch.from_numpy(stored.labels),
         class_names=stored.class_names, manifest=stored.manifest, resize=resize, stored=stored, headers=headers,
@@ -186,6 +188,24 @@ def open_image_set(
     )  # fmt: skip
     _refuse_misfits(images, image_size=image_size, channels=channels)
     return images
+
+
+def _pictures(
+    stored: StoredImages,
+    files: EncodedImages,
+    headers: Headers,
+    path: Path,
+    *,
+    size: int | None,
+    channels: int | None,
+    window: Window | None,
+) -> DecodedImages:
+    if channels is None:
+        mode = common_mode(headers.modes, files, path, in_training=False)
+    else:
+        mode = mode_with_channels(headers.modes, files, channels)
+    entries = np.arange(len(stored.labels))
+    return DecodedImages(files=files, entries=entries, labels=stored.labels, mode=mode, size=size, window=window)
 
 
 def open_training_set(config: DataConfig, *, image_size: int, class_names: Sequence[str] | None = None) -> ImageSet:
@@ -207,7 +227,7 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     labels, names = stored.labels, stored.class_names
     if class_names is not None:
         labels, names = renumbered(labels, names, class_names, path=config.path), tuple(class_names)
-    headers = read_headers(stored, files, config.path, config)
+    headers = read_headers(stored, files, config.path, config, window=config.window)
     modes = headers.modes
     entries = np.flatnonzero([mode is not None for mode in modes])
     lost = np.setdiff1d(labels, labels[entries])
@@ -219,8 +239,9 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
         _logger.warning("%d unreadable files of %s are left out, the first %s", len(skipped), config.path, skipped[0])
     mode = common_mode(modes, files, config.path, in_training=True) if config.mode == "auto" else config.mode
     source = DecodedImages(
-        files=files, entries=entries, labels=labels[entries], mode=mode, size=image_size, config=config
-    )
+        files=files, entries=entries, labels=labels[entries], mode=mode, size=image_size, config=config,
+        window=config.window,
+    )  # fmt: skip
     return ImageSet(
         path=config.path, format=stored.format, source=source, shape=source.shape, class_names=names,
         labels=torch.from_numpy(source.labels), skipped=skipped, stored=stored, headers=headers,

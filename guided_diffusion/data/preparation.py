@@ -142,6 +142,8 @@ def _identity(images: ImageSet, config: DataConfig) -> dict[str, Any]:
         "decode": "exact",  # JPEGs at their full size
         "on_error": config.on_error,
         "class_names": list(images.class_names),
+        **({} if config.window is None else {"window": list(config.window)}),
+        **({"turned": turned} if (turned := images.headers.turned if images.headers else 0) else {}),
     }
 
 

@@ -2,14 +2,21 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .crops import DamagedImageError
 from .decoder import GREY_MODES, DecodedImages
 from .image_set import ImageSet
 from .labels import class_doubts
+from .subset import evenly_spaced
+from .values import value_doubt
 
 _MOST_LISTED = 8
+_LOOKED_AT = 16
+"""Images whose values are looked at."""
 
 
 def summary(images: ImageSet) -> str:
@@ -36,7 +43,24 @@ def doubts(images: ImageSet) -> list[str]:
             f"{small:,} of the {counted(len(images), 'image')} of {images.path} are smaller than "
             f"{images.image_size} pixels and were enlarged: numbers against them measure the enlargement as well"
         )
-    return found
+    return [*found, *_value_doubts(images)]
+
+
+def _value_doubts(images: ImageSet) -> list[str]:
+    """A doubt about pictures or arrays that fill a small part of the range of values; not of samples made here."""
+    if images.manifest is not None:
+        return []
+    if isinstance(images.source, DecodedImages):
+        looked_at: list[NDArray[np.uint8]] = []
+        for index in evenly_spaced(len(images), most=_LOOKED_AT):
+            with suppress(DamagedImageError):  # which is reported where the image is needed
+                looked_at.append(images.source.pixels(index))
+        window = images.source.window
+    else:  # which are read from their beginning
+        looked_at, window = [*images.read(range(min(_LOOKED_AT, len(images)))).numpy()], None
+    is_deep = images.headers is not None and images.headers.deep > 0
+    doubt = value_doubt(looked_at, path=images.path, window=window, is_deep=is_deep)
+    return [doubt] if doubt and looked_at else []
 
 
 def _classes(images: ImageSet) -> str:
@@ -67,6 +91,7 @@ def _oddities(images: ImageSet) -> list[str]:
     small = _smaller(images)
     found = {
         f"{headers.turned:,} turned by their EXIF orientation": headers.turned,
+        f"{headers.animated:,} with further frames or pages, of which the first is taken": headers.animated,
         f"{grey:,} grey among colour": grey,
         f"{small:,} smaller than {images.image_size} pixels, which are enlarged": small,
     }

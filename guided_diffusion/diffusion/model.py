@@ -4,7 +4,7 @@ An upsampler is a diffusion model whose network sees a low-resolution image as w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -228,6 +228,18 @@ def weights_record(model: DiffusionModel | UpsamplerModel) -> dict[str, Any]:
     """The weights of a model, as manifests record them."""
     sha256 = file_sha256(model.checkpoint.weights_file(model.weights))
     return {"name": model.checkpoint.name, "weights": model.weights, "sha256": sha256}
+
+
+def chain_difference(model: ChainConfig, other: ChainConfig, *, other_called: str = "the classifier") -> str | None:
+    """The differences of the chain that a network was trained on from a model's, in words; None without any."""
+    different = [
+        field.name for field in fields(ChainConfig) if getattr(model, field.name) != getattr(other, field.name)
+    ]
+    named = [
+        f"chain.{name} is {getattr(model, name)} to the diffusion model, but {getattr(other, name)} to {other_called}"
+        for name in different
+    ]
+    return f"{', and '.join(named)}, so they mean different noise by a timestep" if named else None
 
 
 def class_difference(

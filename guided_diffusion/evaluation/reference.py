@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ..data.formats.npz import DAMAGED_FILE_ERRORS, npz_members, write_array, write_rows
+from ..data.formats.npz import DAMAGED_FILE_ERRORS, npz_members, opened_npz, write_array, write_rows
 from ..data.image_set import ImageSet
 from ..files import atomic_write
 from .metrics.frechet import checked_covariance
@@ -50,7 +50,7 @@ def read_reference(path: Path) -> Reference | None:
     if "mu" not in members:
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with opened_npz(path) as arrays:
             texts = {name: str(arrays[name]) for name in ("extractor", "extractor_sha256", "record") if name in members}
             record = json.loads(texts.pop("record", "null"))
             if not isinstance(record, dict | None):

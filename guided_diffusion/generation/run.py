@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from classifiers.off_the_shelf import CleanClassifier
 from classifiers.trained_model import Classifier
 
 from ..config import to_plain
@@ -56,6 +57,7 @@ class SamplingRun:
         model: DiffusionModel,
         classifier: Path | Classifier | None,
         *,
+        clean: CleanClassifier | None = None,
         guidance: GuidanceConfig,
         settings: SamplingConfig,
     ) -> "SamplingRun":
@@ -66,6 +68,7 @@ class SamplingRun:
             guidance,
             model=in_precision(model, settings.precision, counter=evaluations),
             classifier=classifier,
+            clean=clean,
             sampler=settings.sampler,
             precision=settings.precision,
             counter=evaluations,

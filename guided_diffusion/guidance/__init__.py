@@ -9,7 +9,7 @@ means to each of them.
 
 from .classifier import classifier_score, entropy_scaled_score
 from .classifier_free import extrapolated
-from .estimate import guided_at_estimate, guided_through, joint_log_prob, sine_schedule
+from .estimate import guided_at_estimate, guided_through, joint_log_prob
 from .interval import between, within
 from .score import LogProb, ScoreTerm, summed, tilted
 
@@ -23,7 +23,6 @@ __all__ = [
     "guided_at_estimate",
     "guided_through",
     "joint_log_prob",
-    "sine_schedule",
     "summed",
     "tilted",
     "within",

@@ -1,6 +1,5 @@
 """Settings of guidance, and the table of scores of classifiers of noisy images."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -12,6 +11,9 @@ from .classifier import classifier_score, entropy_scaled_score
 from .score import LogProb, Scale, ScoreTerm
 
 ScoreName = Literal["plain", "entropy_scaled"]
+
+LARGEST_STRENGTH = 1e6
+"""Of any scale or weight. Published ones are below 100; from about 1e30 on, float32 overflows in the first step."""
 
 
 class ClassifierScore(Protocol):
@@ -54,12 +56,13 @@ class CleanClassifierConfig:
 
     name: str | None = None
     """torchvision:resnet50 and the like, with ImageNet's classes; torchvision:resnet50:FILE, with weights of that file;
-    classifier:RUN, trained here without --diffusion."""
+    classifier:RUN, trained here without --diffusion; or your own, MODULE:ATTRIBUTE, importable from the working
+    directory: a network of images in [-1, 1], a `clean_classifier(..)`, or a function that returns one."""
     scale: float | None = None
-    """s of its gradient; null: 1, which is no more than about right (EluCD took 1 to 1.5)."""
+    """s of its gradient; null: 1, which is mild: digits were best at 2 to 4 (docs/guidance.md)."""
     gradient: Literal["x_0", "x_t"] = "x_0"
-    """Variable of the gradient: the estimate of x_0, by EluCD's recipe (2310.11311: Softplus for ReLU, tempered logits
-    and, under ddpm, a sine schedule), or x_t, through the network, which costs its backward pass as well."""
+    """Variable of the gradient: the estimate of x_0, with Softplus for ReLU and tempered logits (EluCD, 2310.11311), or
+    x_t, through the network, which costs its backward pass as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +94,10 @@ class GuidanceConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_min < self.sigma_max:
             raise ValueError(
-                f"guidance is limited to sigma_min < sigma <= sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}"
+                f"guidance acts where guidance.sigma_min < sigma <= guidance.sigma_max; got {self.sigma_min:g} and "
+                f"{self.sigma_max:g}"
             )
-        weaker, clean = self.autoguidance, self.clean_classifier
+        weaker = self.autoguidance
         if (weaker.model is None) != (weaker.weight is None):
             raise ValueError(
                 f"a weaker model and the weight to extrapolate by go together; got guidance.autoguidance.model "
@@ -103,21 +107,20 @@ class GuidanceConfig:
             raise ValueError(
                 "guidance.classifier_free and guidance.autoguidance both extrapolate, each from another model; give one"
             )
-        if clean.name is None and clean != CleanClassifierConfig():
-            raise ValueError(
-                "guidance.clean_classifier has settings but no classifier; add --guidance.clean_classifier.name NAME"
-            )
         for name, value in self._strengths():
-            if value is not None and not math.isfinite(value):
-                raise ValueError(f"guidance.{name} must be a number, got {value}")
+            if value is not None and not abs(value) <= LARGEST_STRENGTH:
+                raise ValueError(
+                    f"guidance.{name} must be a number between -{LARGEST_STRENGTH:g} and {LARGEST_STRENGTH:g}, got "
+                    f"{value:g}"
+                )
 
     def _strengths(self) -> Iterator[tuple[str, float | None]]:
         yield "scale", self.scale
         yield "classifier_free.weight", self.classifier_free.weight
         yield "autoguidance.weight", self.autoguidance.weight
         yield "clean_classifier.scale", self.clean_classifier.scale
-        yield from (("class_scales", scale) for scale in self.class_scales.values())
-        yield from (("further", scale) for scale in self.further.values())
+        yield from ((f"class_scales of {name}", scale) for name, scale in self.class_scales.items())
+        yield from ((f"further of {name}", scale) for name, scale in self.further.items())
 
     @property
     def is_limited(self) -> bool:

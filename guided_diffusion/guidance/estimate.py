@@ -1,13 +1,11 @@
 """Guidance by a classifier of clean images, evaluated at the estimate of x_0."""
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..diffusion.chain import DiffusionChain, Step
+from ..diffusion.chain import Step, scaled
 from ..diffusion.denoiser import Denoiser, Estimate
 from .score import CleanLogProb, Scale, is_zero, log_prob_and_gradient, moved, times
 
@@ -35,17 +33,13 @@ def guided_through(denoiser: Denoiser, log_prob: CleanLogProb, y: Tensor, scale:
     return guided
 
 
-def guided_at_estimate(
-    denoiser: Denoiser,
-    log_prob: CleanLogProb,
-    y: Tensor,
-    scale: Scale,
-    *,
-    schedule: Callable[[Step], float] | None = None,
-) -> Denoiser:
-    """`denoiser` tilted by scale * schedule(step) * grad_{x_0} log p(y | x_0) at its own estimate (EluCD, 2310.11311).
+def guided_at_estimate(denoiser: Denoiser, log_prob: CleanLogProb, y: Tensor, scale: Scale) -> Denoiser:
+    """`denoiser` tilted by scale * sqrt(alpha_bar) grad_{x_0} log p(y | x_0) at its own estimate of x_0.
 
-    The Jacobian of x_0(x_t) is taken for the identity, so the network is not differentiated. schedule: None for 1.
+    The network is not differentiated. The Jacobian of x_0(x_t) is taken for that of Gaussian data of unit variance,
+    sqrt(alpha_bar), as in pseudoinverse guidance (Song et al., ICLR 2023): x_0 moves by scale * (1 - alpha_bar) *
+    gradient. EluCD (2310.11311) takes 1, with which x_0 would move by 1 / sqrt(alpha_bar) more: without bound in high
+    noise, where the estimate is no image yet and its gradient means least.
     """
 
     def guided(x_t: Tensor, step: Step) -> Estimate:
@@ -53,8 +47,7 @@ def guided_at_estimate(
         if is_zero(scale):
             return estimate
         _, gradient = log_prob_and_gradient(log_prob, estimate.x0, y)
-        strength = scale if schedule is None else scale * schedule(step)
-        return moved(estimate, step, times(strength, gradient))
+        return replace(estimate, x0=estimate.x0 + scaled(1 - step.alpha_bar, times(scale, gradient)), mean=None)
 
     return guided
 
@@ -66,23 +59,3 @@ def joint_log_prob(logits: Tensor, *, joint: float = 1.0, marginal: float = 0.5)
     the joint density of image and class, exp f_y.
     """
     return joint * logits - (marginal * logits).logsumexp(dim=1, keepdim=True)
-
-
-def sine_schedule(chain: DiffusionChain, *, share: float = 0.3) -> Callable[[Step], float]:
-    """1 + share sin(pi k / K) beta_max / beta_k at the link that leaves index k of K: EluCD's schedule.
-
-    There the mean moves by (Sigma + share sin(pi t / T) Sigma_max) * gradient; tilting moves it by beta / sqrt(alpha),
-    so the rest is a factor, with Sigma = beta. Meant for ancestral sampling, as published, along this very chain.
-
-    Raises:
-        ValueError: when called, for a step that differs from sample to sample.
-    """
-    beta_max = float((1 - chain.alpha_bar / torch.cat([torch.ones(1).double(), chain.alpha_bar[:-1]])).max())
-
-    def factor(step: Step) -> float:
-        if isinstance(step.alpha_bar, Tensor) or isinstance(step.log_var_max, Tensor):
-            raise ValueError("a schedule of guidance needs the whole batch at one step; call chain.at with one index")
-        k = int((chain.alpha_bar > step.alpha_bar).sum())
-        return 1 + share * math.sin(math.pi * k / len(chain)) * beta_max / math.exp(step.log_var_max)
-
-    return factor

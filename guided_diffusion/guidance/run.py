@@ -9,26 +9,25 @@ gradient come after it, as published, and their result is not clipped again.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from classifiers.off_the_shelf import CleanClassifier, load_clean_classifier
+from classifiers.off_the_shelf import CleanClassifier, fitted, load_clean_classifier
 from classifiers.trained_model import Classifier, load_classifier
 
-from ..diffusion.chain import Step
+from ..diffusion.chain import Step, sigma
 from ..diffusion.denoiser import Clip, Denoiser, bounded
-from ..diffusion.model import DiffusionConfig, DiffusionModel, class_difference, load_diffusion, weights_record
+from ..diffusion.model import DiffusionModel, class_difference, load_diffusion, weights_record
 from ..models.precision import CLASSIFIER, Precision, in_precision
 from ..samplers import SamplerConfig
 from .classifier_free import extrapolated
-from .config import CLASSIFIER_SCORES, GuidanceConfig
-from .estimate import guided_at_estimate, guided_through, joint_log_prob, sine_schedule
+from .compatibility import check_classifier, check_images, check_null_class, check_weaker, refuse_difference
+from .config import CLASSIFIER_SCORES, CleanClassifierConfig, GuidanceConfig
+from .estimate import guided_at_estimate, guided_through, joint_log_prob
 from .interval import between, is_inside, within
 from .score import Scale, ScoreTerm, summed
 
@@ -59,18 +58,20 @@ class Guidance:
         model, run = self.model.config, self.model.checkpoint.path
         _check_requested(self)
         if self.config.classifier_free.weight is not None:
-            _check_null_class(model, run)
+            check_null_class(model, run)
         if self.weaker is not None:
-            _check_weaker(self.model, self.weaker)
+            check_weaker(self.model, self.weaker)
         if self.classifier is not None:
             known, called = self.classifier.class_names, self.classifier.name
             for one in (self.classifier, *self.further):
                 check_classifier(model, one, run=run)
-                _refuse(class_difference(known, one.class_names, model_called=called), one.name, called)
+                refuse_difference(class_difference(known, one.class_names, model_called=called), one.name, called)
         if self.clean is not None:
-            _check_images(self.clean.name, self.clean.image_shape, model, run)
+            check_images(self.clean.name, self.clean.image_shape, model, run)
             self.clean.labels_of(self.class_names)  # refuses classes that it does not know
         self.config.scales_by_label(self.class_names)  # refuses unknown classes, and one named twice
+        if self.config.is_limited:
+            _check_interval(self)
 
     @property
     def knows_classes(self) -> bool:
@@ -110,6 +111,7 @@ class Guidance:
         """The guidance as manifests record it; None without any."""
         config, clean = self.config, self.config.clean_classifier
         by_clean = {"scale": _or_one(clean.scale), "gradient": clean.gradient}
+        by_clean |= {"jacobian": "sqrt(alpha_bar)"} if clean.gradient == "x_0" else {}
         further = zip(self.further, config.further.values(), strict=True)
         scales = config.scales_by_label(self.class_names)
         record: dict[str, Any] = {
@@ -149,13 +151,7 @@ class Guidance:
 
         if self.config.clean_classifier.gradient == "x_t":
             return bounded(guided_through(denoiser, log_prob, labels, scale), clip)
-        return guided_at_estimate(bounded(denoiser, clip), joint, labels, scale, schedule=self._schedule)
-
-    @cached_property
-    def _schedule(self) -> Callable[[Step], float] | None:
-        """EluCD's schedule of a clean classifier's scale, where it was published: ancestral sampling."""
-        is_ancestral = self.sampler.entry.guidance == "mean_shift"
-        return sine_schedule(self.sampler.levels(self.model.config.chain)) if is_ancestral else None
+        return guided_at_estimate(bounded(denoiser, clip), joint, labels, scale)
 
     def _scale_of(self, y: Tensor) -> Scale:
         own, default = self.config.scales_by_label(self.class_names), _or_one(self.config.scale)
@@ -170,13 +166,14 @@ def load_guidance(
     *,
     model: DiffusionModel,
     classifier: Path | Classifier | None = None,
+    clean: CleanClassifier | None = None,
     sampler: SamplerConfig | None = None,
     precision: Precision = "float32",
     counter: Counter[str] | None = None,
 ) -> Guidance:
     """The guidance of `model`, its networks loaded on the model's device.
 
-    classifier: of noisy images. precision, counter: of all networks but the model's, as for `in_precision`.
+    clean: of clean images, if `config` names none. precision, counter: as for `in_precision`, of all but the model.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `Guidance`, and networks that cannot be loaded.
@@ -187,13 +184,14 @@ def load_guidance(
 
     if isinstance(classifier, Path):
         classifier = load_classifier(classifier, device=model.device)
-    weaker = clean = None
+    weaker = None
     if config.autoguidance.model is not None:
         weaker = _load_weaker(config.autoguidance.model, device=model.device)
         weaker = in_precision(weaker, precision, counter=counter)
-    if config.clean_classifier.name is not None:
-        smooth = config.clean_classifier.gradient == "x_0"
-        clean = classifying(load_clean_classifier(config.clean_classifier.name, smooth=smooth, device=model.device))
+    clean = _load_clean(config.clean_classifier, model) if config.clean_classifier.name is not None else clean
+    if clean is not None and clean.image_shape is None:
+        shape, names = model.config.image_shape, model.config.class_names
+        clean = fitted(clean, image_shape=shape, class_names=names, device=model.device)
     return Guidance(
         model=model,
         config=config,
@@ -201,8 +199,12 @@ def load_guidance(
         classifier=classifier and classifying(classifier),
         further=tuple(classifying(load_classifier(Path(run), device=model.device)) for run in config.further),
         weaker=weaker,
-        clean=clean,
+        clean=clean and classifying(clean),
     )
+
+
+def _load_clean(config: CleanClassifierConfig, model: DiffusionModel) -> CleanClassifier:
+    return load_clean_classifier(config.name or "", smooth=config.gradient == "x_0", device=model.device)
 
 
 def _load_weaker(name: str, *, device: torch.device) -> DiffusionModel:
@@ -213,30 +215,16 @@ def _load_weaker(name: str, *, device: torch.device) -> DiffusionModel:
     return load_diffusion(Path(path), weights=weights, device=device)
 
 
-def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
-    """Refuse a classifier of other noise, images or classes than the model's; run: the model's path, for messages.
-
-    Raises:
-        ValueError: naming the difference.
-    """
-    name, chain = classifier.name, classifier.config.chain
-    if chain is None:
-        raise ValueError(
-            f"{name} was trained on clean images only and cannot guide; train one with --diffusion {run}, or "
-            f"evaluate it at the estimate of x_0: --guidance.clean_classifier.name classifier:RUN"
-        )
-    if chain != model.chain:
-        raise ValueError(f"{name} was trained on the noise of {chain}, but {run} has {model.chain}")
-    _check_images(name, classifier.image_shape, model, run)
-    _refuse(class_difference(model.class_names, classifier.class_names), name, run)
-
-
 def classifier_record(classifier: Classifier | CleanClassifier) -> dict[str, Any]:
     """A classifier as manifests record it."""
     return {"name": classifier.name, "sha256": classifier.sha256}
 
 
 def _check_requested(guidance: Guidance) -> None:
+    if guidance.clean is None and guidance.config.clean_classifier != CleanClassifierConfig():
+        raise ValueError(
+            "guidance.clean_classifier has settings but no classifier; add --guidance.clean_classifier.name NAME"
+        )
     if guidance.classifier is not None:
         return
     config, plain = guidance.config, GuidanceConfig()
@@ -252,43 +240,14 @@ def _check_requested(guidance: Guidance) -> None:
         raise ValueError(f"guidance was asked for without a classifier ({shown}); add --classifier RUN")
 
 
-def _check_null_class(model: DiffusionConfig, run: Path) -> None:
-    if model.null_label is None:
-        reason = "was trained without label_dropout and has no null class"
-        if not model.is_conditional:
-            reason = "is not conditioned on the class at all"
+def _check_interval(guidance: Guidance) -> None:
+    lower, upper = guidance.config.sigma_min, guidance.config.sigma_max
+    levels = [sigma(float(alpha_bar)) for alpha_bar in guidance.sampler.levels(guidance.model.config.chain).alpha_bar]
+    if not any(lower < level <= upper for level in levels):
         raise ValueError(
-            f"guidance.classifier_free.weight extrapolates from a model without the class to the same with it, but "
-            f"{run} {reason}; train one with --class_conditional true --label_dropout 0.1, or guide by a classifier"
+            f"none of the sampler's noise levels, {levels[0]:.3g} to {levels[-1]:.3g}, lies above guidance.sigma_min "
+            f"{lower:g} and up to guidance.sigma_max {upper:g}, so that nothing would be guided; widen the interval"
         )
-
-
-def _check_weaker(model: DiffusionModel, weaker: DiffusionModel) -> None:
-    ours, theirs, run, name = model.config, weaker.config, model.checkpoint.path, weaker.checkpoint.path
-    if (name, weaker.weights) == (run, model.weights):
-        raise ValueError(
-            f"guidance.autoguidance.model is {run} with its weights {weaker.weights}, the very model that is guided"
-        )
-    if theirs.chain != ours.chain:
-        raise ValueError(f"{name} has the chain {theirs.chain}, but {run} has {ours.chain}")
-    _check_images(name, theirs.image_shape, ours, run)
-    if theirs.is_conditional and not ours.is_conditional:
-        raise ValueError(
-            f"{name} is conditioned on the class, but {run} is not: extrapolating would lead away from the class"
-        )
-    if theirs.is_conditional:
-        names = {"model_called": "the diffusion model", "other_called": "the weaker model"}
-        _refuse(class_difference(ours.class_names, theirs.class_names, **names), name, run)
-
-
-def _check_images(name: str | Path, shape: tuple[int, int, int] | None, model: DiffusionConfig, run: Path) -> None:
-    if shape is not None and shape != model.image_shape:
-        raise ValueError(f"{name} takes images (channels, height, width) {shape}, but {run} makes {model.image_shape}")
-
-
-def _refuse(difference: str | None, name: str | Path, guided: str | Path) -> None:
-    if difference is not None:
-        raise ValueError(f"{name} cannot guide {guided}: {difference}")
 
 
 def _or_one(scale: float | None) -> float:

@@ -26,7 +26,7 @@ from ..diffusion.noise import SeededNoise
 from ..diffusion.schedules import ChainConfig, sampling_chain
 from ..distributed import this_process
 from ..guidance import classifier_score, tilted
-from ..guidance.run import check_classifier
+from ..guidance.compatibility import check_classifier
 from ..samplers import ddim
 from .colour_cast import Colours, cast_in_words, colour_metrics, colours
 from .config import PreviewConfig, TrainingConfig

@@ -77,7 +77,9 @@ def test_adaptive_pooling_takes_pictures_that_are_not_square():
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (8, 4), (4, 16)])
 def test_attention_pooling_refuses_another_size(height, width):
-    with pytest.raises(ValueError, match=rf'built for 8x8 images, got {height}x{width}; .* pooling "adaptive"'):
+    """Also 4x16 pixels, as many as 8x8, since each of its learned positions is a place in the 8x8 image."""
+    message = rf'the places of a 8x8 image, got {height}x{width}, whose pixels lie elsewhere; .* pooling "adaptive"'
+    with pytest.raises(ValueError, match=message):
         classifier()(images(height, width), T)
 
 

@@ -62,8 +62,8 @@ def test_file_names_label_trees_of_any_shape(tmp_path, write):
 
 
 def test_a_tree_without_images_is_refused_with_what_it_holds(tmp_path, write):
-    path = write(tmp_path / "data.zip", {"a.tif": b"", "b.tif": b"", "c.txt": b""})
-    with pytest.raises(ValueError, match=r"no images in .* \(\.jpg, .*\), but 2 \.tif files, the first a\.tif"):
+    path = write(tmp_path / "data.zip", {"a.xcf": b"", "b.xcf": b"", "c.txt": b""})
+    with pytest.raises(ValueError, match=r"no images in .* \(\.jpg, .*\), but 2 \.xcf files, the first a\.xcf"):
         opened(path, "filenames")
 
 

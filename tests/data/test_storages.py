@@ -119,8 +119,8 @@ def test_shards_in_a_zip_are_refused(tmp_path):
 
 
 def test_images_of_unknown_kinds_are_named(tmp_path):
-    write_folder(tmp_path, PICTURES | {"cow/0.tiff": b"x", "cow/1.TIFF": b"x", "cow/notes.txt": b"x"})
-    with pytest.raises(ValueError, match=r"'cow' in .* no images .*, but 2 \.tiff files, the first cow/0\.tiff; fill"):
+    write_folder(tmp_path, PICTURES | {"cow/0.xcf": b"x", "cow/1.XCF": b"x", "cow/notes.txt": b"x"})
+    with pytest.raises(ValueError, match=r"'cow' in .* no images .*, but 2 \.xcf files, the first cow/0\.xcf; fill"):
         opened(tmp_path)
 
 

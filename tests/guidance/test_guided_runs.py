@@ -4,6 +4,7 @@ Over 300 lines because every kind of guidance is tested here, on the same tiny r
 """
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from guided_diffusion.guidance import (
     extrapolated,
     guided_at_estimate,
     joint_log_prob,
-    sine_schedule,
     summed,
 )
 from guided_diffusion.guidance.config import (
@@ -206,19 +206,17 @@ def test_a_classifiers_tilt_comes_after_the_clip_as_published(model, judge_run):
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_an_elucd_run_is_the_nesting_of_tempered_logits_and_under_ddpm_of_the_sine_schedule(model, judge_run, sampler):
+def test_a_run_guided_at_the_estimate_is_the_nesting_with_tempered_logits(model, judge_run, sampler):
     guided = guidance(model, sampler=SamplerConfig(name=sampler, steps=""), **by_judge(judge_run, scale=2.0))
 
     def log_prob(x_0):
         return joint_log_prob(guided.clean.network(x_0))
 
-    sine = sine_schedule(CHAIN) if sampler == "ddpm" else None
-    by_hand = guided_at_estimate(model.denoiser(Y, clip=1.0), log_prob, Y, 2.0, schedule=sine)
+    by_hand = guided_at_estimate(model.denoiser(Y, clip=1.0), log_prob, Y, 2.0)
     x_t = images(model)
     for k in (1, 20, 40):
         step = CHAIN.at(k, like=x_t)
         assert torch.equal(estimates(guided, x_t, k=k, clip=1.0), by_hand(x_t, step).x0)
-    assert sine is None or sine(CHAIN.at(20, like=x_t)) > 1
 
 
 def through_the_network(model, judge_run, scale: float) -> Guidance:
@@ -306,10 +304,14 @@ REFUSED_CONFIGS = {
         "autoguidance": AutoguidanceConfig(weight=2.0)
     },
     "both extrapolate, each from another model; give one": by_weaker("run", 2.0) | free_of_class(2.0),
-    "guidance.clean_classifier has settings but no classifier": {"clean_classifier": CleanClassifierConfig(scale=2.0)},
-    "add --guidance.clean_classifier.name NAME": {"clean_classifier": CleanClassifierConfig(gradient="x_t")},
-    "guidance.scale must be a number, got nan": {"scale": float("nan")},
-    "guidance.class_scales must be a number, got inf": {"class_scales": {"cat": float("inf")}},
+    "guidance.scale must be a number between -1e\\+06 and 1e\\+06, got nan": {"scale": math.nan},
+    "guidance.scale must be .*, got 1e\\+30": {"scale": 1e30},
+    "guidance.class_scales of cat must be .*, got inf": {"class_scales": {"cat": math.inf}},
+    "guidance.class_scales of 3 must be .*, got nan": {"class_scales": {3: math.nan}},
+    "guidance.further of runs/b must be .*, got -inf": {"further": {"runs/b": -math.inf}},
+    "guidance.clean_classifier.scale must be .*, got -1e\\+07": {"clean_classifier": CleanClassifierConfig(scale=-1e7)},
+    "where guidance.sigma_min < sigma <= guidance.sigma_max; got 5 and 2": {"sigma_min": 5.0, "sigma_max": 2.0},
+    "guidance.sigma_max; got 0 and nan": {"sigma_max": math.nan},
 }
 
 
@@ -325,6 +327,8 @@ REFUSED_WITHOUT_CLASSIFIER = {
     r"\(guidance.score entropy_scaled\)": {"score": "entropy_scaled"} | free_of_class(2.0),
     r"\(sampler.gradient_at mean\)": {"sampler": SamplerConfig(name="ddpm", gradient_at="mean")},
     r"\(guidance.sigma_min 0.5, guidance.sigma_max inf\)": {"sigma_min": 0.5},
+    "guidance.clean_classifier has settings but no classifier": {"clean_classifier": CleanClassifierConfig(scale=2.0)},
+    "add --guidance.clean_classifier.name NAME": {"clean_classifier": CleanClassifierConfig(gradient="x_t")},
 }
 
 
@@ -373,6 +377,14 @@ def test_those_who_guide_a_model_without_class_names_must_agree_among_themselves
     assert (by_guide.class_names, alone.class_names) == (("light", "dark"), ("dark", "light"))
     step = CHAIN.at(20, like=x_t)
     assert torch.equal(by_guide.denoiser(1 - Y, clip=1.0)(x_t, step).x0, alone.denoiser(Y, clip=1.0)(x_t, step).x0)
+
+
+@pytest.mark.parametrize("interval", [{"sigma_max": 1e-6}, {"sigma_min": 1e6}])
+def test_an_interval_without_a_noise_level_of_the_sampler_is_refused(model, classifier, interval):
+    with pytest.raises(
+        ValueError, match="none of the sampler's noise levels, 0.0.* to .*, so that nothing would be guided"
+    ):
+        guidance(model, classifier, **interval)
 
 
 def test_a_scale_for_a_class_that_is_not_there_is_refused(model, classifier):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ...files import open_regular
 from ..config import Labels
 from .storage import PackedNames, StoredImages
 from .tree import folder_tree, tree_labels
@@ -20,7 +21,7 @@ class FolderImages:
         return self.root / self.names[index]
 
     def open(self, index: int) -> IO[bytes]:
-        return self.path(index).open("rb")
+        return open_regular(self.path(index))
 
 
 def recognise(path: Path) -> bool:

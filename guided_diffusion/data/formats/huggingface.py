@@ -7,6 +7,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from ...files import open_regular
 from ..config import Labels
 from .storage import StoredImages
 
@@ -30,7 +31,7 @@ class DatasetRows:
         image = self.images[int(index)][self.column]
         if image is None or (image["bytes"] is None and image["path"] is None):
             raise ValueError("the row holds no image")
-        return Path(image["path"]).open("rb") if image["bytes"] is None else io.BytesIO(image["bytes"])
+        return open_regular(Path(image["path"])) if image["bytes"] is None else io.BytesIO(image["bytes"])
 
 
 def recognise(path: Path) -> bool:

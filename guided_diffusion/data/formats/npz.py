@@ -3,9 +3,10 @@
 Arrays are read and written a few rows at a time: 50,000 images do not fit into memory everywhere.
 """
 
+import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from ..config import Labels
 from .storage import NO_LABEL, StoredImages
 
 _ROWS_PER_READ = 64
+_MOST_DEFLATED = 1032
+"""Bytes that a byte of a deflated member can stand for."""
 _LOOKED_AT = 16
 """Images whose values say which range the others have, too."""
 
@@ -53,7 +56,7 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
         found, dtype = _header(path, "arr_1")
         if found != (num_images,) or not np.issubdtype(dtype, np.integer):
             raise ValueError(f"{path} must hold arr_1 as {num_images} integer labels, got {dtype} {found}")
-        with refuse_damage(f"{path} is damaged: arr_1 cannot be read"), np.load(path, allow_pickle=False) as arrays:
+        with refuse_damage(f"{path} is damaged: arr_1 cannot be read"), opened_npz(path) as arrays:
             numbers = arrays["arr_1"].astype(np.int64)
     return StoredImages(images=BatchImages(path, (height, width, channels)), labels=numbers)
 
@@ -81,17 +84,48 @@ def npz_members(path: Path) -> frozenset[str]:
 
 
 @contextmanager
-def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """An array's file within an npz file."""
+def opened_npz(path: Path) -> Iterator[Mapping[str, NDArray]]:
+    """The arrays of an npz file by name, each read when it is asked for.
+
+    Opening and reading raise `DAMAGED_FILE_ERRORS`; an array that is shorter than its header says is found before
+    memory is taken for it.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                _checked_header(file, member)
+    with np.load(path, allow_pickle=False) as arrays:
+        yield arrays
+
+
+def _checked_header(file: IO[bytes], member: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """As `npy_header`, of a member of an npz.
+
+    Raises:
+        EOFError: the member is too short for the array.
+    """
+    shape, fortran_order, dtype = npy_header(file)
+    row_bytes = math.prod(shape[1:]) * dtype.itemsize
+    # A member's length in the zip's directory is a claim as well.
+    longest = (member.compress_size + 1) * _MOST_DEFLATED if member.compress_type == zipfile.ZIP_DEFLATED else math.inf
+    present = min(member.file_size, longest) - file.tell()
+    if not dtype.hasobject and present < math.prod(shape) * dtype.itemsize:
+        raise EOFError(f"it ends within {'image' if len(shape) > 2 else 'row'} {present // row_bytes:,} of {shape}")
+    return shape, fortran_order, dtype
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], zipfile.ZipInfo]]:
+    """An array's file within an npz file, and its entry there."""
     damage = f"{path} is damaged: {name} cannot be read"
     with refuse_damage(damage), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-        yield member
+        yield member, archive.getinfo(f"{name}.npy")
 
 
 def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array in an npz file, from its first bytes."""
-    with _opened(path, name) as member:
-        shape, fortran_order, dtype = npy_header(member)
+    with _opened(path, name) as (member, entry):
+        shape, fortran_order, dtype = _checked_header(member, entry)
     if dtype.hasobject:
         raise ValueError(
             f"{path} holds {name} as pickled Python objects, which are never loaded; save an array of numbers"
@@ -106,7 +140,7 @@ def _rows(path: Path, *, start: int, stop: int) -> Iterator[tuple[int, NDArray]]
 
     numpy.load would hold the whole array; a zip member is a file that can be read row by row, compressed or not.
     """
-    with _opened(path, "arr_0") as member:
+    with _opened(path, "arr_0") as (member, _):
         shape, _, dtype = npy_header(member)
         row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
         member.seek(start * row_bytes, 1)

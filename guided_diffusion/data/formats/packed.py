@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ...files import file_sha256
 from ...records import DamagedRecordError, Fields, check_record, read_record
 from ..config import CHANNELS, Labels
+from ..values import preprocessing
 from .npz import npy_header, refuse_damage
 from .storage import CENTER_CROP, StoredImages
 
@@ -41,6 +42,8 @@ _FIELDS: Fields = {
     "size": int,
     "mode": Literal["L", "RGB"],
     "class_names": list[str],
+    "window": list[float] | None,
+    "turned": int | None,
     "images_sha256": str | None,
     "labels_sha256": str | None,
 }
@@ -112,7 +115,9 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
         labels=_labels(path / LABELS, count=shape[0], num_classes=len(names), sha256=record["labels_sha256"]),
         class_names=tuple(names),
         mode=mode,
-        resize=f"{CENTER_CROP.format(size=size)}, when prepared",
+        resize=preprocessing(
+            f"{CENTER_CROP.format(size=size)}, when prepared", window=record["window"], turned=record["turned"] or 0
+        ),
     )
 
 

@@ -21,7 +21,7 @@ from ...config import differences, identified
 from ...files import atomic_write, write_json
 from ...records import DamagedRecordError, Fields, check_record, read_record
 from ..config import Labels
-from .npz import refuse_damage, rows_within, write_array, write_rows
+from .npz import opened_npz, refuse_damage, rows_within, write_array, write_rows
 from .storage import NO_LABEL, StoredImages
 
 MANIFEST_NAME = "manifest.json"
@@ -119,7 +119,7 @@ def read_shard(path: Path) -> Shard:
 @contextmanager
 def _arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     damaged = refuse_damage(f"{path} is damaged", remedy="delete it and run the sampling command again")
-    with damaged, np.load(path, allow_pickle=False) as arrays:
+    with damaged, opened_npz(path) as arrays:
         yield arrays
 
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,12 +18,17 @@ from .storage import NO_LABEL
 
 _logger = logging.getLogger(__name__)
 
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp",
+    ".tif", ".tiff", ".jfif", ".jpe", ".jp2", ".j2k", ".avif", ".apng", ".qoi", ".tga", ".ppm", ".pgm", ".pbm", ".pnm",
+    *((".heic", ".heif") if find_spec("pillow_heif") else ()),
+)  # fmt: skip
+"""Ends of the names of images, of the formats that Pillow reads as pictures; HEIC with the package pillow-heif."""
 _SYSTEM = frozenset(
     ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db",
      "desktop.ini")
 )  # fmt: skip
 _SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,9 @@ from .tree import EXTENSIONS
 
 # WebDataset's rule: the key ends at the first dot of the file's name, wherever the file lies.
 _KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
+_MOST_BYTES = 1 << 30
+"""Of an image, as no image that Pillow reads needs more."""
+_MOST_LABEL_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,8 @@ class TarImages:
 
     def open(self, index: int) -> IO[bytes]:
         offset, size = self._places[index].tolist()
+        if size > _MOST_BYTES:
+            raise ValueError(f"it has {size:,} bytes")
         with self._shard(index).open("rb") as shard:
             shard.seek(offset)
             return io.BytesIO(shard.read(size))
@@ -136,13 +141,16 @@ def _sample(shard: Path, key: str, members: dict[str, tarfile.TarInfo], tar: tar
 
 def _label(members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> Label | None:
     name = next((name for name in ("cls", "json") if name in members), None)
-    file = tar.extractfile(members[name]) if name else None
-    if file is None:
+    file = None if name is None else tar.extractfile(members[name])
+    if name is None or file is None:
         return None
-    content = file.read()
+    content = file.read(_MOST_LABEL_BYTES + 1)
+    if len(content) > _MOST_LABEL_BYTES:
+        longest = f"longer than {_MOST_LABEL_BYTES:,} bytes, which no label is"
+        raise ValueError(f"{members[name].name} of {tar.name} is {longest}; fetch or pack it again")
     if name == "cls":
         return content.decode(errors="replace").strip() or None
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         match json.loads(content):
             case {"label": str() | int() as label} if not isinstance(label, bool):
                 return label

@@ -1,5 +1,6 @@
 """Images in a zip, or below a directory within it: `data.zip/train`."""
 
+import logging
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,10 @@ from .npz import refuse_damage
 from .storage import PackedNames, StoredImages
 from .tree import archive_tree, tree_labels
 
+_logger = logging.getLogger(__name__)
+
 _ENCRYPTED = 0x1  # of the general purpose flags, APPNOTE.TXT 4.4.4
+_UTF8 = 0x800
 _LOCAL_HEADER_BYTES = 30
 _LOCAL_HEADER_MAGIC = b"PK\x03\x04"
 
@@ -95,11 +99,26 @@ def _content(file: zipfile.ZipFile, member: zipfile.ZipInfo | None) -> bytes | N
 
 
 def _members(file: zipfile.ZipFile, inside: str) -> dict[str, zipfile.ZipInfo]:
+    """Members below a directory, by name: UTF-8 if it is that, and with "/" between folders, whatever packed them."""
+    stored = file.infolist()
+    has_slashes = any("/" in member.filename for member in stored)  # else a "\\" is what Windows puts in its place
     members: dict[str, zipfile.ZipInfo] = {}
-    for member in file.infolist():
-        name = member.filename.removeprefix("./")
-        if name.startswith(inside) and (name := name.removeprefix(inside)):
+    unclear: list[str] = []
+    for member in stored:
+        name = member.filename
+        if not name.isascii() and not member.flag_bits & _UTF8:
+            try:
+                name = name.encode("cp437").decode()  # packers of macOS and Linux write UTF-8 without saying so
+            except UnicodeError:
+                unclear.append(name)
+        member.filename = name.removeprefix("./") if has_slashes else name.replace("\\", "/")
+        if member.filename.startswith(inside) and (name := member.filename.removeprefix(inside)):
             if name in members:
                 raise ValueError(f"{file.filename} holds two members of the name {inside}{name}; pack it again")
             members[name] = member
+    if unclear:
+        _logger.warning(
+            "%s names %d files in a code page that it does not tell, taken for cp437, the first %s; if that is not its "
+            "name, pack it again with UTF-8 names", file.filename, len(unclear), unclear[0],
+        )  # fmt: skip
     return members

@@ -10,7 +10,6 @@ from torch import Tensor
 from classifiers.trained_model import Classifier, load_classifier
 
 from ...diffusion.images import from_uint8
-from ...files import file_sha256
 from .features import Features, exact_float32
 
 SPATIAL_CHANNELS = 7
@@ -65,7 +64,6 @@ def load_classifier_features(run: Path, *, device: torch.device | str) -> Classi
     if classifier.config.chain is not None:
         raise ValueError(
             f"{classifier.checkpoint.path} was trained on noisy images and would judge its own guidance; train one on "
-            f"clean images, without --diffusion"
+            f"clean images: --diffusion null, also where a config file names a diffusion run"
         )
-    sha256 = file_sha256(classifier.checkpoint.weights_file(classifier.weights))
-    return ClassifierFeatures(classifier, name=f"classifier:{run}", sha256=sha256)
+    return ClassifierFeatures(classifier, name=f"classifier:{run}", sha256=classifier.sha256)

@@ -1,0 +1,84 @@
+"""Compatibility of guiding networks with the model that they guide."""
+
+from pathlib import Path
+
+from classifiers.trained_model import Classifier
+
+from ..diffusion.model import DiffusionConfig, DiffusionModel, class_difference
+
+
+def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
+    """Refuse a classifier of other noise, images or classes than the model's; run: the model's path, for messages.
+
+    Raises:
+        ValueError: naming the difference.
+    """
+    name, chain = classifier.name, classifier.config.chain
+    if chain is None:
+        raise ValueError(
+            f"{name} was trained on clean images only and cannot guide; train one with --diffusion {run}, or "
+            f"evaluate it at the estimate of x_0: --guidance.clean_classifier.name classifier:RUN"
+        )
+    if chain != model.chain:
+        raise ValueError(f"{name} was trained on the noise of {chain}, but {run} has {model.chain}")
+    check_images(name, classifier.image_shape, model, run)
+    refuse_difference(class_difference(model.class_names, classifier.class_names), name, run)
+
+
+def check_null_class(model: DiffusionConfig, run: Path) -> None:
+    """Refuse classifier-free guidance of a model without a null class.
+
+    Raises:
+        ValueError: such a model, with the reason.
+    """
+    if model.null_label is None:
+        reason = "was trained without label_dropout and has no null class"
+        if not model.is_conditional:
+            reason = "is not conditioned on the class at all"
+        raise ValueError(
+            f"guidance.classifier_free.weight extrapolates from a model without the class to the same with it, but "
+            f"{run} {reason}; train one with --class_conditional true --label_dropout 0.1, or guide by a classifier"
+        )
+
+
+def check_weaker(model: DiffusionModel, weaker: DiffusionModel) -> None:
+    """Refuse a weaker model that is the model itself, or is of another chain, other images or other classes.
+
+    Raises:
+        ValueError: naming the difference.
+    """
+    ours, theirs, run, name = model.config, weaker.config, model.checkpoint.path, weaker.checkpoint.path
+    if (name, weaker.weights) == (run, model.weights):
+        raise ValueError(
+            f"guidance.autoguidance.model is {run} with its weights {weaker.weights}, the very model that is guided"
+        )
+    if theirs.chain != ours.chain:
+        raise ValueError(f"{name} has the chain {theirs.chain}, but {run} has {ours.chain}")
+    check_images(name, theirs.image_shape, ours, run)
+    if theirs.is_conditional and not ours.is_conditional:
+        raise ValueError(
+            f"{name} is conditioned on the class, but {run} is not: extrapolating would lead away from the class"
+        )
+    if theirs.is_conditional:
+        names = {"model_called": "the diffusion model", "other_called": "the weaker model"}
+        refuse_difference(class_difference(ours.class_names, theirs.class_names, **names), name, run)
+
+
+def check_images(name: str | Path, shape: tuple[int, int, int] | None, model: DiffusionConfig, run: Path) -> None:
+    """Refuse a network of images (C, H, W) other than the model's; None takes any.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if shape is not None and shape != model.image_shape:
+        raise ValueError(f"{name} takes images (channels, height, width) {shape}, but {run} makes {model.image_shape}")
+
+
+def refuse_difference(difference: str | None, name: str | Path, guided: str | Path) -> None:
+    """Refuse networks whose classes differ.
+
+    Raises:
+        ValueError: with the difference, if there is one.
+    """
+    if difference is not None:
+        raise ValueError(f"{name} cannot guide {guided}: {difference}")
