@@ -61,7 +61,7 @@ def diffusion_previews(
         if classifier is not None:
             classifier.network.to(device)
         num_classes = model.network.num_classes or (1 if classifier is None else len(classifier.class_names))
-        seen = torch.tensor([label for label in range(num_classes) if label not in model.unseen_classes])
+        seen = torch.tensor([label for label in range(num_classes) if label not in model.unseen_classes] or [0])
         y = seen[preview_labels(config.images, len(seen))].to(device)
 
         def denoiser(ids: slice) -> Denoiser:

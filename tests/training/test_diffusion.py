@@ -181,8 +181,9 @@ def test_a_class_without_images_is_recorded_and_left_out_by_previews_and_samples
     rows = [f"{name}/{i:03d}.png,{label}" for label, name in enumerate(("dark", "light"), start=1) for i in range(2)]
     (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
     config = tiny.diffusion_config(
-        tmp_path / "run", folder, iterations=1, preview=PreviewConfig(images=4, steps=2), observe_every_iterations=1
-    )
+        tmp_path / "run", folder, iterations=1, class_conditional=True, preview=PreviewConfig(images=4, steps=2),
+        observe_every_iterations=1,
+    )  # fmt: skip
     config = replace(config, data=replace(config.data, labels=Path("labels.csv")))
     train_diffusion(config)
     assert "4 images of 3 classes (0 0, 1 2, 2 2)" in capsys.readouterr().err
