@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from ..files import atomic_write
-from .config import CHANNELS, Labels
-from .crops import DamagedImageError, center_crop, damage_named, decoded
+from .config import CHANNELS, Labels, Window
+from .crops import DamagedImageError, center_crop, damage_named, decoded, encoded_bytes, orientation
+from .decoder import GREY_MODES
 from .formats.folder import FolderImages
 from .formats.storage import EncodedImages, PackedNames
 from .formats.tree import folder_tree
 from .image_set import open_pictures
 from .subset import evenly_spaced
+from .values import UnknownRangeError, channel_means, is_deep, value_doubt
 from .workers import read_each
 
 SIDE = 96
@@ -32,17 +34,23 @@ MOST_COLUMNS = 10
 MOST_ROWS = 30
 LABEL_WIDTH = 200
 TEXT_SIZE = 14
+MOST_MEANS = 10
+"""Classes whose mean value is shown: the darkest and the brightest."""
+LOOKED_AT = 16
+"""Images whose values are looked at for a doubt."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Format, mode and size (width, height) of one file, or its damage."""
+    """Format, mode and size (width, height, upright) of one file, or its damage."""
 
     digest: bytes
     """Hash of its bytes; empty if they could not be read."""
     format: str = ""
     mode: str = ""
     size: tuple[int, int] = (0, 0)
+    means: tuple[float, ...] = ()
+    """Mean value of each channel, of 0..255."""
     damage: str | None = None
 
 
@@ -57,6 +65,8 @@ class Inspection:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     facts: Sequence[Facts]
+    window: Window | None = None
+    """As `DataConfig.window`."""
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -64,7 +74,7 @@ class Inspection:
         return dict(zip(self.class_names, counts, strict=True))
 
 
-def inspected(path: Path, *, labels: Labels, num_workers: int) -> Inspection:
+def inspected(path: Path, *, labels: Labels, num_workers: int, window: Window | None = None) -> Inspection:
     """All files of a data set. A folder that a training refuses is looked through as well, each image under the
     directory that it lies in.
 
@@ -82,27 +92,35 @@ def inspected(path: Path, *, labels: Labels, num_workers: int) -> Inspection:
         classes = [name.split("/", 1)[0] if "/" in name else "beside the class folders" for name in names]
         found, numbers = np.unique(classes, return_inverse=True)
         class_names, refusal, files = tuple(found.tolist()), str(error), FolderImages(path, PackedNames(names))
-    facts = [*read_each(partial(file_facts, files), len(numbers), num_workers=num_workers, desc="decoding")]
-    return Inspection(path=path, refusal=refusal, files=files, labels=numbers, class_names=class_names, facts=facts)
+    read = partial(file_facts, files, window=window)
+    facts = [*read_each(read, len(numbers), num_workers=num_workers, desc="decoding")]
+    return Inspection(
+        path=path, refusal=refusal, files=files, labels=numbers, class_names=class_names, facts=facts, window=window
+    )
 
 
-def file_facts(files: EncodedImages, index: int) -> Facts:
+def file_facts(files: EncodedImages, index: int, *, window: Window | None = None) -> Facts:
     """One image, read and decoded whole; every failure becomes `damage`."""
     path, digest = files.path(index), b""
     try:
         with damage_named(path), files.open(index) as file:
-            content = file.read()
+            content = encoded_bytes(file)
             digest = hashlib.blake2b(content, digest_size=16).digest()
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
-            if image.mode not in CHANNELS:
-                decoded(io.BytesIO(content), mode="RGB")  # not every mode can become what a network sees
-            return Facts(digest, image.format or "", image.mode, image.size)
+            seen = image
+            if image.mode not in CHANNELS:  # not every mode can become what a network sees
+                seen = decoded(io.BytesIO(content), mode="L" if image.mode in GREY_MODES else "RGB", window=window)
+            means = channel_means(np.atleast_3d(np.asarray(seen)))
+            size = image.size[::-1] if orientation(image) > 4 else image.size
+            return Facts(digest, image.format or "", image.mode, size, means)
     except DamagedImageError as damage:
         unknown = isinstance(damage.__cause__, UnidentifiedImageError)  # whose message names a buffer of ours
         return Facts(digest, damage="no image of any known format" if unknown else str(damage.__cause__))
     except OSError as failure:
         return Facts(digest, damage=failure.strerror or str(failure))
+    except UnknownRangeError as unknown_range:
+        return Facts(digest, damage=f"{unknown_range.__cause__}; needs --data.window BLACK WHITE")
 
 
 def report_lines(found: Inspection, *, size: int | None) -> list[str]:
@@ -123,13 +141,40 @@ def report_lines(found: Inspection, *, size: int | None) -> list[str]:
             share = f" ({small / len(sound):.1%}), which training would enlarge" if small else ""
             lines.append(f"below {size:<6}{small:,} images{share}")
     lines.append(f"formats     {_shares(fact.format for fact in sound)}")
-    modes = {fact.mode for fact in sound}
+    modes = {"L" if found.window is not None and is_deep(fact.mode) else fact.mode for fact in sound}
     needs_mode = len(modes) > 1 or not modes <= CHANNELS.keys()
     advice = "; training needs --data.mode RGB (or L), which converts them" if needs_mode else ""
     lines.append(f"modes       {_shares(fact.mode for fact in sound)}{advice}")
+    lines += _value_lines(found)
     broken = [f"{found.files.path(i)}: {fact.damage}" for i, fact in enumerate(found.facts) if fact.damage is not None]
     lines += _listed(f"broken      {_counted(len(broken), 'file', 'files')}", broken)
     return lines + _duplicate_lines(found)
+
+
+def _value_lines(found: Inspection) -> list[str]:
+    """Mean values of the classes, and a doubt about values that fill a small part of the range."""
+    sound = [index for index, fact in enumerate(found.facts) if fact.damage is None]
+    if not sound:
+        return []
+    brightness = np.array([np.mean(found.facts[index].means) for index in sound])
+    labels = found.labels[sound]
+    means = {
+        name: brightness[labels == label].mean() for label, name in enumerate(found.class_names) if label in labels
+    }
+    names = sorted(means, key=means.__getitem__)
+    some = names if len(names) <= MOST_MEANS else [*names[: MOST_MEANS // 2], "..", *names[-MOST_MEANS // 2 :]]
+    shown = ", ".join(f"{name} {means[name]:.1f}" if name in means else name for name in some)
+    lines = [f"values      mean of each class, of 0..255: {shown}"]
+    chosen = [sound[place] for place in evenly_spaced(len(sound), most=LOOKED_AT)]
+    pixels = [np.asarray(_decoded(found, index)) for index in chosen]
+    deep = any(is_deep(found.facts[index].mode) for index in sound)
+    doubt = value_doubt(pixels, path=found.path, window=found.window, is_deep=deep)
+    return [*lines, f"doubt       {doubt}"] if doubt else lines
+
+
+def _decoded(found: Inspection, index: int) -> Image.Image:
+    with damage_named(found.files.path(index)), found.files.open(index) as file:
+        return decoded(file, mode="RGB", window=found.window)
 
 
 def _balance(counts: dict[str, int]) -> str:
@@ -192,15 +237,13 @@ def write_thumbnails(path: Path, found: Inspection) -> None:
         draw.multiline_text((STEP - SIDE, top + SIDE // 2), "\n".join(lines), fill="black", font=font, anchor="lm")
         page.paste("white", (LABEL_WIDTH, top, page.width, top + SIDE))  # over the end of a long name
         for column, member in enumerate(evenly_spaced(len(whole), most=MOST_COLUMNS)):
-            page.paste(_thumbnail(found.files, whole[member]), (LABEL_WIDTH + column * STEP, top))
+            page.paste(_thumbnail(_decoded(found, whole[member])), (LABEL_WIDTH + column * STEP, top))
     with atomic_write(path) as file:
         page.save(file, format="PNG")
 
 
-def _thumbnail(files: EncodedImages, index: int) -> Image.Image:
+def _thumbnail(image: Image.Image) -> Image.Image:
     """The square that training would see; of small images every pixel repeated, not blurred."""
-    with damage_named(files.path(index)), files.open(index) as file:
-        image = decoded(file, mode="RGB")
     side = min(*image.size, SIDE)
     enlarged = side * (SIDE // side)
     square = Image.fromarray(center_crop(image, side)).resize((enlarged, enlarged), Image.Resampling.NEAREST)
