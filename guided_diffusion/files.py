@@ -60,7 +60,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         with _owned(partial, os.O_DIRECTORY | os.O_RDONLY):
             yield partial
             sync_to_disk(partial)
-            if replace and path.exists():
+            if replace and (path.exists() or path.is_symlink()):
                 remove_directory(path)
             try:
                 partial.rename(path)
@@ -75,10 +75,11 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def remove_directory(path: Path) -> None:
-    """Delete a directory, renamed first, so that a directory of its name is complete even during the deletion."""
+    """Delete a directory or file, renamed first, so that a directory of its name is complete even while it goes."""
     doomed = path.with_name(f".partial-removed-{path.name}.{os.getpid()}")
     path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)  # another process may tidy it away at the same time
+    with suppress(OSError):  # another process may tidy it away at the same time
+        shutil.rmtree(doomed) if doomed.is_dir() and not doomed.is_symlink() else doomed.unlink()
 
 
 @contextmanager

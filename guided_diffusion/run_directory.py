@@ -18,7 +18,18 @@ def checkpoint_name(iteration: int) -> str:
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """The checkpoint directories of a run, oldest first."""
-    named = [path for path in run_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return [path for path in _named(run_dir) if path.is_dir()]
+
+
+def no_directories(run_dir: Path) -> list[Path]:
+    """Files and dangling links that have the name of a checkpoint newer than the newest one."""
+    newest = latest(run_dir)
+    named = _named(run_dir)
+    return named[named.index(newest) + 1 :] if newest is not None else named
+
+
+def _named(run_dir: Path) -> list[Path]:
+    named = [path for path in run_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
     return sorted(named, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 

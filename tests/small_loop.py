@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from guided_diffusion.data.batches import Batch, EndlessBatches
 from guided_diffusion.data.image_set import open_training_set
 from guided_diffusion.diffusion.noise import SeededNoise
+from guided_diffusion.run_directory import checkpoints
 from guided_diffusion.training.config import LoopConfig
 from guided_diffusion.training.loop import fit
 from guided_diffusion.training.objective import Losses, Objective, Observe
@@ -98,3 +99,24 @@ def assert_same_training(ours: Path | None, theirs: Path | None) -> None:
     a, b = all_tensors(ours), all_tensors(theirs)
     assert a.keys() == b.keys()
     assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+def names(run_dir: Path) -> list[str]:
+    """Names of its checkpoints, oldest first."""
+    return [path.name for path in checkpoints(run_dir)]
+
+
+def broken_at(*iterations: int, part: str = "loss") -> Objective:
+    """`denoise`, but at these iterations (from 1) the loss, or the gradient alone, is not finite."""
+    calls = 0
+
+    def objective(network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
+        nonlocal calls
+        calls += 1
+        total = denoise(network, batch, noise).total
+        if calls in iterations:
+            # The gradient of sqrt(0 * x) is not finite, the value is 0.
+            total = total * float("nan") if part == "loss" else total + (total * 0).sqrt()
+        return Losses(total=total, logged={})
+
+    return objective

@@ -17,6 +17,7 @@ from ..distributed import on_main_process, this_process
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor, exact_float32, slug
 from .feature_cache import FeatureCache
+from .image_warnings import image_warnings
 from .inputs import MeasuredReal, open_generated, open_real
 from .measure import MeasuredSet, measure
 from .metrics import METRICS
@@ -147,6 +148,8 @@ def _conclude(
     warnings = [warning for metric in METRICS for warning in metric.warnings(*sets)]
     if source.path.resolve() == real.input.path.resolve():
         warnings.append(f"both sides are {source.path}: this says nothing about samples")
+    else:
+        warnings += image_warnings(generated, real.measured)
     warnings += [doubt for images in (source, real.input.images) if images is not None for doubt in doubts(images)]
     for warning in warnings:
         _logger.warning("%s", warning)

@@ -64,7 +64,8 @@ class LoopConfig:
     seed: int = 0
     """Seed of initial weights, data order, timesteps and noise."""
     max_skipped: int = 10
-    """Updates whose loss or gradient is not finite are skipped; this many in a row end the run."""
+    """Updates whose loss or gradient is not finite are skipped, and nothing is saved meanwhile; this many in a row, or
+    as many whose loss is absurdly large, end the run."""
     stop_after_worse: int | None = None
     """Early stopping: held-out measurements in a row without a new best after which training stops. Later commands then
     take the best checkpoint. null: train to the end of the budget."""
@@ -73,7 +74,7 @@ class LoopConfig:
     save_every_iterations: int = 5000
     """Interval of checkpoints; the end of the budget, SIGTERM and Ctrl-C save as well."""
     keep_checkpoints: int = 3
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept; also the one before the newest until an update has shown the newest to be sound."""
     keep_every_iterations: int | None = None
     """Checkpoints at multiples of this are kept for good; null: only the newest are kept."""
     observe_every_iterations: int = 5000

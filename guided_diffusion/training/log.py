@@ -1,6 +1,10 @@
 """The log of a training: running means, a progress bar, metrics.jsonl, TensorBoard and Weights & Biases."""
 
+import errno
 import json
+import logging
+import math
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,8 +20,11 @@ from tqdm import tqdm
 from ..config import to_plain
 from ..distributed import reduced
 from ..files import atomic_write
+from ..records import DamagedRecordError, parse_record
 from .run import TrainState
 from .step import UpdateResult
+
+_logger = logging.getLogger(__name__)
 
 
 class Writer(NamedTuple):
@@ -53,7 +60,6 @@ class TrainingLog:
             total=run.config.total_iterations, initial=start, unit="it", desc=run.directory.name,
             disable=not self.is_main, mininterval=seconds,
         )  # fmt: skip
-        self.broken_in_a_row = 0
         self._begin_interval(start)
 
     def close(self) -> None:
@@ -67,9 +73,7 @@ class TrainingLog:
         self.bar.update()
         if updated.numbers is None:
             self.skipped += 1
-            self.broken_in_a_row += not updated.is_overflow
             return
-        self.broken_in_a_row = 0
         for name, value in updated.numbers.items():
             total, count = self.sums.get(name, (torch.zeros_like(value), 0))
             self.sums[name] = total + value.detach(), count + 1
@@ -107,24 +111,45 @@ class TrainingLog:
             self.bar.write(text)
 
     def _record(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        if self.is_main:
-            with self.file.open("a") as file:
-                file.write(json.dumps({"iteration": iteration, **metrics}) + "\n")
-        for writer in self.writers:
-            writer.log(metrics, iteration)
+        if not self.is_main:
+            return
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}  # JSON has no others
+        try:
+            _append_line(self.file, json.dumps({"iteration": iteration, **finite}))
+            for writer in self.writers:
+                writer.log(finite, iteration)
+        except OSError as error:
+            _logger.warning("metrics of iteration %d are not recorded: %s", iteration, error)
 
     def _lines(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl but one that a crash cut off."""
-        lines = list[dict[str, Any]]()
-        for line in self.file.read_text().splitlines() if self.file.exists() else ():
-            with suppress(json.JSONDecodeError):
-                lines.append(json.loads(line))
-        return lines
+        """All lines of metrics.jsonl but damaged ones, such as one that a crash cut off."""
+        return read_metrics(self.file) if self.file.exists() else []
 
     def _begin_interval(self, iteration: int) -> None:
         self.sums: dict[str, tuple[Tensor, int]] = {}
         self.skipped = 0
         self.since, self.since_iteration = time.perf_counter(), iteration
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl that are records of an iteration; others are skipped."""
+    lines = list[dict[str, Any]]()
+    for line in file.read_bytes().splitlines():
+        with suppress(DamagedRecordError):
+            lines.append(parse_record(line, {"iteration": int}, source=file))
+    return lines
+
+
+def _append_line(file: Path, line: str) -> None:
+    """Append a line, or nothing: the part of it that a full disk took would spoil the next one."""
+    with file.open("ab", buffering=0) as stream:
+        size = stream.tell()
+        try:
+            if stream.write(f"{line}\n".encode()) <= len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        except OSError:
+            stream.truncate(size)
+            raise
 
 
 def tensorboard(run_dir: Path, start_iteration: int) -> Writer:

@@ -5,9 +5,12 @@ or one on another number of processes, therefore continues exactly, without the 
 """
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from ..data.batches import Batch, EndlessBatches
 from ..data.crops import DamagedImageError
 from ..data.image_set import ImageSet, open_training_set
 from ..data.summary import doubts, summary
-from ..distributed import on_any_process, this_process, wait_for_everyone
+from ..distributed import on_any_process, on_main_process, this_process, wait_for_everyone
 from ..files import atomic_write, locked
 from ..run_directory import mark_best, read_best
 from ..stop_request import InterruptedWork, StopRequest, stop_requests
@@ -26,10 +29,11 @@ from .config import TrainingConfig
 from .dry_run import estimate_cost
 from .log import TrainingLog
 from .objective import Objective, Observe
-from .resume import check_run_directory, remedy, save
+from .resume import check_run_directory
 from .run import TrainingRun, TrainState
+from .saving import confirm, remedy, save_if_due, save_last, write
 from .setup import set_up
-from .step import update
+from .step import MOST_LOSS_GROWTH, update
 
 _logger = logging.getLogger(__name__)
 
@@ -79,35 +83,50 @@ def fit(run: TrainingRun) -> None:
 
     Raises:
         ValueError: the run directory holds checkpoints and `resume` is False, or they are of another model; a batch
-            size that does not divide; too many losses or gradients that are not finite, or weights that are not.
-        OSError: the data or the disk failed; the last checkpoint is whole.
+            size that does not divide; updates that go wrong, or weights that are not finite.
+        OSError: the data failed, or the disk at the end; the last checkpoint is whole.
     """
-    state, config = set_up(run), run.config
-    with (
-        locked(run.directory, work="training") if state.process.is_main else nullcontext(),
-        closing(TrainingLog(state)) as log,
-        stop_requests() as stop,
-    ):
+    with ExitStack() as stack:
+        is_new = not run.directory.exists()
+        if not is_new:  # locked before anything is read that another training writes
+            on_main_process(partial(_lock, stack, run.directory))
+        state = set_up(run)
+        if is_new:  # after all refusals, which leave nothing behind
+            on_main_process(partial(_lock, stack, run.directory))
+        log = stack.enter_context(closing(TrainingLog(state)))
+        stop = stack.enter_context(stop_requests())
         _resume_observing(state, log, stop)
         run.network.train()
-        for micro_batches in _batches(state):
-            try:
-                updated = update(state, micro_batches, stop)
-            except InterruptedWork:
-                break
-            log.add(updated)
-            if log.broken_in_a_row >= config.max_skipped:
-                raise ValueError(_not_finite(state, micro_batches))
-            if updated.stop_requested or state.is_due(config.log_every_iterations):
-                log.write(state.iteration)
-            if state.is_due(config.save_every_iterations):
-                save(state)
-            if updated.stop_requested:
-                break
-            if state.is_due(config.observe_every_iterations):
-                _observe(state, log, stop)
-        save(state)
+        _iterate(state, log, stop)
+        save_last(state)
         log.say(_ending(state))
+
+
+def _lock(stack: ExitStack, directory: Path) -> None:
+    """Lock the run directory until the stack closes; only the main process asks for it."""
+    stack.enter_context(locked(directory, work="training"))
+
+
+def _iterate(state: TrainState, log: TrainingLog, stop: StopRequest) -> None:
+    """Make updates until the training is over or asked to stop."""
+    config = state.run.config
+    for micro_batches in _batches(state):
+        try:
+            updated = update(state, micro_batches, stop)
+        except InterruptedWork:
+            return
+        log.add(updated)
+        if state.unsound_in_a_row >= config.max_skipped:
+            raise ValueError(_divergence(state, micro_batches))
+        if state.is_sound:
+            confirm(state)
+        if updated.stop_requested or state.is_due(config.log_every_iterations):
+            log.write(state.iteration)
+        save_if_due(state)
+        if updated.stop_requested:
+            return
+        if state.is_due(config.observe_every_iterations):
+            _observe(state, log, stop)
 
 
 def _batches(state: TrainState) -> Iterator[list[Batch]]:
@@ -118,7 +137,8 @@ def _batches(state: TrainState) -> Iterator[list[Batch]]:
             micro_batches = next(stream)
         except (OSError, DamagedImageError):
             if state.process.world_size == 1:  # several processes would wait for the one without data
-                save(state)
+                with suppress(ValueError, OSError):  # else the reason that the user can mend would be lost
+                    save_last(state)
             raise
         yield micro_batches
 
@@ -143,6 +163,8 @@ def _observe(state: TrainState, log: TrainingLog, stop: StopRequest) -> None:
                     metrics = observe(averaged, state.iteration)
             except InterruptedWork:
                 log.say(f"the observation at iteration {state.iteration} is left out: the run was asked to stop")
+            except OSError as error:  # pictures of it, on a full disk
+                _logger.warning("the observation at iteration %d is left out: %s", state.iteration, error)
     wait_for_everyone()
     state.has_converged = _stop_early(state, metrics)
     log.write_observed(state.iteration, metrics)  # last: an observation that is on record is not made again
@@ -157,40 +179,56 @@ def _stop_early(state: TrainState, metrics: Mapping[str, float]) -> bool:
     if config.stop_after_worse is None or run.best_by is None:
         return False
     best, value = read_best(run.directory), metrics.get(run.best_by)
-    is_best = state.process.is_main and value is not None and (best is None or value > best[1])
-    if on_any_process(torch.tensor(is_best))[0]:
-        save(state)
+    is_best = state.process.is_main and value is not None and math.isfinite(value) and (not best or value > best[1])
+    if on_any_process(torch.tensor(is_best))[0] and not state.unsound_in_a_row:
+        failure = write(state)
         if is_best and value is not None:
-            mark_best(run.directory, state.iteration, metric=run.best_by, value=value)
+            _mark_best(state, value, failure)
         wait_for_everyone()
         best = read_best(run.directory)
     patience = config.stop_after_worse * config.observe_every_iterations
     return best is not None and state.iteration - best[0] >= patience
 
 
+def _mark_best(state: TrainState, value: float, failure: OSError | None) -> None:
+    """Mark the checkpoint of this iteration, if it could be written; a disk that fails stops nothing."""
+    try:
+        if failure is not None:
+            raise failure
+        mark_best(state.run.directory, state.iteration, metric=str(state.run.best_by), value=value)
+    except OSError as error:
+        _logger.warning("the best checkpoint, that of iteration %d, is not marked: %s", state.iteration, error)
+
+
 def _ending(state: TrainState) -> str:
     """A line about how the run ended."""
     directory, iteration, last = state.run.directory, state.iteration, state.run.config.total_iterations
-    best = read_best(directory)
-    if state.has_converged and best is not None:
+    if state.has_converged and (best := read_best(directory)) is not None:
         return f"stopped at iteration {iteration}: {state.run.best_by} was best, {best[1]:.4g}, at {best[0]}"
     if state.start_iteration >= last:
         return f"{directory} is at iteration {iteration} of {last}: nothing to do"
+    if state.saved_iteration < iteration:
+        return f"stopped at iteration {iteration}, not saved: its last updates went wrong; {remedy(state)}"
     if iteration < last:
         return f"stopped at iteration {iteration}, saved; continue with --resume auto"
     return f"finished at iteration {iteration}"
 
 
-def _not_finite(state: TrainState, micro_batches: Sequence[Batch]) -> str:
+def _divergence(state: TrainState, micro_batches: Sequence[Batch]) -> str:
     """Write the offending batch, and say so."""
     directory, iteration = state.run.directory, state.iteration
     file = directory / f"not_finite-{iteration:07d}-{state.process.rank}.npz"
     arrays: dict[str, Any] = {
         name: torch.cat([getattr(batch, name) for batch in micro_batches]).numpy() for name in ("x0", "y", "counter")
     }
-    with atomic_write(file) as stream:
-        np.savez(stream, **arrays)
+    try:
+        with atomic_write(file) as stream:
+            np.savez(stream, **arrays)
+        images = f"are in {file}"
+    except OSError as error:
+        images = f"could not be written ({error})"
     return (
-        f"loss or gradient were not finite in {state.run.config.max_skipped} updates in a row, the last at iteration "
-        f"{iteration}, whose images are in {file}; {remedy(directory)}"
+        f"loss or gradient were not finite in {state.run.config.max_skipped} updates in a row, or the loss over "
+        f"{MOST_LOSS_GROWTH:,.0f} times the largest before, the last at iteration {iteration}, whose images {images}; "
+        f"{remedy(state)}"
     )

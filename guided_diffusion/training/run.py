@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..data.batches import Batch, EndlessBatches
@@ -76,6 +76,18 @@ class TrainState:
     """Updates made so far."""
     saved_iteration: int
     """The iteration of the newest checkpoint, or of the start."""
+    largest_weight: Tensor
+    """() of this process, in the newest checkpoint or at the start."""
+    largest_loss: Tensor
+    """() of this process in sound updates, and at least 1; NaN before the first."""
+    sound_iteration: int | None = None
+    """The iteration of the newest checkpoint from which a sound update began."""
+    is_sound: bool = True
+    """The last update was sound."""
+    unsound_in_a_row: int = 0
+    """Updates that went wrong since the last sound one; an overflow that only lowers the loss scale does not count."""
+    save_from: int | None = None
+    """The iteration from which on a checkpoint is due; None: none is due before the next interval ends."""
     has_converged: bool = False
     """Early stopping has ended the training."""
 

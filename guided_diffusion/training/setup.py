@@ -21,6 +21,7 @@ from .config import LoopConfig
 from .ema import EMA
 from .resume import read_resume, starting_checkpoint
 from .run import TrainingRun, TrainState
+from .saving import largest_weight
 from .step import backward
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
         optimizer=cast(torch.optim.Optimizer, accelerator.prepare_optimizer(optimizer)),
         ema=EMA(run.network, config.ema_decays), micro_size=1,
         start_iteration=iteration, iteration=iteration, saved_iteration=iteration,
+        largest_weight=largest_weight(run.network), largest_loss=torch.full((), torch.nan, device=accelerator.device),
     )  # fmt: skip
     state.micro_size = _micro_size(state, {} if start is None else read_resume(start, state))
     return state

@@ -16,6 +16,9 @@ from .run import TrainState
 DROPOUT = 1 << 32
 """Added to the seed, so that dropout's generator differs from that of the sample with the iteration's number."""
 
+MOST_LOSS_GROWTH = 1e4
+"""An update whose loss is over this many times the largest of all sound ones is not sound: its weights are ruined."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateResult:
@@ -23,8 +26,6 @@ class UpdateResult:
 
     numbers: Mapping[str, Tensor] | None
     """This process's, () each, for the log; None if loss or gradient were not finite, and nothing has changed."""
-    is_overflow: bool = False
-    """Only the gradient was not finite, under a loss scale that can still be lowered."""
     stop_requested: bool = False
     """Some process was asked to stop."""
 
@@ -45,22 +46,35 @@ def update(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest)
     means, observed = _accumulated(state, micro_batches, stop)
     accelerator.unscale_gradients(optimizer)
     norm = clip_gradients(state.model, max_norm=config.max_grad_norm)
-    broken_losses, broken_gradients, stops = on_any_process(
-        ~means["loss"].isfinite(), ~norm.isfinite(), torch.tensor(stop.requested)
+    loss = means["loss"]
+    broken_losses, broken_gradients, absurd_losses, stops = on_any_process(
+        ~loss.isfinite(), ~norm.isfinite(), loss > MOST_LOSS_GROWTH * state.largest_loss, torch.tensor(stop.requested)
     )
     is_finite = not broken_losses and not broken_gradients
     if is_finite or accelerator.scaler is not None:  # a loss scale skips the update by itself, and learns from it
         optimizer.step()
     optimizer.zero_grad()
     state.iteration += 1
+    can_be_lowered = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
+    is_overflow = not is_finite and not broken_losses and can_be_lowered
+    _judge(state, loss, is_sound=is_finite and not absurd_losses, is_overflow=is_overflow)
     if not is_finite:
-        can_be_lowered = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
-        return UpdateResult(numbers=None, is_overflow=can_be_lowered and not broken_losses, stop_requested=stops)
+        return UpdateResult(numbers=None, stop_requested=stops)
     state.ema.update()
     if state.run.adaptive_timesteps is not None:
         of_whole_batch = gathered(observed)  # in stream order
         state.run.adaptive_timesteps.learn(of_whole_batch["k"], of_whole_batch["loss"])
     return UpdateResult(numbers={**means, "grad_norm": norm}, stop_requested=stops)
+
+
+def _judge(state: TrainState, loss: Tensor, *, is_sound: bool, is_overflow: bool) -> None:
+    """Record the soundness of an update. is_overflow: if it was not, a lower loss scale may mend it."""
+    state.is_sound = is_sound
+    if is_sound:
+        state.unsound_in_a_row = 0
+        state.largest_loss = torch.fmax(state.largest_loss, loss.detach().clamp(min=1))
+    else:
+        state.unsound_in_a_row += not is_overflow
 
 
 def backward(state: TrainState, batch: Batch, *, synced: bool) -> Losses:

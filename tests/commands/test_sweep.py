@@ -147,13 +147,29 @@ def test_an_evaluation_of_samples_that_were_made_again_since_is_not_taken(few, e
         pytest.param("{", id="cut short"),
         pytest.param("[]", id="no record"),
         pytest.param('{"metrics": {}, "display_names": {}}', id="without a protocol"),
+        pytest.param("without its metrics", id="without metrics"),
         pytest.param('{"metrics": {}, "display_names": {}, "protocol": {"generated": 1}}', id="of other parts"),
     ],
 )
 def test_an_evaluation_that_is_damaged_is_made_again(few, evaluations, content):
-    (few.out / "samples" / "ddim-4-scale4" / "evaluation.json").write_text(content)
+    path = few.out / "samples" / "ddim-4-scale4" / "evaluation.json"
+    if content == "without its metrics":
+        content = json.dumps(json.loads(path.read_text()) | {"metrics": {}})
+    path.write_text(content)
     sweep(few)
     assert len(evaluations) == 1
+
+
+def test_names_in_a_stored_evaluation_are_text_on_the_page(few, evaluations):
+    path = few.out / "samples" / "ddim-4-scale4" / "evaluation.json"
+    record = json.loads(path.read_text())
+    names = {key: f"<script>{name}" for key, name in record["display_names"].items()}
+    path.write_text(json.dumps(record | {"display_names": names}))
+    sweep(few)
+    assert evaluations == []
+    page = (few.out / "report.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
 
 
 def test_a_sweep_against_pictures_inside_a_zip_goes_on(config, evaluations, tmp_path, class_folder):

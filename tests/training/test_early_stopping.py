@@ -71,7 +71,8 @@ def test_training_stops_when_held_out_quality_has_not_risen_and_later_commands_t
     )
     values = {1: 0.5, 2: 0.7, 3: 0.6, 4: 0.7, 5: 0.9}
     train(tmp_path, class_folder, config, observe=watched(values), best_by="quality")
-    assert names(tmp_path) == ["checkpoint-0000002", "checkpoint-0000004"]
+    # The best, the one before the newest, from which a sound update began, and the newest.
+    assert names(tmp_path) == ["checkpoint-0000002", "checkpoint-0000003", "checkpoint-0000004"]
     assert best(tmp_path) == tmp_path / "checkpoint-0000002"
     assert open_checkpoint(tmp_path, "test").iteration == 2
     assert open_checkpoint(tmp_path / "checkpoint-0000004", "test").iteration == 4

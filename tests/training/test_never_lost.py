@@ -1,6 +1,6 @@
 """Trainings whose numbers, files, disks or data fail."""
 
-import errno
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -11,48 +11,42 @@ import pytest
 import tiny
 import torch
 from safetensors import SafetensorError
-from small_loop import all_tensors, assert_same_training, denoise, metrics, train
+from small_loop import assert_same_training, broken_at, denoise, metrics, names, train
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from guided_diffusion import checkpoint
+from guided_diffusion.checkpoint import DamagedCheckpointError
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.diffusion.timesteps import LossSecondMoment
 from guided_diffusion.files import locked
-from guided_diffusion.run_directory import checkpoints, latest
-from guided_diffusion.training import resume
-from guided_diffusion.training.objective import Losses, Objective
-
-
-def names(run_dir: Path) -> list[str]:
-    return [path.name for path in checkpoints(run_dir)]
-
-
-def broken_at(*iterations: int, part: str = "loss") -> Objective:
-    """`denoise`, but at these iterations (from 1) the loss, or the gradient alone, is not finite."""
-    calls = 0
-
-    def objective(network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
-        nonlocal calls
-        calls += 1
-        total = denoise(network, batch, noise).total
-        if calls in iterations:
-            # The gradient of sqrt(0 * x) is not finite, the value is 0.
-            total = total * float("nan") if part == "loss" else total + (total * 0).sqrt()
-        return Losses(total=total, logged={})
-
-    return objective
+from guided_diffusion.run_directory import latest
+from guided_diffusion.training.objective import Losses
 
 
 @pytest.mark.parametrize("part", ["loss", "gradient"])
 def test_an_update_that_is_not_finite_is_left_out_and_counted(tmp_path, class_folder, part):
-    config = tiny.loop(iterations=4, log_every_iterations=2, save_every_iterations=1, keep_checkpoints=9, per_process=8)
-    train(tmp_path, class_folder, config, objective=broken_at(2, part=part))
-    first, second, third, _ = checkpoints(tmp_path)
-    before, after = all_tensors(first), all_tensors(second)
-    assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert any(not torch.equal(after[name], value) for name, value in all_tensors(third).items())
+    steps, weights = [], [torch.empty(0)]
+
+    def keep(network: nn.Module, now: int) -> dict[str, float]:
+        weights.append(torch.cat([parameter.detach().flatten().clone() for parameter in network.parameters()]))
+        return {}
+
+    config = tiny.loop(
+        iterations=4, log_every_iterations=2, save_every_iterations=1, keep_checkpoints=9, per_process=8,
+        observe_every_iterations=1, ema_decays=(),
+    )  # fmt: skip
+    hook = register_optimizer_step_pre_hook(lambda *_: steps.append(1))
+    try:
+        train(tmp_path, class_folder, config, objective=broken_at(2, part=part), observe=keep)
+    finally:
+        hook.remove()
+    assert torch.equal(weights[1], weights[2])
+    assert not torch.equal(weights[2], weights[3])
+    assert len(steps) == 3  # the optimiser's moments stay as well
+    assert names(tmp_path) == [f"checkpoint-{i:07d}" for i in (1, 3, 4)]
     assert [line.get("skipped") for line in metrics(tmp_path)] == [1, None]
     assert all(np.isfinite(line["loss"]) for line in metrics(tmp_path))
 
@@ -60,14 +54,14 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted(tmp_path, class_fo
 def test_too_many_in_a_row_end_the_training_with_their_last_batch_written_out(tmp_path, class_folder):
     config = tiny.loop(iterations=9, save_every_iterations=2, max_skipped=3, batch_size=5, per_process=3)
     objective = broken_at(1, *range(6, 20))  # two micro-batches an iteration: 3 and all later ones are broken
-    with pytest.raises(ValueError, match=r"not finite in 3 updates in a row, the last at iteration 5, .* resume with"):
+    with pytest.raises(ValueError, match=r"not finite in 3 updates in a row, .* the last at iteration 5, "):
         train(tmp_path, class_folder, config, objective=objective)
     (file,) = tmp_path.glob("not_finite-*.npz")
     with np.load(file) as written:
         assert written["counter"].tolist() == [20, 21, 22, 23, 24]
         assert written["x0"].shape == (5, 1, 8, 8)
         assert written["y"].shape == (5,)
-    assert names(tmp_path) == ["checkpoint-0000002", "checkpoint-0000004"]
+    assert names(tmp_path) == []  # nothing was saved while updates were skipped, and the one before had begun it
 
 
 def test_a_sound_update_begins_the_count_anew(tmp_path, class_folder):
@@ -152,26 +146,36 @@ def test_a_run_whose_model_config_has_gained_a_field_since_is_resumed(tmp_path, 
         train(tmp_path, class_folder, tiny.loop(iterations=3), model=ModelConfig(width=8, depth=2), resume=True)
 
 
-def test_a_full_disk_ends_in_its_own_error_with_the_last_checkpoint_whole(tmp_path, class_folder, monkeypatch):
-    config = tiny.loop(iterations=4, save_every_iterations=2)
-    write, calls = resume.write_resume, 0
+def test_damaged_lines_of_metrics_are_skipped(tmp_path, class_folder):
+    train(tmp_path, class_folder, tiny.loop(iterations=1))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('[1]\n{"loss": 1}\nnull\n{"iteration": "1"}\n')
+    train(tmp_path, class_folder, tiny.loop(iterations=2), resume=True)
+    assert [line["iteration"] for line in metrics(tmp_path)] == [1, 2]
 
-    def full(files: object, directory: Path) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
-        write(files, directory)
 
-    monkeypatch.setattr(resume, "write_resume", full)
-    with pytest.raises(OSError, match="No space left on device"):
-        train(tmp_path / "run", class_folder, config)
-    assert names(tmp_path / "run") == ["checkpoint-0000002"]
-    assert not list((tmp_path / "run").glob(".partial*"))
-    monkeypatch.undo()
-    train(tmp_path / "run", class_folder, config, resume=True)
-    train(tmp_path / "whole", class_folder, config)
-    assert_same_training(latest(tmp_path / "run"), latest(tmp_path / "whole"))
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_a_newest_checkpoint_that_is_no_directory_is_reported_and_an_older_one_resumed(
+    tmp_path, class_folder, caplog, make
+):
+    train(tmp_path, class_folder, tiny.loop(iterations=2))
+    make(tmp_path / "checkpoint-0000003")
+    train(tmp_path, class_folder, tiny.loop(iterations=4), resume=True)
+    assert "checkpoint-0000003 is no directory; the checkpoint before it is taken" in caplog.text
+    assert names(tmp_path) == ["checkpoint-0000002", "checkpoint-0000004"]
+
+
+@pytest.mark.parametrize("name", ["loss_scale.json", "micro_batches.json"])
+@pytest.mark.parametrize("content", ["[]", "{", '{"share": "many", "scale": []}'])
+def test_damaged_records_of_a_resumed_run_are_named(tmp_path, class_folder, name, content):
+    train(tmp_path, class_folder, tiny.loop(iterations=1))
+    checkpoint = latest(tmp_path)
+    (checkpoint / "resume" / name).write_text(content)
+    record = json.loads((checkpoint / "config.json").read_text())
+    del record["sha256"][f"resume/{name}"]  # as after a fault of the writer
+    (checkpoint / "config.json").write_text(json.dumps(record))
+    with pytest.raises(DamagedCheckpointError, match=f"resume/{name} is damaged"):
+        train(tmp_path, class_folder, tiny.loop(iterations=2), resume=True)
 
 
 @pytest.mark.parametrize("name", ["network", "optimizer"])
