@@ -185,6 +185,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "channels",
         "compare",
         "generated",
+        "labels",
         "out",
     ),
     "export_openai": (
@@ -247,6 +248,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "extractor.weights",
         "image_size",
         "images",
+        "labels",
         "manifold_images",
         "out",
         "window",

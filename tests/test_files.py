@@ -126,3 +126,20 @@ def test_a_directory_is_locked_for_one_process_at_a_time(tmp_path):
         pass
     with locked(tmp_path / "out", work="preparation"):
         pass
+
+
+def test_a_worker_that_outlives_a_killed_process_does_not_hold_its_lock_or_its_temporary_files(tmp_path):
+    path, (reading, writing) = tmp_path / "file", os.pipe()
+    if (killed := os.fork()) == 0:
+        with locked(tmp_path, work="training"), atomic_write(path):
+            if os.fork() == 0:
+                os.close(writing)
+                os.read(reading, 1)  # lives until the test is over
+            os._exit(0)
+    os.waitpid(killed, 0)
+    os.close(reading)
+    assert names(tmp_path) == [f".file.{killed}.tmp", ".lock"]
+    with locked(tmp_path, work="training"):
+        assert names(tmp_path) == [".lock"]
+    assert names(tmp_path) == []
+    os.close(writing)

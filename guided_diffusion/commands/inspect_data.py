@@ -48,7 +48,8 @@ def inspect_data(config: InspectConfig) -> None:
     # Imports Pillow, which --help has no use for.
     from ..data.inspection import inspected, report_lines, write_thumbnails
 
-    found = inspected(**vars(config.data))
+    data = config.data
+    found = inspected(data.path, labels=data.labels, num_workers=data.num_workers, window=data.window)
     print("\n".join(report_lines(found, size=config.size)))
     if config.out is not None:
         write_thumbnails(config.out, found)

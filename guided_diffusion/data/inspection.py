@@ -6,8 +6,8 @@ Every image is read and decoded whole. A fault becomes a line of the report and 
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from .formats.folder import FolderImages
 from .formats.storage import EncodedImages, PackedNames
 from .formats.tree import folder_tree
 from .image_set import open_pictures
+from .labels import class_doubts
 from .subset import evenly_spaced
+from .summary import listed_files
 from .values import UnknownRangeError, channel_means, is_deep, value_doubt
 from .workers import read_each
 
@@ -34,10 +36,10 @@ MOST_COLUMNS = 10
 MOST_ROWS = 30
 LABEL_WIDTH = 200
 TEXT_SIZE = 14
-MOST_MEANS = 10
-"""Classes whose mean value is shown: the darkest and the brightest."""
-LOOKED_AT = 16
-"""Images whose values are looked at for a doubt."""
+_MOST_MEANS = 6
+"""Classes whose means are all listed."""
+_LOOKED_AT = 16
+"""Images whose values are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ class Facts:
     format: str = ""
     mode: str = ""
     size: tuple[int, int] = (0, 0)
-    means: tuple[float, ...] = ()
-    """Mean value of each channel, of 0..255."""
     damage: str | None = None
+    means: tuple[float, ...] = ()
+    """Mean value of each channel, 0..255."""
+    turned: bool = False
+    """True if its EXIF orientation turns it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +69,10 @@ class Inspection:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     facts: Sequence[Facts]
-    window: Window | None = None
-    """As `DataConfig.window`."""
+    left_out: Mapping[str, Sequence[str]]
+    """As `StoredImages.left_out`."""
+    labelled_by: Labels
+    window: Window | None
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -84,19 +90,21 @@ def inspected(path: Path, *, labels: Labels, num_workers: int, window: Window | 
     """
     try:
         stored, files = open_pictures(path, labels)
-        numbers, class_names, refusal = stored.labels, stored.class_names, None
+        numbers, class_names, left_out, refusal = stored.labels, stored.class_names, stored.left_out, None
     except ValueError as error:
-        names = folder_tree(path).images if path.is_dir() else ()
-        if not names:
+        tree = folder_tree(path) if path.is_dir() else None
+        if tree is None or not tree.images:
             raise
+        names, left_out = tree.images, tree.left_out(labels)
         classes = [name.split("/", 1)[0] if "/" in name else "beside the class folders" for name in names]
         found, numbers = np.unique(classes, return_inverse=True)
         class_names, refusal, files = tuple(found.tolist()), str(error), FolderImages(path, PackedNames(names))
     read = partial(file_facts, files, window=window)
     facts = [*read_each(read, len(numbers), num_workers=num_workers, desc="decoding")]
     return Inspection(
-        path=path, refusal=refusal, files=files, labels=numbers, class_names=class_names, facts=facts, window=window
-    )
+        path=path, refusal=refusal, files=files, labels=numbers, class_names=class_names, facts=facts,
+        left_out=left_out, labelled_by=labels, window=window,
+    )  # fmt: skip
 
 
 def file_facts(files: EncodedImages, index: int, *, window: Window | None = None) -> Facts:
@@ -107,20 +115,25 @@ def file_facts(files: EncodedImages, index: int, *, window: Window | None = None
             content = encoded_bytes(file)
             digest = hashlib.blake2b(content, digest_size=16).digest()
             with Image.open(io.BytesIO(content)) as image:
-                image.load()
-            seen = image
-            if image.mode not in CHANNELS:  # not every mode can become what a network sees
-                seen = decoded(io.BytesIO(content), mode="L" if image.mode in GREY_MODES else "RGB", window=window)
-            means = channel_means(np.atleast_3d(np.asarray(seen)))
-            size = image.size[::-1] if orientation(image) > 4 else image.size
-            return Facts(digest, image.format or "", image.mode, size, means)
+                turn = orientation(image)
+                width, height = image.size
+                size = (height, width) if turn > 4 and image.format != "TIFF" else (width, height)  # TIFF's are turned
+                found = Facts(digest, image.format or "", image.mode, size, turned=turn > 1)
+            # Not every mode can become what a network sees.
+            return replace(found, means=channel_means(_pixels(content, found.mode, window)))
     except DamagedImageError as damage:
         unknown = isinstance(damage.__cause__, UnidentifiedImageError)  # whose message names a buffer of ours
         return Facts(digest, damage="no image of any known format" if unknown else str(damage.__cause__))
+    except UnknownRangeError as unknown:
+        return Facts(digest, damage=f"{unknown.__cause__}; needs --data.window BLACK WHITE")
     except OSError as failure:
         return Facts(digest, damage=failure.strerror or str(failure))
-    except UnknownRangeError as unknown_range:
-        return Facts(digest, damage=f"{unknown_range.__cause__}; needs --data.window BLACK WHITE")
+
+
+def _pixels(content: bytes, mode: str, window: Window | None) -> NDArray[np.uint8]:
+    """The image (H, W, C); grey where its own mode is grey."""
+    image = decoded(io.BytesIO(content), mode="L" if mode in GREY_MODES else "RGB", window=window)
+    return np.array(image).reshape(image.height, image.width, -1)
 
 
 def report_lines(found: Inspection, *, size: int | None) -> list[str]:
@@ -129,52 +142,65 @@ def report_lines(found: Inspection, *, size: int | None) -> list[str]:
     lines = [f"{found.path}: {sum(counts.values()):,} images in {_counted(len(counts), 'class', 'classes')}"]
     if found.refusal is not None:
         lines.append(f"refused     a training would end with: {found.refusal}")
+    if found.left_out:
+        lines.append(f"left out    {listed_files(found.left_out)}")
     lines.append(f"classes     {_balance(counts)}")
     sound = [fact for fact in found.facts if fact.damage is None]
     if sound:
-        widths, heights = np.array([fact.size for fact in sound]).T
-        shorter = np.minimum(widths, heights)
-        for name, side in (("width", widths), ("height", heights), ("shorter", shorter)):
-            lines.append(f"{name:<12}{side.min()} to {side.max()} pixels, median {np.median(side):g}")
-        if size is not None:
-            small = int((shorter < size).sum())
-            share = f" ({small / len(sound):.1%}), which training would enlarge" if small else ""
-            lines.append(f"below {size:<6}{small:,} images{share}")
+        lines += [*_size_lines(sound, size), *_mean_lines(found)]
     lines.append(f"formats     {_shares(fact.format for fact in sound)}")
     modes = {"L" if found.window is not None and is_deep(fact.mode) else fact.mode for fact in sound}
     needs_mode = len(modes) > 1 or not modes <= CHANNELS.keys()
     advice = "; training needs --data.mode RGB (or L), which converts them" if needs_mode else ""
     lines.append(f"modes       {_shares(fact.mode for fact in sound)}{advice}")
-    lines += _value_lines(found)
+    if turned := sum(fact.turned for fact in sound):
+        lines.append(f"turned      {_counted(turned, 'image', 'images')}, by the EXIF orientation")
     broken = [f"{found.files.path(i)}: {fact.damage}" for i, fact in enumerate(found.facts) if fact.damage is not None]
     lines += _listed(f"broken      {_counted(len(broken), 'file', 'files')}", broken)
-    return lines + _duplicate_lines(found)
+    return lines + _duplicate_lines(found) + [f"doubt       {doubt}" for doubt in _doubts(found)]
 
 
-def _value_lines(found: Inspection) -> list[str]:
-    """Mean values of the classes, and a doubt about values that fill a small part of the range."""
+def _size_lines(sound: Sequence[Facts], size: int | None) -> list[str]:
+    widths, heights = np.array([fact.size for fact in sound]).T
+    shorter = np.minimum(widths, heights)
+    lines = [
+        f"{name:<12}{side.min()} to {side.max()} pixels, median {np.median(side):g}"
+        for name, side in (("width", widths), ("height", heights), ("shorter", shorter))
+    ]
+    if size is not None:
+        small = int((shorter < size).sum())
+        share = f" ({small / len(sound):.1%}), which training would enlarge" if small else ""
+        lines.append(f"below {size:<6}{small:,} images{share}")
+    return lines
+
+
+def _mean_lines(found: Inspection) -> list[str]:
+    """Mean values of the channels, of each class where there are few, else of the darkest and the brightest."""
+    channels = max(len(fact.means) for fact in found.facts)
     sound = [index for index, fact in enumerate(found.facts) if fact.damage is None]
-    if not sound:
-        return []
-    brightness = np.array([np.mean(found.facts[index].means) for index in sound])
+    means = np.array([np.resize(found.facts[index].means, channels) for index in sound])  # grey has three equal ones
     labels = found.labels[sound]
-    means = {
-        name: brightness[labels == label].mean() for label, name in enumerate(found.class_names) if label in labels
-    }
-    names = sorted(means, key=means.__getitem__)
-    some = names if len(names) <= MOST_MEANS else [*names[: MOST_MEANS // 2], "..", *names[-MOST_MEANS // 2 :]]
-    shown = ", ".join(f"{name} {means[name]:.1f}" if name in means else name for name in some)
-    lines = [f"values      mean of each class, of 0..255: {shown}"]
-    chosen = [sound[place] for place in evenly_spaced(len(sound), most=LOOKED_AT)]
-    pixels = [np.asarray(_decoded(found, index)) for index in chosen]
+    of_class = {found.class_names[label]: means[labels == label].mean(axis=0) for label in np.unique(labels)}
+    shown = sorted(of_class, key=lambda name: of_class[name].sum())
+    shown = list(of_class) if len(shown) <= _MOST_MEANS else [shown[0], shown[-1]]
+    texts = [f"{name} {_mean(of_class[name])}" for name in shown] if len(of_class) > 1 else []
+    return [f"means       {'; '.join([_mean(means.mean(axis=0)), *texts])}, of 255"]
+
+
+def _mean(channels: NDArray[np.float64]) -> str:
+    return " ".join(f"{value:.1f}" for value in channels)
+
+
+def _doubts(found: Inspection) -> list[str]:
+    doubts = class_doubts(found.labels, found.class_names, source=found.path, by=found.labelled_by)
+    sound = [index for index, fact in enumerate(found.facts) if fact.damage is None]
+    images: list[NDArray[np.uint8]] = []
+    for index in (sound[place] for place in evenly_spaced(len(sound), most=_LOOKED_AT)):
+        with found.files.open(index) as file:
+            images.append(_pixels(encoded_bytes(file), found.facts[index].mode, found.window))
     deep = any(is_deep(found.facts[index].mode) for index in sound)
-    doubt = value_doubt(pixels, path=found.path, window=found.window, is_deep=deep)
-    return [*lines, f"doubt       {doubt}"] if doubt else lines
-
-
-def _decoded(found: Inspection, index: int) -> Image.Image:
-    with damage_named(found.files.path(index)), found.files.open(index) as file:
-        return decoded(file, mode="RGB", window=found.window)
+    doubt = value_doubt(images, path=found.path, window=found.window, is_deep=deep) if images else None
+    return [*doubts, doubt] if doubt else doubts
 
 
 def _balance(counts: dict[str, int]) -> str:
@@ -237,13 +263,15 @@ def write_thumbnails(path: Path, found: Inspection) -> None:
         draw.multiline_text((STEP - SIDE, top + SIDE // 2), "\n".join(lines), fill="black", font=font, anchor="lm")
         page.paste("white", (LABEL_WIDTH, top, page.width, top + SIDE))  # over the end of a long name
         for column, member in enumerate(evenly_spaced(len(whole), most=MOST_COLUMNS)):
-            page.paste(_thumbnail(_decoded(found, whole[member])), (LABEL_WIDTH + column * STEP, top))
+            page.paste(_thumbnail(found.files, whole[member], found.window), (LABEL_WIDTH + column * STEP, top))
     with atomic_write(path) as file:
         page.save(file, format="PNG")
 
 
-def _thumbnail(image: Image.Image) -> Image.Image:
+def _thumbnail(files: EncodedImages, index: int, window: Window | None) -> Image.Image:
     """The square that training would see; of small images every pixel repeated, not blurred."""
+    with damage_named(files.path(index)), files.open(index) as file:
+        image = decoded(file, mode="RGB", window=window)
     side = min(*image.size, SIDE)
     enlarged = side * (SIDE // side)
     square = Image.fromarray(center_crop(image, side)).resize((enlarged, enlarged), Image.Resampling.NEAREST)

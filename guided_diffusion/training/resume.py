@@ -94,7 +94,11 @@ def _refuse_another_model(checkpoint: Checkpoint, run: TrainingRun) -> None:
     if not isinstance(run.model, Mapping):
         source = str(checkpoint.path / "config.json")
         stored = to_plain(from_plain(type(run.model), checkpoint.model, source=source))
-    changed = differences(stored, to_plain(run.model))
+    changed = [
+        difference
+        for difference in differences(stored, to_plain(run.model))
+        if not difference.startswith("unseen_classes:")  # a record of the images, which are no setting
+    ]
     if changed:
         raise ValueError(
             f"cannot resume {checkpoint.path}: its model differs from the one asked for in {'; '.join(changed)}. "

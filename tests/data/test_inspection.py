@@ -33,26 +33,12 @@ def test_a_sound_folder_is_described(folder, capsys):
         "width       8 to 8 pixels, median 8",
         "height      8 to 8 pixels, median 8",
         "shorter     8 to 8 pixels, median 8",
+        "means       126.7; dark 48.9; light 204.5, of 255",
         "formats     PNG 10",
         "modes       L 10",
-        "values      mean of each class, of 0..255: dark 48.9, light 204.5",
         "broken      no files",
         "duplicates  no files",
     ]
-
-
-def test_values_are_those_that_a_training_with_the_window_would_see(tmp_path, capsys):
-    levels = np.linspace(0, 4095, 64).round().astype(np.uint16).reshape(8, 8)
-    (tmp_path / "a").mkdir()
-    Image.fromarray(levels).save(tmp_path / "a" / "0.png")
-    text = report(tmp_path, capsys)
-    assert "values      mean of each class, of 0..255: a 7.5" in text
-    assert "doubt       nearly all values of" in text
-    assert "--data.window 0 4095 stretches them" in text
-    inspect_data(InspectConfig(data=InspectedConfig(path=tmp_path, num_workers=0, window=(0, 4095))))
-    text = capsys.readouterr().out
-    assert "values      mean of each class, of 0..255: a 127.5" in text
-    assert "doubt" not in text
 
 
 def test_float_files_name_the_option_that_they_need(tmp_path, capsys):

@@ -83,7 +83,7 @@ def archive_tree(root: Path, members: Iterable[str]) -> Tree:
     paths, system = list[list[str]](), set[str]()
     for name in members:
         parts = name.split("/")
-        end = next((depth for depth, part in enumerate(parts, start=1) if _is_system(part)), None)
+        end = next((depth for depth, part in enumerate(parts, start=1) if is_system(part)), None)
         if end is None:
             paths.append(parts)
         else:
@@ -110,7 +110,7 @@ def _entries(directory: Path, below: str = "") -> Iterator[tuple[str, bool]]:
     with os.scandir(directory) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
     for entry in entries:
-        if _is_system(entry.name):
+        if is_system(entry.name):
             yield below + entry.name, True
         elif entry.is_dir():
             yield from _entries(directory / entry.name, f"{below}{entry.name}/")
@@ -134,14 +134,14 @@ def files_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _is_system(name: str) -> bool:
+def is_system(name: str) -> bool:
     """Hidden files, and what systems put beside pictures: thumbnails, bins, the twin directory of macOS's zips."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def class_directories(root: Path) -> list[str]:
     """The names of a class folder's directories, sorted: its classes in the order of their labels."""
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _is_system(entry.name))
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not is_system(entry.name))
 
 
 def tree_labels(tree: Tree, labels: Labels | None, read: Callable[[Path], bytes | None]) -> LabelsAndNames:
