@@ -226,6 +226,15 @@ def _cut_npz() -> None:
     _cut("data.npz", 900)
 
 
+def _changed_byte(path: str) -> None:
+    content = Path(path).read_bytes()
+    _put(path, content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def _changed_json(path: str, **changes: object) -> None:
+    _put(path, json.dumps(json.loads(Path(path).read_text()) | changes))
+
+
 def _changed_record(run: str, **changes: object) -> Callable[[], None]:
     """Another config.json in a run's newest checkpoint."""
 
@@ -549,6 +558,22 @@ RUN_CASES = (
     BadInput(name="A diagnosis into a file other than JSON", script="diagnose_classifier", options=("--out=page.png",),
              says=("out is a JSON file", "got page.png, not *.json")),
     BadInput(name="Nothing to inspect", script="inspect_data", options=DATA, says=("there is nothing at data;",)),
+    BadInput(name="Prepared images whose pixels changed", options=("--data.path=prepared",), writes=True,
+             make=lambda: _changed_byte("prepared/images.npy"),
+             says=("could not read an image: it differs from the image that was prepared; the same command of "
+                   "prepare_data.py makes it anew: prepared/images.npy/",)),
+    BadInput(name="A prepared data set whose record lacks its classes", options=("--data.path=prepared",),
+             make=lambda: _changed_json("prepared/dataset.json", class_names=None),
+             says=("prepared/dataset.json is damaged: class_names is null", "prepare_data.py makes it anew")),
+    BadInput(name="Prepared labels that are not among the classes", options=("--data.path=prepared",),
+             make=lambda: _changed_json("prepared/dataset.json", class_names=["dark"]),
+             says=("prepared/labels.npy is damaged: it holds label 1 of 1 classes", "makes it anew")),
+    BadInput(name="A manifest of a million million samples", script="evaluate", options=("--generated=samples",),
+             make=lambda: _put("samples/manifest.json", '{"num_samples": 1000000000000, "shard_size": 1000}'),
+             says=("samples lacks 1000000000 of its 1000000000 shards (0, 1,", "run the sampling command again")),
+    BadInput(name="A manifest of half shards", script="evaluate", options=("--generated=samples",),
+             make=lambda: _put("samples/manifest.json", '{"num_samples": 10, "shard_size": 2.5}'),
+             says=("samples/manifest.json is damaged: shard_size is 2.5", "run the sampling command again")),
     BadInput(name="Prepared images beside other files", script="prepare_data", make=lambda: _put("out/mine.txt"),
              says=("out holds other files; give --out a directory that is new or empty",)),
     BadInput(name="Prepared images of another data set", script="prepare_data", make=lambda: _classes("a"),
