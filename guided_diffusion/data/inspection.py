@@ -54,6 +54,8 @@ class Facts:
     damage: str | None = None
     means: tuple[float, ...] = ()
     """Mean value of each channel, 0..255."""
+    is_constant: bool = False
+    """True if all its pixels are equal."""
     turned: bool = False
     """True if its EXIF orientation turns it."""
 
@@ -117,7 +119,8 @@ def file_facts(files: EncodedImages, index: int, *, window: Window | None = None
             with Image.open(io.BytesIO(content)) as image:
                 found = Facts(digest, image.format or "", image.mode, image.size, turned=orientation(image) > 1)
             # Not every mode can become what a network sees.
-            return replace(found, means=channel_means(_pixels(content, found.mode, window)))
+            pixels = _pixels(content, found.mode, window)
+            return replace(found, means=channel_means(pixels), is_constant=bool((pixels == pixels[0, 0]).all()))
     except (DamagedImageError, UnknownRangeError) as damage:
         unknown = isinstance(damage.__cause__, UnidentifiedImageError)  # whose message names a buffer of ours
         return Facts(digest, damage="no image of any known format" if unknown else str(damage.__cause__))
@@ -150,6 +153,9 @@ def report_lines(found: Inspection, *, size: int | None) -> list[str]:
     lines.append(f"modes       {_shares(fact.mode for fact in sound)}{advice}")
     if turned := sum(fact.turned for fact in sound):
         lines.append(f"turned      {_counted(turned, 'image', 'images')}, by the EXIF orientation")
+    constant = [str(found.files.path(i)) for i, fact in enumerate(found.facts) if fact.is_constant]
+    if constant:
+        lines += _listed(f"constant    {_counted(len(constant), 'image', 'images')} of one value each", constant)
     broken = [f"{found.files.path(i)}: {fact.damage}" for i, fact in enumerate(found.facts) if fact.damage is not None]
     lines += _listed(f"broken      {_counted(len(broken), 'file', 'files')}", broken)
     return lines + _duplicate_lines(found) + [f"doubt       {doubt}" for doubt in _doubts(found)]

@@ -47,6 +47,24 @@ def test_classes_of_different_sizes_are_named_with_their_ratio(folder, capsys):
     assert "classes     dark, light: from 3 images (dark) to 5 (light), 1.67 times as many" in report(folder, capsys)
 
 
+def test_files_left_out_images_turned_and_doubts_are_told(folder, capsys):
+    (folder / "dark" / "notes.txt").touch()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (8, 8), 50).save(folder / "dark" / "turned.jpg", exif=exif)
+    text = report(folder, capsys)
+    assert "left out    1 .txt (dark/notes.txt)\n" in text
+    assert "turned      1 image, by the EXIF orientation\n" in text
+    assert "doubt " not in text
+    for file in [*folder.rglob("*.png")]:
+        file.unlink()
+    Image.new("L", (8, 8), 60).save(folder / "light" / "even.png")
+    text = report(folder, capsys)
+    assert "constant    2 images of one value each:\n" in text
+    assert "doubt       nearly all values of" in text
+    assert "means       " in text
+
+
 def test_files_smaller_than_the_training_size_are_counted(folder, capsys):
     Image.new("L", (40, 16), 7).save(folder / "dark" / "wide.png")
     text = report(folder, capsys, size=16)
