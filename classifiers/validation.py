@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.fingerprint import fingerprint
 from guided_diffusion.data.image_set import ImageSet, open_training_set
 from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import DiffusionChain, Step, q_sample
@@ -100,7 +101,7 @@ def _warn_of_seen_images(heldout: ImageSet, trained_on: ImageSet) -> None:
     """Doubt held-out images that the training sees: the same files, or copies with their names, sizes and labels."""
     seen = set(map(os.path.realpath, trained_on.paths))
     same = sum(os.path.realpath(path) in seen for path in heldout.paths)
-    if same or heldout.fingerprint() == trained_on.fingerprint():
+    if same or fingerprint(heldout) == fingerprint(trained_on):
         _logger.warning(
             "%s of the %d held-out images of %s are among the training images of %s: their accuracy says nothing of "
             "new images; give --heldout images that the training does not see",

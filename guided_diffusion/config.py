@@ -72,12 +72,12 @@ def run_command(
     except InterruptedWork as stopped:
         print(stopped, end="\n" if str(stopped) else "", file=sys.stderr)
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
-        from .distributed import is_out_of_memory  # here, since it imports torch
+        from .memory import is_out_of_memory, out_of_memory_message  # here, since it imports torch
 
         is_bad_input = isinstance(error, ValueError | OSError | ImportError)
         if os.environ.get("GUIDED_DIFFUSION_DEBUG") or not (is_bad_input or is_out_of_memory(error)):
             raise
-        text = str(error) if is_bad_input else _out_of_memory(error, config_class)
+        text = str(error) if is_bad_input else out_of_memory_message(error, dict(_options(config_class)))
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
             text = f"{error.strerror}: {error.filename}"  # without the operating system's error number
         print(f"error: {text}", file=sys.stderr)
@@ -85,14 +85,6 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def _out_of_memory(error: BaseException, config_class: type[Any]) -> str:
-    """Advice by the options that say how many images a command computes at a time."""
-    names = [name for name, _ in _options(config_class) if name.endswith(("batch_size", "per_process"))]
-    advice = f"lower {' or '.join(f'--{name}' for name in names)}, or free some memory" if names else "free some memory"
-    reason = str(error).strip().split("\n")[0]
-    return f"out of memory: {advice} ({reason or type(error).__name__})"
 
 
 def check_at_least(config: object, **smallest: int) -> None:

@@ -1,4 +1,4 @@
-"""Devices, processes, sharding and out-of-memory errors: all that knows accelerate and torch.distributed.
+"""Devices, processes and sharding: all that knows accelerate and torch.distributed.
 
 accelerate and DTensor take seconds to import, so the functions that need them import them.
 """
@@ -263,43 +263,8 @@ def laid_out_like(tensor: Tensor, like: Tensor) -> Tensor:
     return copy
 
 
-_OUT_OF_MEMORY = (
-    "out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc",
-    "can't start new thread",  # whose stack needs some
-    "could not create a primitive", "could not create a memory",  # oneDNN, which does not say why
-)  # fmt: skip
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for errors that a smaller batch might avoid."""
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    is_named = isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in _OUT_OF_MEMORY)
-    return is_named or (isinstance(error, Exception) and should_reduce_batch_size(error))
-
-
 def free_cached_memory() -> None:
     """Return to the device what a failed attempt has left behind."""
     from accelerate.utils.memory import clear_device_cache
 
     clear_device_cache(garbage_collection=True)
-
-
-def largest_fitting(size: int, attempt: Callable[[int], None]) -> int:
-    """The largest of size, size / 2, size / 4, .. images for which `attempt` does not run out of memory.
-
-    Raises:
-        RuntimeError: not even one image fits.
-    """
-    while True:
-        try:
-            attempt(size)
-        except (RuntimeError, MemoryError) as error:
-            if size == 1 or not is_out_of_memory(error):
-                raise
-        else:
-            return size
-        free_cached_memory()
-        size = -(-size // 2)

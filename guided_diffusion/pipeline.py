@@ -106,6 +106,7 @@ class GuidedDiffusion:
         run = SamplingRun.assemble(
             self.model, self.classifier, clean=self.clean_classifier, guidance=guidance, settings=settings
         )
+        run.log_warnings()
         plan = _plan(run, labels, num_samples)
         batches = batches_of(range(plan.num_samples), settings.batch_size)
         images = torch.cat([run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches])
@@ -127,7 +128,7 @@ def _settings(sampler: SamplerName | SamplerConfig, options: dict[str, Any]) -> 
 def _plan(run: SamplingRun, labels: Sequence[int | str] | str, num_samples: int | None) -> Plan:
     if isinstance(labels, str):
         rule = run.label_rule(labels)
-        count = 1 if rule is None else len(run.guidance.class_names)
+        count = 1 if rule is None else len(run.guidance.class_names) - len(run.model.config.unseen_classes)
     elif not run.guidance.knows_classes:
         raise ValueError(
             f"labels {list(labels)} were asked for, but {run.model.checkpoint.path} is not conditioned on the class "

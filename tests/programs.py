@@ -8,6 +8,8 @@ any other: signals end them, and they have their own memory, environment and exi
 is the server; tests call `start`.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,8 +73,9 @@ class Program:
             time.sleep(0.02)  # an answer costs the server time that the process wants
         return status
 
-    def send_signal(self, number: int) -> None:
-        for pid in self.pids:
+    def send_signal(self, number: int, *, to: Sequence[int] | None = None) -> None:
+        """Signal all processes, or some of them."""
+        for pid in self.pids if to is None else to:
             if pid not in self._statuses:  # until the server has waited for it, a process keeps its number
                 os.kill(pid, number)
 
@@ -84,10 +88,14 @@ class Program:
         return status, self.output.read_text()
 
 
-def start(path: Path, *options: str, processes: int = 1, threads: int = 1) -> Program:
+def start(
+    path: Path, *options: str, processes: int = 1, threads: int = 1, killed: tuple[Path, int] | None = None
+) -> Program:
     """A Python file as a program; several processes find one another as under torchrun.
 
-    threads: of each process's arithmetic.
+    threads: of each process's arithmetic. killed: a directory, and the number of the change below it (a file opened for
+    writing, renamed, removed, ..) right before which a process kills itself; with number 0 it counts them and prints
+    "changes: N" at its end.
     """
     # A user's shell says nothing of accelerate, which must find out by itself that there are processes but no GPU.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
@@ -100,6 +108,7 @@ def start(path: Path, *options: str, processes: int = 1, threads: int = 1) -> Pr
             "env": environment | (group | {"RANK": str(i), "LOCAL_RANK": str(i)} if processes > 1 else {}),
             "output": output,
             "threads": threads,
+            "killed": killed and [str(killed[0]), killed[1]],
         })
         for i in range(processes)
     ]  # fmt: skip
@@ -144,6 +153,7 @@ def _serve() -> dict[str, Any]:
     """Answer requests until there are no more; in a forked process, return its own request."""
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # or every program's first collection would copy this process's memory
     for line in iter(sys.stdin.readline, ""):
         request = json.loads(line)
         if "wait" in request:
@@ -167,10 +177,48 @@ def _become(request: dict[str, Any]) -> None:
     for stream, target in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
         os.dup2(target, stream)
     torch.set_num_threads(request["threads"])
+    if request["killed"]:
+        _kill_before(*request["killed"])
     sys.argv = request["argv"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
+def _kill_before(directory: str, number: int) -> None:
+    """Kill this process right before a change to the files below a directory."""
+    changes = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+    count = 0
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        is_written = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if is_written or event in changes:
+            path = arguments[0]
+            if isinstance(path, str | os.PathLike) and os.fspath(path).startswith(directory):
+                count += 1
+                if count == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    if number == 0:
+        atexit.register(lambda: print(f"changes: {count}", file=sys.stderr))
+
+
+def _ended(request: dict[str, Any]) -> int:
+    """Exit status of the program that was asked for, once it has ended, with what programs do at their end."""
+    status = 0
+    try:
+        _become(request)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
 if __name__ == "__main__":
-    _become(_serve())
+    os._exit(_ended(_serve()))  # an interpreter of so many modules takes more than a second to be taken apart

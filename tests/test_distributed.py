@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from guided_diffusion import distributed
-from guided_diffusion.distributed import Process, Tally, is_out_of_memory, largest_fitting, on_main_process
+from guided_diffusion.distributed import Process, Tally, on_main_process
+from guided_diffusion.memory import is_out_of_memory, largest_fitting
 
 
 def failing(error: Exception):

@@ -5,10 +5,12 @@ import hashlib
 import json
 import math
 import os
+import resource
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from guided_diffusion.files import atomic_directory, atomic_write, file_sha256, locked, remove_leftovers, write_json
 
@@ -116,6 +118,21 @@ def test_a_full_disk_names_the_file(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_a_full_disk_names_the_file_also_behind_an_error_of_torch(tmp_path):
+    """torch.save ends a failed archive, which fails again, with an error of its own."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with (
+            pytest.raises(OSError, match=r"File too large: '.*wanted.pt'"),
+            atomic_write(tmp_path / "wanted.pt") as file,
+        ):
+            torch.save({"weight": torch.zeros(100_000)}, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == []
+
+
 def test_a_directory_is_locked_for_one_process_at_a_time(tmp_path):
     refusal = f"another preparation is at work in {tmp_path / 'out'}; wait for it, or choose another --out"
     with (
@@ -126,3 +143,20 @@ def test_a_directory_is_locked_for_one_process_at_a_time(tmp_path):
         pass
     with locked(tmp_path / "out", work="preparation"):
         pass
+
+
+def test_a_worker_that_outlives_a_killed_process_does_not_hold_its_lock_or_its_temporary_files(tmp_path):
+    path, (reading, writing) = tmp_path / "file", os.pipe()
+    if (killed := os.fork()) == 0:
+        with locked(tmp_path, work="training"), atomic_write(path):
+            if os.fork() == 0:
+                os.close(writing)
+                os.read(reading, 1)  # lives until the test is over
+            os._exit(0)
+    os.waitpid(killed, 0)
+    os.close(reading)
+    assert names(tmp_path) == [f".file.{killed}.tmp", ".lock"]
+    with locked(tmp_path, work="training"):
+        assert names(tmp_path) == [".lock"]
+    assert names(tmp_path) == []
+    os.close(writing)

@@ -179,13 +179,14 @@ DIFFUSION_OPTIONS = (
 """The settings of `diffusion_config` as options of scripts/train_diffusion.py."""
 
 
-def start(script: str, *options: str, processes: int = 1, threads: int | None = None) -> Program:
+def start(script: str, *options: str, processes: int = 1, threads: int | None = None, **how: Any) -> Program:
     """A script of the project as a program of its own, on as many processes.
 
-    threads: of each process's arithmetic; None: as many as this process has, so that sums round alike.
+    threads: of each process's arithmetic; None: as many as this process has, so that sums round alike. how: as
+    `programs.start`.
     """
     path = REPOSITORY / "scripts" / script
-    return programs.start(path, *options, processes=processes, threads=threads or torch.get_num_threads())
+    return programs.start(path, *options, processes=processes, threads=threads or torch.get_num_threads(), **how)
 
 
 def finish(program: Program, *, timeout: float = 120) -> tuple[int, str]:

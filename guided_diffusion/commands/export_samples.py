@@ -1,6 +1,8 @@
 """Export samples: python scripts/export_samples.py --samples runs/samples --out samples.npz"""
 
 import io
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,9 +12,18 @@ import torch
 
 from ..config import check_at_least, run_command
 from ..data.formats.samples import NO_LABEL, iterate_shards, merged_npz, read_labels, read_manifest
+from ..data.formats.tree import is_system
+from ..data.labels import class_name
 from ..data.pictures import picture, write_png
 from ..files import atomic_directory
 from ..generation.sample_pictures import class_grid
+
+_logger = logging.getLogger(__name__)
+
+_LONGEST_NAME = 60
+"""Characters, which have up to 4 bytes of the 255 of a name."""
+_RESERVED = frozenset(("CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))))
+"""Names of devices on Windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +61,14 @@ def write_pictures(samples: Path, out: Path) -> None:
     """Write a PNG of each sample, OUT/ID.png or OUT/CLASS/ID.png.
 
     Raises:
-        ValueError: class names that cannot name directories, or none for labels.
+        ValueError: labels without class names.
     """
     labels = read_labels(samples)
     has_classes = not (labels == NO_LABEL).all()
     names: Sequence[str] = (read_manifest(samples).get("class_names") or ()) if has_classes else ()
     if has_classes and not names:
         raise ValueError(f"{samples} has labels but no class names to name directories by; export an .npz")
-    wrong = [name for name in names if not name or name.startswith(".") or "/" in name or "\0" in name]
-    if wrong or len(set(names)) < len(names):
-        reason = f'such as "{wrong[0]}"' if wrong else "some of them equal"
-        raise ValueError(f"{samples} has class names that cannot name directories ({reason}); export an .npz")
+    names = folder_names(names)
     if out.exists():
         _check_whole(samples, names, out)
         print(f"{out} is there already, whole, with these pictures")
@@ -70,6 +78,25 @@ def write_pictures(samples: Path, out: Path) -> None:
             (folder / name).mkdir()
         for path, content in _pictures(samples, names):
             (folder / path).write_bytes(content)
+
+
+def folder_names(class_names: Sequence[str]) -> list[str]:
+    """A directory for each class: its name without what systems refuse in names, and its label where that is taken."""
+    found: list[str] = []
+    for label, name in enumerate(class_names):
+        safe = re.sub(r'[/\\:*?"<>|\x00-\x1f\x7f]', "_", class_name(name))[:_LONGEST_NAME].rstrip(". ")
+        if not safe or is_system(safe) or safe.split(".")[0].upper() in _RESERVED:
+            safe = f"_{safe.lstrip('.')}"
+        while safe in found or (safe != name and safe in class_names):
+            safe = f"{safe} ({label})"
+        found.append(safe)
+    changed = [pair for pair in zip(class_names, found, strict=True) if pair[0] != pair[1]]
+    if changed:
+        _logger.warning(
+            '%d classes have names that cannot name directories; "%s", for one, is in the folder "%s"',
+            len(changed), *changed[0],
+        )  # fmt: skip
+    return found
 
 
 def _pictures(samples: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from ..config import check_at_least, run_command
-from ..data.config import Labels, check_num_workers
+from ..data.config import Labels, Window, check_num_workers, check_window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,11 +16,14 @@ class InspectedConfig:
     """As of a training: a folder with one directory per class, a zip, WebDataset shards, .."""
     labels: Labels = "folders"
     """As of a training."""
+    window: Window | None = None
+    """As of a training."""
     num_workers: int = 2
     """Processes that decode; 0 decodes in this one."""
 
     def __post_init__(self) -> None:
         check_num_workers(self.num_workers)
+        check_window(self.window, option="data.window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,8 @@ def inspect_data(config: InspectConfig) -> None:
     # Imports Pillow, which --help has no use for.
     from ..data.inspection import inspected, report_lines, write_thumbnails
 
-    found = inspected(config.data.path, labels=config.data.labels, num_workers=config.data.num_workers)
+    data = config.data
+    found = inspected(data.path, labels=data.labels, num_workers=data.num_workers, window=data.window)
     print("\n".join(report_lines(found, size=config.size)))
     if config.out is not None:
         write_thumbnails(config.out, found)

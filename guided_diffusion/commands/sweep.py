@@ -30,6 +30,7 @@ from .sample import SampleConfig, write_samples
 if TYPE_CHECKING:
     from ..evaluation.extractors.features import FeatureExtractor
     from ..evaluation.inputs import RealInput
+    from ..evaluation.report import Report
     from ..evaluation.run import MeasuredReal
     from .sweep_report import Outcome
 
@@ -120,8 +121,8 @@ def _outcome(run: SamplingRun, setting: SampleConfig, evaluator: "Evaluator") ->
         steps=setting.sampler.steps,
         scale=setting.guidance.scale or 0.0,
         network_evaluations=network_evaluations(run),
-        metrics=record["metrics"],
-        display_names=record["display_names"],
+        metrics=record.metrics,
+        display_names=record.display_names,
         grid=setting.out / "grid.png",
     )
 
@@ -164,7 +165,7 @@ class Evaluator:
         cache, protocol = cache_directory(self.config.out / EVALUATION_NAME), self.config.protocol
         return measure_real(self.config.real, shape=self.shape, extractor=self.extractor, config=protocol, cache=cache)
 
-    def evaluation(self, samples: Path) -> Mapping[str, Any]:
+    def evaluation(self, samples: Path) -> "Report":
         """The stored evaluation of a directory of samples if it is still valid, else a new one."""
         from ..evaluation.run import evaluate
 
@@ -172,29 +173,32 @@ class Evaluator:
         if stored is not None:
             return stored
         how = {"extractor": self.extractor, "config": self.config.protocol, "out": samples / EVALUATION_NAME}
-        return asdict(evaluate(generated=samples, real=self.measured, **how))
+        return evaluate(generated=samples, real=self.measured, **how)
 
-    def _stored(self, samples: Path) -> Mapping[str, Any] | None:
+    def _stored(self, samples: Path) -> "Report | None":
         """The evaluation in a directory of samples, if it is of these samples, by this protocol, against the same
         files; None for one that is older than a shard, damaged, or without these records."""
+        from ..evaluation.metrics import RANKING
+        from ..evaluation.report import read_report
+
         path = samples / EVALUATION_NAME
         written = [shard.stat().st_mtime_ns for shard in complete_shards(samples)]
         if not path.is_file() or path.stat().st_mtime_ns < max(written):
             return None
         try:
-            record = json.loads(path.read_text())
-            measured = record["protocol"]
+            report = read_report(path)
+            measured = report.protocol
             is_valid = (
-                {"metrics", "display_names"} <= record.keys()
+                RANKING.key in report.metrics.keys() & report.display_names.keys()
                 and measured["generated"]["manifest"] == read_manifest(samples)
                 and measured["extractor"]["sha256"] == self.extractor.sha256
                 and measured["real"]["path"] == str(self.real.path)
                 and measured["real"]["files_sha256"] == self.real.files_sha256
                 and measured["settings"] == asdict(self.config.protocol)
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError):
             return None
-        return record if is_valid else None
+        return report if is_valid else None
 
 
 def conclude(config: SweepConfig, settings: Sequence[SampleConfig], outcomes: Sequence["Outcome"]) -> None:

@@ -3,9 +3,7 @@
 import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
@@ -23,7 +21,6 @@ from .formats import EXPECTED, open_stored
 from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
 from .formats.tree import files_sha256
 from .labels import renumbered
-from .subset import evenly_spaced
 from .values import preprocessing
 
 _logger = logging.getLogger(__name__)
@@ -141,23 +138,6 @@ class ImageSet:
         for start in indices[::batch_size]:
             labels = self.labels[start : start + batch_size].clone() if self.is_labelled else None
             yield _channels_first(islice(images, batch_size)), labels
-
-    def places(self) -> list[str]:
-        """The place of each picture, relative to the path."""
-        return [str(path).removeprefix(str(self.path)) for path in self.paths]
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the pictures' relative names, sizes in bytes and labels, wherever they lie and whenever copied.
-
-        It detects pictures that vanished or were replaced without reading more than 64 of them, evenly spaced.
-        """
-        digest = sha256()
-        for path, place, label in zip(self.paths, self.places(), self.labels.tolist(), strict=True):
-            digest.update(f"{place}\0{_stored_bytes(path)}\0{label}\n".encode(errors="surrogateescape"))
-        for index in evenly_spaced(len(self), most=64):
-            with self._pictures.files.open(int(self._pictures.entries[index])) as file:
-                digest.update(file.read())
-        return digest.hexdigest()
 
     def files_sha256(self) -> str:
         """`tree.files_sha256` of the files that hold the images: of samples the shards alone, since reports come to lie
@@ -278,18 +258,6 @@ def open_pictures(path: Path, labels: Labels) -> tuple[StoredImages, EncodedImag
             f"(export_samples.py writes samples as a folder of PNGs)"
         )
     return stored, stored.images
-
-
-@lru_cache(maxsize=4096)
-def _archive_bytes(directory: Path) -> int | None:
-    return directory.stat().st_size if directory.is_file() else None
-
-
-def _stored_bytes(path: Path) -> int | None:
-    """Size of a picture's file or of the archive that holds it; None where neither is a file."""
-    with suppress(OSError):
-        return path.stat().st_size
-    return next(filter(None, map(_archive_bytes, path.parents)), None)
 
 
 def _channels_first(images: Iterable[NDArray[np.uint8]]) -> Tensor:

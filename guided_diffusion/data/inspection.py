@@ -6,8 +6,8 @@ Every image is read and decoded whole. A fault becomes a line of the report and 
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from ..files import atomic_write
-from .config import CHANNELS, Labels
-from .crops import DamagedImageError, center_crop, damage_named, decoded
+from .config import CHANNELS, Labels, Window
+from .crops import DamagedImageError, center_crop, damage_named, decoded, encoded_bytes, orientation
+from .decoder import GREY_MODES
 from .formats.folder import FolderImages
 from .formats.storage import EncodedImages, PackedNames
 from .formats.tree import folder_tree
 from .image_set import open_pictures
+from .labels import class_doubts
 from .subset import evenly_spaced
+from .summary import listed_files
+from .values import UnknownRangeError, channel_means, is_deep, value_doubt
 from .workers import read_each
 
 SIDE = 96
@@ -32,11 +36,15 @@ MOST_COLUMNS = 10
 MOST_ROWS = 30
 LABEL_WIDTH = 200
 TEXT_SIZE = 14
+_MOST_MEANS = 6
+"""Classes whose means are all listed."""
+_LOOKED_AT = 16
+"""Images whose values are looked at together."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Format, mode and size (width, height) of one file, or its damage."""
+    """Format, mode and size (width, height, upright) of one file, or its damage."""
 
     digest: bytes
     """Hash of its bytes; empty if they could not be read."""
@@ -44,6 +52,12 @@ class Facts:
     mode: str = ""
     size: tuple[int, int] = (0, 0)
     damage: str | None = None
+    means: tuple[float, ...] = ()
+    """Mean value of each channel, 0..255."""
+    is_constant: bool = False
+    """True if all its pixels are equal."""
+    turned: bool = False
+    """True if its EXIF orientation turns it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +71,10 @@ class Inspection:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     facts: Sequence[Facts]
+    left_out: Mapping[str, Sequence[str]]
+    """As `StoredImages.left_out`."""
+    labelled_by: Labels
+    window: Window | None
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -64,7 +82,7 @@ class Inspection:
         return dict(zip(self.class_names, counts, strict=True))
 
 
-def inspected(path: Path, *, labels: Labels, num_workers: int) -> Inspection:
+def inspected(path: Path, *, labels: Labels, num_workers: int, window: Window | None = None) -> Inspection:
     """All files of a data set. A folder that a training refuses is looked through as well, each image under the
     directory that it lies in.
 
@@ -74,35 +92,51 @@ def inspected(path: Path, *, labels: Labels, num_workers: int) -> Inspection:
     """
     try:
         stored, files = open_pictures(path, labels)
-        numbers, class_names, refusal = stored.labels, stored.class_names, None
+        numbers, class_names, left_out, refusal = stored.labels, stored.class_names, stored.left_out, None
     except ValueError as error:
-        names = folder_tree(path).images if path.is_dir() else ()
-        if not names:
+        tree = folder_tree(path) if path.is_dir() else None
+        if tree is None or not tree.images:
             raise
+        names, left_out = tree.images, tree.left_out(labels)
         classes = [name.split("/", 1)[0] if "/" in name else "beside the class folders" for name in names]
         found, numbers = np.unique(classes, return_inverse=True)
         class_names, refusal, files = tuple(found.tolist()), str(error), FolderImages(path, PackedNames(names))
-    facts = [*read_each(partial(file_facts, files), len(numbers), num_workers=num_workers, desc="decoding")]
-    return Inspection(path=path, refusal=refusal, files=files, labels=numbers, class_names=class_names, facts=facts)
+    read = partial(file_facts, files, window=window)
+    facts = [*read_each(read, len(numbers), num_workers=num_workers, desc="decoding")]
+    return Inspection(
+        path=path, refusal=refusal, files=files, labels=numbers, class_names=class_names, facts=facts,
+        left_out=left_out, labelled_by=labels, window=window,
+    )  # fmt: skip
 
 
-def file_facts(files: EncodedImages, index: int) -> Facts:
+def file_facts(files: EncodedImages, index: int, *, window: Window | None = None) -> Facts:
     """One image, read and decoded whole; every failure becomes `damage`."""
     path, digest = files.path(index), b""
     try:
         with damage_named(path), files.open(index) as file:
-            content = file.read()
+            content = encoded_bytes(file)
             digest = hashlib.blake2b(content, digest_size=16).digest()
             with Image.open(io.BytesIO(content)) as image:
-                image.load()
-            if image.mode not in CHANNELS:
-                decoded(io.BytesIO(content), mode="RGB")  # not every mode can become what a network sees
-            return Facts(digest, image.format or "", image.mode, image.size)
+                turn = orientation(image)
+                width, height = image.size
+                size = (height, width) if turn > 4 and image.format != "TIFF" else (width, height)  # TIFF's are turned
+                found = Facts(digest, image.format or "", image.mode, size, turned=turn > 1)
+            # Not every mode can become what a network sees.
+            pixels = _pixels(content, found.mode, window)
+            return replace(found, means=channel_means(pixels), is_constant=bool((pixels == pixels[0, 0]).all()))
     except DamagedImageError as damage:
         unknown = isinstance(damage.__cause__, UnidentifiedImageError)  # whose message names a buffer of ours
         return Facts(digest, damage="no image of any known format" if unknown else str(damage.__cause__))
+    except UnknownRangeError as unknown:
+        return Facts(digest, damage=f"{unknown.__cause__}; needs --data.window BLACK WHITE")
     except OSError as failure:
         return Facts(digest, damage=failure.strerror or str(failure))
+
+
+def _pixels(content: bytes, mode: str, window: Window | None) -> NDArray[np.uint8]:
+    """The image (H, W, C); grey where its own mode is grey."""
+    image = decoded(io.BytesIO(content), mode="L" if mode in GREY_MODES else "RGB", window=window)
+    return np.array(image).reshape(image.height, image.width, -1)
 
 
 def report_lines(found: Inspection, *, size: int | None) -> list[str]:
@@ -111,25 +145,68 @@ def report_lines(found: Inspection, *, size: int | None) -> list[str]:
     lines = [f"{found.path}: {sum(counts.values()):,} images in {_counted(len(counts), 'class', 'classes')}"]
     if found.refusal is not None:
         lines.append(f"refused     a training would end with: {found.refusal}")
+    if found.left_out:
+        lines.append(f"left out    {listed_files(found.left_out)}")
     lines.append(f"classes     {_balance(counts)}")
     sound = [fact for fact in found.facts if fact.damage is None]
     if sound:
-        widths, heights = np.array([fact.size for fact in sound]).T
-        shorter = np.minimum(widths, heights)
-        for name, side in (("width", widths), ("height", heights), ("shorter", shorter)):
-            lines.append(f"{name:<12}{side.min()} to {side.max()} pixels, median {np.median(side):g}")
-        if size is not None:
-            small = int((shorter < size).sum())
-            share = f" ({small / len(sound):.1%}), which training would enlarge" if small else ""
-            lines.append(f"below {size:<6}{small:,} images{share}")
+        lines += [*_size_lines(sound, size), *_mean_lines(found)]
     lines.append(f"formats     {_shares(fact.format for fact in sound)}")
-    modes = {fact.mode for fact in sound}
+    modes = {"L" if found.window is not None and is_deep(fact.mode) else fact.mode for fact in sound}
     needs_mode = len(modes) > 1 or not modes <= CHANNELS.keys()
     advice = "; training needs --data.mode RGB (or L), which converts them" if needs_mode else ""
     lines.append(f"modes       {_shares(fact.mode for fact in sound)}{advice}")
+    if turned := sum(fact.turned for fact in sound):
+        lines.append(f"turned      {_counted(turned, 'image', 'images')}, by the EXIF orientation")
+    constant = [str(found.files.path(i)) for i, fact in enumerate(found.facts) if fact.is_constant]
+    if constant:
+        lines += _listed(f"constant    {_counted(len(constant), 'image', 'images')} of one value each", constant)
     broken = [f"{found.files.path(i)}: {fact.damage}" for i, fact in enumerate(found.facts) if fact.damage is not None]
     lines += _listed(f"broken      {_counted(len(broken), 'file', 'files')}", broken)
-    return lines + _duplicate_lines(found)
+    return lines + _duplicate_lines(found) + [f"doubt       {doubt}" for doubt in _doubts(found)]
+
+
+def _size_lines(sound: Sequence[Facts], size: int | None) -> list[str]:
+    widths, heights = np.array([fact.size for fact in sound]).T
+    shorter = np.minimum(widths, heights)
+    lines = [
+        f"{name:<12}{side.min()} to {side.max()} pixels, median {np.median(side):g}"
+        for name, side in (("width", widths), ("height", heights), ("shorter", shorter))
+    ]
+    if size is not None:
+        small = int((shorter < size).sum())
+        share = f" ({small / len(sound):.1%}), which training would enlarge" if small else ""
+        lines.append(f"below {size:<6}{small:,} images{share}")
+    return lines
+
+
+def _mean_lines(found: Inspection) -> list[str]:
+    """Mean values of the channels, of each class where there are few, else of the darkest and the brightest."""
+    channels = max(len(fact.means) for fact in found.facts)
+    sound = [index for index, fact in enumerate(found.facts) if fact.damage is None]
+    means = np.array([np.resize(found.facts[index].means, channels) for index in sound])  # grey has three equal ones
+    labels = found.labels[sound]
+    of_class = {found.class_names[label]: means[labels == label].mean(axis=0) for label in np.unique(labels)}
+    shown = sorted(of_class, key=lambda name: of_class[name].sum())
+    shown = list(of_class) if len(shown) <= _MOST_MEANS else [shown[0], shown[-1]]
+    texts = [f"{name} {_mean(of_class[name])}" for name in shown] if len(of_class) > 1 else []
+    return [f"means       {'; '.join([_mean(means.mean(axis=0)), *texts])}, of 255"]
+
+
+def _mean(channels: NDArray[np.float64]) -> str:
+    return " ".join(f"{value:.1f}" for value in channels)
+
+
+def _doubts(found: Inspection) -> list[str]:
+    doubts = class_doubts(found.labels, found.class_names, source=found.path, by=found.labelled_by)
+    sound = [index for index, fact in enumerate(found.facts) if fact.damage is None]
+    images: list[NDArray[np.uint8]] = []
+    for index in (sound[place] for place in evenly_spaced(len(sound), most=_LOOKED_AT)):
+        with found.files.open(index) as file:
+            images.append(_pixels(encoded_bytes(file), found.facts[index].mode, found.window))
+    deep = any(is_deep(found.facts[index].mode) for index in sound)
+    doubt = value_doubt(images, path=found.path, window=found.window, is_deep=deep) if images else None
+    return [*doubts, doubt] if doubt else doubts
 
 
 def _balance(counts: dict[str, int]) -> str:
@@ -192,15 +269,15 @@ def write_thumbnails(path: Path, found: Inspection) -> None:
         draw.multiline_text((STEP - SIDE, top + SIDE // 2), "\n".join(lines), fill="black", font=font, anchor="lm")
         page.paste("white", (LABEL_WIDTH, top, page.width, top + SIDE))  # over the end of a long name
         for column, member in enumerate(evenly_spaced(len(whole), most=MOST_COLUMNS)):
-            page.paste(_thumbnail(found.files, whole[member]), (LABEL_WIDTH + column * STEP, top))
+            page.paste(_thumbnail(found.files, whole[member], found.window), (LABEL_WIDTH + column * STEP, top))
     with atomic_write(path) as file:
         page.save(file, format="PNG")
 
 
-def _thumbnail(files: EncodedImages, index: int) -> Image.Image:
+def _thumbnail(files: EncodedImages, index: int, window: Window | None) -> Image.Image:
     """The square that training would see; of small images every pixel repeated, not blurred."""
     with damage_named(files.path(index)), files.open(index) as file:
-        image = decoded(file, mode="RGB")
+        image = decoded(file, mode="RGB", window=window)
     side = min(*image.size, SIDE)
     enlarged = side * (SIDE // side)
     square = Image.fromarray(center_crop(image, side)).resize((enlarged, enlarged), Image.Resampling.NEAREST)

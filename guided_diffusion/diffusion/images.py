@@ -25,7 +25,8 @@ def from_uint8(images: Tensor) -> Tensor:
 
 def is_constant(images: Tensor) -> Tensor:
     """True for each image (B, C, H, W) of one colour: (B,) bool."""
-    return (images == images[..., :1, :1]).flatten(1).all(dim=1)
+    channels = images.flatten(2)
+    return (channels.amin(dim=2) == channels.amax(dim=2)).all(dim=1)
 
 
 def grid(images: Tensor, *, columns: int, padding: int = 1) -> Tensor:

@@ -1,25 +1,37 @@
 """Cache of extracted features on disk; an interrupted evaluation resumes from it.
 
-A part is a safetensors file of the features of consecutive batches, named after the first of them. Each process takes
-the parts that fit its share of the batches, so another number of processes can resume as well.
+A part holds the features of consecutive batches and is named after the first of them: a SHA-256, then a safetensors
+file of that hash. Each process takes the parts that fit its share of the batches, so another number of processes can
+resume as well.
 """
 
 import logging
 import time
+from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from ..checkpoint import DamagedCheckpointError, read_tensors
 from ..files import atomic_write
 from .extractors.features import Features
 
-Row = tuple[Features, Tensor | None]
-"""The features of a batch, and its labels if there are any."""
 
+class Row(NamedTuple):
+    """Features of the images of a batch, and what else is known of each image."""
+
+    features: Features
+    labels: Tensor | None = None
+    """(B,) int64; None: no image of the set has one."""
+    fingerprints: Tensor | None = None
+    """(B,) int64, as of `measure.fingerprints`."""
+
+
+_OTHERS = ("labels", "fingerprints")
 _BATCH_SIZES = "batch_sizes"
+_HASH_BYTES = sha256().digest_size
 
 _logger = logging.getLogger(__name__)
 
@@ -46,23 +58,23 @@ class FeatureCache:
         path = self._path(first)
         if not path.is_file():
             return []
-        try:
-            tensors = read_tensors(path)
-            sizes: list[int] = tensors.pop(_BATCH_SIZES).tolist()
-        except (DamagedCheckpointError, KeyError):
+        content = path.read_bytes()
+        if content[:_HASH_BYTES] != sha256(content[_HASH_BYTES:]).digest():
             return []  # these batches are extracted again
+        tensors = load(content[_HASH_BYTES:])
+        sizes: list[int] = tensors.pop(_BATCH_SIZES).tolist()
         if first + len(sizes) > last:
             return []
         batches = {kind: values.split(sizes) for kind, values in tensors.items()}
         rows = [{kind: values[n] for kind, values in batches.items()} for n in range(len(sizes))]
-        labels = [row.pop("labels", None) for row in rows]
-        return [(Features(**row), label) for row, label in zip(rows, labels, strict=True)]
+        others = [{kind: row.pop(kind, None) for kind in _OTHERS} for row in rows]
+        return [Row(Features(**row), **other) for row, other in zip(rows, others, strict=True)]
 
     def add(self, batch: int, row: Row) -> None:
         """Add a batch; those added between two calls of `flush` are consecutive."""
         if not self._can_write:
             return
-        kinds = vars(row[0]) | {"labels": row[1]}
+        kinds = vars(row.features) | {kind: getattr(row, kind) for kind in _OTHERS}
         values = {kind: rows.cpu() for kind, rows in kinds.items() if rows is not None}
         length = len(values["pooled"])
         if sum(len(others["pooled"]) for others in self._waiting) + length > self.most_images:
@@ -79,7 +91,9 @@ class FeatureCache:
             whole = {kind: torch.cat([values[kind] for values in self._waiting]) for kind in self._waiting[0]}
             try:
                 with atomic_write(self._path(self._first)) as file:
-                    file.write(save(whole))
+                    content = save(whole)
+                    file.write(sha256(content).digest())
+                    file.write(content)
             except OSError as error:
                 self._can_write = False
                 _logger.warning("an interrupted evaluation will start over: %s: %s", self.directory, error)
@@ -87,4 +101,4 @@ class FeatureCache:
         self._written_at = time.monotonic()
 
     def _path(self, first: int) -> Path:
-        return self.directory / f"part-{first:07d}.safetensors"
+        return self.directory / f"part-{first:07d}.features"

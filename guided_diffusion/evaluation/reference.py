@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +18,11 @@ import torch
 from ..data.formats.npz import DAMAGED_FILE_ERRORS, npz_members, opened_npz, write_array, write_rows
 from ..data.image_set import ImageSet
 from ..files import atomic_write
+from ..records import Fields, parse_record
 from .metrics.frechet import checked_covariance
 from .statistics import Gaussian
+
+_RECORD: Fields = {"image_size": list[int] | None, "channels": int | None, "resize": str | None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +55,13 @@ def read_reference(path: Path) -> Reference | None:
     try:
         with opened_npz(path) as arrays:
             texts = {name: str(arrays[name]) for name in ("extractor", "extractor_sha256", "record") if name in members}
-            record = json.loads(texts.pop("record", "null"))
-            if not isinstance(record, dict | None):
-                raise ValueError(f"record is {record!r}, not a JSON object")
+            record = parse_record(texts.pop("record", "{}"), _RECORD, source="record")
+            absent = {name for name in _RECORD if record[name] is None}
             return Reference(
                 pooled=_stored_gaussian(arrays, "mu", "sigma"),
                 spatial=_stored_gaussian(arrays, "mu_s", "sigma_s") if "mu_s" in members else None,
                 has_images="arr_0" in members,
-                record=cast("dict[str, Any] | None", record),
+                record={name: value for name, value in record.items() if name not in absent} or None,
                 **texts,
             )
     except (*DAMAGED_FILE_ERRORS, TypeError) as error:  # TypeError: several values of num_images

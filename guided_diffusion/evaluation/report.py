@@ -1,6 +1,5 @@
 """The report of an evaluation as a record, its JSON file, and the format of its numbers."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -8,9 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json
+from ..records import DamagedRecordError, Fields, read_record
 
 _KEYS = {"warnings": "doubts"}
 """JSON keys that differ from the names of a Report's fields."""
+_FIELDS: Fields = {
+    "metrics": dict[str, float],
+    "absent": dict[str, str] | None,
+    "per_class_accuracy": dict[str, float] | None,
+    "details": dict[str, Any] | None,
+    "doubts": list[str] | None,
+    "protocol": dict[str, dict[str, Any]],
+    "display_names": dict[str, str] | None,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,26 +50,17 @@ def read_report(path: Path) -> Report:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is no report.
+        ValueError: a file that is no report, naming the field that it lacks or that is damaged.
     """
     advice = "give the JSON file that scripts/evaluate.py wrote"
     if not path.is_file():
         raise FileNotFoundError(f"there is no evaluation record {path}; {advice}")
     try:
-        stored: Any = json.loads(path.read_bytes())
-    except ValueError as error:  # of JSON or of its encoding
-        raise ValueError(f"{path} is damaged or no evaluation record ({error}); {advice}") from None
-    if not isinstance(stored, dict) or not {"metrics", "protocol"} <= stored.keys():
-        raise ValueError(f"{path} is no evaluation record: it lacks metrics and a protocol; {advice}")
-    keys = {part.name: _KEYS.get(part.name, part.name) for part in fields(Report)}
-    parts = {name: stored[key] for name, key in keys.items() if key in stored}
-    wrong = [keys[name] for name, value in parts.items() if not isinstance(value, list if name == "warnings" else dict)]
-    if not wrong:
-        wrong += [name for name, value in parts["metrics"].items() if not isinstance(value, int | float)]
-        wrong += [name for name, value in parts["protocol"].items() if not isinstance(value, dict)]
-    if wrong:
-        raise ValueError(f"{path} is damaged: its {wrong[0]} is of another kind than in an evaluation record; {advice}")
-    return Report(**parts)
+        stored = read_record(path, _FIELDS)
+    except DamagedRecordError as error:
+        raise ValueError(f"{error}; {advice}") from None
+    names = {part.name: _KEYS.get(part.name, part.name) for part in fields(Report)}
+    return Report(**{name: stored[key] for name, key in names.items() if stored[key] is not None})
 
 
 def shown_name(report: Report, key: str) -> str:

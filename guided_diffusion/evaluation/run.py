@@ -13,10 +13,11 @@ from ..data.config import Labels
 from ..data.formats.samples import MANIFEST_NAME
 from ..data.image_set import ImageSet
 from ..data.summary import doubts, summary
-from ..distributed import on_main_process, this_process
+from ..distributed import locked_for_run, on_main_process, this_process
 from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor, exact_float32, slug
 from .feature_cache import FeatureCache
+from .image_warnings import image_warnings
 from .inputs import MeasuredReal, open_generated, open_real
 from .measure import MeasuredSet, measure
 from .metrics import METRICS
@@ -50,16 +51,18 @@ def evaluate(
     refuse_unwritable(out)
     source = open_generated(generated, config=config, channels=channels, labels=labels)
     cache = cache_directory(out)
-    if isinstance(real, Path):
-        real = measure_real(real, shape=source.shape, extractor=extractor, config=config, cache=cache, labels=labels)
-    found, wanted = (real.shape, real.extractor_sha256, real.config), (source.shape, extractor.sha256, config)
-    if found != wanted:
-        raise ValueError(f"{real.input.path} was measured for {found}, not for {wanted}; measure it again")
-    measured = measure_source(
-        source, extractor, name="generated", batch_size=config.batch_size, manifold_size=config.generated_manifold,
-        keep_all=config.extrapolate or config.bootstrap > 0, cache=cache,
-    )  # fmt: skip
-    return on_main_process(lambda: _conclude(source, measured, real, extractor, out=out, page=page))
+    with locked_for_run(out.parent, work="evaluation", name=out.name):
+        if isinstance(real, Path):
+            how = {"extractor": extractor, "config": config, "cache": cache, "labels": labels}
+            real = measure_real(real, shape=source.shape, **how)
+        found, wanted = (real.shape, real.extractor_sha256, real.config), (source.shape, extractor.sha256, config)
+        if found != wanted:
+            raise ValueError(f"{real.input.path} was measured for {found}, not for {wanted}; measure it again")
+        measured = measure_source(
+            source, extractor, name="generated", batch_size=config.batch_size, manifold_size=config.generated_manifold,
+            keep_all=config.extrapolate or config.bootstrap > 0, cache=cache,
+        )  # fmt: skip
+        return on_main_process(lambda: _conclude(source, measured, real, extractor, out=out, page=page))
 
 
 def measure_real(
@@ -147,6 +150,8 @@ def _conclude(
     warnings = [warning for metric in METRICS for warning in metric.warnings(*sets)]
     if source.path.resolve() == real.input.path.resolve():
         warnings.append(f"both sides are {source.path}: this says nothing about samples")
+    else:
+        warnings += image_warnings(generated, real.measured)
     warnings += [doubt for images in (source, real.input.images) if images is not None for doubt in doubts(images)]
     for warning in warnings:
         _logger.warning("%s", warning)

@@ -61,7 +61,8 @@ def diffusion_previews(
         if classifier is not None:
             classifier.network.to(device)
         num_classes = model.network.num_classes or (1 if classifier is None else len(classifier.class_names))
-        y = preview_labels(config.images, num_classes).to(device)
+        seen = torch.tensor([label for label in range(num_classes) if label not in model.unseen_classes] or [0])
+        y = seen[preview_labels(config.images, len(seen))].to(device)
 
         def denoiser(ids: slice) -> Denoiser:
             plain = model.denoiser(network, y[ids], clip=1.0)
@@ -70,7 +71,7 @@ def diffusion_previews(
             return tilted(plain, classifier_score(classifier.log_prob, y[ids], config.scale))
 
         x0 = preview_samples(denoiser, model, chain, count=config.images, device=device)
-        columns = num_classes if 1 < num_classes <= MOST_CLASS_COLUMNS else COLUMNS
+        columns = len(seen) if 1 < len(seen) <= MOST_CLASS_COLUMNS else COLUMNS
         return _recorded(grid(_pixels(x0, iteration), columns=columns), colours(x0), reference(), training, iteration)
 
     return observe

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..checkpoint import Checkpoint, DamagedCheckpointError, open_checkpoint, read_tensors, verify
 from ..config import differences, from_plain, to_plain
+from ..data.fingerprint import fingerprint
 from ..data.image_set import ImageSet
 from ..distributed import laid_out_like
 from ..records import DamagedRecordError, Fields, check_record, read_record
@@ -45,7 +46,7 @@ def check_run_directory(run_dir: Path, *, resume: bool) -> None:
 
 def data_record(images: ImageSet) -> dict[str, Any]:
     """The record of the images that a checkpoint keeps."""
-    return {"images": len(images), "fingerprint": images.fingerprint()}
+    return {"images": len(images), "fingerprint": fingerprint(images)}
 
 
 def starting_checkpoint(run: TrainingRun, data: Mapping[str, Any], *, leave_damaged: bool = False) -> Path | None:
@@ -101,7 +102,11 @@ def _refuse_another_model(checkpoint: Checkpoint, run: TrainingRun) -> None:
     if not isinstance(run.model, Mapping):
         source = str(checkpoint.path / "config.json")
         stored = to_plain(from_plain(type(run.model), checkpoint.model, source=source))
-    changed = differences(stored, to_plain(run.model))
+    changed = [
+        difference
+        for difference in differences(stored, to_plain(run.model))
+        if not difference.startswith("unseen_classes:")  # a record of the images, which are no setting
+    ]
     if changed:
         raise ValueError(
             f"cannot resume {checkpoint.path}: its model differs from the one asked for in {'; '.join(changed)}. "

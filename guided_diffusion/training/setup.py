@@ -16,7 +16,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from ..checkpoint import load_weights, open_checkpoint
 from ..data.batches import Batch
 from ..diffusion.noise import SeededNoise
-from ..distributed import gathered, largest_fitting, local, make_accelerator, on_main_process, shard, this_process
+from ..distributed import gathered, local, make_accelerator, on_main_process, shard, this_process
+from ..memory import largest_fitting
 from ..models.unet import recompute
 from .config import LoopConfig
 from .ema import EMA

@@ -186,6 +186,75 @@ def test_repeating_a_finished_preparation_changes_nothing(tmp_path, folder, monk
     prepare(folder, out)
 
 
+def flip_bit(path: Path, offset: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
+def test_a_finished_preparation_that_was_damaged_is_prepared_again(tmp_path, folder, caplog, name, damage):
+    out = prepare(folder, tmp_path / "out")
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    if damage == "cut":
+        (out / name).write_bytes(whole[name][:-3])
+    elif damage == "missing":
+        (out / name).unlink()
+    elif name == "dataset.json":
+        (out / name).write_text("{}")
+    else:
+        flip_bit(out / name)
+    prepare(folder, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+    assert ("it is prepared again" in caplog.text) == ((name, damage) != ("dataset.json", "missing"))
+
+
+def test_prepared_images_and_labels_that_changed_are_never_read(tmp_path, folder):
+    out = prepare(folder, tmp_path / "out")
+    flip_bit(out / "images.npy")
+    *_, last = range(len(open_stored(out, None).labels))
+    dataset = open_training_set(tiny.data(out, on_error="skip"), image_size=SIZE)
+    dataset.pixels(last - 1)
+    with pytest.raises(OSError, match="it differs from the image that was prepared; the same command of prepare_data"):
+        dataset.pixels(last)
+    flip_bit(out / "labels.npy", offset=-8)
+    with pytest.raises(ValueError, match=r"labels.npy is damaged: it holds .*; the same command of prepare_data"):
+        open_stored(out, None)
+
+
+def test_a_directory_of_before_there_were_checksums_opens_and_is_compared_with_its_hash(tmp_path, folder, caplog):
+    out = prepare(folder, tmp_path / "out")
+    record = json.loads((out / "dataset.json").read_text())
+    (out / "checksums.npy").unlink()
+    (out / "dataset.json").write_text(json.dumps({key: record[key] for key in record if key != "labels_sha256"}))
+    original = items(folder)[0]
+    assert torch.equal(items(out)[0], original)
+    assert torch.equal(items(prepare(folder, out))[0], original)
+    assert caplog.text == ""
+    flip_bit(out / "images.npy")
+    assert torch.equal(items(prepare(folder, out))[0], original)
+    assert "images.npy is damaged: it holds other pixels than were prepared; it is prepared again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("class_names", None, "class_names is null"),
+        ("class_names", ["ant", "bee"], "labels.npy is damaged: it holds label 2 of 2 classes"),
+        ("count", 12.0, "count is 12.0"),
+        ("mode", "CMYK", 'mode is "CMYK"'),
+        ("size", [6], r"size is \[6\]"),
+    ],
+)
+def test_a_record_of_other_types_or_labels_is_named_with_its_field(tmp_path, folder, field, value, message):
+    out = prepare(folder, tmp_path / "out")
+    record = json.loads((out / "dataset.json").read_text())
+    (out / "dataset.json").write_text(json.dumps(record | {field: value}))
+    with pytest.raises(ValueError, match=f"{message}.*; the same command of prepare_data.py makes it anew"):
+        open_stored(out, None)
+
+
 @pytest.mark.parametrize("option", [{"crop": "random"}, {"flip": True}])
 def test_what_training_draws_anew_each_time_cannot_be_prepared(tmp_path, option):
     with pytest.raises(ValueError, match="prepared images are centre crops, not mirrored: leave out data.crop"):

@@ -96,6 +96,25 @@ def test_missing_shards_are_those_absent_or_cut_short(samples: Path) -> None:
     assert missing_shards(samples, num_samples=10, shard_size=4) == [0, 2]
 
 
+def test_a_manifest_of_any_size_answers_at_once(samples: Path) -> None:
+    path = samples / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_samples": 10**15, "shard_size": 4}))
+    lacks = r"lacks 249999999999997 of its 250000000000000 shards \(3, 4, .*, 12, \.\.\.\); run the sampling"
+    with pytest.raises(ValueError, match=lacks):
+        read_labels(samples)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("shard_size", 4.0), ("num_samples", "10"), ("num_samples", True), ("environments", {}),
+                         ("class_names", "dark")],
+)  # fmt: skip
+def test_a_damaged_manifest_is_named_with_its_field(samples: Path, field: str, value: object) -> None:
+    path = samples / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ValueError, match=rf"manifest.json is damaged: {field} is .*; move it away and run"):
+        read_manifest(samples)
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")

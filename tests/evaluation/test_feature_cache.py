@@ -19,7 +19,7 @@ from guided_diffusion.distributed import Process
 from guided_diffusion.evaluation import run
 from guided_diffusion.evaluation.config import EvaluationConfig
 from guided_diffusion.evaluation.extractors.features import Features
-from guided_diffusion.evaluation.feature_cache import FeatureCache
+from guided_diffusion.evaluation.feature_cache import FeatureCache, Row
 from guided_diffusion.evaluation.measure import MeasuredSet, measure
 from guided_diffusion.evaluation.run import cache_directory, evaluate
 
@@ -60,7 +60,7 @@ def assert_same(found: MeasuredSet, expected: MeasuredSet) -> None:
         one, other = getattr(found, name), getattr(expected, name)
         assert torch.equal(one.mean, other.mean)
         assert torch.equal(one.cov, other.cov)
-    for name in ("features", "probabilities", "labels"):
+    for name in ("features", "probabilities", "labels", "fingerprints"):
         assert torch.equal(getattr(found, name), getattr(expected, name))
 
 
@@ -91,9 +91,13 @@ def test_other_numbers_of_processes_take_the_parts_that_fit(samples: Path, tmp_p
     assert alone.seen == 1 + 30
 
 
-def test_a_damaged_part_is_measured_anew(samples: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["junk", "cut", "one bit"])
+def test_a_damaged_part_is_measured_anew(samples: Path, tmp_path: Path, damage: str) -> None:
     measured(samples, PixelExtractor(), FeatureCache(tmp_path, every_seconds=0))
-    (tmp_path / "part-0000003.safetensors").write_bytes(b"junk")
+    (part,) = tmp_path.glob("part-0000003.*")
+    content = bytearray(part.read_bytes())
+    content[-5] ^= 1 << 6  # the exponent of a feature: 1e38 times as large, or as small
+    part.write_bytes({"junk": b"junk", "cut": content[:-4], "one bit": content}[damage])
     extractor = Counting()
     assert_same(
         measured(samples, extractor, FeatureCache(tmp_path, every_seconds=0)), measured(samples, PixelExtractor(), None)
@@ -103,7 +107,7 @@ def test_a_damaged_part_is_measured_anew(samples: Path, tmp_path: Path) -> None:
 
 def test_a_part_that_ends_beyond_the_share_is_not_taken(samples: Path, tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, every_seconds=1000)
-    rows = [(PixelExtractor()(torch.zeros(10, 3, 6, 6, dtype=torch.uint8)), None)] * 4
+    rows = [Row(PixelExtractor()(torch.zeros(10, 3, 6, 6, dtype=torch.uint8)))] * 4
     for batch, row in enumerate(rows):
         cache.add(batch, row)
     cache.flush()
@@ -157,14 +161,14 @@ def test_kill_9_costs_what_was_not_yet_written(samples: Path, real: Path, tmp_pa
     command = (Path(__file__).with_name("slow_evaluation.py"), str(samples), str(real), str(out))
     program = programs.start(*command, "0.1")
     deadline = time.monotonic() + 100
-    while len(list(cache_directory(out).rglob("part-*.safetensors"))) < 3:
+    while len(list(cache_directory(out).rglob("part-*.features"))) < 3:
         assert program.poll() is None, program.finish()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     program.send_signal(signal.SIGKILL)
     assert program.wait() == -signal.SIGKILL
     assert not out.exists()
-    left = len(list(cache_directory(out).rglob("part-*.safetensors")))
+    left = len(list(cache_directory(out).rglob("part-*.features")))
     status, output = programs.start(*command, "0").finish()
     assert status == 0, output
     assert int(output.splitlines()[-1]) == 2 + 240 - 10 * left

@@ -169,13 +169,15 @@ def test_an_older_report_may_lack_parts(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"metrics": {"fre', r"is damaged or no evaluation record \("),
-        (b"\xff\xfe\x00", r"is damaged or no evaluation record \("),
-        (b"[1, 2]", "is no evaluation record: it lacks metrics and a protocol"),
-        (b'{"num_samples": 3}', "is no evaluation record: it lacks metrics and a protocol"),
-        (b'{"metrics": [1], "protocol": {}}', "its metrics is of another kind"),
-        (b'{"metrics": {"recall": "high"}, "protocol": {}}', "its recall is of another kind"),
-        (b'{"metrics": {}, "protocol": {"real": 3}}', "its real is of another kind"),
+        (b'{"metrics": {"fre', "report.json is damaged: "),
+        (b"\xff\xfe\x00", "report.json is damaged: "),
+        (b"[1, 2]", r"it holds \[1, 2\] where an object was expected"),
+        (b'{"num_samples": 3}', "metrics is null; it has no metrics"),
+        (b'{"metrics": [1], "protocol": {}}', r"metrics is \[1\]"),
+        (b'{"metrics": {"recall": "high"}, "protocol": {}}', 'metrics.recall is "high"'),
+        (b'{"metrics": {"recall": NaN}, "protocol": {}}', "it holds NaN"),
+        (b'{"metrics": {}, "protocol": {"real": 3}}', "protocol.real is 3"),
+        (b'{"metrics": {}, "protocol": {}, "display_names": {"recall": 3}}', 'display_names is {"recall": 3}'),
     ],
 )
 def test_a_file_that_is_no_report_is_refused_by_name(tmp_path, content: bytes, message: str) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from evaluation.pixel_extractor import LABELS, PixelExtractor, noisy_images, save_samples
 
 from guided_diffusion.evaluation.config import EvaluationConfig
@@ -39,3 +40,24 @@ def test_a_short_last_split_is_said(tmp_path: Path, real: Path) -> None:
         "the Inception Score's last split has 1 images and counts like the others, as published"
     ]
     assert warnings(samples, real, split_size=60) == []
+
+
+def test_images_of_one_colour_are_doubted(tmp_path: Path, real: Path) -> None:
+    images = noisy_images(LABELS, seed=0)
+    images[:2] = 0  # a black sample or two of 120
+    samples = save_samples(tmp_path / "two", images, LABELS)
+    assert warnings(samples, real) == ["2 of the 120 generated images are of one colour: sampling may have failed"]
+    images[:2] = noisy_images(LABELS, seed=0)[:2]
+    images[0] = torch.tensor([3, 200, 9])
+    assert warnings(save_samples(tmp_path / "one", images, LABELS), real) == []
+
+
+def test_copies_are_doubted_within_a_set_and_between_the_sets(tmp_path: Path, real: Path) -> None:
+    images = noisy_images(LABELS, seed=0)
+    images[40:80] = images[:40]
+    assert warnings(save_samples(tmp_path / "repeated", images, LABELS), real) == [
+        "40 of the 120 generated images are copies of others of the set, and count as often"
+    ]
+    copied = save_samples(tmp_path / "copied", noisy_images(LABELS, seed=1, spread=35), LABELS)
+    (overlap,) = warnings(copied, real)
+    assert overlap.startswith("120 of the 120 generated images are copies of real ones, to the byte: the sets overlap")

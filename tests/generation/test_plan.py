@@ -213,3 +213,10 @@ def test_counts_below_one_are_refused_by_name(name):
 
 def test_batches_hold_every_id_once_in_order():
     assert list(batches_of(range(3, 10), 3)) == [range(3, 6), range(6, 9), range(9, 10)]
+
+
+def test_more_samples_than_seeds_or_more_files_than_a_directory_holds_are_refused():
+    with pytest.raises(ValueError, match=r"num_samples is at most 4,294,967,296, one for each seed; got 1,000,000,"):
+        Plan(num_samples=10**12, shard_size=1000, labels=None, seed=0)
+    with pytest.raises(ValueError, match="shard_size 1 cuts 2,000,000 samples into 2,000,000 files, .*; raise it"):
+        Plan(num_samples=2_000_000, shard_size=1, labels=None, seed=0)

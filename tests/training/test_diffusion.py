@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -18,6 +19,8 @@ from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.diffusion.timesteps import UniformTimesteps
 from guided_diffusion.models.unet import UNetConfig
+from guided_diffusion.pipeline import GuidedDiffusion
+from guided_diffusion.training.config import PreviewConfig
 from guided_diffusion.training.diffusion_objective import DiffusionObjective
 
 COUNT = 6
@@ -179,3 +182,27 @@ def test_missing_data_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is nothing at .*nowhere"):
         train_diffusion(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_class_without_images_is_recorded_and_left_out_by_previews_and_samples(tmp_path, capsys, caplog):
+    folder = tiny.write_class_folder(tmp_path / "data", per_class=2)
+    rows = [f"{name}/{i:03d}.png,{label}" for label, name in enumerate(("dark", "light"), start=1) for i in range(2)]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    config = tiny.diffusion_config(
+        tmp_path / "run", folder, iterations=1, class_conditional=True, preview=PreviewConfig(images=4, steps=2),
+        observe_every_iterations=1,
+    )  # fmt: skip
+    config = replace(config, data=replace(config.data, labels=Path("labels.csv")))
+    train_diffusion(config)
+    assert "4 images of 3 classes (0 0, 1 2, 2 2)" in capsys.readouterr().err
+    assert 'no images ("0")' in caplog.text
+    model = GuidedDiffusion.load(tmp_path / "run", device="cpu")
+    assert model.model.config.unseen_classes == (0,)
+    assert len(model.sample("all", steps=2)) == 2
+    with pytest.raises(ValueError, match="of which the model saw no image in training"):
+        model.sample("0", steps=2)
+    file = open_checkpoint(tmp_path / "run", "diffusion").path / "config.json"
+    record = json.loads(file.read_text())
+    del record["model"]["unseen_classes"]  # as before it was recorded
+    file.write_text(json.dumps(record))
+    train_diffusion(replace(config, resume="auto", training=tiny.loop(iterations=2)))

@@ -13,7 +13,7 @@ from torch import nn
 
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
-from guided_diffusion.distributed import largest_fitting
+from guided_diffusion.memory import largest_fitting
 from guided_diffusion.run_directory import latest
 from guided_diffusion.training import setup
 from guided_diffusion.training.objective import Losses
