@@ -594,7 +594,7 @@ EVALUATION_CASES = (
     BadInput(name="A text file of samples", script="evaluate", make=lambda: _put("data.txt", "text"),
              options=("--generated=data.txt",), says=("data.txt is a file of no known format; expected a folder",)),
     BadInput(name="A zip without pictures", script="evaluate", options=("--generated=data.zip",),
-             make=lambda: _zipped("a/0.tiff"), says=("no images in data.zip", "but 1 .xcf files, the first a/0.xcf")),
+             make=lambda: _zipped("a/0.xcf"), says=("no images in data.zip", "but 1 .xcf files, the first a/0.xcf")),
     BadInput(name="An encrypted zip of samples", script="evaluate", options=("--generated=data.zip",),
              make=_encrypted_zip, says=("2 members of data.zip are encrypted, the first a/0.png; pack it without",)),
     BadInput(name="Samples beside class folders of samples", script="evaluate", options=GENERATED,
