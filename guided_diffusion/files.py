@@ -17,6 +17,23 @@ from typing import IO, Any, Literal
 
 
 @contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Let an OSError of the block that names no file, such as a full disk's, name `path`.
+
+    An OSError counts also where a library hid it behind a RuntimeError, as torch.save does.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        if cause.errno is not None and cause.filename is None:
+            cause.filename = str(path)
+        raise cause from None
+
+
+@contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """A binary file opened beside `path` that takes its name, fsynced, only if the block ends without an error.
 
@@ -27,15 +44,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     _remove_orphans(path.parent, f".{escape(path.name)}.*.tmp")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _owned(temporary, os.O_CREAT | os.O_TRUNC | os.O_RDWR) as descriptor:
+        with named_errors(path), _owned(temporary, os.O_CREAT | os.O_TRUNC | os.O_RDWR) as descriptor:
             with open(descriptor, "wb", closefd=False) as file:
                 yield file
             os.fsync(descriptor)
             temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        _name_file(error, path)
-        raise
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -57,7 +71,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     _remove_orphans(path.parent, f".partial-{escape(path.name)}*")
     partial = path.with_name(f".partial-{path.name}.{os.getpid()}")
     try:
-        with _owned(partial, os.O_DIRECTORY | os.O_RDONLY):
+        with named_errors(path), _owned(partial, os.O_DIRECTORY | os.O_RDONLY):
             yield partial
             sync_to_disk(partial)
             if replace and (path.exists() or path.is_symlink()):
@@ -66,10 +80,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 partial.rename(path)
             except OSError as error:
                 raise taken if path.exists() else error from None  # another process has put something there meanwhile
-        _sync(path.parent)
-    except OSError as error:
-        _name_file(error, path)
-        raise
+            _sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -191,12 +202,6 @@ def _lock(descriptor: int) -> Literal["ours", "taken", "unsupported"]:
     except OSError as error:
         return "taken" if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN) else "unsupported"
     return "ours"
-
-
-def _name_file(error: OSError, path: Path) -> None:
-    """Let an error of the operating system that names no file name this one."""
-    if error.errno is not None and error.filename is None:
-        error.filename = str(path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -5,10 +5,12 @@ import hashlib
 import json
 import math
 import os
+import resource
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from guided_diffusion.files import atomic_directory, atomic_write, file_sha256, locked, remove_leftovers, write_json
 
@@ -113,6 +115,21 @@ def test_a_full_disk_names_the_file(tmp_path):
         with pytest.raises(OSError, match=r"No space left on device: '.*wanted'"), write(tmp_path / "wanted"):
             raise full
         full.filename = None
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_names_the_file_also_behind_an_error_of_torch(tmp_path):
+    """torch.save ends a failed archive, which fails again, with an error of its own."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with (
+            pytest.raises(OSError, match=r"File too large: '.*wanted.pt'"),
+            atomic_write(tmp_path / "wanted.pt") as file,
+        ):
+            torch.save({"weight": torch.zeros(100_000)}, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert names(tmp_path) == []
 
 

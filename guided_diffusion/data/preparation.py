@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import differences
-from ..files import atomic_write, file_sha256, locked, write_json
+from ..files import atomic_write, file_sha256, locked, named_errors, write_json
 from ..records import DamagedRecordError, read_record
 from .config import DataConfig
 from .formats.npz import npy_header, write_npy_header
@@ -152,7 +152,7 @@ def _write_images(out: Path, images: ImageSet, *, num_workers: int) -> None:
     header = io.BytesIO()
     write_npy_header(header, (len(images), *images.shape))
     num_bytes = math.prod(images.shape)
-    with (out / PARTIAL).open("ab") as file:
+    with named_errors(out / PARTIAL), (out / PARTIAL).open("ab") as file:
         start = max(0, file.seek(0, os.SEEK_END) - header.tell()) // num_bytes
         file.truncate(header.tell() + start * num_bytes if start else 0)
         if not start:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..diffusion.denoiser import Estimate
@@ -15,21 +16,29 @@ MOST_WITHOUT_CONTENT = 0.01
 MOST_IDS = 8
 """Ids written out in a message."""
 
+LARGEST_STATE = 1.5
+"""Root mean square of a batch's states beyond which guidance has led them out of the range of training, where it is 1
+at most. Sound guidance of the digits of scripts/demo.py stays below 1.3; from 1.5 on their distances grow."""
+
 _logger = logging.getLogger(__name__)
 
 
 class FiniteSteps:
-    """The count of steps after which each sample was finite, kept on the device: no step waits for it. An `OnStep`."""
+    """Finiteness and size of the states of a batch, kept on the device: no step waits for them. An `OnStep`."""
 
     def __init__(self, on_step: OnStep | None) -> None:
         """on_step: called as well."""
         self._on_step = on_step
         self.count: Tensor | None = None
-        """(B,) int64; None before the first step."""
+        """(B,) int64 of steps after which each sample was finite; None before the first."""
+        self.mean_square: Tensor | None = None
+        """The largest mean square of a state x_s; of [-1, 1] and unit noise it is 1 at most."""
 
     def __call__(self, k: int, x: Tensor, estimate: Estimate) -> None:
         finite = x.isfinite().flatten(1).all(dim=1).long()
         self.count = finite if self.count is None else self.count + finite
+        mean_square = x.float().square().mean()
+        self.mean_square = mean_square if self.mean_square is None else torch.maximum(self.mean_square, mean_square)
         if self._on_step is not None:
             self._on_step(k, x, estimate)
 
@@ -40,10 +49,12 @@ def finite_samples(
     *,
     cause: Callable[[], str],
     on_step: OnStep | None = None,
+    out_of_range: Callable[[float], object] | None = None,
 ) -> Tensor:
     """The result (B, C, H, W) of a sampler that is called with an `OnStep`.
 
-    ids: of the samples, for the message. cause: `likeliest_cause` of a failure.
+    ids: of the samples, for the message. cause: `likeliest_cause` of a failure. out_of_range: called with the root mean
+    square of the states, where one is above `LARGEST_STATE`.
 
     Raises:
         ValueError: samples that are not finite, naming them, the step and the likeliest cause.
@@ -52,6 +63,9 @@ def finite_samples(
     x = sampled(steps)
     finite = x.isfinite().flatten(1).all(dim=1)
     if finite.all():
+        size = 0.0 if steps.mean_square is None else float(steps.mean_square) ** 0.5
+        if size > LARGEST_STATE and out_of_range is not None:
+            out_of_range(size)
         return x
     wrong = [sample_id for sample_id, is_finite in zip(ids, finite.tolist(), strict=True) if not is_finite]
     shown = ", ".join(map(str, wrong[:MOST_IDS])) + (f" and {len(wrong) - MOST_IDS} more" if wrong[MOST_IDS:] else "")

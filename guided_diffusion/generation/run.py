@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class SamplingRun:
     guidance: Guidance
     evaluations: Counter[str]
     """Images that the networks have evaluated, by kind of network."""
+    warned: set[str] = field(default_factory=set[str])
+    """Warnings that were given: each is given once."""
 
     def __post_init__(self) -> None:
         _ = self.chain  # refuses timesteps before anything is written
@@ -78,7 +80,7 @@ class SamplingRun:
     def reconfigured(self, settings: SamplingConfig, guidance: GuidanceConfig) -> "SamplingRun":
         """The same networks under another sampler or other strengths of guidance."""
         loaded = replace(self.guidance, config=guidance, sampler=settings.sampler)
-        return replace(self, settings=settings, guidance=loaded)
+        return replace(self, settings=settings, guidance=loaded, warned=set())
 
     @property
     def model(self) -> DiffusionModel:
@@ -140,7 +142,20 @@ class SamplingRun:
         Raises:
             ValueError: samples that are not finite, naming the likeliest cause.
         """
-        return finite_samples(sampled, batch.ids, cause=self._likeliest_cause, on_step=batch.on_step)
+        warn = self._warn_out_of_range if self.guidance.strengths else None
+        return finite_samples(sampled, batch.ids, cause=self._likeliest_cause, on_step=batch.on_step, out_of_range=warn)
+
+    def _warn_out_of_range(self, size: float) -> None:
+        if self.warned:
+            return
+        self.warned.add("out of range")
+        _logger.warning(
+            "guidance led noisy images out of range: their root mean square reached %.2g, in training it is 1 at most, "
+            "so that the network's estimates mean little there; lower %s, or leave high noise unguided by "
+            "--guidance.sigma_max",
+            size,
+            " or ".join(f"--{name}" for name in self.guidance.strengths),
+        )
 
     def _likeliest_cause(self) -> str:
         guidance, sampler = self.guidance, self.settings.sampler
@@ -158,21 +173,27 @@ class SamplingRun:
             "guidance": guidance.record(),
         }
 
-    def warn_of_strong_tilt(self) -> None:
-        """Warn of noise levels at which guidance by the tilted estimate multiplies a classifier's errors.
+    def log_warnings(self) -> None:
+        """Warn of steps that the sampler's options leave too few, and of strong tilts.
 
-        Tilting adds (1 - alpha_bar) / sqrt(alpha_bar) times the classifier's gradient, errors and all, to x_0.
+        Those are noise levels at which guidance by the tilted estimate multiplies a classifier's errors: tilting adds
+        (1 - alpha_bar) / sqrt(alpha_bar) times the classifier's gradient, errors and all, to x_0.
         """
-        by_tilting = self.guidance.classifier is not None and self.settings.sampler.entry.guidance == "tilted"
+        if (warning := self.settings.sampler.warning(self.chain)) is not None:
+            _logger.warning("%s", warning)
+        guidance = self.guidance
+        by_tilting = guidance.classifier is not None and self.settings.sampler.entry.guidance == "tilted"
+        through_network = guidance.clean is not None and guidance.config.clean_classifier.gradient == "x_t"
         alpha_bar = float(self.chain.alpha_bar[-1])
         factor = float("inf") if alpha_bar == 0 else (1 - alpha_bar) * alpha_bar**-0.5
-        if factor > LARGEST_TILT and (by_tilting or self.guidance.clean is not None):
+        if factor > LARGEST_TILT and (by_tilting or through_network):
             _logger.warning(
                 "the noisiest timestep kept has signal power %.2g, where guidance moves x_0 by %.2g times the "
-                "classifier's gradient; take fewer steps, which leaves that timestep out, set guidance.sigma_max, or "
-                "let a classifier of noisy images guide ddpm",
+                "classifier's gradient with respect to x_t, errors and all; take fewer steps, which leaves that "
+                "timestep out, set guidance.sigma_max, or %s",
                 alpha_bar,
                 factor,
+                "let the classifier guide ddpm" if by_tilting else "guidance.clean_classifier.gradient x_0",
             )
 
 

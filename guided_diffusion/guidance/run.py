@@ -107,6 +107,17 @@ class Guidance:
         is_active = not self.config.is_limited or is_inside(step, self.config.sigma_min, self.config.sigma_max)
         return 1 + (is_active and (self.weaker is not None or self.config.classifier_free.weight is not None))
 
+    @property
+    def strengths(self) -> tuple[str, ...]:
+        """The options whose values say how strongly the samples are guided."""
+        used = {
+            "guidance.scale": self.classifier is not None,
+            "guidance.clean_classifier.scale": self.clean is not None,
+            "guidance.classifier_free.weight": self.config.classifier_free.weight is not None,
+            "guidance.autoguidance.weight": self.weaker is not None,
+        }
+        return tuple(name for name, is_used in used.items() if is_used)
+
     def record(self) -> dict[str, Any] | None:
         """The guidance as manifests record it; None without any."""
         config, clean = self.config, self.config.clean_classifier

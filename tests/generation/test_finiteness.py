@@ -25,7 +25,7 @@ from guided_diffusion.generation.finiteness import finite_samples, warn_without_
 from guided_diffusion.generation.input_images import open_inputs
 from guided_diffusion.generation.likelihood import measured_likelihood
 from guided_diffusion.generation.plan import SampleBatch
-from guided_diffusion.guidance.config import GuidanceConfig
+from guided_diffusion.guidance.config import CleanClassifierConfig, GuidanceConfig
 from guided_diffusion.models.upsampler import Upsampler, UpsamplerConfig
 from guided_diffusion.samplers import SamplerConfig
 
@@ -37,6 +37,14 @@ def with_nan(loaded: Any) -> Any:
     network = copy.deepcopy(loaded.network)
     with torch.no_grad():
         next(network.parameters()).flatten()[0] = torch.nan
+    return replace(loaded, network=network)
+
+
+def with_steep_gradient(loaded: Classifier) -> Classifier:
+    """A classifier of finite weights whose gradient, times a large scale, is beyond float32."""
+    network = copy.deepcopy(loaded.network)
+    with torch.no_grad():
+        network.head.weight.mul_(1e34)
     return replace(loaded, network=network)
 
 
@@ -59,12 +67,12 @@ def test_weights_that_are_not_finite_are_named_and_nothing_is_written(tmp_path, 
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        ({"guidance": GuidanceConfig(scale=1e38)}, r"guidance.scale 1e\+38"),
+        ({"guidance": GuidanceConfig(scale=1e6)}, r"guidance.scale 1e\+06"),
         ({"sampler": "langevin", "snr": 1e20, "langevin_steps": 100}, r"sampler.snr 1e\+20"),
     ],
 )
 def test_settings_that_leave_the_range_of_numbers_are_named(tmp_path, model, guide, options, cause):
-    guide = guide if "guidance" in options else None
+    guide = with_steep_gradient(guide) if "guidance" in options else None
     refused(tmp_path, model, guide, match=f"the likeliest cause is {cause}; take values nearer", **options)
 
 
@@ -83,6 +91,35 @@ def test_the_samples_and_the_first_step_are_named_where_only_some_fail():
     with pytest.raises(ValueError, match=r"^1 of 3 samples \(ids 8\) are not finite from step 3 on: why$"):
         finite_samples(sampled, range(7, 10), cause=lambda: "why", on_step=lambda k, x, estimate: calls.append(k))
     assert calls == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(("scale", "warnings"), [(1.0, 0), (1e4, 1)])
+def test_guidance_that_leads_out_of_the_range_of_training_is_said_once_a_run(
+    tmp_path, model, judge_run, caplog, scale, warnings
+):
+    judge = CleanClassifierConfig(name=f"classifier:{judge_run}", scale=scale)
+    options = {"num_samples": 4, "batch_size": 2, "sampler": "ddpm"}
+    tiny.generate(config(tmp_path / "out", guidance=GuidanceConfig(clean_classifier=judge), **options), model)
+    said = [record.getMessage() for record in caplog.records if "out of range" in record.getMessage()]
+    assert len(said) == warnings
+    for message in said:
+        assert "in training it is 1 at most" in message
+        assert (
+            "lower --guidance.clean_classifier.scale, or leave high noise unguided by --guidance.sigma_max" in message
+        )
+
+
+@pytest.mark.parametrize(("size", "told"), [(1.4, []), (1.6, [1.6])])
+def test_the_size_of_states_is_that_of_the_largest_on_the_way(size, told):
+    found = []
+
+    def sampled(on_step: Any) -> Tensor:
+        for k, rms in enumerate((1.0, size, 0.5)):
+            on_step(k, torch.full((2, 1, 2, 2), rms), None)
+        return torch.zeros(2, 1, 2, 2)
+
+    finite_samples(sampled, range(2), cause=lambda: "why", out_of_range=found.append)
+    assert found == pytest.approx(told)
 
 
 def test_python_refuses_as_the_command_does(model):
@@ -147,3 +184,11 @@ def test_sampling_doubts_samples_without_content(tmp_path, model, caplog):
     black.network.forward = lambda x_t, t: x_t.new_full((len(x_t), 2, 8, 8), 1e6)
     tiny.generate(config(tmp_path, shard_size=5, num_samples=10), black)
     assert caplog.text.count("samples are of one colour") == 1
+
+
+def test_a_sampler_of_too_few_steps_is_warned_of_before_it_runs(tmp_path, model, caplog):
+    tiny.generate(config(tmp_path, num_samples=2, sampler="langevin", steps=5, langevin_steps=2), model)
+    assert "5 levels of 2 steps of snr 0.224 leave " in caplog.text
+    caplog.clear()
+    GuidedDiffusion(model).sample(num_samples=1, sampler="langevin", steps=5, langevin_steps=2)
+    assert "5 levels of 2 steps of snr 0.224 leave " in caplog.text
