@@ -41,6 +41,13 @@ def test_a_sound_folder_is_described(folder, capsys):
     ]
 
 
+def test_float_files_name_the_option_that_they_need(tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.array([[0.25, 0.75]], np.float32)).save(tmp_path / "a" / "0.tif")
+    expected = "0.tif: has values from 0.25 to 0.75, of no known range; needs --data.window BLACK WHITE"
+    assert expected in report(tmp_path, capsys)
+
+
 def test_classes_of_different_sizes_are_named_with_their_ratio(folder, capsys):
     for name in ("000.png", "001.png"):
         (folder / "dark" / name).unlink()
