@@ -106,6 +106,7 @@ class GuidedDiffusion:
         run = SamplingRun.assemble(
             self.model, self.classifier, clean=self.clean_classifier, guidance=guidance, settings=settings
         )
+        run.log_warnings()
         plan = _plan(run, labels, num_samples)
         batches = batches_of(range(plan.num_samples), settings.batch_size)
         images = torch.cat([run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches])
