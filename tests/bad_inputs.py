@@ -450,6 +450,8 @@ OPTION_CASES = (
              options=("--config=mine.yaml",), says=("mine.yaml is no YAML file of options, such as", "line 2")),
     BadInput(name="A picture as YAML file", options=("--config=pictures/dark/000.png",),
              says=("pictures/dark/000.png is no YAML file of options",)),
+    BadInput(name="A named pipe as YAML file", make=lambda: os.mkfifo("mine.yaml"), options=("--config=mine.yaml",),
+             says=("mine.yaml is no YAML file of options but a named pipe",)),
     BadInput(name="No such YAML file", options=("--config=mine.yaml",),
              says=("--config: File does not exist: 'mine.yaml'",)),
     BadInput(name="A value of the wrong type", options=("--training.learning_rate=fast",),
