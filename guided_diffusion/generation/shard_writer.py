@@ -23,12 +23,12 @@ from ..distributed import (
     Tally,
     broadcast_from_main,
     free_cached_memory,
-    is_out_of_memory,
     locked_for_run,
     on_main_process,
     this_process,
     wait_for_everyone,
 )
+from ..memory import is_out_of_memory
 from ..stop_request import InterruptedWork, StopRequest, stop_requests
 from .config import RunConfig
 from .finiteness import warn_without_content
@@ -105,7 +105,7 @@ def _made(plan: Plan, ids: range, size: int, make_images: MakeImages, progress: 
     while ids:
         try:
             made.append(make_images(plan.batch(ids[:size], device=device, on_step=progress.step)).cpu())
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if min(size, len(ids)) == 1 or not is_out_of_memory(error):
                 raise
         else:
