@@ -79,7 +79,7 @@ LIBRARY_PLACES: dict[str, tuple[str, ...]] = {
         "guided_diffusion/data/", "guided_diffusion/generation/", "guided_diffusion/evaluation/extractors/dinov2.py",
         "guided_diffusion/commands/make_digits.py",
     ),
-    "accelerate": ("guided_diffusion/distributed.py", "guided_diffusion/memory.py",),
+    "accelerate": ("guided_diffusion/distributed.py",),
     "datasets": ("guided_diffusion/data/formats/huggingface.py",),
     "jsonargparse": ("guided_diffusion/config.py",),
     "markupsafe": ("guided_diffusion/html.py",),
