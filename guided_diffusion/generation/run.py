@@ -183,7 +183,7 @@ class SamplingRun:
             _logger.warning("%s", warning)
         guidance = self.guidance
         by_tilting = guidance.classifier is not None and self.settings.sampler.entry.guidance == "tilted"
-        through_network = guidance.clean is not None and guidance.config.clean_classifier.gradient == "x_t"
+        through_network = guidance.differentiates_network
         alpha_bar = float(self.chain.alpha_bar[-1])
         factor = float("inf") if alpha_bar == 0 else (1 - alpha_bar) * alpha_bar**-0.5
         if factor > LARGEST_TILT and (by_tilting or through_network):
@@ -193,7 +193,7 @@ class SamplingRun:
                 "timestep out, set guidance.sigma_max, or %s",
                 alpha_bar,
                 factor,
-                "let the classifier guide ddpm" if by_tilting else "guidance.clean_classifier.gradient x_0",
+                "let the classifier guide ddpm" if by_tilting else "take the clean classifier's gradient x_0",
             )
 
 

@@ -84,6 +84,11 @@ class Guidance:
         classifiers = (one for one in (self.classifier, self.clean) if one is not None)
         return self.model.config.class_names or next((one.class_names for one in classifiers), ())
 
+    @property
+    def differentiates_network(self) -> bool:
+        """True where a classifier of clean images guides by gradients through the denoising network."""
+        return self.clean is not None and self.config.clean_classifier.gradient == "x_t"
+
     def denoiser(self, y: Tensor, *, clip: Clip) -> Denoiser:
         """The model's, for labels y (B,), with all guidance that is not a score of x_t."""
         unclipped = self._extrapolated(y)
