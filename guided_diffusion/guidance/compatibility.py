@@ -19,6 +19,11 @@ def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Pat
             f"{name} was trained on clean images only and cannot guide; train one with --diffusion {run}, or "
             f"evaluate it at the estimate of x_0: --guidance.clean_classifier.name classifier:RUN"
         )
+    if len(classifier.class_names) == 1:
+        raise ValueError(
+            f'{name} knows one class only, "{classifier.class_names[0]}", so that its gradient is 0 and guides nothing; '
+            f"train it on images of several classes"
+        )
     if chain != model.chain:
         raise ValueError(f"{name} was trained on the noise of {chain}, but {run} has {model.chain}")
     check_images(name, classifier.image_shape, model, run)
