@@ -221,6 +221,38 @@ def _images(values: Sequence[float], dtype: str, *, shape: tuple[int, ...] = (20
     return np.resize(np.array(values, dtype), shape)
 
 
+def _deep(kind: type, suffix: str) -> None:
+    """Noise of 12 bits in pixels that could hold more."""
+    levels = np.random.default_rng(0).integers(0, 4096, (8, 8)).astype(kind)
+    levels[0, :2] = 0, 4095
+    for number in range(4):
+        Path("data/a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(levels).save(f"data/a/{number}.{suffix}")
+
+
+def _bomb() -> None:
+    with zipfile.ZipFile("data.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write("pictures/dark/000.png", "a/0.png")
+        archive.writestr("a/1.png", Path("pictures/dark/001.png").read_bytes()[:-12] + bytes(48 << 20))
+
+
+def _deep_label() -> None:
+    _put("0.json", "[" * 100_000 + "]" * 100_000)
+    with tarfile.open("data.tar", "w") as archive:
+        archive.add("pictures/dark/000.png", "0.png")
+        archive.add("0.json")
+    Path("0.json").unlink()
+
+
+def _huge_claim() -> None:
+    """An npz whose header tells of 8 TB."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"shape": (10**6, 10**6), "fortran_order": False, "descr": "<f8"})
+    with zipfile.ZipFile("data.npz", "w") as archive:
+        for name in ("mu", "sigma"):
+            archive.writestr(f"{name}.npy", header.getvalue() + bytes(800))
+
+
 def _cut_npz() -> None:
     _npz(arr_0=_images([0, 255], "uint8"))()
     _cut("data.npz", 900)
@@ -339,6 +371,26 @@ DATA_CASES = (
              says=("images of several modes in data: 2 L, 2 RGB", "--data.mode RGB converts all to colour")),
     BadInput(name="16-bit images", make=lambda: _classes("a", mode="I;16"), options=DATA,
              says=("the images in data are of mode I;16", "--data.mode L converts them")),
+    BadInput(name="16-bit images that use 12 bits", make=lambda: _deep(np.uint16, "png"), status=0, writes=True,
+             options=(*DATA, "--data.mode=L"),
+             says=("nearly all values of data lie in 0..15 of 0..255", "--data.window 0 4095 stretches them")),
+    BadInput(name="Float images without a window", make=lambda: _deep(np.float32, "tif"),
+             options=(*DATA, "--data.mode=L"),
+             says=("data/a/0.tif has values from 0 to 4095, of no known range", "--data.window BLACK WHITE")),
+    BadInput(name="A window for images of 8 bits", options=("--data.window", "0", "4095"),
+             says=("no image of pictures has grey of more than 8 bits; leave out --data.window",)),
+    BadInput(name="A window upside down", options=("--data.window", "4095", "0"),
+             says=("--data.window is the value of black, then a larger one of white; got 4095",)),
+    BadInput(name="An image of 196 megapixels", options=DATA,
+             make=lambda: (_classes("a"), Image.new("1", (14_000, 14_000)).save("data/a/2.png")),
+             says=("data/a/2.png is too large to be read (Image size (196000000 pixels) exceeds limit of 178956970",
+                   "make it smaller, or pass --data.on_error skip")),
+    BadInput(name="A named pipe among the images", make=lambda: (_classes("a"), os.mkfifo("data/a/2.png")),
+             options=DATA, says=("this is no regular file, but a pipe, a device or a directory: data/a/2.png",)),
+    BadInput(name="A zip member far larger than its pixels", options=("--data.path=data.zip",), make=_bomb,
+             writes=True, says=("data.zip/a/1.png is not a readable image (its header tells of 8x8 pixels, but more",)),
+    BadInput(name="A label in JSON nested 100,000 deep", options=("--data.path=data.tar",), make=_deep_label,
+             says=("the image 0.png of data.tar has no label: expected 0.cls, a class number, or 0.json",)),
     BadInput(name="CMYK images", make=lambda: [_picture(f"data/a/{i}.jpg", "CMYK") for i in range(2)], options=DATA,
              says=("the images in data are of mode CMYK", "--data.mode RGB converts them")),
     BadInput(name="Images with transparency", make=lambda: _classes("a", mode="RGBA"), options=DATA,
@@ -542,7 +594,8 @@ RUN_CASES = (
              says=("judge/checkpoint-0000002 was trained on clean images only and cannot guide", "--diffusion out")),
     BadInput(name="Previews guided by a classifier of another chain",
              options=("--preview.images=2", "--preview.classifier=runs/classifier", "--chain.num_steps=40"),
-             says=("classifier/checkpoint-0000002 was trained on the noise of", "num_steps=50", "num_steps=40")),
+             says=("cannot guide out: chain.num_steps is 40 to the diffusion model, but 50 to the classifier, ",
+                   "so they mean different noise by a timestep; train a classifier with --diffusion out")),
     BadInput(name="An output directory that is a file", make=lambda: _put("out", "mine"),
              says=("out is a file, where --out out needs a directory; choose another --out",)),
     BadInput(name="An output directory below a file", make=lambda: _put("mine"), options=("--out=mine/out",),
@@ -594,7 +647,7 @@ EVALUATION_CASES = (
     BadInput(name="A text file of samples", script="evaluate", make=lambda: _put("data.txt", "text"),
              options=("--generated=data.txt",), says=("data.txt is a file of no known format; expected a folder",)),
     BadInput(name="A zip without pictures", script="evaluate", options=("--generated=data.zip",),
-             make=lambda: _zipped("a/0.tiff"), says=("no images in data.zip", "but 1 .xcf files, the first a/0.xcf")),
+             make=lambda: _zipped("a/0.xcf"), says=("no images in data.zip", "but 1 .xcf files, the first a/0.xcf")),
     BadInput(name="An encrypted zip of samples", script="evaluate", options=("--generated=data.zip",),
              make=_encrypted_zip, says=("2 members of data.zip are encrypted, the first a/0.png; pack it without",)),
     BadInput(name="Samples beside class folders of samples", script="evaluate", options=GENERATED,
@@ -635,6 +688,8 @@ EVALUATION_CASES = (
              make=_npz(**STATISTICS, extractor="inception-2015", extractor_sha256="67"),
              says=("data.npz was made with inception-2015 (SHA-256 67), not with classifier:runs/judge",
                    "use the same extractor for both sides")),
+    BadInput(name="A reference that claims 8 TB", script="evaluate", options=REAL_NPZ, make=_huge_claim,
+             says=("data.npz is no reference file (it ends within row 0 of (1000000, 1000000))",)),
     BadInput(name="A reference that is not finite", script="evaluate", options=REAL_NPZ,
              make=_npz(mu=np.full(32, np.nan), sigma=np.eye(32)),
              says=("data.npz is no reference file (mu or sigma has values that are not finite); make or fetch it",)),

@@ -12,6 +12,7 @@ TRAINING = (
     "data.num_workers",
     "data.on_error",
     "data.path",
+    "data.window",
     "dry_run",
     "network",
     "network.attention_sizes",
@@ -125,6 +126,7 @@ IMAGES = (
     "data.num_workers",
     "data.on_error",
     "data.path",
+    "data.window",
 )
 """Of commands that read images."""
 
@@ -144,6 +146,7 @@ EVALUATING = (
     "protocol.neighbours",
     "protocol.real_manifold",
     "protocol.split_size",
+    "protocol.window",
     "real",
 )
 """Of commands that evaluate samples."""
@@ -182,6 +185,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "channels",
         "compare",
         "generated",
+        "labels",
         "out",
     ),
     "export_openai": (
@@ -217,6 +221,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "data.labels",
         "data.num_workers",
         "data.path",
+        "data.window",
         "out",
         "size",
     ),
@@ -243,8 +248,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "extractor.weights",
         "image_size",
         "images",
+        "labels",
         "manifold_images",
         "out",
+        "window",
     ),
     "plot_runs": (
         "out",

@@ -58,8 +58,9 @@ def import_openai(config: ImportConfig) -> Path:
 
 def _class_names(folder: Path, num_classes: int | None) -> list[str]:
     from ..data.formats.tree import class_directories
+    from ..data.labels import class_name
 
-    names = class_directories(folder)
+    names = sorted(set(map(class_name, class_directories(folder))))
     if num_classes not in (None, len(names)):
         raise ValueError(f"{folder} holds {len(names)} class folders, but the model knows {num_classes} classes")
     return names

@@ -70,6 +70,7 @@ def write_inpainted(run: SamplingRun, config: InpaintConfig) -> None:
     rule = InTurn(tuple(labels.tolist())) if own_labels else run.label_rule(asked)
     plan = Plan(num_samples=len(images), shard_size=config.shard_size, labels=rule, seed=config.seed)
     inpainting = InpaintingRun(run=run, images=images, fill=fill, resample_steps=config.resample_steps)
+    run.log_warnings()
     make_shards(config, plan, inpainting.manifest(plan), inpainting.sample, run.evaluations)
     if this_process().is_main:
         write_png(config.out / "comparison.png", inpainting.comparison(config.out))

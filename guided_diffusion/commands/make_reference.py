@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import check_at_least, run_command
-from ..data.config import Labels
+from ..data.config import Labels, Window, check_window
 from ..evaluation.extractors.config import ExtractorConfig, open_extractor
 from ..files import file_sha256
 
@@ -32,6 +32,8 @@ class MakeReferenceConfig:
     """Channels of pictures: 3 makes grey ones coloured. null: the mode of the files, which must be one."""
     labels: Labels | None = None
     """Labels of pictures in folders and zips, as data.labels of a training; null: class folders, if there are any."""
+    window: Window | None = None
+    """As data.window of a training, of pictures with grey of more than 8 bits; null: all 16 bits."""
     manifold_images: int = 10_000
     """Images, at most, to keep for precision, recall, density, coverage and kernel distance, which are absent with 0.
     Spread over the set; published."""
@@ -39,6 +41,7 @@ class MakeReferenceConfig:
     """Images of one forward pass of the extractor, per process."""
 
     def __post_init__(self) -> None:
+        check_window(self.window, option="window")
         check_at_least(self, image_size=1, batch_size=1, manifold_images=0)
 
 

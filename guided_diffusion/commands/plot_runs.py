@@ -1,15 +1,14 @@
 """Plot the curves of training runs: python scripts/plot_runs.py --runs '[runs/diffusion]' --out curves.png"""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..config import run_command
 from ..files import atomic_write
+from ..records import DamagedRecordError, check_record, parse_record
 
 NOT_DRAWN = {"iteration", "observed", "images_per_second"}
 """Fields of metrics.jsonl without a panel."""
@@ -71,19 +70,22 @@ def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
 
     Raises:
         FileNotFoundError: no metrics.jsonl there.
-        ValueError: a line in the middle of it that is no JSON.
+        ValueError: a line that is no record of numbers.
     """
     file = run / "metrics.jsonl"
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file}; give the directory of a training run")
-    curves, lines = defaultdict[str, list[tuple[int, float]]](list), file.read_text().splitlines()
+    content = file.read_bytes()
+    curves, lines = defaultdict[str, list[tuple[int, float]]](list), content.splitlines()
     for number, line in enumerate(lines, start=1):
+        source = f"line {number} of {file}"
         try:
-            metrics: Mapping[str, Any] = json.loads(line)
-        except json.JSONDecodeError:
-            if number == len(lines):  # a run in progress, or killed, may be within a line
+            metrics = parse_record(line, {"iteration": int}, source=source)
+            check_record(metrics, dict.fromkeys(metrics.keys() - {"observed"}, float), source=source)
+        except DamagedRecordError as error:
+            if number == len(lines) and not content.endswith(b"\n"):  # a run in progress, or killed within a line
                 break
-            raise ValueError(f"line {number} of {file} is no JSON; remove it") from None
+            raise ValueError(f"{error}; remove it") from None
         for name in metrics.keys() - NOT_DRAWN:
             curves[name].append((int(metrics["iteration"]), float(metrics[name])))
     return curves

@@ -54,7 +54,7 @@ def sample(config: SampleConfig) -> None:
 def write_samples(run: SamplingRun, config: SampleConfig) -> None:
     """Write the samples of an opened run, as `sample`; `config.upsampler` is not used."""
     plan = run.plan(config)
-    run.warn_of_strong_tilt()
+    run.log_warnings()
     make_shards(config, plan, run.manifest(plan), run.sample, run.evaluations)
     if config.animate and this_process().is_main:
         write_animation(config.out / "animation.webp", run, plan, count=config.animate)

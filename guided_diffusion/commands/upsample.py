@@ -1,5 +1,6 @@
 """Enlarge samples: python scripts/upsample.py --upsampler RUN --base runs/samples --out runs/enlarged"""
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,6 +17,8 @@ from ..generation.config import RunConfig
 from ..generation.plan import SampleBatch
 from ..generation.shard_writer import make_shards
 from ..models.precision import check_precision, in_precision
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ def upsample(config: UpsampleConfig) -> None:
     source = open_image_set(config.base)
     rate = config.conditioning_noise
     run = UpsamplingRun(settings=config, upsampler=upsampler, base=stored_base(source), conditioning_noise=rate)
+    if (warning := config.sampler.warning(run.chain)) is not None:
+        _logger.warning("%s", warning)
     plan = run.plan(shard_size=config.shard_size)
 
     @lru_cache(maxsize=1)  # batches of one shard follow one another

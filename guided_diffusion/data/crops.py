@@ -151,8 +151,8 @@ def damage_named(path: Path) -> Iterator[None]:
         advice = "give the values of black and white, --data.window BLACK WHITE (evaluate.py: --protocol.window)"
         raise UnknownRangeError(f"{path} {cause}; {advice}") from cause
     except Image.DecompressionBombError as cause:
-        found = str(cause).partition(", could")[0]  # which goes on about an attack
-        raise DamagedImageError(f"{path} is too large to be read ({found})", remedy="make it smaller") from cause
+        size = ValueError(str(cause).partition(", could")[0])  # which goes on about an attack
+        raise DamagedImageError(f"{path} is too large to be read ({size})", remedy="make it smaller") from size
     except UnidentifiedImageError as cause:  # whose own text describes a Python object
         raise DamagedImageError(f"{path} is not a readable image (its content is of no known image format)") from cause
     except OSError as cause:

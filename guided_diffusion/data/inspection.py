@@ -44,7 +44,7 @@ _LOOKED_AT = 16
 
 @dataclass(frozen=True)
 class Facts:
-    """Format, mode and size (width, height) of one file, or its damage."""
+    """Format, mode and size (width, height, upright) of one file, or its damage."""
 
     digest: bytes
     """Hash of its bytes; empty if they could not be read."""
@@ -54,6 +54,8 @@ class Facts:
     damage: str | None = None
     means: tuple[float, ...] = ()
     """Mean value of each channel, 0..255."""
+    is_constant: bool = False
+    """True if all its pixels are equal."""
     turned: bool = False
     """True if its EXIF orientation turns it."""
 
@@ -115,12 +117,18 @@ def file_facts(files: EncodedImages, index: int, *, window: Window | None = None
             content = encoded_bytes(file)
             digest = hashlib.blake2b(content, digest_size=16).digest()
             with Image.open(io.BytesIO(content)) as image:
-                found = Facts(digest, image.format or "", image.mode, image.size, turned=orientation(image) > 1)
+                turn = orientation(image)
+                width, height = image.size
+                size = (height, width) if turn > 4 and image.format != "TIFF" else (width, height)  # TIFF's are turned
+                found = Facts(digest, image.format or "", image.mode, size, turned=turn > 1)
             # Not every mode can become what a network sees.
-            return replace(found, means=channel_means(_pixels(content, found.mode, window)))
-    except (DamagedImageError, UnknownRangeError) as damage:
+            pixels = _pixels(content, found.mode, window)
+            return replace(found, means=channel_means(pixels), is_constant=bool((pixels == pixels[0, 0]).all()))
+    except DamagedImageError as damage:
         unknown = isinstance(damage.__cause__, UnidentifiedImageError)  # whose message names a buffer of ours
         return Facts(digest, damage="no image of any known format" if unknown else str(damage.__cause__))
+    except UnknownRangeError as unknown:
+        return Facts(digest, damage=f"{unknown.__cause__}; needs --data.window BLACK WHITE")
     except OSError as failure:
         return Facts(digest, damage=failure.strerror or str(failure))
 
@@ -144,12 +152,15 @@ def report_lines(found: Inspection, *, size: int | None) -> list[str]:
     if sound:
         lines += [*_size_lines(sound, size), *_mean_lines(found)]
     lines.append(f"formats     {_shares(fact.format for fact in sound)}")
-    modes = {fact.mode for fact in sound}
+    modes = {"L" if found.window is not None and is_deep(fact.mode) else fact.mode for fact in sound}
     needs_mode = len(modes) > 1 or not modes <= CHANNELS.keys()
     advice = "; training needs --data.mode RGB (or L), which converts them" if needs_mode else ""
     lines.append(f"modes       {_shares(fact.mode for fact in sound)}{advice}")
     if turned := sum(fact.turned for fact in sound):
         lines.append(f"turned      {_counted(turned, 'image', 'images')}, by the EXIF orientation")
+    constant = [str(found.files.path(i)) for i, fact in enumerate(found.facts) if fact.is_constant]
+    if constant:
+        lines += _listed(f"constant    {_counted(len(constant), 'image', 'images')} of one value each", constant)
     broken = [f"{found.files.path(i)}: {fact.damage}" for i, fact in enumerate(found.facts) if fact.damage is not None]
     lines += _listed(f"broken      {_counted(len(broken), 'file', 'files')}", broken)
     return lines + _duplicate_lines(found) + [f"doubt       {doubt}" for doubt in _doubts(found)]

@@ -66,7 +66,11 @@ def indexed(classes: Sequence[str], class_names: Sequence[str] | None = None) ->
 
 def class_name(text: str) -> str:
     """The one form of a class's name: macOS decomposes accents in names of files, and tables have stray blanks."""
-    return unicodedata.normalize("NFC", text).strip()
+    return _composed(text).strip()
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def parse_label(text: str | int, class_names: Sequence[str]) -> int:
@@ -176,6 +180,8 @@ def table_labels(images: Sequence[str], content: bytes, *, root: Path, source: P
         pairs = reader(content.decode("utf-8-sig"), source)
     except UnicodeDecodeError as error:
         raise ValueError(f"{source} is not UTF-8 text ({error})") from error
+    # The name of a file may come composed in the table and decomposed, from macOS, in the tree.
+    images, pairs = [_composed(image) for image in images], [(_composed(file), label) for file, label in pairs]
     label_of, present = dict(pairs), set(images)
     twice = [file for file, count in Counter(file for file, _ in pairs).items() if count > 1]
     if twice:
@@ -202,9 +208,9 @@ def _csv_pairs(text: str, source: Path) -> list[tuple[str, Label]]:
         raise ValueError(f"the first line of {source} is {','.join(header)!r}; expected file,label")
     pairs: list[tuple[str, Label]] = []
     for row in rows:
-        if len(row) != 2 or not all(row):
+        if len(row) != 2 or not all(map(str.strip, row)):
             raise ValueError(f"line {rows.line_num} of {source} is {','.join(row)!r}; expected a file and its label")
-        pairs.append((row[0], row[1]))
+        pairs.append((row[0], row[1].strip()))
     return pairs
 
 

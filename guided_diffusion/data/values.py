@@ -62,8 +62,8 @@ def value_doubt(images: Sequence[NDArray[np.uint8]], *, path: Path, window: Wind
         black, white = (0, 256 << high.bit_length()) if low < _NARROW // 2 else (low << 8, (high + 1) << 8)
         advice = f"--data.window {black} {white - 1} stretches them (evaluate.py: --protocol.window)"
     return (
-        f"nearly all values of {path} lie in {low}..{high} of 0..255, in the {len(images)} images looked at: a network "
-        f"sees one shade; {advice}"
+        f"nearly all values of {path} lie in {low}..{high} of 0..255 ({len(images)} images looked at), which leaves a "
+        f"network little contrast; {advice}"
     )
 
 

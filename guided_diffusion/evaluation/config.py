@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
+from ..data.config import Window, check_window
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
@@ -11,6 +13,8 @@ class EvaluationConfig:
     """Images of one forward pass of the extractor, per process."""
     image_size: int | None = None
     """Side in pixels, to which pictures get the published centre crop; null: the size of the generated images."""
+    window: Window | None = None
+    """As data.window of a training, for pictures on either side with grey of more than 8 bits; null: all 16 bits."""
     neighbours: int = 3
     """k of precision and recall, the radius of a ball around a feature; 3 is Kynkäänniemi's, and ADM's."""
     density_neighbours: int = 5
@@ -31,8 +35,9 @@ class EvaluationConfig:
     """Resamplings of the generated images for an interval around the Fréchet distance; 0: none. 200 are plenty."""
 
     def __post_init__(self) -> None:
+        check_window(self.window, option="protocol.window")
         for name, value in asdict(self).items():
-            if value is not None and name not in ("extrapolate", "bootstrap") and value < 1:
+            if value is not None and name not in ("window", "extrapolate", "bootstrap") and value < 1:
                 raise ValueError(f"--protocol.{name} must be positive, got {value}")
         if self.bootstrap < 0 or self.bootstrap == 1:
             raise ValueError(

@@ -44,7 +44,7 @@ def open_generated(
     path: Path, *, config: EvaluationConfig, channels: int | None = None, labels: Labels | None = None
 ) -> ImageSet:
     """The generated images at `path`; unreadable ones are refused, and sets that are too small."""
-    samples = open_image_set(path, image_size=config.image_size, channels=channels, labels=labels)
+    samples = open_image_set(path, image_size=config.image_size, channels=channels, labels=labels, window=config.window)
     config.check_num_images(len(samples), f"{path} holds")
     return samples
 
@@ -65,7 +65,7 @@ def open_real(
     images = None
     if reference is None or reference.has_images:
         size = height if height == width else None
-        images = open_image_set(path, image_size=size, channels=channels, labels=labels)
+        images = open_image_set(path, image_size=size, channels=channels, labels=labels, window=config.window)
         if images.shape != shape:
             raise ValueError(
                 f"the generated images have {height}x{width} pixels, those of {path} {images.shape[0]}x"

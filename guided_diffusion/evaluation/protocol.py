@@ -66,7 +66,8 @@ def protocol_record(
             "published": extractor.published.name if extractor.published else None,
             "resize": extractor.resize,
         },
-        "settings": asdict(real.config),
+        # A window stands in the sets' own records, where it applied.
+        "settings": {name: value for name, value in asdict(real.config).items() if name != "window"},
         "arithmetic": {
             "device": torch.cuda.get_device_name(device) if is_gpu else f"{device.type}, {platform.machine()}",
             "features": f"{dtype}, TensorFloat-32 off",  # all extractors compute within `exact_float32`

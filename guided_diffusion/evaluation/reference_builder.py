@@ -8,7 +8,6 @@ from shutil import rmtree
 from typing import Any
 
 from ..config import to_plain
-from ..data.config import Labels
 from ..data.formats.npz import npz_members
 from ..data.image_set import ImageSet, open_image_set
 from ..data.summary import doubts
@@ -28,11 +27,9 @@ def make_reference(
     *,
     extractor: FeatureExtractor,
     out: Path,
-    image_size: int | None = None,
-    channels: int | None = None,
-    labels: Labels | None = None,
     manifold_images: int = 10_000,
     batch_size: int = 64,
+    **reading: Any,  # options of `open_image_set`
 ) -> bool:
     """Measure the images at `images` and write `out`, whole or not at all; False if this very result is there already.
 
@@ -43,7 +40,7 @@ def make_reference(
         FileExistsError: something else is at `out`.
     """
     _check_paths(images, out)
-    source = open_image_set(images, image_size=image_size, channels=channels, labels=labels)
+    source = open_image_set(images, **reading)
     if len(source) < 2:
         raise ValueError(f"{images} holds 1 image, and a covariance needs at least 2; give more")
     cache, kept = cache_directory(out), spread_over(len(source), keep=manifold_images).tolist()

@@ -173,11 +173,14 @@ class SamplingRun:
             "guidance": guidance.record(),
         }
 
-    def warn_of_strong_tilt(self) -> None:
-        """Warn of noise levels at which guidance by the tilted estimate multiplies a classifier's errors.
+    def log_warnings(self) -> None:
+        """Warn of steps that the sampler's options leave too few, and of strong tilts.
 
-        Tilting adds (1 - alpha_bar) / sqrt(alpha_bar) times the classifier's gradient, errors and all, to x_0.
+        Those are noise levels at which guidance by the tilted estimate multiplies a classifier's errors: tilting adds
+        (1 - alpha_bar) / sqrt(alpha_bar) times the classifier's gradient, errors and all, to x_0.
         """
+        if (warning := self.settings.sampler.warning(self.chain)) is not None:
+            _logger.warning("%s", warning)
         alpha_bar = float(self.chain.alpha_bar[-1])
         factor = float("inf") if alpha_bar == 0 else (1 - alpha_bar) * alpha_bar**-0.5
         if factor > LARGEST_TILT and self.guidance.instead_of_tilting is not None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from classifiers.trained_model import Classifier
 
-from ..diffusion.model import DiffusionConfig, DiffusionModel, class_difference
+from ..diffusion.model import DiffusionConfig, DiffusionModel, chain_difference, class_difference
 
 
 def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
@@ -21,11 +21,11 @@ def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Pat
         )
     if len(classifier.class_names) == 1:
         raise ValueError(
-            f'{name} knows one class only, "{classifier.class_names[0]}", so that its gradient is 0 and guides nothing; '
-            f"train it on images of several classes"
+            f'{name} knows one class only, "{classifier.class_names[0]}": its gradient is 0 and guides nothing; train '
+            f"it on images of several classes"
         )
-    if chain != model.chain:
-        raise ValueError(f"{name} was trained on the noise of {chain}, but {run} has {model.chain}")
+    other_noise = chain_difference(model.chain, chain)
+    refuse_difference(other_noise and f"{other_noise}; train a classifier with --diffusion {run}", name, run)
     check_images(name, classifier.image_shape, model, run)
     refuse_difference(class_difference(model.class_names, classifier.class_names), name, run)
 
@@ -57,8 +57,7 @@ def check_weaker(model: DiffusionModel, weaker: DiffusionModel) -> None:
         raise ValueError(
             f"guidance.autoguidance.model is {run} with its weights {weaker.weights}, the very model that is guided"
         )
-    if theirs.chain != ours.chain:
-        raise ValueError(f"{name} has the chain {theirs.chain}, but {run} has {ours.chain}")
+    refuse_difference(chain_difference(ours.chain, theirs.chain, other_called="the weaker model"), name, run)
     check_images(name, theirs.image_shape, ours, run)
     if theirs.is_conditional and not ours.is_conditional:
         raise ValueError(
@@ -80,7 +79,7 @@ def check_images(name: str | Path, shape: tuple[int, int, int] | None, model: Di
 
 
 def refuse_difference(difference: str | None, name: str | Path, guided: str | Path) -> None:
-    """Refuse networks whose classes differ.
+    """Refuse a network that differs from the model that it should guide.
 
     Raises:
         ValueError: with the difference, if there is one.

@@ -16,7 +16,7 @@ from .ddim import check_eta, ddim
 from .ddpm import GradientAt, ddpm
 from .dpmpp import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s
 from .heun import heun
-from .langevin import check_langevin, langevin, predictor_corrector
+from .langevin import check_langevin, langevin, langevin_warning, predictor_corrector
 from .sampler import GuidancePlace, Sampler, guided_sampler
 from .unipc import unipc
 
@@ -37,6 +37,8 @@ class Entry:
     """Its own options, fields of `SamplerConfig` and keywords of the function."""
     check: Callable[..., None] | None = None
     """Refuses values of the options with a ValueError."""
+    warning: Callable[..., str | None] | None = None
+    """Sentence about a chain and options with which samples are bad; None for good ones."""
 
     def default(self, option: str) -> Any:  # of any type
         """The published value of one of its options."""
@@ -51,7 +53,11 @@ SAMPLERS: Mapping[SamplerName, Entry] = {
     "dpmpp_2s": Entry(dpmpp_2s, spacing.uniformly_in_t),
     "heun": Entry(heun, spacing.by_rho),
     "langevin": Entry(
-        langevin, spacing.uniformly_in_log_sigma, options=("snr", "langevin_steps"), check=check_langevin
+        langevin,
+        spacing.uniformly_in_log_sigma,
+        options=("snr", "langevin_steps"),
+        check=check_langevin,
+        warning=langevin_warning,
     ),
     "predictor_corrector": Entry(
         predictor_corrector, spacing.uniformly_in_t, options=("snr", "langevin_steps"), check=check_langevin
@@ -138,6 +144,10 @@ class SamplerConfig:
             return sampling_chain(chain, str(self.steps))
         whole = make_chain(chain)
         return whole.shortened(self.entry.spacing(whole, self.steps))
+
+    def warning(self, chain: DiffusionChain) -> str | None:
+        """Reason to expect bad samples at these levels; None without one."""
+        return None if self.entry.warning is None else self.entry.warning(chain, **self.options)
 
     def record(self) -> dict[str, Any]:
         """Plain values for a manifest: name, steps, and the sampler's own options with the numbers it computes with.

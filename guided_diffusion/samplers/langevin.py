@@ -13,6 +13,11 @@ from ..diffusion.noise import Noise
 from .sampler import OnStep
 from .spacing import check_signal
 
+LARGEST_EXCESS = 1.4
+"""Of the noise variance, before `langevin` is warned of."""
+ENOUGH = (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 1000)
+"""Counts of steps that a warning may advise."""
+
 
 @torch.no_grad()
 def langevin(
@@ -51,6 +56,42 @@ def langevin(
         if on_step is not None:
             on_step(k, x_t, estimate)
     return x_t
+
+
+def noise_excess(chain: DiffusionChain, *, snr: float, langevin_steps: int) -> float:
+    """Largest noise variance in the states of `langevin` at the end of a level, as a multiple of that level's own.
+
+    A step multiplies the noise by 1 - 2 snr^2 and adds a variance of 4 snr^2 of the level's, as far as the estimate of
+    x_0 is exact. Where steps are too few or too short for the ratio of two levels, the noise of the first stays, and
+    networks see more of it than they are told. 8x8 digits are at an FD of 0.6 from real ones for 1.2, 2.7 for 1.5, and
+    11 for 8.
+    """
+    share, excess, largest = 2 * snr**2, 1.0, 1.0
+    if share >= 2:  # a step throws the state further off than it was
+        return float("inf")
+    kept = (1 - share) ** (2 * langevin_steps)
+    variance = [float(value) for value in 1 / chain.alpha_bar - 1]
+    for k in reversed(range(len(chain))):
+        excess = kept * excess + (1 - kept) / (1 - share / 2)
+        largest = max(largest, excess)
+        excess *= variance[k] / variance[k - 1] if k else 1.0
+    return largest
+
+
+def langevin_warning(chain: DiffusionChain, *, snr: float, langevin_steps: int) -> str | None:
+    """Warning of steps that leave noise in the samples of `langevin`, with advice; None where they do not."""
+    excess = noise_excess(chain, snr=snr, langevin_steps=langevin_steps)
+    if excess <= LARGEST_EXCESS:
+        return None
+    enough = (n for n in ENOUGH if noise_excess(chain, snr=snr, langevin_steps=n) <= LARGEST_EXCESS)
+    if (steps := next(enough, None)) is None:
+        advice = "a smaller sampler.snr, such as the published 0.22"
+    else:
+        advice = f"sampler.langevin_steps {steps} or more, or more levels (sampler.steps)"
+    return (
+        f"{len(chain)} levels of {langevin_steps} steps of snr {snr:.3g} leave {excess:.3g} times the noise variance "
+        f"that networks are told, and samples are noisy; take {advice}"
+    )
 
 
 def _annealed_step(denoiser: Denoiser, x_t: Tensor, step: Step, noise: Noise, snr: float) -> tuple[Tensor, Estimate]:

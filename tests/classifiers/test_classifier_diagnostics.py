@@ -119,7 +119,7 @@ def test_a_judge_has_one_level_no_figure_and_no_scale_to_start_from(tmp_path, cl
     record = json.loads(out.read_text())
     assert [(level["t"], level["alpha_bar"]) for level in record["levels"]] == [(0, 1)]
     assert record["levels"][0]["correction"] == 0
-    assert not any("--guidance" in sentence for sentence in record["verdict"])
+    assert not any("--guidance.scale" in sentence for sentence in record["verdict"])
     assert not out.with_suffix(".png").exists()
 
 

@@ -10,7 +10,7 @@ from guided_diffusion.commands.plot_runs import PlotConfig, plot_runs, read_curv
 
 
 def record(run, lines) -> None:
-    run.mkdir()
+    run.mkdir(exist_ok=True)
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -53,11 +53,12 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     record(tmp_path / "empty", [])
     with pytest.raises(ValueError, match="has recorded nothing yet"):
         plot_runs(PlotConfig(runs=(tmp_path / "empty",), out=tmp_path / "a.png"))
-    record(tmp_path / "broken", [{"iteration": 1, "loss": 1.0}])
-    with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
-        file.write("}\n" + json.dumps({"iteration": 2, "loss": 1.0}) + "\n")
-    with pytest.raises(ValueError, match="line 2 of .* is no JSON"):
-        plot_runs(PlotConfig(runs=(tmp_path / "broken",), out=tmp_path / "a.png"))
+    for damage in ("}", "[1]", '{"iteration": 2, "loss": [1]}', '{"iteration": "2"}', '{"loss": 1}', "\0"):
+        record(tmp_path / "broken", [{"iteration": 1, "loss": 1.0}])
+        with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
+            file.write(f"{damage}\n")
+        with pytest.raises(ValueError, match=r"line 2 of .*metrics.jsonl is damaged: .*; remove it"):
+            plot_runs(PlotConfig(runs=(tmp_path / "broken",), out=tmp_path / "a.png"))
     for wrong in ({"runs": ()}, {"smoothing": 0}, {"out": tmp_path / "a.pdf"}):
         with pytest.raises(ValueError, match=r"runs names no|smoothing must|out is a PNG"):
             PlotConfig(**({"runs": (tmp_path,), "out": tmp_path / "a.png"} | wrong))

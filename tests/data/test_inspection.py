@@ -41,10 +41,35 @@ def test_a_sound_folder_is_described(folder, capsys):
     ]
 
 
+def test_float_files_name_the_option_that_they_need(tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.array([[0.25, 0.75]], np.float32)).save(tmp_path / "a" / "0.tif")
+    expected = "0.tif: has values from 0.25 to 0.75, of no known range; needs --data.window BLACK WHITE"
+    assert expected in report(tmp_path, capsys)
+
+
 def test_classes_of_different_sizes_are_named_with_their_ratio(folder, capsys):
     for name in ("000.png", "001.png"):
         (folder / "dark" / name).unlink()
     assert "classes     dark, light: from 3 images (dark) to 5 (light), 1.67 times as many" in report(folder, capsys)
+
+
+def test_files_left_out_images_turned_and_doubts_are_told(folder, capsys):
+    (folder / "dark" / "notes.txt").touch()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (8, 8), 50).save(folder / "dark" / "turned.jpg", exif=exif)
+    text = report(folder, capsys)
+    assert "left out    1 .txt (dark/notes.txt)\n" in text
+    assert "turned      1 image, by the EXIF orientation\n" in text
+    assert "doubt " not in text
+    for file in [*folder.rglob("*.png")]:
+        file.unlink()
+    Image.new("L", (8, 8), 60).save(folder / "light" / "even.png")
+    text = report(folder, capsys)
+    assert "constant    2 images of one value each:\n" in text
+    assert "doubt       nearly all values of" in text
+    assert "means       " in text
 
 
 def test_files_smaller_than_the_training_size_are_counted(folder, capsys):

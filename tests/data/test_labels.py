@@ -146,6 +146,13 @@ def test_a_table_beside_the_images_or_elsewhere_gives_their_classes(tmp_path, wr
         assert (dataset.class_names, dataset.labels.tolist()) == (("u", "v", "w"), [1, 0, 1, 0, 2])
 
 
+def test_a_table_names_files_of_macos_and_stray_blanks_are_no_labels(tmp_path, write):
+    rows = table("caf\xe9.png,1 \nb.png, 0\n")
+    path = write(tmp_path / "data.zip", {"cafe\u0301.png": png(0), "b.png": png(1), "l.csv": rows})
+    dataset = opened(path, Path("l.csv"))
+    assert (dataset.class_names, dataset.labels.tolist()) == (("0", "1"), [0, 1])
+
+
 def test_a_table_overrules_the_folders_and_reaches_loose_images(tmp_path, write):
     path = write(
         tmp_path / "data.zip", {"0.png": png(0), "ant/1.png": png(1), "l.json": b'{"0.png": 1, "ant/1.png": 0}'}
@@ -183,6 +190,7 @@ WRONG = {
         (b"0.png,ant\n", r"first line of .* is '0\.png,ant'; expected file,label"),
         (table("0.png\n"), r"line 2 of .* is '0\.png'; expected a file and its label"),
         (table("0.png,\n"), r"line 2 of .* is '0\.png,'; expected a file and its label"),
+        (table("0.png, \n"), r"line 2 of .* is '0\.png, '; expected a file and its label"),
         (table("0.png,a\n1.png,b\n0.png,a\n"), r"has 1 files more than once, the first 0\.png; give each one label"),
         (table("0.png,a\n1.png,b\n2.png,c\n3.png,c\n"), r"labels 2 files that are no images of .*, the first 2\.png; "),
         (table("1.png,a\n"), r"no label for 1 of the 2 images in .*, the first 0\.png; add"),

@@ -39,6 +39,12 @@ def test_files_that_are_left_out_are_counted_by_kind(tmp_path, write):
     assert sorted(text.split("left out: ")[1].split("), ")) == sorted((kinds + system).split("), "))
 
 
+def test_a_compressed_shard_beside_the_shards_is_told(tmp_path):
+    shards = write_shards(tmp_path)
+    (shards / "shard-000002.tar.gz").write_bytes(b"")
+    assert summary(opened(shards)).endswith("; left out: 1 .gz (shard-000002.tar.gz)")
+
+
 def test_a_table_among_the_images_is_used_and_its_classes_are_listed(tmp_path):
     files = {"0.png": png(0), "1.png": png(1), "2.png": png(2), "l.csv": b"file,label\n0.png,u\n1.png,v\n2.png,u \n"}
     images = opened(write_folder(tmp_path, files), labels=Path("l.csv"))

@@ -184,3 +184,11 @@ def test_sampling_doubts_samples_without_content(tmp_path, model, caplog):
     black.network.forward = lambda x_t, t: x_t.new_full((len(x_t), 2, 8, 8), 1e6)
     tiny.generate(config(tmp_path, shard_size=5, num_samples=10), black)
     assert caplog.text.count("samples are of one colour") == 1
+
+
+def test_a_sampler_of_too_few_steps_is_warned_of_before_it_runs(tmp_path, model, caplog):
+    tiny.generate(config(tmp_path, num_samples=2, sampler="langevin", steps=5, langevin_steps=2), model)
+    assert "5 levels of 2 steps of snr 0.224 leave " in caplog.text
+    caplog.clear()
+    GuidedDiffusion(model).sample(num_samples=1, sampler="langevin", steps=5, langevin_steps=2)
+    assert "5 levels of 2 steps of snr 0.224 leave " in caplog.text

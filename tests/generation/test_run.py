@@ -262,7 +262,7 @@ def test_the_grid_shows_the_first_samples_of_a_model_without_classes(tmp_path, m
 
 MISMATCHES = {
     "was trained on clean images only and cannot guide": {"chain": None},
-    "was trained on the noise of .*num_steps=99.*, but .*num_steps=50": {
+    "cannot guide .*: chain.num_steps is 50 to the diffusion model, but 99 to the classifier, so they mean .* --diff": {
         "chain": ChainConfig(schedule="cosine", num_steps=99)
     },
     r"takes images \(channels, height, width\) \(3, 8, 8\), but .* makes \(1, 8, 8\)": {"in_channels": 3},
@@ -298,7 +298,7 @@ def test_a_classifier_of_another_chain_on_disk_is_refused(tmp_path, class_folder
     train_classifier(
         tiny.classifier_config(tmp_path / "guide", class_folder, diffusion=tmp_path / "longer", iterations=1)
     )
-    with pytest.raises(ValueError, match="num_steps=60.*, but .*num_steps=50"):
+    with pytest.raises(ValueError, match="chain.num_steps is 50 to the diffusion model, but 60 to the classifier"):
         Guidance(model=load_diffusion(diffusion_run), classifier=load_classifier(tmp_path / "guide"))
 
 

@@ -341,7 +341,7 @@ def test_what_is_said_of_classifiers_without_one_is_refused(free, message):
 def test_a_classifier_of_one_class_guides_nothing_and_is_refused(model, classifier):
     alone = replace(classifier, config=replace(classifier.config, class_names=("dark",)))
     nameless = replace(model, config=replace(model.config, class_names=()))
-    with pytest.raises(ValueError, match='knows one class only, "dark", so that its gradient is 0 and guides nothing'):
+    with pytest.raises(ValueError, match='knows one class only, "dark": its gradient is 0 and guides nothing'):
         guidance(nameless, alone)
 
 
@@ -366,7 +366,7 @@ def test_a_weaker_model_that_does_not_fit_is_refused_naming_the_difference(free,
     with pytest.raises(ValueError, match="with its weights ema_0.9, the very model that is guided"):
         weak(free)
     longer = replace(tiny.CHAIN, num_steps=60)
-    with pytest.raises(ValueError, match="has the chain .*num_steps=60.*, but .*num_steps=50"):
+    with pytest.raises(ValueError, match="chain.num_steps is 50 to the diffusion model, but 60 to the weaker model"):
         weak(replace(other, config=replace(other.config, chain=longer)))
     with pytest.raises(ValueError, match='label 1 is "bright" to the weaker model, but "light" to the diffusion model'):
         weak(replace(other, config=replace(other.config, class_names=("dark", "bright"))))

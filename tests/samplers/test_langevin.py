@@ -7,10 +7,11 @@ import torch
 from oracles.mixture import GaussianMixture, assert_is_component, batch_noise, draws, three_blobs
 from torch.testing import assert_close
 
+from guided_diffusion.diffusion.denoiser import Estimate
 from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas, timestep_subset
 from guided_diffusion.guidance import classifier_score, tilted
 from guided_diffusion.samplers import ddpm, langevin, predictor_corrector
-from guided_diffusion.samplers.langevin import score
+from guided_diffusion.samplers.langevin import langevin_warning, noise_excess, score
 from guided_diffusion.samplers.spacing import uniformly_in_log_sigma
 
 CHAIN = chain_from_betas(linear_betas(1000))
@@ -121,3 +122,30 @@ def test_steps_that_do_not_move_are_refused_before_anything_is_computed(sampler,
 
     with pytest.raises(ValueError, match=message):
         sampler(denoiser, SHORT, draws(3, 2, 1, 2), batch_noise(0), **options)
+
+
+def test_the_noise_left_over_is_that_of_the_samples_of_a_known_image():
+    """With one image in the data the estimate of x_0 is exact, and the states' noise is what the formula says."""
+    chain, seen = CHAIN.shortened(uniformly_in_log_sigma(CHAIN, 4)), []
+
+    def denoiser(x_t, step):
+        seen.append((x_t, step.alpha_bar))
+        return Estimate(x0=torch.zeros_like(x_t), log_var=0.0)
+
+    langevin(denoiser, chain, draws(20_000, 1, 1, 1), batch_noise(1), snr=0.3, langevin_steps=6)
+    final = float(seen[-1][0].var() / (1 - seen[-1][1]))  # at the end of the last level, where most is left
+    assert final > 3
+    assert noise_excess(chain, snr=0.3, langevin_steps=6) == pytest.approx(final, rel=5 * (2 / 20_000) ** 0.5)
+
+
+def test_langevin_of_too_few_steps_says_what_to_choose():
+    ten, published = (CHAIN.shortened(uniformly_in_log_sigma(CHAIN, levels)) for levels in (10, 25))
+    told = langevin_warning(ten, snr=0.05**0.5, langevin_steps=10)
+    assert told is not None
+    assert told.startswith("10 levels of 10 steps of snr 0.224 leave 5.88 times")
+    assert "take sampler.langevin_steps 20 or more, or more levels (sampler.steps)" in told
+    assert langevin_warning(ten, snr=0.05**0.5, langevin_steps=20) is None
+    assert langevin_warning(published, snr=0.05**0.5, langevin_steps=100) is None
+    told = langevin_warning(ten, snr=1.5, langevin_steps=10)
+    assert told is not None
+    assert "a smaller sampler.snr" in told

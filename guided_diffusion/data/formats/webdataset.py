@@ -8,6 +8,7 @@ import io
 import json
 import re
 import tarfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -90,7 +91,17 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     table = (path if path.is_dir() else path.parent) / "classes.txt"
     if table.is_file():
         class_names = _named(table, class_names, path)
-    return StoredImages(images=TarImages(shards, samples), labels=numbers, class_names=class_names)
+    images = TarImages(shards, samples)
+    return StoredImages(images=images, labels=numbers, class_names=class_names, left_out=_left_out(path))
+
+
+def _left_out(path: Path) -> dict[str, list[str]]:
+    """Files beside the shards, by extension; a compressed shard is one."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for file in sorted(path.glob("[!.]*")) if path.is_dir() else ():
+        if file.suffix != ".tar" and file.name != "classes.txt":
+            found[file.suffix or "without an extension"].append(file.name)
+    return found
 
 
 def _samples(shard: Path) -> list[_Sample]:

@@ -48,7 +48,8 @@ class Interval:
     """Bootstrap interval of a Fréchet distance.
 
     low, high: bounds of the average distance of sets of as many samples. standard_error: standard deviation of the
-    distance between such sets. distances: of the resampled sets, with the bias that repeated samples add.
+    distance between such sets. distances: of the resampled sets, with the bias that repeated samples add and the larger
+    spread that comes of it.
     """
 
     low: float
@@ -106,10 +107,12 @@ def bootstrap_frechet_distance(
     """A bootstrap interval around the Fréchet distance of (N, D) features, for the chance in drawing these N samples.
 
     Drawing N of the N with replacement repeats some and misses others, which adds as much bias again as N samples have.
-    Only the spread of the resampled distances counts: the interval is the set's own distance plus the quantiles of
-    (resampled - mean of resampled). It holds the average distance of sets of N samples, bias included, with the given
-    confidence; two such sets differ by sqrt(2) standard errors. The real side counts as given. Of few samples the
-    interval is too wide: by a tenth from 25 D samples on, by half at 10 D (`benchmarks/confidence.py`).
+    The distance is a sum of squares, whose spread grows with its size, as its root's does not. So only the spread of
+    the roots counts: the interval's roots are the set's own plus the quantiles of (resampled root - mean of these).
+    Without roots it would be twice as wide for a good model, and reach below 0. It holds the average distance of sets
+    of N samples, bias included, with the given confidence; two such sets differ by sqrt(2) standard errors. The real
+    side counts as given. Of few samples the interval is too wide: by a fifth at most from 25 D samples on, by a third
+    at 10 D (`benchmarks/confidence.py`).
 
     classes: (N,) class numbers, if a fixed number of each was asked for; resampled sets then keep them. With fewer than
     20 of some class, samples are drawn without regard to classes, which makes the interval wider. Every resampling
@@ -130,9 +133,10 @@ def bootstrap_frechet_distance(
         drawn = np.concatenate([group[draws.integers(len(group), size=len(group))] for group in groups])
         distances.append(resampled_distance(generated, drawn, real))
         on_resample()
-    tail = (1 - confidence) / 2
-    low, high = (float(end) for end in itself + np.quantile(np.array(distances) - np.mean(distances), [tail, 1 - tail]))
-    return Interval(low, high, float(np.std(distances, ddof=1)), tuple(distances))
+    tail, roots = (1 - confidence) / 2, np.sqrt(distances)
+    ends = itself**0.5 + np.quantile(roots - roots.mean(), [tail, 1 - tail])
+    low, high = (max(float(end), 0.0) ** 2 for end in ends)  # roots below 0 only of a set at no distance from the real
+    return Interval(low, high, 2 * itself**0.5 * float(roots.std(ddof=1)), tuple(distances))
 
 
 def class_groups(count: int, classes: Tensor | None) -> list[np.ndarray]:
@@ -219,8 +223,8 @@ def _bootstrap_warnings(generated: MeasuredSet, real: MeasuredSet, config: Evalu
         yield f"{config.bootstrap} resamplings do not show where 95 % of them lie; 200 do"
     if count < FEWEST_PER_DIMENSION * dimensions:
         yield (
-            f"with {count} samples of {dimensions} dimensions the bootstrap interval is too wide, by half or more; "
-            f"from {25 * dimensions} on by a tenth"
+            f"with {count} samples of {dimensions} dimensions the bootstrap interval is too wide, up to twofold; from "
+            f"{25 * dimensions} on by a fifth at most"
         )
 
 
