@@ -1,11 +1,14 @@
 """Validation: predictions of a classifier on held-out images at noise levels of its chain."""
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.fingerprint import fingerprint
 from guided_diffusion.data.image_set import ImageSet, open_training_set
 from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import DiffusionChain, Step, q_sample
@@ -17,6 +20,8 @@ from guided_diffusion.training.objective import Observe
 from .calibration import accuracy, log_likelihood
 from .model import log_probabilities
 from .trained_model import ClassifierModelConfig
+
+_logger = logging.getLogger(__name__)
 
 HELDOUT_LIKELIHOOD = "heldout_log_likelihood"
 """The metric of the best checkpoint: it falls where a classifier overfits while its accuracy still rises."""
@@ -79,9 +84,41 @@ def predictions(
     return torch.cat(found)
 
 
-def open_validation(data: DataConfig, model: ClassifierModelConfig, *, max_images: int) -> Observe:
-    """Observation of held-out images: accuracy at five noise levels, and the log-likelihood averaged over them."""
+def refuse_one_class(data: ImageSet) -> None:
+    """Refuse a training set on which every classifier is right.
+
+    Raises:
+        ValueError: fewer than two classes.
+    """
+    if len(data.class_names) < 2:
+        raise ValueError(
+            f"all images of {data.path} are of one class, '{''.join(data.class_names)}', and a classifier of one class "
+            f"learns nothing and guides nowhere; give images of two or more classes (--data.labels finds them)"
+        )
+
+
+def _warn_of_seen_images(heldout: ImageSet, trained_on: ImageSet) -> None:
+    """Doubt held-out images that the training sees: the same files, or copies with their names, sizes and labels."""
+    seen = set(map(os.path.realpath, trained_on.paths))
+    same = sum(os.path.realpath(path) in seen for path in heldout.paths)
+    if same or fingerprint(heldout) == fingerprint(trained_on):
+        _logger.warning(
+            "%s of the %d held-out images of %s are among the training images of %s: their accuracy says nothing of "
+            "new images; give --heldout images that the training does not see",
+            same or "all", len(heldout), heldout.path, trained_on.path,
+        )  # fmt: skip
+
+
+def open_validation(
+    data: DataConfig, model: ClassifierModelConfig, *, max_images: int, trained_on: ImageSet | None = None
+) -> Observe:
+    """Observation of held-out images: accuracy at five noise levels, and the log-likelihood averaged over them.
+
+    trained_on: the training images, which are not to be among them.
+    """
     dataset = open_heldout(data, model)
+    if trained_on is not None:
+        _warn_of_seen_images(dataset, trained_on)
     images, labels = read_images(dataset, evenly_spaced(len(dataset), most=max_images))
     chain = None if model.chain is None else make_chain(model.chain)
 

@@ -61,8 +61,9 @@ def run_command(
 
     positional: the option whose value may come first on the command line, without its name.
 
-    Bad input (ValueError, OSError) or a missing optional package ends the process with its message on standard error
-    and status 2; with GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback. Work that was asked to stop ends with status 0.
+    Bad input (ValueError, OSError), a missing optional package or memory that runs out ends the process with a message
+    on standard error and status 2; with GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback. Work that was asked to stop
+    ends with status 0.
     """
     try:
         words = sys.argv[1:] if argv is None else argv
@@ -70,10 +71,13 @@ def run_command(
         run(parse(config_class, [f"--{positional}", *words] if is_positional else words))
     except InterruptedWork as stopped:
         print(stopped, end="\n" if str(stopped) else "", file=sys.stderr)
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("GUIDED_DIFFUSION_DEBUG"):
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
+        from .memory import is_out_of_memory, out_of_memory_message  # here, since it imports torch
+
+        is_bad_input = isinstance(error, ValueError | OSError | ImportError)
+        if os.environ.get("GUIDED_DIFFUSION_DEBUG") or not (is_bad_input or is_out_of_memory(error)):
             raise
-        text = str(error)
+        text = str(error) if is_bad_input else out_of_memory_message(error, dict(_options(config_class)))
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
             text = f"{error.strerror}: {error.filename}"  # without the operating system's error number
         print(f"error: {text}", file=sys.stderr)
@@ -108,6 +112,9 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
     options = dict(_options(config_class))
     # The list form of `args` keeps jsonargparse from reading sys.argv when a caller passes an empty command line.
     arguments = _with_lists(sys.argv[1:] if argv is None else argv, options)
+    for file in _config_files(arguments):
+        if Path(file).is_fifo() and not file.startswith("/dev/"):  # where the shell's <(..) has a writer
+            raise ValueError(f"{file} is no YAML file of options but a named pipe; give a file")
     try:
         return _jsonargparse.auto_cli(
             config_class,
@@ -121,7 +128,7 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
     except jsonargparse.ArgumentError as error:
         raise ValueError(_in_words(str(error), options, arguments)) from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{_config_file(arguments)} is no YAML file of options: {error}") from None
+        raise ValueError(f"{' or '.join(_config_files(arguments))} is no YAML file of options: {error}") from None
 
 
 def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -175,7 +182,7 @@ def _in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str]
         return f"needed and not given: {names}; give them as options, or a --config file that says them"
     if re.match(r"(Problems parsing|Unexpected) config: ", message):
         reason = " ".join(message.split(": ", 1)[1].replace('in "<unicode string>", ', "at ").split())[:200]
-        file = _config_file(arguments)
+        file = " or ".join(_config_files(arguments))
         return f"{file} is no YAML file of options, such as 'out: runs/mine': {reason or 'it is empty'}"
     return " ".join(re.sub(r'^Parser key "([\w.]+)"', r"--\1", message).split())
 
@@ -193,9 +200,9 @@ def _unknown(name: str, options: Mapping[str, Any]) -> str:
     return f"there is no option {name}; {advice}"
 
 
-def _config_file(arguments: Sequence[str]) -> str:
-    """The values of `--config FILE` and `--config=FILE`, for a message."""
-    return " or ".join(re.findall(r"(?:^|\0)--config[\0=]([^\0]*)", "\0".join(arguments)))
+def _config_files(arguments: Sequence[str]) -> list[str]:
+    """The values of `--config FILE` and `--config=FILE`."""
+    return re.findall(r"(?:^|\0)--config[\0=]([^\0]*)", "\0".join(arguments))
 
 
 def _expected(kind: Any) -> str:  # any field's type

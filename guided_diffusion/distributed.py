@@ -1,4 +1,4 @@
-"""Devices, processes, sharding and out-of-memory errors: all that knows accelerate and torch.distributed.
+"""Devices, processes and sharding: all that knows accelerate and torch.distributed.
 
 accelerate and DTensor take seconds to import, so the functions that need them import them.
 """
@@ -263,33 +263,8 @@ def laid_out_like(tensor: Tensor, like: Tensor) -> Tensor:
     return copy
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """True for errors that a smaller batch might avoid."""
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
-
-
 def free_cached_memory() -> None:
     """Return to the device what a failed attempt has left behind."""
     from accelerate.utils.memory import clear_device_cache
 
     clear_device_cache(garbage_collection=True)
-
-
-def largest_fitting(size: int, attempt: Callable[[int], None]) -> int:
-    """The largest of size, size / 2, size / 4, .. images for which `attempt` does not run out of memory.
-
-    Raises:
-        RuntimeError: not even one image fits.
-    """
-    while True:
-        try:
-            attempt(size)
-        except RuntimeError as error:
-            if size == 1 or not is_out_of_memory(error):
-                raise
-        else:
-            return size
-        free_cached_memory()
-        size = -(-size // 2)

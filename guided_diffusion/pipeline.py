@@ -88,8 +88,7 @@ class GuidedDiffusion:
         guidance: further settings; networks that it names are loaded at every call. sampler: a name or a
         `SamplerConfig`. options: of the sampler, such as steps, eta, clip, threshold; and seed, precision, batch_size.
 
-        Sample i's pixels are sample i's of scripts/sample.py with the same options and kernels: the script runs with
-        `cpu_threads` threads, this with as many as `torch.get_num_threads` says.
+        Sample i's pixels are those of scripts/sample.py with the same options, kernels and threads (`cpu_threads`).
 
         Raises:
             TypeError: an unknown option.

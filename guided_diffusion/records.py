@@ -1,14 +1,19 @@
 """Records: JSON objects in files of the project's own, read with their fields checked."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from stat import S_ISREG
 from types import UnionType
 from typing import Any, Literal, NoReturn, Union, cast, get_args, get_origin
 
 Fields = Mapping[str, Any]
 """Types of a record's fields by name: a scalar type, list[..], dict[str, ..], a union, Literal, Any or nested `Fields`.
 A field that may be None may also be absent. Fields of other names are not looked at."""
+
+MOST_BYTES = 1 << 28
+"""Of a record's file, which is read whole; labels of ten million samples take a quarter of it."""
 
 
 class DamagedRecordError(ValueError):
@@ -22,6 +27,13 @@ def read_record(path: Path, fields: Fields) -> dict[str, Any]:
         FileNotFoundError: no such file.
         DamagedRecordError: no JSON object, or a field that is missing or of another type, naming file and field.
     """
+    status = path.stat()
+    if not S_ISREG(status.st_mode):  # a pipe would keep the reader waiting
+        raise DamagedRecordError(f"{path} is damaged: it is no regular file")
+    if status.st_size > MOST_BYTES:
+        raise DamagedRecordError(
+            f"{path} is damaged: it has {status.st_size:,} bytes, and a record at most {MOST_BYTES:,}"
+        )
     return parse_record(path.read_bytes(), fields, source=path)
 
 
@@ -32,7 +44,7 @@ def parse_record(content: bytes | str, fields: Fields, *, source: object) -> dic
         DamagedRecordError: as in `read_record`.
     """
     try:
-        record = json.loads(content, parse_constant=_not_finite)
+        record = json.loads(content, parse_constant=_not_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = "its JSON is nested too deep" if isinstance(error, RecursionError) else error
         raise DamagedRecordError(f"{source} is damaged: {reason}") from None
@@ -72,6 +84,10 @@ def _misfit(value: Any, kind: Any, name: str) -> str | None:
     scalars: tuple[type, ...] = (int, float) if kind is float else (kind,) if isinstance(kind, type) else ()
     fits = isinstance(value, scalars) and not (isinstance(value, bool) and kind is not bool)
     return None if fits else f"{name} is {_shown(value)}"
+
+
+def _finite(number: str) -> float:
+    return float(number) if math.isfinite(float(number)) else _not_finite(number)
 
 
 def _not_finite(constant: str) -> NoReturn:

@@ -34,7 +34,7 @@ def killed_equals_undisturbed(command: str, material: Path, directory: Path, *, 
     """
     rng, out, outcomes = random.Random(f"{command}{seed}"), directory / command, Counter[str]()
     setting = SETTINGS[command][0]
-    program = start(command, material, out, setting, killed=(out, 0))
+    program = start(command, material, out, setting, at_change=(out, 0, 0))
     changed_at = _wait_for_change(program, out)
     status, output = tiny.finish(program)
     assert status == 0, output
@@ -64,7 +64,8 @@ def _kill(
         AssertionError: it failed, instead of being killed or done.
     """
     if rng.random() < 0.5:
-        program, number = start(command, material, out, setting, killed=(out, rng.randint(1, changes))), signal.SIGKILL
+        number, moment = signal.SIGKILL, (out, rng.randint(1, changes), signal.SIGKILL)
+        program = start(command, material, out, setting, at_change=moment)
     else:
         program, number = start(command, material, out, setting), rng.choice([signal.SIGKILL, signal.SIGTERM])
         _wait_for_change(program, out)

@@ -89,13 +89,13 @@ class Program:
 
 
 def start(
-    path: Path, *options: str, processes: int = 1, threads: int = 1, killed: tuple[Path, int] | None = None
+    path: Path, *options: str, processes: int = 1, threads: int = 1, at_change: Sequence[Any] | None = None
 ) -> Program:
     """A Python file as a program; several processes find one another as under torchrun.
 
-    threads: of each process's arithmetic. killed: a directory, and the number of the change below it (a file opened for
-    writing, renamed, removed, ..) right before which a process kills itself; with number 0 it counts them and prints
-    "changes: N" at its end.
+    threads: of each process's arithmetic. at_change: a directory, the number of a change below it (a file opened for
+    writing, renamed, removed, ..), and the signal that a process sends itself right before that change; with number 0
+    it counts them and prints "changes: N" at its end.
     """
     # A user's shell says nothing of accelerate, which must find out by itself that there are processes but no GPU.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
@@ -108,7 +108,7 @@ def start(
             "env": environment | (group | {"RANK": str(i), "LOCAL_RANK": str(i)} if processes > 1 else {}),
             "output": output,
             "threads": threads,
-            "killed": killed and [str(killed[0]), killed[1]],
+            "at_change": at_change and [str(at_change[0]), *at_change[1:]],
         })
         for i in range(processes)
     ]  # fmt: skip
@@ -177,15 +177,15 @@ def _become(request: dict[str, Any]) -> None:
     for stream, target in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
         os.dup2(target, stream)
     torch.set_num_threads(request["threads"])
-    if request["killed"]:
-        _kill_before(*request["killed"])
+    if request["at_change"]:
+        _signal_before(*request["at_change"])
     sys.argv = request["argv"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def _kill_before(directory: str, number: int) -> None:
-    """Kill this process right before a change to the files below a directory."""
+def _signal_before(directory: str, number: int, signal_number: int) -> None:
+    """Send this process a signal right before a change to the files below a directory."""
     changes = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
     count = 0
 
@@ -197,7 +197,7 @@ def _kill_before(directory: str, number: int) -> None:
             if isinstance(path, str | os.PathLike) and os.fspath(path).startswith(directory):
                 count += 1
                 if count == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    os.kill(os.getpid(), signal_number)
 
     sys.addaudithook(watch)
     if number == 0:

@@ -1,5 +1,7 @@
-"""Pairs of commands that are started together on one --out: each ends well or is refused in words, and the result is
-that of one of them.
+"""Pairs of commands on one --out: each ends well or is refused in words, and the result is that of one of them.
+
+A third of the pairs are started together. Of the others, both are halted right before a random change to their files;
+then one goes on to its end, and then the other.
 
     python tests/races.py --rounds 40
 
@@ -8,7 +10,9 @@ does it for all commands that write files, half of the rounds with the same sett
 
 import argparse
 import random
+import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -25,16 +29,25 @@ def raced(command: str, material: Path, directory: Path, *, rounds: int, seed: i
     """Start a command twice, so many times; what became of the pairs."""
     rng, out, outcomes = random.Random(f"{command}{seed}"), directory / command, Counter[str]()
     alone: list[dict[str, bytes]] = []
+    changes = 0
     for setting in SETTINGS[command]:
-        status, output = tiny.finish(start(command, material, out, setting))
+        status, output = tiny.finish(start(command, material, out, setting, at_change=(out, 0, 0)))
         assert status == 0, output
+        changes = int(re.findall(r"^changes: (\d+)$", output, re.MULTILINE)[0])
         alone.append(result(out))
         shutil.rmtree(out)
     for _ in range(rounds):
         settings = (SETTINGS[command][0], rng.choice(SETTINGS[command]))
-        pair = [start(command, material, out, settings[0])]
-        time.sleep(rng.choice([0, rng.uniform(0, 0.3)]))
-        pair.append(start(command, material, out, settings[1]))
+        is_halted, pair = rng.random() < 2 / 3, list[tiny.Program]()
+        for setting in settings:
+            number = max(1, round(changes * rng.random() ** 3))  # mostly early, where a directory is claimed
+            moment = (out, number, signal.SIGSTOP) if is_halted else None
+            pair.append(start(command, material, out, setting, at_change=moment))
+            while is_halted and pair[-1].poll() is None and not _is_halted(pair[-1].pid):
+                time.sleep(0.01)
+        for program in rng.sample(pair, 2) if is_halted else ():
+            program.send_signal(signal.SIGCONT)
+            program.wait()
         ends = [tiny.finish(program) for program in pair]
         outcomes[" and ".join(sorted("refused" if status else "done" for status, _ in ends))] += 1
         if wrong := _wrong(ends, out, alone):
@@ -42,6 +55,10 @@ def raced(command: str, material: Path, directory: Path, *, rounds: int, seed: i
             outcomes["broken"] += 1
         shutil.rmtree(out, ignore_errors=True)
     return outcomes
+
+
+def _is_halted(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _wrong(ends: Sequence[tuple[int, str]], out: Path, alone: Sequence[dict[str, bytes]]) -> str:

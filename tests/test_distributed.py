@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from guided_diffusion import distributed
-from guided_diffusion.distributed import Process, Tally, largest_fitting, on_main_process
+from guided_diffusion.distributed import Process, Tally, on_main_process
+from guided_diffusion.memory import is_out_of_memory, largest_fitting
 
 
 def failing(error: Exception):
@@ -74,3 +75,34 @@ def test_importing_it_imports_neither_accelerate_nor_dtensor():
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("could not create a primitive"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you .."
+        ),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("can't start new thread"),
+        MemoryError("Unable to allocate 8.00 GiB for an array"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_what_libraries_say_when_memory_runs_out_is_known(error):
+    assert is_out_of_memory(error)
+
+
+def test_half_the_size_is_tried_where_python_runs_out_of_memory():
+    def attempt(size: int) -> None:
+        if size > 5:
+            raise MemoryError
+
+    assert largest_fitting(16, attempt) == 4
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), OSError(28, "No space")])
+def test_other_errors_are_not_out_of_memory(error):
+    assert not is_out_of_memory(error)

@@ -1,6 +1,7 @@
 """Records of the project's own: what fits, and the file and field that a damaged one is refused by."""
 
 import json
+import os
 from typing import Any, Literal
 
 import pytest
@@ -41,6 +42,7 @@ def test_a_field_of_another_type_is_named(field, value, shown):
     ("text", "reason"),
     [
         ("", "Expecting value"), ("[]", "holds [] where an object"), ('{"value": NaN}', "NaN"), ("\xff", "utf-8"),
+        ('{"value": 1e999}', "it holds 1e999, which is no number"),
         ("[" * 100_000, "nested too deep"), (json.dumps({"count": 3}), "value is null; it has no value"),
     ],
 )  # fmt: skip
@@ -48,3 +50,17 @@ def test_what_is_no_such_record_is_refused_with_its_place(text, reason):
     with pytest.raises(DamagedRecordError, match="^x.json is damaged: ") as refusal:
         parse_record(text.encode("latin-1"), FIELDS, source="x.json")
     assert reason in str(refusal.value)
+
+
+def test_a_file_that_cannot_be_a_record_is_refused_without_reading_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 1 << 40)
+    (tmp_path / "directory").mkdir()
+    for name, reason in {
+        "pipe": "no regular file",
+        "directory": "no regular file",
+        "large": "1,099,511,627,776 by",
+    }.items():
+        with pytest.raises(DamagedRecordError, match=f"{name} is damaged: it .*{reason}"):
+            read_record(tmp_path / name, FIELDS)

@@ -204,7 +204,7 @@ class Evaluator:
 def conclude(config: SweepConfig, settings: Sequence[SampleConfig], outcomes: Sequence["Outcome"]) -> None:
     """Write sweep.json, report.html and the config of the best; print the table and the best."""
     from ..evaluation.metrics import RANKING
-    from .sweep_report import best_of, format_outcomes, write_sweep_report
+    from .sweep_report import best_of, format_outcomes, grid_edges, write_sweep_report
 
     best = best_of(outcomes)
     measure = best.display_names[RANKING.key]
@@ -212,7 +212,8 @@ def conclude(config: SweepConfig, settings: Sequence[SampleConfig], outcomes: Se
     names = {"real": str(config.real), "extractor": config.extractor.name}
     write_json(config.out / "sweep.json", names | {"settings": rows})
     report = write_sweep_report(config.out, outcomes)
-    print(f"{format_outcomes(outcomes)}\n\nbest by {measure}: {best.name}\ncurves and pictures: {report}")
+    told = "\n".join([f"best by {measure}: {best.name}", *grid_edges(outcomes), f"curves and pictures: {report}"])
+    print(f"{format_outcomes(outcomes)}\n\n{told}")
     if config.write_config is not None:
         header = f"The best of a sweep: {measure} {best.rank:.4g}"
         write_sample_config(config.write_config, settings[outcomes.index(best)], header=header)

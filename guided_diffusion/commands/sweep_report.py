@@ -51,6 +51,19 @@ def best_of(outcomes: Sequence[Outcome]) -> Outcome:
     return min(outcomes, key=lambda outcome: outcome.rank)
 
 
+def grid_edges(outcomes: Sequence[Outcome]) -> list[str]:
+    """Sentences about the best setting where it lies at an edge of the grid; none for scale 0, which has no lower."""
+    best, found = best_of(outcomes), list[str]()
+    scales = [outcome.scale for outcome in outcomes if outcome.line == best.line]
+    if len(scales) > 1 and best.scale in (max(scales), min(scales)) and best.scale:
+        side = "largest" if best.scale == max(scales) else "smallest"
+        found.append(f"s = {best.scale:g} is the {side} scale of the sweep: the optimum may lie beyond; widen --scales")
+    others = [o.network_evaluations for o in outcomes if (o.sampler, o.scale) == (best.sampler, best.scale)]
+    if len(others) > 1 and best.network_evaluations == max(others):
+        found.append(f"{best.steps} steps are the most of the sweep: more may be better; add to --steps")
+    return found
+
+
 def format_outcomes(outcomes: Sequence[Outcome]) -> str:
     """A line for each setting, the best marked by a star."""
     cells = _cells(outcomes)
@@ -75,6 +88,7 @@ def write_sweep_report(out: Path, outcomes: Sequence[Outcome]) -> Path:
             "<h1>{}</h1><p>The best {} of {} settings: <strong>{}</strong>, {:.4g}. All settings have the same "
             "seeds.</p>"
         ).format(title, best.display_names[RANKING.key], len(outcomes), best.name, best.rank),
+        *(Markup("<p>{}.</p>").format(sentence) for sentence in grid_edges(outcomes)),
         section("Guidance scale against quality", image(curves)),
         section("Cost against quality", image(cost)),
         section("Numbers", table(head, rows, marked=list(outcomes).index(best))),

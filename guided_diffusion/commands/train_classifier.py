@@ -45,7 +45,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     """Train as configured; see `fit` for how it ends."""
     # Here, so that --help does not import what reads images.
     from classifiers.classifier_objective import ClassifierObjective, guided_chain
-    from classifiers.validation import HELDOUT_LIKELIHOOD, open_validation
+    from classifiers.validation import HELDOUT_LIKELIHOOD, open_validation, refuse_one_class
 
     from ..training.loop import open_training_data, train
 
@@ -54,17 +54,20 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; a classifier of clean images needs none: --diffusion null") from None
     data = open_training_data(config)
+    refuse_one_class(data)
     network = ClassifierConfig(
         **vars(config.network), num_classes=len(data.class_names), in_channels=data.channels, pooling=config.pooling
     )
     chain = None if guided is None else guided_chain(guided, data)
     model = ClassifierModelConfig(network=network, chain=chain, class_names=data.class_names)
     heldout = None if config.heldout is None else replace(config.data, path=config.heldout)
+    observe = None if heldout is None else open_validation(
+        heldout, model, max_images=config.heldout_images, trained_on=data
+    )  # fmt: skip
     train(
         config, data, kind="classifier", model=model, make_network=partial(NoisyClassifier, network),
         objective=ClassifierObjective(None if chain is None else training_chain(chain), config.entropy_weight),
-        observe=None if heldout is None else open_validation(heldout, model, max_images=config.heldout_images),
-        best_by=HELDOUT_LIKELIHOOD,
+        observe=observe, best_by=HELDOUT_LIKELIHOOD,
     )  # fmt: skip
 
 

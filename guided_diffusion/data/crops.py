@@ -30,6 +30,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientations and what undoes them."""
+_HOLDERS_OF_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+"""Keys of Pillow's `info` under which an orientation may stand; looking there first takes no time."""
 _PIECE = 1 << 20
 _ANY_IMAGE = 32 << 20
 """Bytes that a file may have whatever its header says."""
@@ -104,7 +106,10 @@ def encoded_bytes(file: IO[bytes]) -> bytes:
 
     It is read whole, since an archive checks a member's sum at its end, which decoders do not always reach.
     """
-    content = _bytes_up_to(_ANY_IMAGE, file)
+    start = file.read(_PIECE)
+    if len(start) < _PIECE:
+        return start
+    content = start + _bytes_up_to(_ANY_IMAGE, file)
     if len(content) < _ANY_IMAGE:
         return content
     file.seek(0)
@@ -127,9 +132,12 @@ def _bytes_up_to(most: int, file: IO[bytes]) -> bytes:
 
 def orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 (upright) to 8; 1 as well where the EXIF data cannot be read."""
+    if not _HOLDERS_OF_EXIF & image.info.keys() and image.format != "TIFF":
+        return 1
     with suppress(Exception):  # of parsers of EXIF and XMP: pixels are sound whatever a camera wrote beside them
         # Not PngImageFile's own method, which decodes all pixels in search of EXIF data behind them.
-        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+        turn = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        return turn if turn in _UPRIGHT else 1
     return 1
 
 

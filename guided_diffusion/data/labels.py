@@ -38,6 +38,7 @@ def numbered(labels: Sequence[Label], *, source: Path) -> LabelsAndNames:
     source: of the labels, for messages. Refused are negative numbers, and those that make over a million classes.
     """
     if not all(re.fullmatch(r"-?(0|[1-9]\d*)", str(label), re.ASCII) for label in labels):  # 007 is a name
+        _doubt_names([str(label) for label in labels], source)
         return indexed([str(label) for label in labels])
     numbers = [int(label) for label in labels]
     if min(numbers) < 0:
@@ -48,6 +49,20 @@ def numbered(labels: Sequence[Label], *, source: Path) -> LabelsAndNames:
     if max(numbers) >= _MOST_CLASSES:
         raise ValueError(f"a label of {source} is {max(numbers)}; class numbers end below {_MOST_CLASSES:,}")
     return np.array(numbers, dtype=np.int64), tuple(str(number) for number in range(max(numbers) + 1))
+
+
+def _doubt_names(labels: Sequence[str], source: Path) -> None:
+    """Warn of names that look like numbers and are sorted otherwise: 1.0, or 10 beside unknown."""
+    numeric = [label for label in labels if re.fullmatch(r"-?\d+(\.0*)?", label)]
+    of_one_width = len({len(label) for label in labels}) == 1 and all(label.isdecimal() for label in labels)
+    if numeric and not of_one_width:
+        other = next((label for label in labels if label not in set(numeric)), None)
+        beside = "" if other is None else f', beside others such as "{other}"'
+        _logger.warning(
+            '%d of the %d labels of %s look like numbers ("%s")%s; all are taken for names and sorted as text: class '
+            "numbers are whole, from 0",
+            len(numeric), len(labels), source, numeric[0], beside,
+        )  # fmt: skip
 
 
 def indexed(classes: Sequence[str], class_names: Sequence[str] | None = None) -> LabelsAndNames:
@@ -154,6 +169,10 @@ def class_doubts(
     counts = np.bincount(labels[labels >= 0], minlength=len(class_names))
     empty = [name for name, count in zip(class_names, counts, strict=True) if not count]
     found = list[str]()
+    cases = Counter(name.casefold() for name in class_names)
+    twins = [name for name in class_names if cases[name.casefold()] > 1]
+    if twins:
+        found.append(f'{source} has classes whose names differ in case alone ("{twins[0]}", "{twins[1]}", ..)')
     if empty:
         shown = ", ".join(f'"{name}"' for name in empty[:5]) + (", .." if len(empty) > 5 else "")
         advice = "; class numbers begin at 0: subtract 1 from each label, or give names" if empty == ["0"] else ""

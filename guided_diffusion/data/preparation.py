@@ -35,6 +35,8 @@ from .workers import read_each
 
 UNFINISHED = "preparing.json"
 """The record of an unfinished directory."""
+SIZES = "sizes_sha256"
+"""Field of the sizes of the source's files; absent from old records."""
 
 _logger = logging.getLogger(__name__)
 
@@ -82,11 +84,12 @@ def _is_of(identity: dict[str, Any], out: Path) -> bool:
     Raises:
         ValueError: it is of other images, or holds other files.
     """
-    fields = {key: type(value) for key, value in identity.items()}
+    fields = {key: type(value) for key, value in identity.items()} | {SIZES: str | None}
     for path in filter(Path.exists, (out / RECORD, out / UNFINISHED)):
         with suppress(DamagedRecordError):
             stored = read_record(path, fields)
-            if differing := differences({key: stored[key] for key in identity}, identity):
+            known = {key: stored[key] for key in identity if stored[key] is not None}
+            if differing := differences(known, {key: identity[key] for key in known}):
                 raise ValueError(f"{out} is of other images: {'; '.join(differing)}; give another --out, or remove it")
             return True
     found = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.exists() else set[str]()
@@ -126,15 +129,19 @@ def _digests(path: Path, shape: tuple[int, ...]) -> tuple[str, NDArray[np.uint32
 
 
 def _identity(images: ImageSet, config: DataConfig) -> dict[str, Any]:
-    """All that the pixels and labels depend on, but for the content of the source's files."""
-    listing = hashlib.sha256()
+    """All that the pixels and labels depend on, with the sizes of the source's files in place of their content."""
+    listing, sizes = hashlib.sha256(), hashlib.sha256()
     for path in images.paths:
         listing.update(os.fsencode(path.relative_to(config.path)) + b"\0")
+    for path in images.paths if config.path.is_dir() else (config.path,):
+        if path.is_file():  # not within an archive
+            sizes.update(b"%d " % path.stat().st_size)
     listing.update(images.labels.numpy().tobytes())
     return {
         "format": FORMAT,
         "source": str(config.path),
         "listing_sha256": listing.hexdigest(),
+        SIZES: sizes.hexdigest(),
         "count": len(images),
         "size": images.image_size,
         "mode": images.mode,

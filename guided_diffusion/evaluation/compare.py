@@ -39,18 +39,19 @@ decoders that differ in a few grey levels."""
 _SAMPLING = ("generated.sampling.", "generated.sha256", "generated.files_sha256")
 """Beginnings of the fields that are the subject of a comparison."""
 
-Kind = Literal["decisive", "unknown", "subject", "other"]
+Kind = Literal["decisive", "unknown", "subject", "other", "unrecorded"]
 _HEADINGS: Mapping[Kind, str] = {
     "decisive": "Differences that make the numbers incomparable",
     "unknown": "Not known of all, and decisive if different",
     "subject": "Subject of the comparison",
     "other": "Other differences",
+    "unrecorded": "Not known of any",
 }
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A field that differs between protocols: its kind, its name, and each protocol's value in words."""
+    """A field that differs between protocols, or is known of none: its kind, name, and each value in words."""
 
     kind: Kind
     name: str
@@ -105,7 +106,10 @@ def compare_reports(paths: Sequence[Path]) -> Comparison:
     differences: list[Difference] = []
     for name in names:
         values = [protocol.get(name, NOT_RECORDED) for protocol in protocols]
-        if any(value != values[0] or value == NOT_RECORDED for value in values):
+        is_unknown = all(isinstance(value, str) and value in _NOT_KNOWN for value in values)
+        if is_unknown and name.startswith("real.") and len(set(real)) == 1 and real[0] != NOT_RECORDED:
+            continue  # of the same images, all is the same
+        if is_unknown or any(value != values[0] for value in values):
             words = tuple(_word(name, value) for value in values)
             shown = decisive.get(name, name.removeprefix(_SAMPLING[0]))
             differences.append(Difference(_kind(name, words, decisive), shown, words))
@@ -162,6 +166,8 @@ def _kind(name: str, words: Sequence[str], decisive: Collection[str]) -> Kind:
         if name.endswith(".resize") and any(_IF_NEEDED in word for word in known):
             known = [word for word in known if word != NONE]  # the resize may have had nothing to do
         return "decisive" if len(known) > 1 else "unknown"
+    if not _known(words):
+        return "unrecorded"
     return "subject" if name.startswith(_SAMPLING) else "other"
 
 

@@ -65,6 +65,6 @@ class SampleSetConfig(GuidedRunConfig):
     num_samples: int = 64
     """Number of samples."""
     labels: str | int = "all"
-    """Classes asked for. In turn: all, also called balanced; a label or name; several such as 0,1,2; or file:PATH, of
-    which line i mod N is sample i's, a label or a name. Drawn for each sample by the seed and its id: uniform, or
-    frequencies:PATH, as often as in training data, in samples, or in the arr_1 of an npz."""
+    """Classes asked for. In turn: all, also called balanced; a label or name, label:3 where a number is also a name;
+    several such as 0,1,2; or file:PATH, of which line i mod N is sample i's. Drawn for each sample by the seed and its
+    id: uniform, or frequencies:PATH, as often as in training data, in samples, or in the arr_1 of an npz."""

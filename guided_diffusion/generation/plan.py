@@ -136,9 +136,11 @@ def label_rule(spec: str, class_names: Sequence[str], *, seed: int, unseen: Sequ
         FileNotFoundError: no such file or data.
         ValueError: an unknown class, by name, or one without training images; or data without labels.
     """
-    if spec in _POLICIES and spec in class_names:
+    if spec in _POLICIES and spec in class_names and len(class_names) > 1:  # of one class it makes no difference
         label = list(class_names).index(spec)
-        raise ValueError(f'"{spec}" is a class and a rule for all of them; write label:{label} for the class')
+        raise ValueError(
+            f'"{spec}" is a class and a rule for all of them; write label:{label} for the class, or balanced'
+        )
     rule = _rule(spec, class_names, seed, unseen)
     asked = rule.labels if isinstance(rule, InTurn) else [label for label, n in enumerate(rule.weights) if n]
     wrong = sorted(set(asked) & set(unseen))

@@ -8,6 +8,8 @@ GROUPS = 32
 
 MOST_PIXELS = 1 << 16
 """The longest side of an image, so that a damaged or mistyped one asks for no terabytes."""
+MOST_PARAMETERS = 10**12
+"""The same for a network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,9 @@ class EncoderConfig:
                     f"level {level} has {channels} channels (base_channels {self.base_channels} times "
                     f"{self.channel_mult[level]}); group normalisation needs a multiple of {GROUPS}"
                 )
+        if self.least_parameters > MOST_PARAMETERS:
+            sizes = f"base_channels {self.base_channels} and blocks_per_level {self.blocks_per_level}"
+            raise ValueError(f"{sizes} make {self.least_parameters:.3g} parameters or more; the most are 1e12")
         attended = [c for i, c in enumerate(self.level_channels) if self.image_size >> i in self.attention_sizes]
         for channels in {*attended, self.level_channels[-1]}:
             if channels % (self.head_channels or self.heads or 1):

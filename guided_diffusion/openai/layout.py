@@ -64,7 +64,7 @@ def convert(flags: Mapping[str, object], weights: Mapping[str, Tensor], *, in_pl
     read = _with_channel_mult(read_flags(flags), weights, kind)
     one_row_a_class = [weights[name] for name in _ONE_ROW_A_CLASS if name in weights]
     config = config_of(read, kind, num_classes=len(one_row_a_class[0]) if one_row_a_class else 1000)
-    layout = layout_of(kind, config["network"])
+    layout = layout_of(kind, config["network"], parameters=sum(tensor.numel() for tensor in weights.values()))
     _check(layout.published, {key: tuple(tensor.shape) for key, tensor in weights.items()}, kind)
     grouped_by_kind = getattr(read, flag_of("use_new_attention_order", kind))
 
@@ -123,10 +123,17 @@ class Layout:
     published: Mapping[str, Shape]
 
 
-def layout_of(kind: Kind, network: Mapping[str, Any]) -> Layout:
-    """Layout of the network with this plain config."""
+def layout_of(kind: Kind, network: Mapping[str, Any], *, parameters: int | None = None) -> Layout:
+    """Layout of the network with this plain config.
+
+    Raises:
+        ValueError: a network that cannot be built, or that has more than so many `parameters`.
+    """
     config_class, network_class = _NETWORKS[kind]
     config = from_plain(config_class, network, source=f"the {kind}'s network")
+    if parameters is not None and config.least_parameters > parameters:  # before building, which may take for ever
+        described = f"a {kind} of {config.least_parameters:.3g} parameters or more"
+        raise ValueError(f"the flags describe {described}, but the weights have {parameters:.3g}")
     with torch.device("meta"):
         state = network_class(config).state_dict()
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}

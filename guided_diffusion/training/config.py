@@ -146,7 +146,8 @@ class DiffusionTrainingConfig(TrainingConfig):
     chain: ChainConfig = ChainConfig()
     """The noise levels."""
     prediction: Prediction = "eps"
-    """The quantity that the network estimates."""
+    """The quantity that the network estimates. mean, that of x_s, needs loss vlb and learns far more slowly: DDPM's
+    table 2 reports it as the worse choice, and it samples only the whole chain it was trained on."""
     variance: Variance = "learned_range"
     """The variance of a reverse step: fixed, or estimated by the network."""
     loss: Loss = "hybrid"
@@ -177,6 +178,12 @@ class DiffusionTrainingConfig(TrainingConfig):
             raise ValueError(
                 f'min_snr_gamma weighs L_simple of eps, x0 or v; with prediction "{self.prediction}" and loss '
                 f'"{self.loss}" there is nothing for it to weigh: leave it out'
+            )
+        if self.prediction == "mean" and self.loss != "vlb":
+            raise ValueError(
+                f'prediction "mean" cannot be trained with loss "{self.loss}": the mean of x_s is x_t to a few '
+                f"percent, so that its squared error hardly depends on the image (DDPM section 4.2 and table 2); take "
+                f"--loss vlb, whose weight restores it, or --prediction eps"
             )
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"label_dropout is a share of the samples below 1, got {self.label_dropout}")

@@ -13,6 +13,8 @@ from typing import Any
 
 from ..checkpoint import Checkpoint, DamagedCheckpointError, open_checkpoint, read_tensors, verify
 from ..config import differences, from_plain, to_plain
+from ..data.fingerprint import fingerprint
+from ..data.image_set import ImageSet
 from ..distributed import laid_out_like
 from ..records import DamagedRecordError, Fields, check_record, read_record
 from ..run_directory import checkpoints, latest, no_directories, set_aside
@@ -42,7 +44,12 @@ def check_run_directory(run_dir: Path, *, resume: bool) -> None:
         raise ValueError(f"{found} is there already: continue that run with --resume auto, or choose another --out")
 
 
-def starting_checkpoint(run: TrainingRun, *, leave_damaged: bool = False) -> Path | None:
+def data_record(images: ImageSet) -> dict[str, Any]:
+    """The record of the images that a checkpoint keeps."""
+    return {"images": len(images), "fingerprint": fingerprint(images)}
+
+
+def starting_checkpoint(run: TrainingRun, data: Mapping[str, Any], *, leave_damaged: bool = False) -> Path | None:
     """The newest sound checkpoint of a run to resume, None for a run that begins.
 
     A damaged one is reported and, unless it is to be left, set aside under another name.
@@ -65,6 +72,7 @@ def starting_checkpoint(run: TrainingRun, *, leave_damaged: bool = False) -> Pat
             continue
         _refuse_without_resume(checkpoint)
         _refuse_another_model(checkpoint, run)
+        _warn_of_changes(checkpoint, run, data)
         return path
     if found:
         raise ValueError(
@@ -104,13 +112,25 @@ def _refuse_another_model(checkpoint: Checkpoint, run: TrainingRun) -> None:
             f"cannot resume {checkpoint.path}: its model differs from the one asked for in {'; '.join(changed)}. "
             f"Give the same settings, or choose another --out"
         )
+
+
+def _warn_of_changes(checkpoint: Checkpoint, run: TrainingRun, data: Mapping[str, Any]) -> None:
+    before = _read(checkpoint.path / "resume" / "data.json", {"images": int, "fingerprint": str})
+    unchanged = ["resume", "dry_run", "out", *(["data.path"] if before == data else [])]
     changed = [
         difference
         for difference in differences(checkpoint.run, to_plain(run.settings))
-        if not difference.startswith(("resume:", "dry_run:", "out:"))
+        if difference.split(":")[0] not in unchanged
     ]
     if changed:
         _logger.warning("resuming %s with other settings: %s", checkpoint.path, "; ".join(changed))
+    if before and before != data:
+        counts = f"{before['images']:,} there, {data['images']:,} now"
+        how = counts if before["images"] != data["images"] else "other names, sizes or labels"
+        _logger.warning(
+            "resuming %s with other images than it was trained on: %s; stop it if images of %s are missing or were "
+            "replaced by mistake", checkpoint.path, how, run.batches.images.path,
+        )  # fmt: skip
 
 
 def read_resume(checkpoint: Checkpoint, state: TrainState) -> dict[str, int]:

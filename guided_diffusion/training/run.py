@@ -1,6 +1,6 @@
 """Records of a training: what it is made of (`TrainingRun`), and its state as it goes (`TrainState`)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,8 @@ class TrainState:
     start_iteration: int
     iteration: int
     """Updates made so far."""
+    data: Mapping[str, Any]
+    """Number and fingerprint of the images, for the checkpoints of the main process."""
     saved_iteration: int
     """The iteration of the newest checkpoint, or of the start."""
     largest_weight: Tensor

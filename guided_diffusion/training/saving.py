@@ -148,6 +148,7 @@ def resume_files(state: TrainState) -> dict[str, Mapping[str, Any]]:
         "objective.safetensors": {} if timesteps is None else {"history": timesteps.history},
         "loss_scale.json": {} if scaler is None else scaler.state_dict(),
         "micro_batches.json": {"share": state.share, "micro_size": state.micro_size},
+        "data.json": state.data,
     }
 
 

@@ -1,6 +1,7 @@
 """The state of a training at its start or where it is resumed, with as many images at a time as memory holds."""
 
 import os
+import resource
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,11 +16,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from ..checkpoint import load_weights, open_checkpoint
 from ..data.batches import Batch
 from ..diffusion.noise import SeededNoise
-from ..distributed import gathered, largest_fitting, local, make_accelerator, on_main_process, shard, this_process
+from ..distributed import gathered, local, make_accelerator, on_main_process, shard, this_process
+from ..memory import largest_fitting
 from ..models.unet import recompute
 from .config import LoopConfig
 from .ema import EMA
-from .resume import read_resume, starting_checkpoint
+from .resume import data_record, read_resume, starting_checkpoint
 from .run import TrainingRun, TrainState
 from .saving import largest_weight
 from .step import backward
@@ -38,7 +40,8 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
     """
     config, accelerator = run.config, make_accelerator(run.config.precision)
     run.batches.share(this_process().world_size)
-    path = on_main_process(partial(starting_checkpoint, run, leave_damaged=leave_damaged))
+    data = on_main_process(partial(data_record, run.batches.images))
+    path = on_main_process(partial(starting_checkpoint, run, data, leave_damaged=leave_damaged))
     start = None if path is None else open_checkpoint(path, run.kind)
     if start is not None:
         load_weights(run.network, start, "network")
@@ -50,7 +53,7 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
         run=run, process=this_process(), accelerator=accelerator, model=model,
         optimizer=cast(torch.optim.Optimizer, accelerator.prepare_optimizer(optimizer)),
         ema=EMA(run.network, config.ema_decays), micro_size=1,
-        start_iteration=iteration, iteration=iteration, saved_iteration=iteration,
+        start_iteration=iteration, iteration=iteration, data=data, saved_iteration=iteration,
         largest_weight=largest_weight(run.network), largest_loss=torch.full((), torch.nan, device=accelerator.device),
     )  # fmt: skip
     state.micro_size = _micro_size(state, {} if start is None else read_resume(start, state))
@@ -157,8 +160,10 @@ def cpu_limit(network: nn.Module, bytes_per_image: int) -> int:
 
 
 def free_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Free memory of the machine or, where that is less, of the container."""
-    free = psutil.virtual_memory().available
+    """Free memory of the machine or, where that is less, of the container or below this process's own limit."""
+    free, (limit_bytes, _) = psutil.virtual_memory().available, resource.getrlimit(resource.RLIMIT_AS)
+    if limit_bytes != resource.RLIM_INFINITY:
+        free = min(free, max(0, limit_bytes - psutil.Process().memory_info().vms))
     limit = cgroup / "memory.max"
     if not limit.is_file() or not (text := limit.read_text().strip()).isdecimal():
         return free

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -227,3 +228,27 @@ def test_heldout_pictures_of_an_unknown_class_are_refused_before_training(tmp_pa
     with pytest.raises(ValueError, match=r"'purple' for one, that are not among the 2 asked for \(dark, light\)"):
         train_classifier(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_single_class_is_refused(tmp_path):
+    folder = tiny.write_class_folder(tmp_path / "data", classes=("dark",))
+    with pytest.raises(
+        ValueError, match="all images of .*data are of one class, 'dark', and a classifier of one class"
+    ):
+        train_classifier(tiny.classifier_config(tmp_path / "run", folder, iterations=1))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("held_out", ["the same files", "a copy", "a link", "others"])
+def test_held_out_images_that_training_sees_are_doubted(tmp_path, class_folder, caplog, held_out):
+    heldout = tmp_path / "heldout"
+    if held_out == "the same files":
+        heldout = class_folder
+    elif held_out == "a copy":
+        shutil.copytree(class_folder, heldout)
+    elif held_out == "a link":
+        heldout.symlink_to(class_folder)
+    else:
+        tiny.write_class_folder(heldout, per_class=3)
+    train_classifier(tiny.classifier_config(tmp_path / "run", class_folder, iterations=1, heldout=heldout))
+    assert ("are among the training images of" in caplog.text) == (held_out != "others")

@@ -95,6 +95,7 @@ def test_a_prefix_that_seems_to_hold_several_classes_is_doubted(tmp_path, caplog
         (("Training/a/0.png", "Validation/0.png"), "Training"),
         (("train/a/0.png",), "train"),
         (("test/a/0.png", "val/a/0.png"), "test"),
+        (("train/a/0.png", "annotations/a.xml", "test/a/0.png"), "train"),
     ],
 )
 def test_the_parent_of_splits_is_refused_with_the_likely_path(tmp_path, write, names, likely):
@@ -169,6 +170,22 @@ def test_whole_numbers_are_class_numbers_and_anything_else_is_a_name():
         assert numbers.dtype == np.int64
     for labels, expected in ((["7", "x"], ("7", "x")), (["007", "010"], ("007", "010")), (["1.0", "0"], ("0", "1.0"))):
         assert numbered(labels, source=SOURCE)[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "doubted"),
+    [
+        (("10", "2", "unknown"), '2 of the 3 labels of labels.csv look like numbers ("10"), beside others such as "un'),
+        (("0.0", "10.0", "2.0"), '3 of the 3 labels of labels.csv look like numbers ("0.0"); all are taken for names'),
+        (("007", "010"), ""),
+        (("ant", "bee"), ""),
+        (("0", "1"), ""),
+    ],
+)
+def test_names_that_look_like_numbers_are_doubted(labels, doubted, caplog):
+    numbered(labels, source=SOURCE)
+    assert doubted in caplog.text
+    assert bool(doubted) == bool(caplog.records)
 
 
 def test_imposed_names_renumber_a_table(tmp_path):

@@ -89,8 +89,8 @@ def test_the_files_are_plain_arrays_and_say_what_they_are(tmp_path, folder):
     assert np.load(tmp_path / "out" / "labels.npy").tolist() == [0] * 5 + [1] * 4 + [2] * 3
     record = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert record["class_names"] == ["ant", "bee", "cat"]
-    assert (record["count"], record["size"], record["crop"], record["mode"]) == (12, SIZE, "center", "RGB")
-    assert record["source"] == str(folder)
+    found = [record[name] for name in ("count", "size", "crop", "mode", "source")]
+    assert found == [12, SIZE, "center", "RGB", str(folder)]
 
 
 def test_any_number_of_processes_writes_the_same_bytes(tmp_path, folder):
@@ -171,6 +171,9 @@ def test_other_images_are_refused_where_some_are_whole_or_begun(tmp_path, folder
     out = prepare(folder, tmp_path / "out")
     with pytest.raises(ValueError, match="is of other images: size: 6 there, 8 now; give another --out"):
         prepare(folder, out, size=8)
+    os.truncate(folder / "ant" / "0.png", 1000)  # behind the same name
+    with pytest.raises(ValueError, match="is of other images: sizes_sha256: "):
+        prepare(folder, out)
     (folder / "ant" / "0.png").rename(folder / "ant" / "00.png")
     with pytest.raises(ValueError, match="is of other images: listing_sha256: "):
         prepare(folder, out)
@@ -213,11 +216,9 @@ def test_a_finished_preparation_that_was_damaged_is_prepared_again(tmp_path, fol
 def test_prepared_images_and_labels_that_changed_are_never_read(tmp_path, folder):
     out = prepare(folder, tmp_path / "out")
     flip_bit(out / "images.npy")
-    *_, last = range(len(open_stored(out, None).labels))
     dataset = open_training_set(tiny.data(out, on_error="skip"), image_size=SIZE)
-    dataset.pixels(last - 1)
     with pytest.raises(OSError, match="it differs from the image that was prepared; the same command of prepare_data"):
-        dataset.pixels(last)
+        dataset.pixels(11)
     flip_bit(out / "labels.npy", offset=-8)
     with pytest.raises(ValueError, match=r"labels.npy is damaged: it holds .*; the same command of prepare_data"):
         open_stored(out, None)
@@ -229,7 +230,6 @@ def test_a_directory_of_before_there_were_checksums_opens_and_is_compared_with_i
     (out / "checksums.npy").unlink()
     (out / "dataset.json").write_text(json.dumps({key: record[key] for key in record if key != "labels_sha256"}))
     original = items(folder)[0]
-    assert torch.equal(items(out)[0], original)
     assert torch.equal(items(prepare(folder, out))[0], original)
     assert caplog.text == ""
     flip_bit(out / "images.npy")
@@ -237,22 +237,16 @@ def test_a_directory_of_before_there_were_checksums_opens_and_is_compared_with_i
     assert "images.npy is damaged: it holds other pixels than were prepared; it is prepared again" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("class_names", None, "class_names is null"),
-        ("class_names", ["ant", "bee"], "labels.npy is damaged: it holds label 2 of 2 classes"),
-        ("count", 12.0, "count is 12.0"),
-        ("mode", "CMYK", 'mode is "CMYK"'),
-        ("size", [6], r"size is \[6\]"),
-    ],
-)
-def test_a_record_of_other_types_or_labels_is_named_with_its_field(tmp_path, folder, field, value, message):
+def test_a_record_of_other_types_or_labels_is_named_with_its_field(tmp_path, folder):
     out = prepare(folder, tmp_path / "out")
     record = json.loads((out / "dataset.json").read_text())
-    (out / "dataset.json").write_text(json.dumps(record | {field: value}))
-    with pytest.raises(ValueError, match=f"{message}.*; the same command of prepare_data.py makes it anew"):
-        open_stored(out, None)
+    for changes, message in (
+        ({"class_names": ["ant", "bee"]}, "labels.npy is damaged: it holds label 2 of 2 classes"),
+        ({"count": 12.0}, "count is 12.0"),
+    ):
+        (out / "dataset.json").write_text(json.dumps(record | changes))
+        with pytest.raises(ValueError, match=f"{message}.*; the same command of prepare_data.py makes it anew"):
+            open_stored(out, None)
 
 
 @pytest.mark.parametrize("option", [{"crop": "random"}, {"flip": True}])

@@ -77,5 +77,7 @@ def test_a_class_without_images_and_one_class_an_image_are_doubted(tmp_path):
         f'1 of the 3 classes of {tmp_path} have no images ("0"); class numbers begin at 0: subtract 1 from each '
         f"label, or give names"
     ]
+    twins = tiny.write_class_folder(tmp_path / ".twins", classes=("Cat", "cat", "dog"))
+    assert doubts(opened(twins)) == [f'{twins} has classes whose names differ in case alone ("Cat", "cat", ..)']
     (one_each,) = doubts(opened(tmp_path, labels="filenames"))
     assert "4 classes for 4 images, nearly one each: the text of each file name up to its first" in one_each

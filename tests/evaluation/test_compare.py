@@ -200,6 +200,20 @@ def test_published_statistics_leave_the_size_of_their_images_unknown(comparison)
     assert found.verdict == "comparable as far as is known; not known of all: real image size"
 
 
+def test_what_is_known_of_neither_is_listed(comparison) -> None:
+    alike = changed("generated", resize="unknown", made_on="unknown")
+    found = comparison(alike, alike)
+    assert found.verdict == "comparable as far as is known; not known of all: generated resize"
+    assert [(item.name, item.values) for item in found.of("unrecorded")] == [("generated.made_on", ("unknown",) * 2)]
+    assert "Not known of any\n" in format_comparison(found)
+
+
+def test_what_is_not_known_of_the_same_real_images_makes_no_difference(comparison) -> None:
+    published = report(protocol=features(12.5).protocol | {"real": features(12.5).protocol["real"]})
+    published.protocol["real"]["image_size"] = "unknown"
+    assert comparison(published, published).verdict == "comparable"
+
+
 def test_records_of_nothing_can_be_compared(comparison) -> None:
     found = comparison(Report(metrics={"recall": 0.5}), Report(metrics={"precision": 0.25}))
     assert found.verdict.startswith("comparable as far as is known; not known of all: N generated, N real")

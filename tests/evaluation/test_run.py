@@ -77,6 +77,19 @@ def test_accuracy_is_the_share_in_the_asked_class(tmp_path: Path, real: Path) ->
     assert report.per_class_accuracy == {"dark": pytest.approx(30 / 40), "grey": 1, "light": 1}
 
 
+def test_classes_of_flat_pictures_are_those_of_their_names(samples: Path, real: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for file in real.rglob("*.png"):
+        shutil.copy(file, flat / f"{file.parent.name}_{file.name}")
+    folders, named = (
+        evaluate(generated=path, real=samples, extractor=PixelExtractor(), labels=labels)
+        for path, labels in ((real, None), (flat, "filenames"))
+    )
+    assert "accuracy" not in evaluate(generated=flat, real=samples, extractor=PixelExtractor()).metrics
+    assert named.metrics["accuracy"] == folders.metrics["accuracy"]
+
+
 def test_classes_are_matched_by_name_and_not_by_number(tmp_path: Path, real: Path) -> None:
     samples = save_samples(
         tmp_path / "samples", noisy_images(LABELS, seed=0), 2 - LABELS, class_names=CLASS_NAMES[::-1]

@@ -25,6 +25,14 @@ def test_a_set_against_itself_says_nothing(real: Path) -> None:
     assert warnings(real, real) == [f"both sides are {real}: this says nothing about samples"]
 
 
+def test_real_images_that_are_enlarged_are_doubted(tmp_path: Path, real: Path, capsys) -> None:
+    samples = save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0, size=12), LABELS)
+    (doubt,) = (doubt for doubt in warnings(samples, real) if "smaller" in doubt)
+    assert doubt.startswith(f"120 of the 120 images of {real} are smaller than 12 pixels and were enlarged")
+    told = [line for line in capsys.readouterr().err.splitlines() if " images of " in line]
+    assert told == [f"{real}: 120 images of 3 classes, 12x12 RGB, .png; 120 smaller than 12 pixels, which are enlarged"]
+
+
 def test_few_images_are_doubted_by_all_that_needs_many(tmp_path: Path, real: Path) -> None:
     few = save_samples(tmp_path / "few", noisy_images(LABELS[:5], seed=0), LABELS[:5])
     rank, resamplings, interval, nearest = warnings(few, real, bootstrap=3)

@@ -47,6 +47,7 @@ def test_labels_are_numbers_or_names(spec, labels):
         ("cat", ("ant", "cat "), 1),
         ("all", ("ant", "all"), None),
         ("label:1", ("ant", "all"), 1),
+        ("all", ("all",), 0),
         ("label:x", ("ant", "label:x"), 1),
     ],
 )

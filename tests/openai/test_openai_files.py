@@ -147,6 +147,15 @@ def test_a_model_of_the_new_attention_order_is_exported_in_it(name: str, tmp_pat
     assert "use_new_attention_order True" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_flags_of_a_far_larger_network_are_refused_before_it_is_built(tmp_path: Path):
+    flags, weights = stored("unet_u01")
+    for huge in ({"num_res_blocks": 10**6}, {"num_channels": 32 * 10**3}):
+        with pytest.raises(
+            ValueError, match=r"the flags describe a unet of .* parameters or more, but the weights have"
+        ):
+            load_openai(_saved(weights, tmp_path / "u.pt"), {**flags, **huge})
+
+
 @pytest.mark.parametrize(("entering", "leaving", "kind"), [(4, 8, "unet"), (4, 4, "unet"), (8, 4, "upsampler")])
 def test_the_kind_of_a_file_of_other_channels_follows_from_both_ends(entering, leaving, kind, tmp_path: Path):
     flags, weights = stored("unet_u01")

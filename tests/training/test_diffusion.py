@@ -131,10 +131,18 @@ def test_a_loss_that_cannot_train_the_variance_is_refused(tmp_path, variance, lo
         replace(config, variance=variance, loss=loss)
 
 
+@pytest.mark.parametrize(("variance", "loss"), [("small", "simple"), ("learned_range", "hybrid")])
+def test_the_mean_is_not_trained_by_its_squared_error_alone(tmp_path, variance, loss):
+    config = tiny.diffusion_config(tmp_path, tmp_path, iterations=1)
+    with pytest.raises(ValueError, match=f'"mean" cannot be trained with loss "{loss}": the mean of x_s is x_t'):
+        replace(config, prediction="mean", variance=variance, loss=loss)
+
+
 @pytest.mark.parametrize(("variance", "loss"), [("small", "simple"), ("large", "vlb"), ("learned", "hybrid")])
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v", "mean"])
 def test_every_prediction_trains_with_every_kind_of_variance(tmp_path, class_folder, variance, loss, prediction):
     config = tiny.diffusion_config(tmp_path, class_folder, iterations=1, log_every_iterations=1)
+    loss = "vlb" if prediction == "mean" else loss
     train_diffusion(replace(config, variance=variance, loss=loss, prediction=prediction))
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert math.isfinite(line["loss"])

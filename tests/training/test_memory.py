@@ -1,5 +1,9 @@
 """The memory of a training, and the batch that fits into it."""
 
+import resource
+from pathlib import Path
+
+import programs
 import psutil
 import pytest
 import tiny
@@ -9,7 +13,7 @@ from torch import nn
 
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
-from guided_diffusion.distributed import largest_fitting
+from guided_diffusion.memory import largest_fitting
 from guided_diffusion.run_directory import latest
 from guided_diffusion.training import setup
 from guided_diffusion.training.objective import Losses
@@ -41,6 +45,23 @@ def test_a_container_has_the_memory_that_its_limit_leaves(tmp_path, monkeypatch)
     for limit, free in (("3000\n", 2000), ("9000\n", 5000), ("max\n", 5000)):
         (tmp_path / "memory.max").write_text(limit)
         assert free_bytes(tmp_path) == free
+
+
+def test_a_limit_of_the_process_is_memory_too(monkeypatch, tmp_path):
+    used = psutil.Process().memory_info().vms
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 10**6, used + 10**6))
+    assert free_bytes(tmp_path) <= 10**6
+
+
+def test_a_process_whose_memory_is_limited_ends_in_a_sentence_that_names_the_option(tmp_path, class_folder):
+    options = (
+        "train_diffusion", *tiny.DIFFUSION_OPTIONS, f"--data.path={class_folder}", f"--out={tmp_path / 'run'}",
+        "--training.iterations=1", "--training.batch.size=2000", "--training.batch.per_process=2000",
+    )  # fmt: skip
+    status, output = tiny.finish(programs.start(Path(__file__).with_name("limited_memory.py"), *options, threads=1))
+    assert status == 2
+    assert "error: out of memory: lower --training.batch.per_process, or free some memory (" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(

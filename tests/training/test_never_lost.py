@@ -11,12 +11,13 @@ import pytest
 import tiny
 import torch
 from safetensors import SafetensorError
-from small_loop import assert_same_training, broken_at, denoise, metrics, names, train
+from small_loop import Convolutions, assert_same_training, broken_at, denoise, metrics, names, train
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from guided_diffusion import checkpoint
-from guided_diffusion.checkpoint import DamagedCheckpointError
+from guided_diffusion.checkpoint import DamagedCheckpointError, save_checkpoint
+from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain
@@ -243,3 +244,43 @@ def test_an_objective_learns_from_whole_batches_in_stream_order_and_its_memory_i
         config = tiny.loop(iterations=iterations, batch_size=7, per_process=3)
         train(tmp_path / "parts", class_folder, config, objective=Adapting(), resume=True)
     assert_same_training(latest(tmp_path / "parts"), latest(tmp_path / "whole"))
+
+
+def test_a_moved_data_set_resumes_quietly_and_a_changed_one_is_doubted(tmp_path, caplog):
+    folder = tiny.write_class_folder(tmp_path / "data")
+    train(tmp_path / "run", folder, tiny.loop(iterations=1))
+    shutil.copytree(folder, tmp_path / "copy")
+    train(tmp_path / "run", tmp_path / "copy", tiny.loop(iterations=2), resume=True)
+    assert "images" not in caplog.text
+    shutil.copyfile(tmp_path / "copy" / "dark" / "000.png", tmp_path / "copy" / "dark" / "001.png")
+    train(tmp_path / "run", tmp_path / "copy", tiny.loop(iterations=3), resume=True)
+    assert "with other images than it was trained on: other names, sizes or labels; stop it if" in caplog.text
+    for number in range(8):
+        (tmp_path / "copy" / "light" / f"{number:03d}.png").unlink()
+    train(tmp_path / "run", tmp_path / "copy", tiny.loop(iterations=4), resume=True)
+    assert "with other images than it was trained on: 20 there, 12 now" in caplog.text
+
+
+def test_a_run_of_before_fingerprints_resumes_quietly(tmp_path, class_folder, caplog):
+    train(tmp_path, class_folder, tiny.loop(iterations=1))
+    (latest(tmp_path) / "resume" / "data.json").unlink()
+    record = json.loads((latest(tmp_path) / "config.json").read_text())
+    del record["sha256"]["resume/data.json"]
+    (latest(tmp_path) / "config.json").write_text(json.dumps(record))
+    train(tmp_path, class_folder, tiny.loop(iterations=2), resume=True)
+    assert caplog.text == ""
+
+
+def test_a_copied_run_resumes_without_a_word_about_its_directory(tmp_path, class_folder, caplog):
+    train_diffusion(tiny.diffusion_config(tmp_path / "run", class_folder, iterations=1))
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    train_diffusion(tiny.diffusion_config(tmp_path / "copy", class_folder, iterations=1, resume="auto"))
+    assert caplog.text == ""
+
+
+def test_an_imported_model_is_not_resumed_and_the_message_says_why(tmp_path, class_folder):
+    weights = {"ema_0.9999": Convolutions().state_dict()}
+    run = {"imported": "64x64_diffusion.pt", "sha256": "0", "flags": None}
+    save_checkpoint(tmp_path, kind="test", iteration=0, model={"width": 8}, run=run, weights=weights)
+    with pytest.raises(ValueError, match="is an imported model: .* cannot be continued; sample from it, "):
+        train(tmp_path, class_folder, tiny.loop(iterations=1), resume=True)

@@ -194,12 +194,13 @@ def _folder_classes(tree: Tree) -> list[str]:
 
 def _refuse_splits(tree: Tree) -> None:
     """Refuse the parent of train/, val/ and the like, at least one of which holds folders alone."""
+    found = sorted({image.split("/", 1)[0] for image in tree.images})  # annotations/ and the like hold no images
     flat = {image.split("/", 1)[0] for image in tree.images if image.count("/") == 1}
-    nested = [name for name in tree.directories if name not in flat]
-    if nested and tree.images and all(name.lower() in _SPLITS for name in tree.directories):
+    nested = [name for name in found if name not in flat]
+    if nested and all(name.lower() in _SPLITS for name in found):
         likely = tree.root / next((name for name in nested if name.lower().startswith("train")), nested[0])
         raise ValueError(
-            f"the folders in {tree.root} ({', '.join(tree.directories)}) are splits of a data set, not classes; give "
+            f"the folders in {tree.root} ({', '.join(found)}) are splits of a data set, not classes; give "
             f"one of them, {likely}"
         )
 

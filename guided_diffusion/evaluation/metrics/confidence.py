@@ -110,13 +110,11 @@ def bootstrap_frechet_distance(
     The distance is a sum of squares, whose spread grows with its size, as its root's does not. So only the spread of
     the roots counts: the interval's roots are the set's own plus the quantiles of (resampled root - mean of these).
     Without roots it would be twice as wide for a good model, and reach below 0. It holds the average distance of sets
-    of N samples, bias included, with the given confidence; two such sets differ by sqrt(2) standard errors. The real
-    side counts as given. Of few samples the interval is too wide: by a fifth at most from 25 D samples on, by a third
-    at 10 D (`benchmarks/confidence.py`).
+    of N samples with that confidence, the real side as given. Of few samples it is too wide: by a fifth at most from
+    25 D on, by a third at 10 D (`benchmarks/confidence.py`).
 
-    classes: (N,) class numbers, if a fixed number of each was asked for; resampled sets then keep them. With fewer than
-    20 of some class, samples are drawn without regard to classes, which makes the interval wider. Every resampling
-    costs a covariance (0.63 N D^2 multiplications) and a Fréchet distance. on_resample: called after each.
+    classes: (N,) class numbers, if a fixed number of each was asked for; resampled sets then keep them, but with fewer
+    than 20 of some class. Each resampling costs 0.63 N D^2 multiplications and a distance; `on_resample` follows it.
 
     Raises:
         ValueError: fewer than 2 resamples, or a confidence outside 0..1.
@@ -135,7 +133,7 @@ def bootstrap_frechet_distance(
         on_resample()
     tail, roots = (1 - confidence) / 2, np.sqrt(distances)
     ends = itself**0.5 + np.quantile(roots - roots.mean(), [tail, 1 - tail])
-    low, high = (max(float(end), 0.0) ** 2 for end in ends)  # roots below 0 only of a set at no distance from the real
+    low, high = (max(float(end), 0.0) ** 2 for end in ends)  # a root below 0: of a set at no distance from the real
     return Interval(low, high, 2 * itself**0.5 * float(roots.std(ddof=1)), tuple(distances))
 
 

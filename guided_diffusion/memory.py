@@ -1,0 +1,47 @@
+"""Memory that runs out: its errors, the batch that fits, and a message."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from .distributed import free_cached_memory
+
+_OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc",
+    "could not create a primitive", "could not create a memory",  # oneDNN, which does not say why
+    "CUDNN_STATUS_NOT_SUPPORTED",  # cuDNN, likewise
+    "can't start new thread",  # whose stack needs some
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for errors that a smaller batch might avoid."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def out_of_memory_message(error: BaseException, options: Iterable[str]) -> str:
+    """Advice by those of a command's options that say how many images it computes at a time."""
+    names = [f"--{name}" for name in options if name.endswith(("batch_size", "per_process"))]
+    advice = f"lower {' or '.join(names)}, or free some memory" if names else "free some memory"
+    reason = str(error).strip().split("\n")[0]
+    return f"out of memory: {advice} ({reason or type(error).__name__})"
+
+
+def largest_fitting(size: int, attempt: Callable[[int], None]) -> int:
+    """The largest of size, size / 2, size / 4, .. images for which `attempt` does not run out of memory.
+
+    Raises:
+        RuntimeError: not even one image fits.
+    """
+    while True:
+        try:
+            attempt(size)
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        else:
+            return size
+        free_cached_memory()
+        size = -(-size // 2)
