@@ -84,11 +84,6 @@ class Guidance:
         classifiers = (one for one in (self.classifier, self.clean) if one is not None)
         return self.model.config.class_names or next((one.class_names for one in classifiers), ())
 
-    @property
-    def differentiates_network(self) -> bool:
-        """True where a classifier of clean images guides by gradients through the denoising network."""
-        return self.clean is not None and self.config.clean_classifier.gradient == "x_t"
-
     def denoiser(self, y: Tensor, *, clip: Clip) -> Denoiser:
         """The model's, for labels y (B,), with all guidance that is not a score of x_t."""
         unclipped = self._extrapolated(y)
@@ -111,6 +106,14 @@ class Guidance:
         """Evaluations of denoising networks, for each sample, in one call of `denoiser` at `step`."""
         is_active = not self.config.is_limited or is_inside(step, self.config.sigma_min, self.config.sigma_max)
         return 1 + (is_active and (self.weaker is not None or self.config.classifier_free.weight is not None))
+
+    @property
+    def instead_of_tilting(self) -> str | None:
+        """The alternative, in words, to tilting x_0 by a gradient with respect to x_t; None where none tilts it."""
+        if self.clean is not None and self.config.clean_classifier.gradient == "x_t":
+            return "take guidance.clean_classifier.gradient x_0"
+        is_tilted = self.classifier is not None and self.sampler.entry.guidance == "tilted"
+        return "let the classifier guide ddpm" if is_tilted else None
 
     @property
     def strengths(self) -> tuple[str, ...]:
