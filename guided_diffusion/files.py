@@ -33,6 +33,10 @@ def named_errors(path: Path) -> Iterator[None]:
         raise cause from None
 
 
+LOCK = ".lock"
+"""Name of the file in a directory that is locked."""
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """A binary file opened beside `path` that takes its name, fsynced, only if the block ends without an error.
@@ -105,7 +109,7 @@ def locked(directory: Path, *, work: str, name: str | None = None) -> Iterator[N
         ValueError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / (".lock" if name is None else f".{name}.lock")
+    path = directory / (LOCK if name is None else f".{name}.lock")
     with _own_lock(path) as is_ours:
         if not is_ours:
             place = directory if name is None else directory / name

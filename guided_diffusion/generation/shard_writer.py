@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.formats.samples import Shard, check_manifest, missing_shards, open_manifest, write_shard
+from ..data.formats.samples import MANIFEST_NAME, Shard, check_manifest, missing_shards, open_manifest, write_shard
 from ..data.pictures import write_png
 from ..diffusion.denoiser import Estimate
 from ..distributed import (
@@ -87,7 +87,12 @@ def _write_shards(
     """Make and write these shards, in batches of at most `config.batch_size` images."""
     size, warned = config.batch_size, False
     for n in shards:
-        images, size = _made(plan, plan.ids(n), size, make_images, progress)
+        try:
+            images, size = _made(plan, plan.ids(n), size, make_images, progress)
+        except ValueError:  # samples that are not finite; other settings may take a directory without shards
+            if not any(config.out.glob("shard-*.npz")):
+                (config.out / MANIFEST_NAME).unlink(missing_ok=True)
+            raise
         warned = warned or warn_without_content(images, name=str(config.out))
         labels = np.array([plan.label(i) for i in plan.ids(n)])
         pixels = rearrange(images, "n c h w -> n h w c").numpy()

@@ -22,7 +22,7 @@ from ..data.crops import DamagedImageError
 from ..data.image_set import ImageSet, open_training_set
 from ..data.summary import doubts, summary
 from ..distributed import on_any_process, on_main_process, this_process, wait_for_everyone
-from ..files import atomic_write, locked
+from ..files import LOCK, atomic_write, locked
 from ..run_directory import mark_best, read_best
 from ..stop_request import InterruptedWork, StopRequest, stop_requests
 from .config import TrainingConfig
@@ -87,11 +87,13 @@ def fit(run: TrainingRun) -> None:
         OSError: the data failed, or the disk at the end; the last checkpoint is whole.
     """
     with ExitStack() as stack:
-        is_new = not run.directory.exists()
-        if not is_new:  # locked before anything is read that another training writes
+        # A directory that another training may write to is locked before anything in it is read; others are locked
+        # after all refusals, which leave nothing behind.
+        has_lock = on_main_process((run.directory / LOCK).exists)
+        if has_lock:
             on_main_process(partial(_lock, stack, run.directory))
         state = set_up(run)
-        if is_new:  # after all refusals, which leave nothing behind
+        if not has_lock:
             on_main_process(partial(_lock, stack, run.directory))
         log = stack.enter_context(closing(TrainingLog(state)))
         stop = stack.enter_context(stop_requests())

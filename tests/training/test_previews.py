@@ -24,7 +24,7 @@ from guided_diffusion.diffusion.model import DiffusionConfig, load_diffusion
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.guidance import classifier_score, tilted
-from guided_diffusion.models.unet import UNetConfig
+from guided_diffusion.models.unet import UNet, UNetConfig
 from guided_diffusion.run_directory import latest
 from guided_diffusion.samplers import ddim
 from guided_diffusion.training.config import PreviewConfig
@@ -194,6 +194,19 @@ def test_guided_previews_are_tilted_ddim_of_the_average_in_a_column_a_class(tmp_
     tiles = _tiles(tmp_path / "previews" / "0000002.png", columns=2)
     assert np.array_equal(tiles, expected[:, 0])
     assert not np.array_equal(tiles, plain[:, 0])
+
+
+def test_previews_of_a_diverged_network_warn_and_stop_nothing(tmp_path, class_folder, caplog):
+    config = tiny.diffusion_config(tmp_path, class_folder, iterations=1, preview=PreviewConfig(images=2, steps=2))
+    described = replace(model(), network=replace(model().network, in_channels=1, out_channels=1))
+    data = open_training_set(tiny.data(class_folder), image_size=8)
+    observe = diffusion_previews(config.preview, described, data, config)
+    network = UNet(described.network)
+    next(network.parameters()).data.fill_(torch.nan)
+    assert observe is not None
+    observe(network, 7)
+    assert "previews at iteration 7 are not finite and shown black: training has diverged" in caplog.text
+    assert (tmp_path / "previews" / "0000007.png").exists()
 
 
 def test_a_classifier_that_cannot_guide_is_refused_before_anything_is_written(tmp_path, class_folder, judge_run):
