@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.formats.samples import MANIFEST_NAME, Shard, check_manifest, missing_shards, open_manifest, write_shard
-from ..data.pictures import write_png
 from ..diffusion.denoiser import Estimate
 from ..distributed import (
     Tally,
@@ -33,7 +32,7 @@ from ..stop_request import InterruptedWork, StopRequest, stop_requests
 from .config import RunConfig
 from .finiteness import warn_without_content
 from .plan import Plan, SampleBatch
-from .sample_pictures import class_grid
+from .sample_pictures import write_class_grid
 
 MakeImages = Callable[[SampleBatch], Tensor]
 """uint8 images (B, C, H, W) of a batch."""
@@ -78,7 +77,7 @@ def make_shards(
                 raise InterruptedWork(text if is_main else "")
             if is_main:
                 progress.report()
-                write_png(config.out / "grid.png", class_grid(config.out))
+                write_class_grid(config.out / "grid.png", config.out)
 
 
 def _write_shards(
