@@ -73,7 +73,7 @@ class GuidedDiffusion:
 
     def sample(
         self,
-        labels: Sequence[int | str] | str = "all",
+        labels: Sequence[int | str] | Tensor | np.ndarray | str = "all",
         *,
         num_samples: int | None = None,
         scale: float | None = None,
@@ -91,7 +91,7 @@ class GuidedDiffusion:
         Sample i's pixels are those of scripts/sample.py with the same options, kernels and threads (`cpu_threads`).
 
         Raises:
-            TypeError: an unknown option.
+            TypeError: an unknown option, or labels without an order.
             ValueError: an unknown class, and all else that scripts/sample.py refuses, as samples that are not finite.
         """
         guidance = guidance or GuidanceConfig()
@@ -106,6 +106,10 @@ class GuidedDiffusion:
             self.model, self.classifier, clean=self.clean_classifier, guidance=guidance, settings=settings
         )
         run.log_warnings()
+        if isinstance(labels, Tensor | np.ndarray):
+            labels = labels.tolist()
+        if not isinstance(labels, Sequence):  # a set has no order, and a mapping's values would go unseen
+            raise TypeError(f'labels are a list, or a rule such as "all"; got {type(labels).__name__} {labels}')
         plan = _plan(run, labels, num_samples)
         batches = batches_of(range(plan.num_samples), settings.batch_size)
         images = torch.cat([run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches])
