@@ -65,6 +65,11 @@ class Checkpoint:
         """Names of the weights it holds: "network", and "ema_0.9999" and the like."""
         return tuple(sorted(file.stem for file in self.path.glob("*.safetensors")))
 
+    def was_trained_on(self, path: Path) -> bool:
+        """True for the path of the run's training images, as far as its config tells; an imported run's names none."""
+        trained_on = self.run.get("data", {}).get("path")
+        return trained_on is not None and Path(trained_on).resolve() == path.resolve()
+
     def weights_file(self, name: str | None = None) -> Path:
         """The safetensors file of the named weights; None: of the slowest moving average, else the network as trained.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -106,10 +106,6 @@ class GuidedDiffusion:
             self.model, self.classifier, clean=self.clean_classifier, guidance=guidance, settings=settings
         )
         run.log_warnings()
-        if isinstance(labels, Tensor | np.ndarray):
-            labels = labels.tolist()
-        if not isinstance(labels, Sequence):  # a set has no order, and a mapping's values would go unseen
-            raise TypeError(f'labels are a list, or a rule such as "all"; got {type(labels).__name__} {labels}')
         plan = _plan(run, labels, num_samples)
         batches = batches_of(range(plan.num_samples), settings.batch_size)
         images = torch.cat([run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches])
@@ -128,7 +124,11 @@ def _settings(sampler: SamplerName | SamplerConfig, options: dict[str, Any]) -> 
     return SamplingConfig(sampler=config, **{name: options[name] for name in options.keys() - own.keys()})
 
 
-def _plan(run: SamplingRun, labels: Sequence[int | str] | str, num_samples: int | None) -> Plan:
+def _plan(run: SamplingRun, labels: Sequence[int | str] | Tensor | np.ndarray | str, num_samples: int | None) -> Plan:
+    if isinstance(labels, Tensor | np.ndarray):
+        labels = cast(Sequence[int | str], labels.tolist())
+    if not isinstance(labels, Sequence):  # a set has no order, and a mapping's values would go unseen
+        raise TypeError(f'labels are a list, or a rule such as "all"; got {type(labels).__name__} {labels}')
     if isinstance(labels, str):
         rule = run.label_rule(labels)
         count = 1 if rule is None else len(run.guidance.class_names) - len(run.model.config.unseen_classes)
