@@ -1,8 +1,11 @@
 """PNG files of images and grids."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
 
 SMALLEST_SIDE = 512
 """Grids of tiny images are enlarged by a whole factor to about this many pixels, so that a person can see them."""
+
+CAPTION_HEIGHT = 14
+"""Pixels of the band of captions below a grid."""
 
 
 def picture(image: Tensor, *, enlarge: bool = True) -> "Image.Image":
@@ -30,8 +36,35 @@ def picture(image: Tensor, *, enlarge: bool = True) -> "Image.Image":
     return drawn.resize((drawn.width * factor, drawn.height * factor), Image.Resampling.NEAREST)
 
 
-def write_png(path: Path, image: Tensor, *, enlarge: bool = True) -> None:
-    """Write a uint8 image (1 or 3, H, W) as PNG, whole or not at all, enlarged as `picture` does."""
+def write_png(path: Path, image: Tensor, *, enlarge: bool = True, captions: Sequence[str] = ()) -> None:
+    """Write a uint8 image (1 or 3, H, W) as PNG, whole or not at all, enlarged as `picture` does.
+
+    captions: of columns of one width, written under them.
+    """
     drawn = picture(image, enlarge=enlarge)
     with atomic_write(path) as file:
-        drawn.save(file, format="PNG")
+        (_captioned(drawn, captions) if captions else drawn).save(file, format="PNG")
+
+
+def read_png(path: Path) -> Tensor:
+    """A PNG of ours as a uint8 image (1 or 3, H, W)."""
+    from PIL import Image
+
+    with Image.open(path) as drawn:
+        pixels = torch.from_numpy(np.array(drawn))
+    return rearrange(pixels if pixels.ndim == 3 else pixels[:, :, None], "h w c -> c h w")
+
+
+def _captioned(drawn: "Image.Image", captions: Sequence[str]) -> "Image.Image":
+    """The picture over a band of captions, each cut to the width of its column."""
+    from PIL import Image, ImageDraw
+
+    sheet = Image.new(drawn.mode, (drawn.width, drawn.height + CAPTION_HEIGHT), "white")
+    sheet.paste(drawn)
+    pen, width = ImageDraw.Draw(sheet), drawn.width / len(captions)
+    for column, caption in enumerate(captions):
+        text = " ".join(caption.split())
+        while text and pen.textlength(text) > width:
+            text = text[:-1]
+        pen.text((column * width + (width - pen.textlength(text)) / 2, drawn.height), text, fill="black")
+    return sheet

@@ -16,6 +16,7 @@ from classifiers.trained_model import load_classifier
 from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.commands.train_upsampler import train_upsampler
 from guided_diffusion.data.image_set import ImageSet, open_training_set
+from guided_diffusion.data.pictures import CAPTION_HEIGHT
 from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import Step
 from guided_diffusion.diffusion.denoiser import Estimate
@@ -194,6 +195,10 @@ def test_guided_previews_are_tilted_ddim_of_the_average_in_a_column_a_class(tmp_
     tiles = _tiles(tmp_path / "previews" / "0000002.png", columns=2)
     assert np.array_equal(tiles, expected[:, 0])
     assert not np.array_equal(tiles, plain[:, 0])
+    with Image.open(tmp_path / "previews" / "0000002.png") as picture:
+        captions = np.asarray(picture)[-CAPTION_HEIGHT:]
+    halves = np.array_split(captions, 2, axis=1)
+    assert [int(half.min()) < 128 for half in halves] == [True, True]  # "dark" and "light" stand below their columns
 
 
 def test_a_classifier_that_cannot_guide_is_refused_before_anything_is_written(tmp_path, class_folder, judge_run):
