@@ -24,10 +24,12 @@ from typing import Any, Literal
 import numpy as np
 import tiny
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from guided_diffusion.commands.prepare_data import PrepareConfig, prepare_data
 from guided_diffusion.commands.train_classifier import train_classifier
 from guided_diffusion.commands.train_diffusion import train_diffusion
+from guided_diffusion.files import file_sha256
 
 RUN = ("--data.path=pictures", "--out=out", "--training.iterations=2")
 BUDGET = RUN[2:]
@@ -311,6 +313,22 @@ def _flipped(file: str) -> Callable[[], None]:
     return flip
 
 
+def _not_finite(run: str) -> Callable[[], None]:
+    """Weights of which one is NaN, as a diverged training leaves them, with the hash of their file."""
+
+    def change() -> None:
+        checkpoint = Path(run) / "checkpoint-0000002"
+        hashes = json.loads((checkpoint / "config.json").read_text())["sha256"]
+        for file in checkpoint.glob("*.safetensors"):
+            tensors = load_file(file)
+            next(iter(tensors.values())).flatten()[0] = float("nan")
+            save_file(tensors, file)
+            hashes[file.name] = file_sha256(file)
+        _changed_record(run, sha256=hashes)()
+
+    return change
+
+
 def _vanishing_data() -> None:
     """The pictures go as soon as the training has written something."""
 
@@ -578,6 +596,19 @@ RUN_CASES = (
     BadInput(name="Weights of a diffusion model with one bit flipped", script="sample",
              make=_flipped("diffusion/checkpoint-0000002/ema_0.9.safetensors"),
              says=("ema_0.9.safetensors is damaged: its SHA-256 is not the one that was recorded; fetch it again",)),
+    BadInput(name="Weights that are not finite", script="sample", make=_not_finite("runs/diffusion"), writes=True,
+             says=("2 of 2 samples (ids 0, 1) are not finite from step 1 on: the weights in runs/diffusion/",
+                   "ema_0.9.safetensors are not finite; take an earlier checkpoint")),
+    BadInput(name="A classifier's weights that are not finite", script="sample", make=_not_finite("runs/classifier"),
+             options=("--classifier=runs/classifier",), writes=True,
+             says=("samples (ids 0, 1) are not finite from step 1 on: the weights in runs/classifier/",
+                   "network.safetensors are not finite; take an earlier checkpoint")),
+    BadInput(name="A step size beyond all numbers", script="sample",
+             options=("--sampler.name=langevin", "--sampler.snr=1e20"), writes=True,
+             says=("not finite from step 1 on: the likeliest cause is sampler.snr 1e+20; take values nearer",)),
+    BadInput(name="Langevin dynamics of too few steps", script="sample", status=0, writes=True,
+             options=("--sampler.name=langevin", "--sampler.steps=5", "--sampler.langevin_steps=2"),
+             says=("5 levels of 2 steps of snr 0.224 leave ", "take sampler.langevin_steps ", " or more levels")),
     BadInput(name="Weights of an extractor with one bit flipped", script="evaluate",
              make=_flipped("judge/checkpoint-0000002/network.safetensors"),
              says=("network.safetensors is damaged: its SHA-256 is not the one that was recorded; fetch it again",)),

@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..diffusion.images import grid
 from ..files import atomic_write
 
 if TYPE_CHECKING:
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
 
 SMALLEST_SIDE = 512
 """Grids of tiny images are enlarged by a whole factor to about this many pixels, so that a person can see them."""
-
-CAPTION_HEIGHT = 14
-"""Pixels of the band of captions below a grid."""
+SMALLEST_TILE = 64
+"""Pixels of the shorter side of a tile, to which tiny images are enlarged in grids with captions."""
+TEXT_SIZE = 14
+MARGIN = 6
+"""Pixels around a caption."""
 
 
 def picture(image: Tensor, *, enlarge: bool = True) -> "Image.Image":
@@ -36,14 +39,11 @@ def picture(image: Tensor, *, enlarge: bool = True) -> "Image.Image":
     return drawn.resize((drawn.width * factor, drawn.height * factor), Image.Resampling.NEAREST)
 
 
-def write_png(path: Path, image: Tensor, *, enlarge: bool = True, captions: Sequence[str] = ()) -> None:
-    """Write a uint8 image (1 or 3, H, W) as PNG, whole or not at all, enlarged as `picture` does.
-
-    captions: of columns of one width, written under them.
-    """
+def write_png(path: Path, image: Tensor, *, enlarge: bool = True) -> None:
+    """Write a uint8 image (1 or 3, H, W) as PNG, whole or not at all, enlarged as `picture` does."""
     drawn = picture(image, enlarge=enlarge)
     with atomic_write(path) as file:
-        (_captioned(drawn, captions) if captions else drawn).save(file, format="PNG")
+        drawn.save(file, format="PNG")
 
 
 def read_png(path: Path) -> Tensor:
@@ -55,16 +55,27 @@ def read_png(path: Path) -> Tensor:
     return rearrange(pixels if pixels.ndim == 3 else pixels[:, :, None], "h w c -> c h w")
 
 
-def _captioned(drawn: "Image.Image", captions: Sequence[str]) -> "Image.Image":
-    """The picture over a band of captions, each cut to the width of its column."""
-    from PIL import Image, ImageDraw
+def write_grid(
+    path: Path, images: Tensor, *, columns: int, rows: Sequence[str] = (), heads: Sequence[str] = ()
+) -> None:
+    """Write images (N, C, H, W) uint8 as a PNG grid, whole or not at all, with captions beside rows and above columns.
 
-    sheet = Image.new(drawn.mode, (drawn.width, drawn.height + CAPTION_HEIGHT), "white")
-    sheet.paste(drawn)
-    pen, width = ImageDraw.Draw(sheet), drawn.width / len(captions)
-    for column, caption in enumerate(captions):
-        text = " ".join(caption.split())
-        while text and pen.textlength(text) > width:
-            text = text[:-1]
-        pen.text((column * width + (width - pen.textlength(text)) / 2, drawn.height), text, fill="black")
-    return sheet
+    The size of its tiles follows from that of the images alone, so that grids of one model can be compared.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    tiled = picture(grid(images, columns=columns), enlarge=False)
+    factor = -(-SMALLEST_TILE // min(images.shape[2:]))
+    tiled = tiled.resize((tiled.width * factor, tiled.height * factor), Image.Resampling.NEAREST)
+    font, pitch = ImageFont.load_default(TEXT_SIZE), [(side + 1) * factor for side in images.shape[2:]]
+    left = 2 * MARGIN + int(max(map(font.getlength, rows))) if rows else 0
+    top = 2 * MARGIN + TEXT_SIZE if heads else 0
+    page = Image.new(tiled.mode, (tiled.width + left, tiled.height + top), "white")
+    page.paste(tiled, (left, top))
+    draw = ImageDraw.Draw(page)
+    for row, text in enumerate(rows):
+        draw.text((MARGIN, top + (row + 0.5) * pitch[0]), text, fill="black", font=font, anchor="lm")
+    for column, text in enumerate(heads):
+        draw.text((left + (column + 0.5) * pitch[1], top / 2), text, fill="black", font=font, anchor="mm")
+    with atomic_write(path) as file:
+        page.save(file, format="PNG")

@@ -50,7 +50,7 @@ def picture_of(run_dir: Path) -> Observe:
     """An observation that leaves a picture as previews do."""
 
     def observe(network: nn.Module, iteration: int) -> dict[str, float]:
-        write_png(preview_file(run_dir, iteration), torch.zeros(1, 8, 8, dtype=torch.uint8), captions=["a", "b"])
+        write_png(preview_file(run_dir, iteration), torch.zeros(1, 8, 8, dtype=torch.uint8))
         return {"seen": 1.0}
 
     return observe
