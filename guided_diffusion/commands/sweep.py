@@ -179,7 +179,6 @@ class Evaluator:
         """The evaluation in a directory of samples, if it is of these samples, by this protocol, against the same
         files; None for one that is older than a shard, damaged, or without these records."""
         from ..evaluation.metrics import RANKING
-        from ..evaluation.protocol import settings_record
         from ..evaluation.report import read_report
 
         path = samples / EVALUATION_NAME
@@ -195,8 +194,8 @@ class Evaluator:
                 and measured["extractor"]["sha256"] == self.extractor.sha256
                 and measured["real"]["path"] == str(self.real.path)
                 and measured["real"]["files_sha256"] == self.real.files_sha256
+                and measured["settings"] == self.config.protocol.record()
                 and (self.real.images is None or measured["real"]["resize"] == self.real.images.resize)
-                and measured["settings"] == settings_record(self.config.protocol)
             )
         except (ValueError, KeyError):
             return None

@@ -8,7 +8,6 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
@@ -18,7 +17,6 @@ import torch
 from ..data.formats.samples import ENVIRONMENTS
 from ..data.image_set import ImageSet
 from ..files import file_sha256
-from .config import EvaluationConfig
 from .extractors.features import FeatureExtractor
 from .inputs import MeasuredReal
 from .measure import MeasuredSet
@@ -67,7 +65,7 @@ def protocol_record(
             "published": extractor.published.name if extractor.published else None,
             "resize": extractor.resize,
         },
-        "settings": settings_record(real.config),
+        "settings": real.config.record(),
         "arithmetic": {
             "device": torch.cuda.get_device_name(device) if is_gpu else f"{device.type}, {platform.machine()}",
             "features": f"{dtype}, TensorFloat-32 off",  # all extractors compute within `exact_float32`
@@ -119,11 +117,6 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:  # plain JSON values o
 def flat_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """A protocol under dotted names, without manifests: the record of sampling has their content."""
     return {name: value for name, value in flat(protocol).items() if "manifest" not in name.split(".")}
-
-
-def settings_record(config: EvaluationConfig) -> dict[str, Any]:
-    """The settings of the metrics; a window stands in the sets' own records, where it applied."""
-    return {name: value for name, value in asdict(config).items() if name != "window"}
 
 
 def source_record(source: ImageSet) -> dict[str, Any]:
