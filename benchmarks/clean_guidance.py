@@ -5,7 +5,8 @@ python benchmarks/clean_guidance.py --demo runs/demo [--cifar cifar10/train]
 Two models: that of scripts/demo.py, guided by its judge; and an exact one of ten Gaussians with the moments of
 CIFAR-10's classes at 16x16 pixels, guided by a small ReLU network that is trained here on those images. Kinds:
 
-  published   EluCD (2310.11311): the Jacobian of x_0(x_t) taken for 1; under ddpm its sine schedule
+  elucd       the mean of ddpm's link shifted by EluCD's schedule (2310.11311); it has none for ddim
+  tilted      x_0 moved as if its Jacobian were 1, as in EluCD; under ddpm with that schedule
   x_0         `guided_at_estimate`, the default: the Jacobian taken for sqrt(alpha_bar)
   x_t         `guided_through`: through the network
 
@@ -53,6 +54,8 @@ class CleanGuidanceBenchmark:
     """Of each row, the classes in turn."""
     scales: tuple[float, ...] = (1.0, 2.0, 4.0)
     """Of each kind of guidance."""
+    kinds: tuple[str, ...] = ("elucd", "tilted", "x_0", "x_t")
+    """Kinds of guidance."""
     intervals: tuple[float, ...] = (math.inf, 2.0)
     """Upper ends of the interval of sigma."""
 
@@ -80,7 +83,9 @@ def main(config: CleanGuidanceBenchmark) -> None:
         for sampler, steps in (("ddpm", 50), ("ddim", 25)):
             settings = SamplerConfig(name=sampler, steps=steps)
             row(problem, settings, config, "none", math.inf, 0.0)
-            for kind in ("published", "x_0", "x_t"):
+            for kind in config.kinds:
+                if kind == "elucd" and sampler != "ddpm":
+                    continue
                 for sigma_max in config.intervals:
                     for scale in config.scales:
                         row(problem, settings, config, kind, sigma_max, scale)
@@ -129,14 +134,15 @@ def guided_denoiser(
         return bounded(through, 1.0)
     beta_max = float((1 - chain.alpha_bar[1:] / chain.alpha_bar[:-1]).max())
 
-    def published(x_t: Tensor, step: Step) -> Estimate:
+    def tilted_at_estimate(x_t: Tensor, step: Step) -> Estimate:
         _, gradient = log_prob_and_gradient(joint, plain(x_t, step).x0, y)
         k = int((chain.alpha_bar > step.alpha_bar).sum())
         sine = 0.3 * math.sin(math.pi * k / len(chain)) * beta_max / math.exp(step.log_var_max)
-        strength = scale * (1 + sine if ancestral else 1)
+        root_of_alpha = (step.alpha_bar / step.alpha_bar_prev) ** 0.5  # by which tilting exceeds a shift of the mean
+        strength = scale * (1 + sine if ancestral else 1) * (root_of_alpha if kind == "elucd" else 1)
         return tilted(plain, lambda x_t, step: strength * gradient)(x_t, step)
 
-    return plain if kind == "none" else published
+    return plain if kind == "none" else tilted_at_estimate
 
 
 def distance(generated: Tensor, real: Tensor) -> float:

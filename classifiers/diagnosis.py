@@ -125,8 +125,13 @@ def diagnosed(
     """The diagnosis on at most `max_images` of the data, at noise levels evenly spread over the chain.
 
     Raises:
-        ValueError: images of one class only.
+        ValueError: images of one class only, or a classifier of one.
     """
+    if len(classifier.class_names) == 1:
+        raise ValueError(
+            f'{classifier.name} knows one class only, "{classifier.class_names[0]}": it is always right and its '
+            f"gradient is 0; train it on images of several classes"
+        )
     images = open_heldout(data, classifier.config)
     chosen = evenly_spaced(len(images), most=max_images)
     y = images.labels[chosen]

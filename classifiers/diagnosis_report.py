@@ -35,6 +35,9 @@ RESOLUTION = 1.25
 SOUND = 0.01
 """Largest relative error of a sound slope: a hundred times float32's rounding, a hundredth of a visible effect."""
 
+WEAK = 0.5
+"""Accuracy at its best level below which a classifier is called weak, though above chance."""
+
 NEGLIGIBLE = 1e-4
 """Corrections below this share of eps change no pixel and may be rounding alone."""
 
@@ -101,7 +104,11 @@ def verdict(diagnosis: Diagnosis) -> list[str]:
         ]
     sentences += [_accuracy(diagnosis, informed), _calibration(diagnosis, informed, diagnosis.scale)]
     if not diagnosis.guides:
-        return [*sentences, "It was trained on clean images, so it can judge samples and guides none."]
+        return [
+            *sentences,
+            "It was trained on clean images: it judges samples, or guides at the estimate of x_0 by "
+            "--guidance.clean_classifier.name classifier:RUN, but not as --classifier.",
+        ]
     effective = [level for level in diagnosis.levels if level.correction > NEGLIGIBLE]
     if not effective:
         return [
@@ -122,6 +129,9 @@ def _accuracy(diagnosis: Diagnosis, informed: Sequence[LevelReport]) -> str:
     first, last = informed[0], informed[-1]
     known = f"at {_right(first)}" if last is first else f"from {_right(first)}, to {_right(last)}"
     span = f"It knows the classes {known}."
+    best = max(level.accuracy for level in informed)
+    if best < WEAK:
+        span = f"It is weak: it errs on {1 - best:.1%} at its best level; train it longer before it guides. {span}"
     if last is diagnosis.levels[-1]:
         return span
     return (

@@ -186,7 +186,7 @@ def _imported(module: str, attribute: str, *, smooth: bool, device: torch.device
         raise ValueError(
             f"--guidance.clean_classifier.name {name} gives no classifier ({type(error).__name__}: {error}); MODULE "
             f"must be installed or lie in this directory, and ATTRIBUTE be a network, a clean_classifier(..), or a "
-            f"function without arguments that returns one"
+            f"function without arguments that returns one; other names are torchvision:NAME and classifier:RUN"
         ) from error
     return replace(own, name=name)
 

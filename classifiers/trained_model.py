@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.checkpoint import Checkpoint
-from guided_diffusion.diffusion.model import load_network
+from guided_diffusion.diffusion.model import check_class_names, load_network
 from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.files import file_sha256
 
@@ -25,6 +25,9 @@ class ClassifierModelConfig:
     """The chain of the diffusion model whose noise it was trained on; null: clean images only."""
     class_names: tuple[str, ...]
     """Names of the classes, in label order."""
+
+    def __post_init__(self) -> None:
+        check_class_names(self.class_names, self.network.num_classes)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def named_errors(path: Path) -> Iterator[None]:
             cause.filename = str(path)
         raise cause from None
 
+
 LOCK = ".lock"
 """Name of the file in a directory that is locked."""
 

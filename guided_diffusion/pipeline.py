@@ -96,11 +96,7 @@ class GuidedDiffusion:
         """
         guidance = guidance or GuidanceConfig()
         if scale is not None:
-            if guidance.scale is not None:
-                raise ValueError(
-                    f"scale {scale:g} and guidance.scale {guidance.scale:g} were given; leave one of them out"
-                )
-            guidance = replace(guidance, scale=scale)
+            guidance = _scaled(guidance, scale, of_clean=self.classifier is None and self.clean_classifier is not None)
         settings = _settings(sampler, options)
         run = SamplingRun.assemble(
             self.model, self.classifier, clean=self.clean_classifier, guidance=guidance, settings=settings
@@ -111,6 +107,16 @@ class GuidedDiffusion:
         images = torch.cat([run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches])
         warn_without_content(images, name="sample()")
         return rearrange(images, "n c h w -> n h w c").numpy()
+
+
+def _scaled(guidance: GuidanceConfig, scale: float, *, of_clean: bool) -> GuidanceConfig:
+    given = guidance.clean_classifier.scale if of_clean else guidance.scale
+    if given is not None:
+        name = "guidance.clean_classifier.scale" if of_clean else "guidance.scale"
+        raise ValueError(f"scale {scale:g} and {name} {given:g} were given; leave one of them out")
+    if of_clean:
+        return replace(guidance, clean_classifier=replace(guidance.clean_classifier, scale=scale))
+    return replace(guidance, scale=scale)
 
 
 def _settings(sampler: SamplerName | SamplerConfig, options: dict[str, Any]) -> SamplingConfig:

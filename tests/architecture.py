@@ -34,6 +34,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "storage": (
         "guided_diffusion/config.py", "guided_diffusion/checkpoint.py", "guided_diffusion/run_directory.py",
         "guided_diffusion/files.py", "guided_diffusion/records.py", "guided_diffusion/stop_request.py",
+        "guided_diffusion/option_errors.py",
         "guided_diffusion/html.py", "guided_diffusion/distributed.py", "guided_diffusion/memory.py",
         "guided_diffusion/openai/", "guided_diffusion/data/", "guided_diffusion/diffusion/model.py",
         "classifiers/trained_model.py", "classifiers/off_the_shelf.py", "classifiers/activations.py",
@@ -98,7 +99,7 @@ MAX_FUNCTION_LINES = 40
 MAX_PARAMETERS = 8
 MAX_SCRIPT_LINES = 10
 MAX_FILES_OF_A_NAME = 2
-MAX_TOTAL_LINES = 20_000
+MAX_TOTAL_LINES = 20_300
 
 SHARED_BASENAMES = {"__init__", "config", "run", "model"}
 ODD_OPENING = re.compile(r"(What|Who|Whose|Whom|Which|How|Whether|Where|Those)\b")
@@ -397,7 +398,7 @@ def names_all_over_the_place(tree: Tree, names: Sequence[str]) -> Iterator[Viola
     renamed options, the adapters of the published flags; nor the demo, which is a user of some members.
     """
     passing = (
-        "guided_diffusion/__init__.py", "guided_diffusion/pipeline.py", "guided_diffusion/config.py",
+        "guided_diffusion/__init__.py", "guided_diffusion/pipeline.py", "guided_diffusion/option_errors.py",
         "guided_diffusion/openai/", "guided_diffusion/commands/demo",
     )  # fmt: skip
     for name in names:

@@ -24,10 +24,12 @@ from typing import Any, Literal
 import numpy as np
 import tiny
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from guided_diffusion.commands.prepare_data import PrepareConfig, prepare_data
 from guided_diffusion.commands.train_classifier import train_classifier
 from guided_diffusion.commands.train_diffusion import train_diffusion
+from guided_diffusion.files import file_sha256
 
 RUN = ("--data.path=pictures", "--out=out", "--training.iterations=2")
 BUDGET = RUN[2:]
@@ -311,6 +313,22 @@ def _flipped(file: str) -> Callable[[], None]:
     return flip
 
 
+def _not_finite(run: str) -> Callable[[], None]:
+    """Weights of which one is NaN, as a diverged training leaves them, with the hash of their file."""
+
+    def change() -> None:
+        checkpoint = Path(run) / "checkpoint-0000002"
+        hashes = json.loads((checkpoint / "config.json").read_text())["sha256"]
+        for file in checkpoint.glob("*.safetensors"):
+            tensors = load_file(file)
+            next(iter(tensors.values())).flatten()[0] = float("nan")
+            save_file(tensors, file)
+            hashes[file.name] = file_sha256(file)
+        _changed_record(run, sha256=hashes)()
+
+    return change
+
+
 def _vanishing_data() -> None:
     """The pictures go as soon as the training has written something."""
 
@@ -526,6 +544,13 @@ OPTION_CASES = (
              options=("--training.learning_rate=1e30", "--training.max_skipped=2", "--training.iterations=9"),
              says=("loss or gradient were not finite in 2 updates in a row", "images are in out/not_finite-",
                    "a lower learning rate")),
+    BadInput(name="The mean trained by its squared error alone",
+             options=("--prediction=mean", "--loss=simple", "--variance=small"),
+             says=('prediction "mean" cannot be trained with loss "simple"', "take --loss vlb", "or --prediction eps")),
+    BadInput(name="A classifier of one class", script="train_classifier", options=DATA, make=lambda: _classes("a"),
+             says=("all images of data are of one class, 'a'", "give images of two or more classes")),
+    BadInput(name="Held-out images that training sees", script="train_classifier", options=("--heldout=pictures",),
+             status=0, writes=True, says=("held-out images of pictures are among the training images of pictures",)),
     BadInput(name="Thumbnails in a format other than PNG", script="inspect_data", options=("--out=page.jpg",),
              says=("give --out a name that ends in .png, not page.jpg",)),
     BadInput(name="Random crops to prepare", script="prepare_data", options=("--data.crop=random",),
@@ -579,6 +604,39 @@ RUN_CASES = (
     BadInput(name="Weights of a diffusion model with one bit flipped", script="sample",
              make=_flipped("diffusion/checkpoint-0000002/ema_0.9.safetensors"),
              says=("ema_0.9.safetensors is damaged: its SHA-256 is not the one that was recorded; fetch it again",)),
+    BadInput(name="Weights that are not finite", script="sample", make=_not_finite("runs/diffusion"), writes=True,
+             says=("2 of 2 samples (ids 0, 1) are not finite from step 1 on: the weights in runs/diffusion/",
+                   "ema_0.9.safetensors are not finite; take an earlier checkpoint")),
+    BadInput(name="A classifier's weights that are not finite", script="sample", make=_not_finite("runs/classifier"),
+             options=("--classifier=runs/classifier",), writes=True,
+             says=("samples (ids 0, 1) are not finite from step 1 on: the weights in runs/classifier/",
+                   "network.safetensors are not finite; take an earlier checkpoint")),
+    BadInput(name="A step size beyond all numbers", script="sample",
+             options=("--sampler.name=langevin", "--sampler.snr=1e20"), writes=True,
+             says=("not finite from step 1 on: the likeliest cause is sampler.snr 1e+20; take values nearer",)),
+    BadInput(name="A scale of guidance beyond all use", script="sample",
+             options=("--classifier=runs/classifier", "--guidance.scale=1e30"),
+             says=("guidance.scale must be a number between -1e+06 and 1e+06, got 1e+30",)),
+    BadInput(name="A scale of a class that is no number", script="sample",
+             options=("--classifier=runs/classifier", "--guidance.class_scales={dark: .nan}"),
+             says=("guidance.class_scales of dark must be a number between", "got nan")),
+    BadInput(name="An interval of guidance with its ends exchanged", script="sample",
+             options=("--classifier=runs/classifier", "--guidance.sigma_min=5", "--guidance.sigma_max=2"),
+             says=("guidance acts where guidance.sigma_min < sigma <= guidance.sigma_max; got 5 and 2",)),
+    BadInput(name="An interval of guidance without a noise level", script="sample",
+             options=("--classifier=runs/classifier", "--guidance.sigma_max=1e-5"),
+             says=("none of the sampler's noise levels, ", "so that nothing would be guided; widen the interval")),
+    BadInput(name="A clean classifier of one's own that is not there", script="sample",
+             options=("--guidance.clean_classifier.name=mine:network",),
+             says=("--guidance.clean_classifier.name mine:network gives no classifier (ModuleNotFoundError: No module",
+                   "MODULE must be installed or lie in this directory")),
+    BadInput(name="A clean classifier of one's own with other classes", script="sample",
+             options=("--guidance.clean_classifier.name=mine_of_three:network",),
+             make=lambda: _put("mine_of_three.py", "def network():\n    return lambda x: x.flatten(1)[:, :3]\n"),
+             says=("mine_of_three:network gives 3 logits, but there are 2 classes in the model; name the class of",)),
+    BadInput(name="Langevin dynamics of too few steps", script="sample", status=0, writes=True,
+             options=("--sampler.name=langevin", "--sampler.steps=5", "--sampler.langevin_steps=2"),
+             says=("5 levels of 2 steps of snr 0.224 leave ", "take sampler.langevin_steps ", " or more levels")),
     BadInput(name="Weights of an extractor with one bit flipped", script="evaluate",
              make=_flipped("judge/checkpoint-0000002/network.safetensors"),
              says=("network.safetensors is damaged: its SHA-256 is not the one that was recorded; fetch it again",)),

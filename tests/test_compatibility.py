@@ -36,7 +36,7 @@ def test_sampling_continues_to_the_same_bytes(files):
     assert shard.read_bytes() == before
 
 
-def test_training_resumes_on_prepared_data():
+def test_training_resumes_on_prepared_data(caplog):
     options = [option for option in tiny.DIFFUSION_OPTIONS if not option.startswith("--training.batch.size")]
     train_diffusion.main(
         ["--data.path=prepared", "--out=diffusion", "--resume=auto", *options, "--training.iterations=3",
@@ -47,6 +47,7 @@ def test_training_resumes_on_prepared_data():
     assert resumed["iteration"] == expected["iteration"] == 3
     assert resumed["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert resumed["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+    assert "absent there, null now" not in caplog.text  # an option younger than the run, at its default
 
 
 @pytest.mark.parametrize("real", ["prepared", "reference.npz"])

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from torch import nn
 
 from guided_diffusion import GuidedDiffusion
 from guided_diffusion.data.formats.samples import iterate_shards
-from guided_diffusion.guidance.config import GuidanceConfig
+from guided_diffusion.guidance.config import CleanClassifierConfig, GuidanceConfig
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +120,27 @@ def test_the_pipeline_is_light_to_import():
 
     with pytest.raises(AttributeError, match="has no attribute 'GuidedDifusion'"):
         _ = guided_diffusion.GuidedDifusion
+
+
+def test_a_function_of_ones_own_guides_by_the_scale_given(diffusion_run):
+    """To dark or light pictures, told by mean brightness; the model is unconditional."""
+
+    def by_brightness(images):
+        mean = 20 * images.mean(dim=(1, 2, 3))
+        return torch.stack([-mean, mean], dim=1)
+
+    pipeline = GuidedDiffusion.load(diffusion_run, clean_classifier=by_brightness)
+    assert pipeline.class_names == ("dark", "light")
+    brightness = {}
+    for scale in (0.0, 4.0):
+        images = pipeline.sample("all", num_samples=8, steps=10, scale=scale)
+        brightness[scale] = images[1::2].mean() - images[::2].mean()
+    assert brightness[4.0] > brightness[0.0] + 3
+    settings = GuidanceConfig(clean_classifier=CleanClassifierConfig(scale=2.0))
+    with pytest.raises(ValueError, match="scale 4 and guidance.clean_classifier.scale 2 were given; leave one of them"):
+        pipeline.sample("all", steps=10, scale=4.0, guidance=settings)
+
+
+def test_a_classifier_of_other_classes_is_refused_when_it_is_loaded(diffusion_run):
+    with pytest.raises(ValueError, match="Sequential gives 3 logits, but there are 2 classes in the model"):
+        GuidedDiffusion.load(diffusion_run, clean_classifier=nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))

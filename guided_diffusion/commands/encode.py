@@ -11,8 +11,7 @@ from einops import rearrange
 
 from ..config import check_at_least, run_command
 from ..data.config import refuse_among
-from ..data.pictures import write_png
-from ..diffusion.images import grid
+from ..data.pictures import write_grid
 from ..diffusion.model import load_diffusion, weights_record
 from ..distributed import default_device
 from ..files import atomic_write, locked, write_json
@@ -76,10 +75,10 @@ def _write(config: EncodeConfig, codec: Codec, inputs: InputImages) -> Mapping[s
     }
     write_json(config.out / "encoding.json", record)
     pairs = rearrange([images, decoded], "two n c h w -> (n two) c h w")
-    write_png(config.out / "reconstructions.png", grid(pairs[:128], columns=8))
+    write_grid(config.out / "reconstructions.png", pairs[:128], columns=8, heads=["image", "decoded"] * 4)
     if count := min(config.interpolations, len(images) // 2):
         between = codec.interpolations(latents, labels, count=count, frames=config.frames)
-        write_png(config.out / "interpolations.png", grid(between, columns=config.frames))
+        write_grid(config.out / "interpolations.png", between, columns=config.frames)
     return record
 
 

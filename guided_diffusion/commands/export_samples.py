@@ -14,9 +14,9 @@ from ..config import check_at_least, run_command
 from ..data.formats.samples import NO_LABEL, iterate_shards, merged_npz, read_labels, read_manifest
 from ..data.formats.tree import is_system
 from ..data.labels import class_name
-from ..data.pictures import picture, write_png
+from ..data.pictures import picture
 from ..files import atomic_directory
-from ..generation.sample_pictures import class_grid
+from ..generation.sample_pictures import write_class_grid
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def export_samples(config: ExportConfig) -> None:
     if config.out.suffix == ".npz":
         merged_npz(config.samples, config.out)
     elif config.out.suffix == ".png":
-        write_png(config.out, class_grid(config.samples, columns=config.columns, rows=config.rows))
+        write_class_grid(config.out, config.samples, columns=config.columns, rows=config.rows)
     else:
         write_pictures(config.samples, config.out)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ..config import check_at_least, run_command
 from ..data.config import DataConfig, refuse_among
-from ..data.pictures import write_png
 from ..distributed import this_process
 from ..generation.config import GuidedRunConfig, SampleSetConfig
 from ..generation.inpainting import InpaintingRun, read_mask
@@ -74,7 +73,7 @@ def write_inpainted(run: SamplingRun, config: InpaintConfig) -> None:
     run.log_warnings()
     make_shards(config, plan, inpainting.manifest(plan), inpainting.sample, run.evaluations)
     if this_process().is_main:
-        write_png(config.out / "comparison.png", inpainting.comparison(config.out))
+        inpainting.write_comparison(config.out)
 
 
 main = partial(run_command, InpaintConfig, inpaint)

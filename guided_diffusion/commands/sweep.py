@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -196,7 +196,8 @@ class Evaluator:
                 and measured["extractor"]["sha256"] == self.extractor.sha256
                 and measured["real"]["path"] == str(self.real.path)
                 and measured["real"]["files_sha256"] == self.real.files_sha256
-                and measured["settings"] == asdict(self.config.protocol)
+                and measured["settings"] == self.config.protocol.record()
+                and (self.real.images is None or measured["real"]["resize"] == self.real.images.resize)
             )
         except (ValueError, KeyError):
             return None

@@ -32,6 +32,8 @@ _UPRIGHT = {
 """EXIF orientations and what undoes them."""
 _HOLDERS_OF_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 """Keys of Pillow's `info` under which an orientation may stand; looking there first takes no time."""
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+"""Tag of TIFF, and its value where the smallest number is white."""
 _PIECE = 1 << 20
 _ANY_IMAGE = 32 << 20
 """Bytes that a file may have whatever its header says."""
@@ -92,10 +94,13 @@ def decoded(file: IO[bytes], *, mode: Mode, window: Window | None = None) -> Ima
     """
     with Image.open(io.BytesIO(encoded_bytes(file))) as image:
         image.load()
+        # Pillow inverts such TIFF files itself where they have 8 bits.
+        is_negative = is_deep(image.mode) and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     turn = orientation(image)
     image = image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image
     if is_deep(image.mode):
-        return Image.fromarray(to_8_bits(np.asarray(image), window)).convert(mode)
+        pixels = to_8_bits(np.asarray(image), window)
+        return Image.fromarray(255 - pixels if is_negative else pixels).convert(mode)
     if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert(mode)

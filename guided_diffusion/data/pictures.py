@@ -1,11 +1,15 @@
 """PNG files of images and grids."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..diffusion.images import grid
 from ..files import atomic_write
 
 if TYPE_CHECKING:
@@ -13,6 +17,11 @@ if TYPE_CHECKING:
 
 SMALLEST_SIDE = 512
 """Grids of tiny images are enlarged by a whole factor to about this many pixels, so that a person can see them."""
+SMALLEST_TILE = 64
+"""Pixels of the shorter side of a tile, to which tiny images are enlarged in grids with captions."""
+TEXT_SIZE = 14
+MARGIN = 6
+"""Pixels around a caption."""
 
 
 def picture(image: Tensor, *, enlarge: bool = True) -> "Image.Image":
@@ -35,3 +44,38 @@ def write_png(path: Path, image: Tensor, *, enlarge: bool = True) -> None:
     drawn = picture(image, enlarge=enlarge)
     with atomic_write(path) as file:
         drawn.save(file, format="PNG")
+
+
+def read_png(path: Path) -> Tensor:
+    """A PNG of ours as a uint8 image (1 or 3, H, W)."""
+    from PIL import Image
+
+    with Image.open(path) as drawn:
+        pixels = torch.from_numpy(np.array(drawn))
+    return rearrange(pixels if pixels.ndim == 3 else pixels[:, :, None], "h w c -> c h w")
+
+
+def write_grid(
+    path: Path, images: Tensor, *, columns: int, rows: Sequence[str] = (), heads: Sequence[str] = ()
+) -> None:
+    """Write images (N, C, H, W) uint8 as a PNG grid, whole or not at all, with captions beside rows and above columns.
+
+    The size of its tiles follows from that of the images alone, so that grids of one model can be compared.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    tiled = picture(grid(images, columns=columns), enlarge=False)
+    factor = -(-SMALLEST_TILE // min(images.shape[2:]))
+    tiled = tiled.resize((tiled.width * factor, tiled.height * factor), Image.Resampling.NEAREST)
+    font, pitch = ImageFont.load_default(TEXT_SIZE), [(side + 1) * factor for side in images.shape[2:]]
+    left = 2 * MARGIN + int(max(map(font.getlength, rows))) if rows else 0
+    top = 2 * MARGIN + TEXT_SIZE if heads else 0
+    page = Image.new(tiled.mode, (tiled.width + left, tiled.height + top), "white")
+    page.paste(tiled, (left, top))
+    draw = ImageDraw.Draw(page)
+    for row, text in enumerate(rows):
+        draw.text((MARGIN, top + (row + 0.5) * pitch[0]), text, fill="black", font=font, anchor="lm")
+    for column, text in enumerate(heads):
+        draw.text((left + (column + 0.5) * pitch[1], top / 2), text, fill="black", font=font, anchor="mm")
+    with atomic_write(path) as file:
+        page.save(file, format="PNG")

@@ -58,6 +58,7 @@ class DiffusionConfig:
                 f"network.out_channels is {self.network.out_channels}; images of {self.network.in_channels} channels "
                 f'with variance "{self.variance}" need {wanted}'
             )
+        check_class_names(self.class_names, self.network.num_classes)
         if self.prediction == "eps" and float(make_chain(self.chain).alpha_bar[-1]) == 0:
             raise ValueError(
                 f"a {self.chain.schedule} chain of {self.chain.num_steps} steps ends without any signal, where eps "
@@ -166,6 +167,16 @@ def check_continuous_time(chain: ChainConfig, **chosen: str) -> None:
             f"the {chain.schedule} schedule is continuous in time: it has no numbered links, whose variance could be "
             f"learned or likelihood bounded. Take {allowed}; got {given}"
         )
+
+
+def check_class_names(names: Sequence[str], num_classes: int | None) -> None:
+    """Refuse names of another number of classes than a network has; none, or an unconditional network, pass.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    if names and num_classes not in (None, len(names)):
+        raise ValueError(f"class_names has {len(names)} names, but network.num_classes is {num_classes}")
 
 
 def check_conditioning_noise(config: UpsamplerModelConfig, rate: float, *, called: str) -> None:

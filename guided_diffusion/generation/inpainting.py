@@ -12,7 +12,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..data.formats.samples import iterate_shards
-from ..diffusion.images import from_uint8, grid, to_uint8
+from ..data.pictures import write_grid
+from ..diffusion.images import from_uint8, to_uint8
 from ..samplers import guided_sampler, repaint
 from ..samplers.repaint import initial_state, masked, with_known_pixels
 from .plan import Plan, SampleBatch
@@ -56,14 +57,15 @@ class InpaintingRun:
         task = {name: value.hexdigest() for name, value in hashes.items()} | {"resample_steps": self.resample_steps}
         return self.run.manifest(plan) | {"inpainting": task}
 
-    def comparison(self, directory: Path) -> Tensor:
-        """The first images, two a row: original, with the filled part grey, and the result; (C, H, W) uint8."""
+    def write_comparison(self, directory: Path) -> None:
+        """Write comparison.png: the first images, two a row, each as it was, with its filled part grey, and filled."""
         count = min(SHOWN, len(self.images))
         shards = iterate_shards(directory, stop=count)
         made = torch.cat([rearrange(torch.from_numpy(shard.images.copy()), "n h w c -> n c h w") for shard in shards])
         originals = self.images[:count]
         grey = torch.where(self.fill, 128, originals).to(torch.uint8)
-        return grid(rearrange([originals, grey, made], "three n c h w -> (n three) c h w"), columns=6)
+        shown = rearrange([originals, grey, made], "three n c h w -> (n three) c h w")
+        write_grid(directory / "comparison.png", shown, columns=6, heads=["original", "mask", "result"] * min(2, count))
 
 
 def read_mask(path: Path, *, size: int) -> Tensor:

@@ -181,19 +181,16 @@ class SamplingRun:
         """
         if (warning := self.settings.sampler.warning(self.chain)) is not None:
             _logger.warning("%s", warning)
-        guidance = self.guidance
-        by_tilting = guidance.classifier is not None and self.settings.sampler.entry.guidance == "tilted"
-        through_network = guidance.clean is not None and guidance.config.clean_classifier.gradient == "x_t"
         alpha_bar = float(self.chain.alpha_bar[-1])
         factor = float("inf") if alpha_bar == 0 else (1 - alpha_bar) * alpha_bar**-0.5
-        if factor > LARGEST_TILT and (by_tilting or through_network):
+        if factor > LARGEST_TILT and self.guidance.instead_of_tilting is not None:
             _logger.warning(
                 "the noisiest timestep kept has signal power %.2g, where guidance moves x_0 by %.2g times the "
                 "classifier's gradient with respect to x_t, errors and all; take fewer steps, which leaves that "
                 "timestep out, set guidance.sigma_max, or %s",
                 alpha_bar,
                 factor,
-                "let the classifier guide ddpm" if by_tilting else "guidance.clean_classifier.gradient x_0",
+                self.guidance.instead_of_tilting,
             )
 
 

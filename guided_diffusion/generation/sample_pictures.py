@@ -6,8 +6,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..data.formats.samples import NO_LABEL, iterate_shards, read_labels
-from ..data.pictures import picture
+from ..data.formats.samples import NO_LABEL, iterate_shards, read_labels, read_manifest
+from ..data.pictures import picture, write_grid
 from ..diffusion.denoiser import Estimate
 from ..diffusion.images import grid, to_uint8
 from ..files import atomic_write
@@ -18,8 +18,8 @@ MOST_FRAMES = 60
 WHITE = 255
 
 
-def class_grid(directory: Path, *, columns: int = 10, rows: int = 10) -> Tensor:
-    """The first samples of each class, a row each; without classes, the first samples: (C, H, W) uint8."""
+def write_class_grid(path: Path, directory: Path, *, columns: int = 10, rows: int = 10) -> None:
+    """Write the first samples of each class, a row each under its name; without classes, the first samples."""
     wanted = sorted(set(read_labels(directory).tolist()))[:rows]
     is_labelled = wanted != [NO_LABEL]
     per_label: dict[int, list[Tensor]] = {label: [] for label in wanted}
@@ -33,7 +33,10 @@ def class_grid(directory: Path, *, columns: int = 10, rows: int = 10) -> Tensor:
     longest = max(len(images) for images in per_label.values())
     blank = torch.full_like(per_label[wanted[0]][0], WHITE)
     tiles = [tile for images in per_label.values() for tile in images + [blank] * (longest - len(images))]
-    return grid(rearrange(torch.stack(tiles), "n h w c -> n c h w"), columns=longest if is_labelled else columns)
+    names: list[str] = read_manifest(directory).get("class_names") or []
+    captions = [names[label] if 0 <= label < len(names) else "no class" for label in wanted] if is_labelled else []
+    images = rearrange(torch.stack(tiles), "n h w c -> n c h w")
+    write_grid(path, images, columns=longest if is_labelled else columns, rows=captions)
 
 
 class Film:

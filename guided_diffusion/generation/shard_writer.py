@@ -16,8 +16,7 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.formats.samples import Shard, check_manifest, missing_shards, open_manifest, write_shard
-from ..data.pictures import write_png
+from ..data.formats.samples import MANIFEST_NAME, Shard, check_manifest, missing_shards, open_manifest, write_shard
 from ..diffusion.denoiser import Estimate
 from ..distributed import (
     Tally,
@@ -33,7 +32,7 @@ from ..stop_request import InterruptedWork, StopRequest, stop_requests
 from .config import RunConfig
 from .finiteness import warn_without_content
 from .plan import Plan, SampleBatch
-from .sample_pictures import class_grid
+from .sample_pictures import write_class_grid
 
 MakeImages = Callable[[SampleBatch], Tensor]
 """uint8 images (B, C, H, W) of a batch."""
@@ -78,7 +77,7 @@ def make_shards(
                 raise InterruptedWork(text if is_main else "")
             if is_main:
                 progress.report()
-                write_png(config.out / "grid.png", class_grid(config.out))
+                write_class_grid(config.out / "grid.png", config.out)
 
 
 def _write_shards(
@@ -87,7 +86,12 @@ def _write_shards(
     """Make and write these shards, in batches of at most `config.batch_size` images."""
     size, warned = config.batch_size, False
     for n in shards:
-        images, size = _made(plan, plan.ids(n), size, make_images, progress)
+        try:
+            images, size = _made(plan, plan.ids(n), size, make_images, progress)
+        except ValueError:  # samples that are not finite; other settings may take a directory without shards
+            if not any(config.out.glob("shard-*.npz")):
+                (config.out / MANIFEST_NAME).unlink(missing_ok=True)
+            raise
         warned = warned or warn_without_content(images, name=str(config.out))
         labels = np.array([plan.label(i) for i in plan.ids(n)])
         pixels = rearrange(images, "n c h w -> n h w c").numpy()

@@ -19,6 +19,11 @@ def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Pat
             f"{name} was trained on clean images only and cannot guide; train one with --diffusion {run}, or "
             f"evaluate it at the estimate of x_0: --guidance.clean_classifier.name classifier:RUN"
         )
+    if len(classifier.class_names) == 1:
+        raise ValueError(
+            f'{name} knows one class only, "{classifier.class_names[0]}": its gradient is 0 and guides nothing; train '
+            f"it on images of several classes"
+        )
     other_noise = chain_difference(model.chain, chain)
     refuse_difference(other_noise and f"{other_noise}; train a classifier with --diffusion {run}", name, run)
     check_images(name, classifier.image_shape, model, run)

@@ -59,7 +59,7 @@ class CleanClassifierConfig:
     classifier:RUN, trained here without --diffusion; or your own, MODULE:ATTRIBUTE, importable from the working
     directory: a network of images in [-1, 1], a `clean_classifier(..)`, or a function that returns one."""
     scale: float | None = None
-    """s of its gradient; null: 1, which is mild: digits were best at 2 to 4 (docs/guidance.md)."""
+    """s of its gradient; null: 1, which is mild: digits took 4 (docs/guidance.md); go up by factors of 2."""
     gradient: Literal["x_0", "x_t"] = "x_0"
     """Variable of the gradient: the estimate of x_0, with Softplus for ReLU and tempered logits (EluCD, 2310.11311), or
     x_t, through the network, which costs its backward pass as well."""

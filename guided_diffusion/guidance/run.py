@@ -108,6 +108,14 @@ class Guidance:
         return 1 + (is_active and (self.weaker is not None or self.config.classifier_free.weight is not None))
 
     @property
+    def instead_of_tilting(self) -> str | None:
+        """The alternative, in words, to tilting x_0 by a gradient with respect to x_t; None where none tilts it."""
+        if self.clean is not None and self.config.clean_classifier.gradient == "x_t":
+            return "take guidance.clean_classifier.gradient x_0"
+        is_tilted = self.classifier is not None and self.sampler.entry.guidance == "tilted"
+        return "let the classifier guide ddpm" if is_tilted else None
+
+    @property
     def strengths(self) -> tuple[str, ...]:
         """The options whose values say how strongly the samples are guided."""
         used = {

@@ -120,7 +120,7 @@ def _warn_of_changes(checkpoint: Checkpoint, run: TrainingRun, data: Mapping[str
     changed = [
         difference
         for difference in differences(checkpoint.run, to_plain(run.settings))
-        if difference.split(":")[0] not in unchanged
+        if difference.split(":")[0] not in unchanged and not difference.endswith(": absent there, null now")
     ]
     if changed:
         _logger.warning("resuming %s with other settings: %s", checkpoint.path, "; ".join(changed))

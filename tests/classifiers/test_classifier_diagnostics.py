@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,7 @@ def test_a_judge_has_one_level_no_figure_and_no_scale_to_start_from(tmp_path, cl
     record = json.loads(out.read_text())
     assert [(level["t"], level["alpha_bar"]) for level in record["levels"]] == [(0, 1)]
     assert record["levels"][0]["correction"] == 0
-    assert not any("--guidance" in sentence for sentence in record["verdict"])
+    assert not any("--guidance.scale" in sentence for sentence in record["verdict"])
     assert not out.with_suffix(".png").exists()
 
 
@@ -150,3 +151,11 @@ def test_counts_below_one_are_refused(name, class_folder):
 def test_a_file_that_the_figure_would_replace_is_refused(class_folder):
     with pytest.raises(ValueError, match=r"out is a JSON file, and the figure beside it ends in .png; got d.png"):
         DiagnoseConfig(classifier=Path("run"), data=tiny.data(class_folder), out=Path("d.png"))
+
+
+def test_a_classifier_of_one_class_is_refused(class_folder, classifier_run):
+    classifier = load_classifier(classifier_run)
+    alone = replace(classifier, config=replace(classifier.config, class_names=("dark",)))
+    counts = {"max_images": 4, "num_levels": 1, "batch_size": 4}
+    with pytest.raises(ValueError, match='knows one class only, "dark": it is always right and its gradient is 0'):
+        diagnostics.diagnosed(alone, tiny.data(class_folder), **counts, seed=0)

@@ -100,10 +100,16 @@ def test_log_probabilities_worse_than_a_guess_get_no_scale():
     assert "There is no scale to start from" in said(LEVEL, scale=0.0)
 
 
-def test_a_judge_of_clean_images_guides_none():
+def test_a_judge_of_clean_images_guides_at_the_estimate_alone():
     text = said(LEVEL, guides=False)
-    assert "judge samples and guides none" in text
-    assert "--guidance" not in text
+    assert "guides at the estimate of x_0 by --guidance.clean_classifier.name classifier:RUN, but not as" in text
+    assert "--guidance.scale" not in text
+
+
+def test_a_classifier_that_errs_more_often_than_not_is_called_weak():
+    text = said(replace(LEVEL, accuracy=0.3), replace(LEVEL, t=500.0, accuracy=0.2))
+    assert "It is weak: it errs on 70.0% at its best level; train it longer before it guides. It knows the" in text
+    assert "weak" not in said()
 
 
 def test_training_images_are_called_what_they_are():

@@ -74,7 +74,12 @@ def test_samples_without_labels_lie_in_the_order_of_their_ids(tmp_path, channels
 
 def test_a_grid_has_the_rows_and_columns_asked_for(tmp_path, samples):
     with Image.open(exported(samples, tmp_path / "x.png", columns=4, rows=2)) as picture:
-        assert picture.width / picture.height == pytest.approx((7 * 4 + 1) / (7 * 2 + 1))
+        factor = 11  # of 6 pixels to 64 at least
+        assert picture.height == (7 * 2 + 1) * factor
+        pixels = np.asarray(picture)[:, -(7 * 4 + 1) * factor :]
+    for row in range(2):  # sample 0 is the first of the first class, sample 1 of the second
+        image = noisy_images(LABELS, seed=1)[row].numpy()
+        assert np.array_equal(pixels[::factor, ::factor][1 + 7 * row : 7 + 7 * row, 1:7], image)
 
 
 def test_the_same_folder_again_finds_its_result_and_another_is_refused(tmp_path, samples, capsys):

@@ -75,6 +75,17 @@ def test_tiff_is_read_whatever_the_type_of_its_values(tmp_path: Path, kind: type
     np.testing.assert_array_equal(opened(path, window=window, image_size=8).pixels(1)[:, :, 0], levels)
 
 
+@pytest.mark.parametrize(("kind", "ends"), [(np.uint8, (255, 0)), (np.uint16, (255, 0))])
+def test_tiff_whose_zero_is_white_is_no_negative(tmp_path: Path, kind: type, ends: tuple[int, int]) -> None:
+    content = deep(np.array([[0, np.iinfo(kind).max]], kind), "tiff")
+    tag = b"\x06\x01\x03\x00\x01\x00\x00\x00"  # photometric interpretation, one short
+    assert content.count(tag + b"\x01") == 1
+    path = write_folder(tmp_path / "d", {"a/0.tif": content.replace(tag + b"\x01", tag + b"\x00")})
+    image = open_image_set(path, channels=1).source
+    assert isinstance(image, DecodedImages)
+    assert tuple(image.pixels(0).ravel()) == ends
+
+
 def test_values_of_no_known_range_need_a_window_and_are_no_damage_to_skip(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "d", {"a/0.tif": deep(np.array([[0.25, 0.75]], np.float32), "tiff")})
     images = opened(path, mode="L", on_error="skip")

@@ -76,6 +76,13 @@ def test_settings_that_leave_the_range_of_numbers_are_named(tmp_path, model, gui
     refused(tmp_path, model, guide, match=f"the likeliest cause is {cause}; take values nearer", **options)
 
 
+def test_after_a_refusal_other_settings_may_take_the_directory(tmp_path, model):
+    refused(tmp_path, model, match="sampler.snr", sampler="langevin", snr=1e20)
+    tiny.generate(config(tmp_path), model)
+    with pytest.raises(ValueError, match="already holds samples made with other settings"):
+        tiny.generate(config(tmp_path, steps=6), model)
+
+
 def test_the_samples_and_the_first_step_are_named_where_only_some_fail():
     calls = []
 

@@ -241,23 +241,30 @@ def test_guidance_raises_the_classifiers_probability_of_the_class_asked_for(tmp_
     assert log_p[2] > log_p[0] + 0.1
 
 
+TILE = 9 * 8  # a pixel of the grid between images, and each pixel 8 times enlarged
+
+
 @pytest.mark.parametrize(
     ("changes", "mode_size"),
     [({"labels": "all"}, (2, 5)), ({"labels": "1,0", "num_samples": 1}, (1, 1)), ({"labels": "1"}, (1, 10))],
 )
-def test_the_grid_has_a_row_for_each_class_that_was_made(tmp_path, model, guide, changes, mode_size):
+def test_the_grid_has_a_row_for_each_class_that_was_made_under_its_name(tmp_path, model, guide, changes, mode_size):
     generate(config(tmp_path, **changes), model, guide)
     rows, columns = mode_size
     with Image.open(tmp_path / "grid.png") as picture:
-        assert picture.width / picture.height == pytest.approx((9 * columns + 1) / (9 * rows + 1))
+        assert picture.height == TILE * rows + 8  # tiles have one size, however many there are
+        caption = np.asarray(picture)[:, : picture.width - TILE * columns - 8]
+    assert caption.shape[1] > 20
+    for row in range(rows):
+        assert caption[TILE * row : TILE * (row + 1)].min() < 100
 
 
 def test_the_grid_shows_the_first_samples_of_a_model_without_classes(tmp_path, model):
     images = generated(tmp_path, model)
     with Image.open(tmp_path / "grid.png") as picture:
         pixels = np.asarray(picture)
-    factor = pixels.shape[0] // 10
-    assert np.array_equal(pixels[::factor, ::factor][1:9, 1:9], images[0, :, :, 0])
+    assert pixels.shape == (TILE + 8, 10 * TILE + 8)
+    assert np.array_equal(pixels[::8, ::8][1:9, 1:9], images[0, :, :, 0])
 
 
 MISMATCHES = {

@@ -338,6 +338,13 @@ def test_what_is_said_of_classifiers_without_one_is_refused(free, message):
         guidance(free, **REFUSED_WITHOUT_CLASSIFIER[message])
 
 
+def test_a_classifier_of_one_class_guides_nothing_and_is_refused(model, classifier):
+    alone = replace(classifier, config=replace(classifier.config, class_names=("dark",)))
+    nameless = replace(model, config=replace(model.config, class_names=()))
+    with pytest.raises(ValueError, match='knows one class only, "dark": its gradient is 0 and guides nothing'):
+        guidance(nameless, alone)
+
+
 def test_classifier_free_guidance_needs_a_null_class_and_says_why(model, conditional_run):
     with pytest.raises(
         ValueError, match="classifier_free.weight .* is not conditioned on the class at all; train one with"

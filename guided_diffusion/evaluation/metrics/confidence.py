@@ -106,12 +106,11 @@ def bootstrap_frechet_distance(
 ) -> Interval:
     """A bootstrap interval around the Fréchet distance of (N, D) features, for the chance in drawing these N samples.
 
-    Drawing N of the N with replacement repeats some and misses others, which adds as much bias again as N samples have.
-    The distance is a sum of squares, whose spread grows with its size, as its root's does not. So only the spread of
-    the roots counts: the interval's roots are the set's own plus the quantiles of (resampled root - mean of these).
-    Without roots it would be twice as wide for a good model, and reach below 0. It holds the average distance of sets
-    of N samples with that confidence, the real side as given. Of few samples it is too wide: by a fifth at most from
-    25 D on, by a third at 10 D (`benchmarks/confidence.py`).
+    Drawing N of the N with replacement adds as much bias again as N samples have. The distance is a sum of squares,
+    whose spread grows with its size, as its root's does not. So only the spread of the roots counts: the interval's
+    roots are the set's own plus the quantiles of (resampled root - mean of these). Without roots it would be twice as
+    wide for a good model, and reach below 0. It holds the average distance of sets of N samples with that confidence,
+    the real side as given. It is too wide for few samples, by a third at 10 D (`benchmarks/confidence.py`).
 
     classes: (N,) class numbers, if a fixed number of each was asked for; resampled sets then keep them, but with fewer
     than 20 of some class. Each resampling costs 0.63 N D^2 multiplications and a distance; `on_resample` follows it.
@@ -119,9 +118,9 @@ def bootstrap_frechet_distance(
     Raises:
         ValueError: fewer than 2 resamples, or a confidence outside 0..1.
     """
-    check_rows(generated, "generated features")
     if resamples < 2 or not 0 < confidence < 1:
         raise ValueError(f"an interval needs 2 resamplings and 0 < confidence < 1, got {resamples} and {confidence}")
+    check_rows(generated, "generated features")
     itself = resampled_distance(generated, np.arange(len(generated)), real)
     draws, groups = np.random.default_rng(seed), class_groups(len(generated), classes)
     if min(map(len, groups)) < _FEWEST_OF_A_CLASS:
