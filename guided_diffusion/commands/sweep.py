@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import run_command, to_plain
+from ..data.config import refuse_among
 from ..data.formats.samples import complete_shards, read_manifest
 from ..diffusion.chain import Step
 from ..diffusion.denoiser import Estimate
@@ -97,6 +98,7 @@ def sweep(config: SweepConfig) -> None:
     """
     from ..evaluation.run import cache_directory  # with torchmetrics and matplotlib, which are slow to import
 
+    refuse_among(config.real, config.out)
     settings = sample_configs(config)
     opened = SamplingRun.open(settings[0])
     evaluator = Evaluator.open(config, opened)
