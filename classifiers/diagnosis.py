@@ -143,10 +143,9 @@ def diagnosed(
     chain = None if classifier.config.chain is None else make_chain(classifier.config.chain)
     links = level_indices(chain, count=num_levels)
     levels = measure_levels(classifier.network, Probes(images, chosen, chain, links, seed), batch_size=batch_size)
-    trained_on = classifier.checkpoint.run.get("data", {}).get("path")  # an imported classifier's run names no data
     return summarize(
         levels, y, classifier=classifier.name, data=data.path, guides=chain is not None,
-        trained_on_it=trained_on is not None and Path(trained_on).resolve() == data.path.resolve(),
+        trained_on_it=classifier.checkpoint.was_trained_on(data.path),
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .files import atomic_directory, file_sha256, remove_leftovers
 from .records import DamagedRecordError, Fields, check_record, read_record
-from .run_directory import best, checkpoint_name, checkpoints, latest
+from .run_directory import best, checkpoint_name, checkpoints, latest, number
 
 FORMAT = 1
 """Version of the layout; raised when a reader of the old one would misread the new."""
@@ -64,6 +64,11 @@ class Checkpoint:
     def weight_names(self) -> tuple[str, ...]:
         """Names of the weights it holds: "network", and "ema_0.9999" and the like."""
         return tuple(sorted(file.stem for file in self.path.glob("*.safetensors")))
+
+    def was_trained_on(self, path: Path) -> bool:
+        """True for the path of the run's training images, as far as its config tells; an imported run's names none."""
+        trained_on = self.run.get("data", {}).get("path")
+        return trained_on is not None and Path(trained_on).resolve() == path.resolve()
 
     def weights_file(self, name: str | None = None) -> Path:
         """The safetensors file of the named weights; None: of the slowest moving average, else the network as trained.
@@ -117,7 +122,7 @@ def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
     Raises:
         FileNotFoundError: nothing there.
         DamagedCheckpointError: its description cannot be read.
-        ValueError: a checkpoint of another kind or of a later format.
+        ValueError: a checkpoint of another kind, of a later format, or under the name of another iteration.
     """
     is_checkpoint = (path / "config.json").is_file() or path in checkpoints(path.parent)
     directory = path if is_checkpoint else best(path) or latest(path)
@@ -135,6 +140,12 @@ def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
         path=directory, kind=record["kind"], iteration=record["iteration"], model=record["model"], run=record["run"],
         sha256=record["sha256"] or {},
     )  # fmt: skip
+    named = number(directory)
+    if named not in (None, checkpoint.iteration):  # a renamed or copied one would hide those that follow it
+        raise ValueError(
+            f"{directory} holds iteration {checkpoint.iteration}, not {named} as its name says; remove it, or rename "
+            f"it to {checkpoint_name(checkpoint.iteration)}"
+        )
     if checkpoint.kind not in (kind, *others):
         needed = " or ".join(f'"{one}"' for one in (kind, *others))
         raise ValueError(f'{directory} holds a model of kind "{checkpoint.kind}", but kind {needed} is needed here')

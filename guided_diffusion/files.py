@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import time
@@ -144,9 +145,13 @@ def _is_open_at(path: Path, descriptor: int) -> bool:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete what killed processes left half-written in a directory; what a living process writes stays."""
-    for pattern in (".partial-*", ".*.tmp"):
-        _remove_orphans(directory, pattern)
+    """Delete what killed processes left half-written in a directory; what a living process writes stays.
+
+    Their names hold a process id, so hidden files of a user's own, such as `.notes.tmp`, stay as well.
+    """
+    for path in [*directory.glob(".partial-*"), *directory.glob(".*.tmp")]:
+        if _TEMPORARY.fullmatch(path.name):
+            _remove_orphans(directory, escape(path.name))
 
 
 @contextmanager
@@ -185,6 +190,10 @@ def _close_in_worker() -> None:
 
 
 os.register_at_fork(after_in_child=_close_in_worker)
+
+
+_TEMPORARY = re.compile(r"\.partial-(.*\.\d+|(removed-)?checkpoint-\d+)|\..*\.\d+\.tmp", re.DOTALL)
+"""Temporary names; version 0.1 wrote checkpoints under names without a process id."""
 
 
 def _remove_orphans(directory: Path, pattern: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class GuidedDiffusion:
 
     def sample(
         self,
-        labels: Sequence[int | str] | str = "all",
+        labels: Sequence[int | str] | Tensor | np.ndarray | str = "all",
         *,
         num_samples: int | None = None,
         scale: float | None = None,
@@ -91,7 +91,7 @@ class GuidedDiffusion:
         Sample i's pixels are those of scripts/sample.py with the same options, kernels and threads (`cpu_threads`).
 
         Raises:
-            TypeError: an unknown option.
+            TypeError: an unknown option, or labels without an order.
             ValueError: an unknown class, and all else that scripts/sample.py refuses, as samples that are not finite.
         """
         guidance = guidance or GuidanceConfig()
@@ -130,7 +130,11 @@ def _settings(sampler: SamplerName | SamplerConfig, options: dict[str, Any]) -> 
     return SamplingConfig(sampler=config, **{name: options[name] for name in options.keys() - own.keys()})
 
 
-def _plan(run: SamplingRun, labels: Sequence[int | str] | str, num_samples: int | None) -> Plan:
+def _plan(run: SamplingRun, labels: Sequence[int | str] | Tensor | np.ndarray | str, num_samples: int | None) -> Plan:
+    if isinstance(labels, Tensor | np.ndarray):
+        labels = cast(Sequence[int | str], labels.tolist())
+    if not isinstance(labels, Sequence):  # a set has no order, and a mapping's values would go unseen
+        raise TypeError(f'labels are a list, or a rule such as "all"; got {type(labels).__name__} {labels}')
     if isinstance(labels, str):
         rule = run.label_rule(labels)
         count = 1 if rule is None else len(run.guidance.class_names) - len(run.model.config.unseen_classes)

@@ -1,7 +1,6 @@
 """The checkpoints of a run: names, listing, the best and the newest, deletion; `checkpoint` reads and writes them."""
 
 import re
-import shutil
 from pathlib import Path
 
 from .files import remove_directory, write_json
@@ -14,6 +13,11 @@ _BEST = "best.json"
 def checkpoint_name(iteration: int) -> str:
     """Name of an iteration's checkpoint in its run directory."""
     return f"checkpoint-{iteration:07d}"
+
+
+def number(path: Path) -> int | None:
+    """The iteration that a checkpoint's name tells; None for another name."""
+    return int(path.name.removeprefix("checkpoint-")) if _NAME.fullmatch(path.name) else None
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -50,7 +54,7 @@ def set_aside(path: Path) -> Path:
     """Give a damaged checkpoint a name under which no command looks for one, and return it."""
     aside = path.with_name(f"damaged-{path.name}")
     if aside.exists():
-        shutil.rmtree(aside)
+        remove_directory(aside)
     path.rename(aside)
     return aside
 

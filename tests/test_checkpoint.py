@@ -200,6 +200,16 @@ def test_weights_that_are_not_there_are_refused_with_those_that_are(tmp_path):
         load_weights(network(), open_checkpoint(tmp_path, "diffusion"), "ema_0.9")
 
 
+def test_a_checkpoint_under_the_name_of_another_iteration_is_refused(tmp_path):
+    # It would pass for the newest: samples would come from it, and each resumed run would begin from it again.
+    save(tmp_path, 2).rename(tmp_path / "checkpoint-0000009")
+    for path in (tmp_path, tmp_path / "checkpoint-0000009"):
+        with pytest.raises(ValueError, match="holds iteration 2, not 9 as its name says; .* rename it to .*-0000002"):
+            open_checkpoint(path, "diffusion")
+    (tmp_path / "checkpoint-0000009").rename(tmp_path / "kept")
+    assert open_checkpoint(tmp_path / "kept", "diffusion").iteration == 2
+
+
 def test_another_kind_is_refused_naming_both(tmp_path):
     save(tmp_path, 1, kind="classifier")
     with pytest.raises(ValueError, match='holds a model of kind "classifier", but kind "diffusion" is needed here'):

@@ -95,6 +95,16 @@ def test_a_file_is_hashed_once_in_a_process_until_it_changes(tmp_path, monkeypat
     assert len(read) == 4
 
 
+def test_hidden_files_of_a_user_are_no_leftovers(tmp_path):
+    own = [".notes.tmp", ".partial-thesis"]
+    for name in own:
+        (tmp_path / name).write_text("mine")
+    remove_leftovers(tmp_path)
+    with locked(tmp_path, work="test"):
+        pass
+    assert names(tmp_path) == own
+
+
 def test_what_a_killed_process_left_goes_with_the_next_write_and_what_a_living_one_writes_stays(tmp_path):
     path, other = tmp_path / "shard [1].npz", tmp_path / "other"
     orphans = [tmp_path / f".{path.name}.123.tmp", tmp_path / ".partial-other.123"]

@@ -70,12 +70,24 @@ def test_without_a_classifier_it_samples_unguided(diffusion_run, guided):
         ({"steps": 51}, "steps"),
         ({"scale": 1.0, "guidance": GuidanceConfig(scale=2.0)}, "scale 1 and guidance.scale 2 were given; leave one"),
         ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
+        ({"seed": 2**64}, "seed is a whole number of 64 bits, got 18446744073709551616"),  # it drew the noise of 0
+        ({"clip": float("nan")}, "clip is a bound above 0, or null; got nan"),
+        ({"precision": "fp16"}, 'there is no precision "fp16"; there are float32'),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
 def test_what_the_script_refuses_is_refused(guided, options, message):
     with pytest.raises(ValueError, match=message):
         guided.sample(**options)
+
+
+def test_labels_keep_their_order_in_any_array_and_a_set_has_none(guided):
+    listed = guided.sample([1, 0], steps=2)
+    for labels in (torch.tensor([1, 0]), np.array(["light", "dark"]), range(1, -1, -1)):
+        assert np.array_equal(guided.sample(labels, steps=2), listed)
+    for unordered in ({"dark", "light"}, {"dark": 3}, 1):
+        with pytest.raises(TypeError, match='labels are a list, or a rule such as "all"; got'):
+            guided.sample(unordered)
 
 
 def test_options_that_samples_in_memory_have_not_are_refused_by_name(guided):

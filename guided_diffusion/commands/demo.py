@@ -7,15 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
 
+import yaml
 from tqdm import tqdm
 
 from ..config import run_command
+from ..records import DamagedRecordError, parse_record
 from ..run_directory import latest
 
 
@@ -133,13 +136,34 @@ def run_stage(title: str, jobs: Sequence[Job], *, logs: Path) -> None:
     ):
         pending = [pool.submit(_run_job, job, logs / f"{job.name}.log", failed) for job in jobs]
         try:
-            for done in as_completed(pending):
-                done.result()
-                bar.update()
+            while pending:
+                done, waiting = wait(pending, timeout=2, return_when=FIRST_COMPLETED)
+                for job in done:
+                    job.result()
+                    bar.update()
+                pending = list(waiting)
+                bar.set_postfix_str("; ".join(filter(None, map(training_progress, jobs if pending else ()))))
         except BaseException:
             failed.set()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def training_progress(job: Job) -> str | None:
+    """The state of a job's training, as "diffusion 600/1800, loss 0.15, 01:20 left"; None without one."""
+    file = None if job.trains is None else job.trains / "metrics.jsonl"
+    if file is None or not file.is_file():
+        return None
+    words = shlex.split(job.commands[0])
+    training = yaml.safe_load(Path(words[words.index("--config") + 1]).read_text())["training"]
+    for line in reversed(file.read_bytes().splitlines()):
+        with suppress(DamagedRecordError):  # a line that is being written, or holds no loss
+            metrics = parse_record(line, {"iteration": int, "loss": float, "images_per_second": float}, source=file)
+            to_go = training["iterations"] - metrics["iteration"]
+            left = tqdm.format_interval(to_go * training["batch"]["size"] / metrics["images_per_second"])
+            done = f"{job.name} {metrics['iteration']}/{training['iterations']}, loss {metrics['loss']:.3g}"
+            return f"{done}, {left} left" if to_go > 0 else done
+    return None
 
 
 def _run_job(job: Job, log: Path, failed: Event) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import fill
 
 from ..config import check_at_least, run_command
-from ..data.config import DataConfig
+from ..data.config import DataConfig, refuse_among
 from ..distributed import default_device
 from ..files import atomic_write, write_json
 
@@ -43,6 +43,7 @@ def diagnose_classifier(config: DiagnoseConfig) -> None:
     from classifiers.diagnosis_report import diagnosis_figure, format_diagnosis, verdict
     from classifiers.trained_model import load_classifier
 
+    refuse_among(config.data.path, config.out)
     classifier = load_classifier(config.classifier, device=default_device())
     counts = {"max_images": config.max_images, "num_levels": config.levels, "batch_size": config.batch_size}
     diagnosis = diagnosed(classifier, config.data, **counts, seed=config.seed)

@@ -10,6 +10,7 @@ import numpy as np
 from einops import rearrange
 
 from ..config import check_at_least, run_command
+from ..data.config import refuse_among
 from ..data.pictures import write_grid
 from ..diffusion.model import load_diffusion, weights_record
 from ..distributed import default_device
@@ -41,6 +42,7 @@ class EncodeConfig(InputConfig):
 
 def encode(config: EncodeConfig) -> None:
     """Write latents, their record and the pictures, and print how closely the images come back."""
+    refuse_among(config.data.path, config.out)
     model = load_diffusion(config.diffusion, weights=config.weights, device=default_device())
     sampler = SamplerConfig(steps=config.steps, clip=config.clip)
     codec = Codec(model=model, sampler=sampler, batch_size=config.batch_size)

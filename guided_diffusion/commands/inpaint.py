@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from ..config import check_at_least, run_command
-from ..data.config import DataConfig
+from ..data.config import DataConfig, refuse_among
 from ..distributed import this_process
 from ..generation.config import GuidedRunConfig, SampleSetConfig
 from ..generation.inpainting import InpaintingRun, read_mask
@@ -60,6 +60,7 @@ def inpaint(config: InpaintConfig) -> None:
 
 def write_inpainted(run: SamplingRun, config: InpaintConfig) -> None:
     """Write the images of an opened run, as `inpaint`."""
+    refuse_among(config.data.path, config.out)
     fill = read_mask(config.mask, size=run.model.config.network.image_size)
     own_labels = run.guidance.knows_classes and config.labels is None
     class_names = (run.guidance.class_names or None) if own_labels else None

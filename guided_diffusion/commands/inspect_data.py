@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from ..config import check_at_least, run_command
-from ..data.config import Labels, Window, check_num_workers, check_window
+from ..data.config import Labels, Window, check_num_workers, check_window, refuse_among
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ def inspect_data(config: InspectConfig) -> None:
     from ..data.inspection import inspected, report_lines, write_thumbnails
 
     data = config.data
+    refuse_among(data.path, config.out)
     found = inspected(data.path, labels=data.labels, num_workers=data.num_workers, window=data.window)
     print("\n".join(report_lines(found, size=config.size)))
     if config.out is not None:

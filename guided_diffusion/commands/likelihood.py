@@ -1,11 +1,13 @@
 """Bits per dimension of held-out images: python scripts/likelihood.py --diffusion RUN --data.path HELDOUT"""
 
+import logging
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import run_command
+from ..data.config import refuse_among
 from ..diffusion.model import load_diffusion
 from ..distributed import default_device
 from ..files import atomic_write, locked, write_json
@@ -15,6 +17,8 @@ from ..html import png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +45,14 @@ class LikelihoodConfig(InputConfig):
 
 def likelihood(config: LikelihoodConfig) -> None:
     """Print the bound; write it as JSON with all terms, and a figure of them beside it."""
+    refuse_among(config.data.path, config.out)
     model = load_diffusion(config.diffusion, weights=config.weights, device=default_device())
     bounded_chain(model)  # refuses a model in continuous time before the data are read
     inputs = open_inputs(config.data, model, most=config.max_images, class_names=model.config.class_names or None)
-    settings: dict[str, Any] = {"clip": config.clip, "seed": config.seed}
     path = model.checkpoint.path
+    if model.checkpoint.was_trained_on(config.data.path):
+        _logger.warning("%s was trained on %s, which flatters it; give held-out images", path, config.data.path)
+    settings: dict[str, Any] = {"clip": config.clip, "seed": config.seed}
     names = {"diffusion": f"{path.parent.name}/{path.name}", "data": str(config.data.path)}
     out = config.out or path.parent / "likelihood.json"
     with locked(out.parent, work="measurement", name=out.name):

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ..config import check_at_least, run_command
-from ..data.config import DataConfig
+from ..data.config import DataConfig, refuse_among
 
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ def prepare_data(config: PrepareConfig) -> None:
     from ..data.preparation import write_prepared
     from ..data.summary import doubts, summary
 
+    refuse_among(config.data.path, config.out)
     images = open_training_set(config.data, image_size=config.size)
     print(summary(images), file=sys.stderr)
     for doubt in doubts(images):

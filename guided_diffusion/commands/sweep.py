@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import run_command, to_plain
+from ..data.config import refuse_among
 from ..data.formats.samples import complete_shards, read_manifest
 from ..diffusion.chain import Step
 from ..diffusion.denoiser import Estimate
@@ -97,6 +98,7 @@ def sweep(config: SweepConfig) -> None:
     """
     from ..evaluation.run import cache_directory  # with torchmetrics and matplotlib, which are slow to import
 
+    refuse_among(config.real, config.out)
     settings = sample_configs(config)
     opened = SamplingRun.open(settings[0])
     evaluator = Evaluator.open(config, opened)
@@ -194,7 +196,8 @@ class Evaluator:
                 and measured["extractor"]["sha256"] == self.extractor.sha256
                 and measured["real"]["path"] == str(self.real.path)
                 and measured["real"]["files_sha256"] == self.real.files_sha256
-                and measured["settings"] == asdict(self.config.protocol)
+                and measured["settings"] == self.config.protocol.record()
+                and (self.real.images is None or measured["real"]["resize"] == self.real.images.resize)
             )
         except (ValueError, KeyError):
             return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..config import run_command
+from ..data.config import refuse_among
 from ..diffusion.images import from_uint8, to_uint8
 from ..diffusion.model import load_upsampler
 from ..distributed import this_process
@@ -47,6 +48,7 @@ def upsample(config: UpsampleConfig) -> None:
     """
     from ..data.image_set import open_image_set  # with Pillow, which no help needs
 
+    refuse_among(config.base, config.out)
     device, evaluations = this_process().device, Counter[str]()
     check_precision(config.precision, device)
     upsampler = load_upsampler(config.upsampler, weights=config.weights, device=device)

@@ -60,3 +60,9 @@ def check_window(window: Window | None, *, option: str) -> None:
     """Refuse a window whose values do not ascend."""
     if window is not None and not -math.inf < window[0] < window[1] < math.inf:
         raise ValueError(f"--{option} is the value of black, then a larger one of white; got {window[0]} {window[1]}")
+
+
+def refuse_among(images: Path, out: Path | None) -> None:
+    """Refuse an output below the images that are read: its pictures would be taken for some of them the next time."""
+    if out is not None and out.resolve().is_relative_to(images.resolve()):
+        raise ValueError(f"{out} would lie among the images of {images} and change them; give --out another directory")

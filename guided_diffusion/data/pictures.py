@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -42,6 +44,15 @@ def write_png(path: Path, image: Tensor, *, enlarge: bool = True) -> None:
     drawn = picture(image, enlarge=enlarge)
     with atomic_write(path) as file:
         drawn.save(file, format="PNG")
+
+
+def read_png(path: Path) -> Tensor:
+    """A PNG of ours as a uint8 image (1 or 3, H, W)."""
+    from PIL import Image
+
+    with Image.open(path) as drawn:
+        pixels = torch.from_numpy(np.array(drawn))
+    return rearrange(pixels if pixels.ndim == 3 else pixels[:, :, None], "h w c -> c h w")
 
 
 def write_grid(

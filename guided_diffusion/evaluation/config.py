@@ -1,6 +1,7 @@
 """Settings of the metrics."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ..data.config import Window, check_window
 
@@ -47,6 +48,10 @@ class EvaluationConfig:
         for name in ("real_manifold", "generated_manifold"):
             if (kept := getattr(self, name)) <= most:
                 raise ValueError(f"--protocol.{name} must exceed the {most} neighbours that are looked at, got {kept}")
+
+    def record(self) -> dict[str, Any]:
+        """The settings for protocols, without the window: where it applied, it is in the records of the sets."""
+        return {name: value for name, value in asdict(self).items() if name != "window"}
 
     def check_num_images(self, count: int, subject: str) -> None:
         """Refuse, by a ValueError, a set that is too small; subject: beginning of the message, such as "PATH holds"."""

@@ -8,7 +8,6 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
@@ -66,8 +65,7 @@ def protocol_record(
             "published": extractor.published.name if extractor.published else None,
             "resize": extractor.resize,
         },
-        # A window stands in the sets' own records, where it applied.
-        "settings": {name: value for name, value in asdict(real.config).items() if name != "window"},
+        "settings": real.config.record(),
         "arithmetic": {
             "device": torch.cuda.get_device_name(device) if is_gpu else f"{device.type}, {platform.machine()}",
             "features": f"{dtype}, TensorFloat-32 off",  # all extractors compute within `exact_float32`

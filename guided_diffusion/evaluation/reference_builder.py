@@ -8,6 +8,7 @@ from shutil import rmtree
 from typing import Any
 
 from ..config import to_plain
+from ..data.config import refuse_among
 from ..data.formats.npz import npz_members
 from ..data.image_set import ImageSet, open_image_set
 from ..data.summary import doubts
@@ -90,8 +91,7 @@ def _is_finished(out: Path, extractor: FeatureExtractor, record: Mapping[str, An
 def _check_paths(images: Path, out: Path) -> None:
     if out.suffix != ".npz":
         raise ValueError(f"a reference file is NAME.npz, got --out {out}")
-    if out.resolve().is_relative_to(images.resolve()):
-        raise ValueError(f"{out} would lie among the images of {images} and change them; give --out another directory")
+    refuse_among(images, out)
     refuse_unwritable(out)
     if images.suffix == ".npz" and images.is_file() and "mu" in npz_members(images):
         # Its arr_0 would pass for a set of which it holds only some images.

@@ -151,6 +151,8 @@ def _conclude(
     if source.path.resolve() == real.input.path.resolve():
         warnings.append(f"both sides are {source.path}: this says nothing about samples")
     else:
+        if real.input.images is not None and real.input.images.manifest is not None:
+            warnings.append(f"--real {real.input.path} holds samples, not real images; give samples as --generated")
         warnings += image_warnings(generated, real.measured)
     warnings += [doubt for images in (source, real.input.images) if images is not None for doubt in doubts(images)]
     for warning in warnings:

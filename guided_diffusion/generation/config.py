@@ -25,6 +25,8 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, batch_size=1)
+        if not -(2**63) <= self.seed < 2**63:  # larger ones would draw the noise of smaller ones
+            raise ValueError(f"seed is a whole number of 64 bits, got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)

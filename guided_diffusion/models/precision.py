@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,9 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     """Refuse a precision that a device does not have.
 
     Raises:
-        ValueError: float16 without a GPU.
+        ValueError: another name, or float16 without a GPU.
     """
+    if precision not in get_args(Precision):
+        raise ValueError(f'there is no precision "{precision}"; there are {", ".join(get_args(Precision))}')
     if precision == "float16" and device.type == "cpu":
         raise ValueError("precision float16 needs a GPU; take bfloat16 or float32 here")

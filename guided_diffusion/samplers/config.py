@@ -186,5 +186,5 @@ def check_clip(clip: float | None) -> None:
     Raises:
         ValueError: a bound that is not above 0.
     """
-    if clip is not None and clip <= 0:
+    if clip is not None and not clip > 0:  # NaN is not
         raise ValueError(f"clip is a bound above 0, or null; got {clip}")

@@ -96,9 +96,9 @@ class LoopConfig:
             raise ValueError(f"the budget must be at least 1, got {budget}")
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"training.seed is a whole number of 64 bits, got {self.seed}")
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:  # NaN is neither
             raise ValueError(f"training.max_grad_norm is a length above 0, or null; got {self.max_grad_norm}")
-        if self.learning_rate <= 0 or self.weight_decay < 0:
+        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
             raise ValueError(
                 f"training.learning_rate must be above 0 and training.weight_decay not below 0; got "
                 f"{self.learning_rate} and {self.weight_decay}"

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..config import to_plain
+from ..data.pictures import read_png
 from ..distributed import reduced
 from ..files import atomic_write
 from ..records import DamagedRecordError, parse_record
@@ -32,6 +33,8 @@ class Writer(NamedTuple):
 
     log: Callable[[Mapping[str, float], int], None]
     """(metrics, iteration)."""
+    show: Callable[[Path, int], None]
+    """(picture, iteration)."""
     close: Callable[[], None]
 
 
@@ -97,7 +100,7 @@ class TrainingLog:
     def write_observed(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Record and show the metrics of an observation."""
         if metrics:
-            self._record(iteration, {"observed": True, **metrics})
+            self._record(iteration, {"observed": True, **metrics}, preview_file(self.file.parent, iteration))
             self.say(f"iteration {iteration}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
     def lacks_observation(self, iteration: int) -> bool:
@@ -110,7 +113,7 @@ class TrainingLog:
         if self.is_main:
             self.bar.write(text)
 
-    def _record(self, iteration: int, metrics: Mapping[str, float]) -> None:
+    def _record(self, iteration: int, metrics: Mapping[str, float], picture: Path | None = None) -> None:
         if not self.is_main:
             return
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}  # JSON has no others
@@ -118,6 +121,8 @@ class TrainingLog:
             _append_line(self.file, json.dumps({"iteration": iteration, **finite}))
             for writer in self.writers:
                 writer.log(finite, iteration)
+                if picture is not None and picture.is_file():
+                    writer.show(picture, iteration)
         except OSError as error:
             _logger.warning("metrics of iteration %d are not recorded: %s", iteration, error)
 
@@ -129,6 +134,11 @@ class TrainingLog:
         self.sums: dict[str, tuple[Tensor, int]] = {}
         self.skipped = 0
         self.since, self.since_iteration = time.perf_counter(), iteration
+
+
+def preview_file(run_dir: Path, iteration: int) -> Path:
+    """Place of the picture of an observation."""
+    return run_dir / "previews" / f"{iteration:07d}.png"
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
@@ -170,7 +180,11 @@ def tensorboard(run_dir: Path, start_iteration: int) -> Writer:
             writer.add_scalar(name, value, global_step=iteration)
         writer.flush()
 
-    return Writer(log, writer.close)
+    def show(picture: Path, iteration: int) -> None:
+        writer.add_image("previews", read_png(picture), global_step=iteration)
+        writer.flush()
+
+    return Writer(log, show, writer.close)
 
 
 def wandb(run_dir: Path, mode: Literal["online", "offline"], project: str, settings: Mapping[str, Any]) -> Writer:
@@ -194,4 +208,8 @@ def wandb(run_dir: Path, mode: Literal["online", "offline"], project: str, setti
         raise ValueError(
             f"Weights & Biases cannot be used ({refusal}); log in with `wandb login`, or give --training.wandb offline"
         ) from refusal
-    return Writer(lambda metrics, iteration: run.log(dict(metrics), step=iteration), run.finish)
+
+    def show(picture: Path, iteration: int) -> None:
+        run.log({"previews": wandb.Image(str(picture))}, step=iteration)
+
+    return Writer(lambda metrics, iteration: run.log(dict(metrics), step=iteration), show, run.finish)

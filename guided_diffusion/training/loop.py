@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..data.batches import Batch, EndlessBatches
+from ..data.config import refuse_among
 from ..data.crops import DamagedImageError
 from ..data.image_set import ImageSet, open_training_set
 from ..data.summary import doubts, summary
@@ -40,6 +41,7 @@ _logger = logging.getLogger(__name__)
 
 def open_training_data(config: TrainingConfig) -> ImageSet:
     """The images of a training, opened once its run directory is known to do."""
+    refuse_among(config.data.path, config.out)
     check_run_directory(config.out, resume=config.resume == "auto")
     images = open_training_set(config.data, image_size=config.network.image_size)
     if this_process().is_main:

@@ -6,6 +6,7 @@ The samples are made by the network in training, with the weights of its slowest
 import logging
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,11 @@ from tqdm import tqdm
 from classifiers.trained_model import load_classifier
 
 from ..data.image_set import ImageSet
-from ..data.pictures import write_png
+from ..data.pictures import write_grid
 from ..data.subset import evenly_spaced
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.denoiser import Denoiser, Estimate
-from ..diffusion.images import grid, to_uint8
+from ..diffusion.images import to_uint8
 from ..diffusion.model import DiffusionConfig, UpsamplerModelConfig
 from ..diffusion.noise import SeededNoise
 from ..diffusion.schedules import ChainConfig, sampling_chain
@@ -31,6 +32,7 @@ from ..samplers import ddim
 from .colour_cast import Colours, cast_in_words, colour_metrics, colours
 from .config import PreviewConfig, TrainingConfig
 from .diffusion_objective import area_reduced
+from .log import preview_file
 from .objective import Observe
 
 PREVIEW_BATCH = 16
@@ -72,7 +74,10 @@ def diffusion_previews(
 
         x0 = preview_samples(denoiser, model, chain, count=config.images, device=device)
         columns = len(seen) if 1 < len(seen) <= MOST_CLASS_COLUMNS else COLUMNS
-        return _recorded(grid(_pixels(x0, iteration), columns=columns), colours(x0), reference(), training, iteration)
+        names = model.class_names or (() if classifier is None else classifier.class_names)
+        captions = [names[label] for label in seen.tolist()] if columns == len(seen) and names else []
+        picture = partial(write_grid, images=_pixels(x0, iteration), columns=columns, heads=captions)
+        return _recorded(picture, colours(x0), reference(), training, iteration)
 
     return observe
 
@@ -97,20 +102,22 @@ def upsampler_previews(
         x0 = preview_samples(denoiser, model, chain, count=len(y), device=device)
         shown = F.interpolate(low_res.cpu(), size=x0.shape[2:], mode="nearest-exact")
         pairs = rearrange([to_uint8(shown), _pixels(x0, iteration)], "two b c h w -> (b two) c h w")
-        return _recorded(grid(pairs, columns=COLUMNS), colours(x0), colours(images), training, iteration)
+        captions = ["low res", "enlarged"] * (COLUMNS // 2)
+        picture = partial(write_grid, images=pairs, columns=COLUMNS, heads=captions)
+        return _recorded(picture, colours(x0), colours(images), training, iteration)
 
     return observe
 
 
 def _recorded(
-    picture: Tensor, previews: Colours, data: Colours, training: TrainingConfig, iteration: int
+    write: Callable[[Path], None], previews: Colours, data: Colours, training: TrainingConfig, iteration: int
 ) -> Mapping[str, float]:
     """Write OUT/previews/0005000.png, warn of a colour cast, and return the colours as metrics."""
     decay = max(training.training.ema_decays, default=None)
     initial = 0.0 if decay is None else decay**iteration  # the initial weights' share of the averaged ones
     if this_process().is_main:
-        file = training.out / "previews" / f"{iteration:07d}.png"
-        write_png(file, picture)
+        file = preview_file(training.out, iteration)
+        write(file)
         young = f", still {initial:.0%} the initial ones" if initial > 0.01 else ""
         tqdm.write(f"{file}: previews by the weights {'network' if decay is None else f'ema_{decay}'}{young}")
         if (cast := cast_in_words(previews, data)) is not None:

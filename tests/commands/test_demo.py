@@ -11,7 +11,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from guided_diffusion.commands.demo import DemoConfig, Job, demo_stages, run_demo, run_stage
+from guided_diffusion.commands.demo import DemoConfig, Job, demo_stages, run_demo, run_stage, training_progress
 from guided_diffusion.commands.demo_report import write_demo_report
 from guided_diffusion.commands.make_digits import DigitsConfig, write_digits
 from guided_diffusion.commands.sweep_report import Outcome
@@ -54,6 +54,17 @@ def test_every_command_of_the_demonstration_has_the_options_it_is_given(monkeypa
         module = importlib.import_module(f"guided_diffusion.commands.{Path(script).stem}")
         parse(module.main.args[0], options)
     assert len(commands) == 6 + 2 * 2 * 5
+
+
+def test_a_running_training_shows_its_loss_and_the_time_left(tmp_path):
+    config = tmp_path / "a.yaml"
+    config.write_text("training: {iterations: 1800, batch: {size: 64}}")
+    job = Job("diffusion", (f"scripts/train_diffusion.py --config {config}",), trains=tmp_path)
+    assert training_progress(job) is None
+    line = '{"iteration": 600, "loss": 0.1514, "images_per_second": 640.0}\n'
+    (tmp_path / "metrics.jsonl").write_text(line + '{"iteration": 600, "observed": true}\n{"iter')
+    assert training_progress(job) == "diffusion 600/1800, loss 0.151, 02:00 left"
+    assert training_progress(Job("floor", ("scripts/evaluate.py",))) is None
 
 
 def test_the_report_holds_every_number_picture_and_command(tmp_path):

@@ -25,6 +25,12 @@ def test_a_set_against_itself_says_nothing(real: Path) -> None:
     assert warnings(real, real) == [f"both sides are {real}: this says nothing about samples"]
 
 
+def test_samples_in_the_place_of_real_images_are_doubted(tmp_path: Path, real: Path) -> None:
+    samples = save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0), LABELS)
+    doubt = f"--real {samples} holds samples, not real images; give samples as --generated"
+    assert doubt in warnings(save_samples(tmp_path / "others", noisy_images(LABELS, seed=1), LABELS), samples)
+
+
 def test_real_images_that_are_enlarged_are_doubted(tmp_path: Path, real: Path, capsys) -> None:
     samples = save_samples(tmp_path / "samples", noisy_images(LABELS, seed=0, size=12), LABELS)
     (doubt,) = (doubt for doubt in warnings(samples, real) if "smaller" in doubt)

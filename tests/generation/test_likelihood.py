@@ -1,6 +1,7 @@
 """The likelihood command: the published terms, an unbiased subset of them, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -109,6 +110,16 @@ def measured(config: LikelihoodConfig, **options) -> Likelihood:
     model = load_diffusion(config.diffusion)
     inputs = open_inputs(config.data, model, most=config.max_images, class_names=None)
     return measured_likelihood(model, inputs, **options)
+
+
+def test_training_images_are_doubted_and_copies_of_them_elsewhere_are_not(config, tmp_path, caplog):
+    likelihood(changed(config, max_images=1, terms=2, out=tmp_path / "bound.json"))
+    assert "was trained on" in caplog.text
+    assert "which flatters it; give held-out images" in caplog.text
+    caplog.clear()
+    elsewhere = shutil.copytree(config.data.path, tmp_path / "elsewhere")
+    likelihood(changed(config, max_images=1, terms=2, data=tiny.data(elsewhere), out=tmp_path / "other.json"))
+    assert "was trained on" not in caplog.text
 
 
 def test_the_parts_add_up_and_the_record_holds_them(config, tmp_path, capsys):

@@ -4,14 +4,21 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
+import torch
 import wandb
 from small_loop import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 from wandb.errors import UsageError
 from wandb.proto import wandb_internal_pb2
+
+from guided_diffusion.data.pictures import write_png
+from guided_diffusion.training.log import preview_file
+from guided_diffusion.training.objective import Observe
 
 
 def test_tensorboard_shows_every_line_once_through_a_resume(tmp_path, class_folder):
@@ -37,6 +44,35 @@ def test_offline_wandb_keeps_one_run_with_its_numbers_through_a_resume(tmp_path,
     logged = [(record["_step"], float(record["loss"])) for file in files for record in history(file)]
     assert sorted(step for step, _ in logged) == ["1", "2"]
     assert all(loss > 0 for _, loss in logged)
+
+
+def picture_of(run_dir: Path) -> Observe:
+    """An observation that leaves a picture as previews do."""
+
+    def observe(network: nn.Module, iteration: int) -> dict[str, float]:
+        write_png(preview_file(run_dir, iteration), torch.zeros(1, 8, 8, dtype=torch.uint8))
+        return {"seen": 1.0}
+
+    return observe
+
+
+def test_tensorboard_shows_previews(tmp_path, class_folder):
+    config = tiny.loop(iterations=2, tensorboard=True, observe_every_iterations=1)
+    train(tmp_path, class_folder, config, observe=picture_of(tmp_path))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.width) for event in events.Images("previews")] == [(1, 512), (2, 512)]
+
+
+def test_weights_and_biases_gets_previews(tmp_path, class_folder, monkeypatch):
+    logged: list[tuple[int, object]] = []
+    run = SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=lambda: None)
+    monkeypatch.setattr("wandb.init", lambda **_: run)
+    config = tiny.loop(iterations=1, wandb="offline", observe_every_iterations=1)
+    train(tmp_path, class_folder, config, observe=picture_of(tmp_path))
+    (shown,) = [(step, values["previews"]) for step, values in logged if "previews" in values]
+    assert shown[0] == 1
+    assert isinstance(shown[1], wandb.Image)
 
 
 def test_what_weights_and_biases_refuses_is_said_with_the_ways_out(tmp_path, class_folder, monkeypatch):

@@ -16,6 +16,7 @@ from classifiers.trained_model import load_classifier
 from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.commands.train_upsampler import train_upsampler
 from guided_diffusion.data.image_set import ImageSet, open_training_set
+from guided_diffusion.data.pictures import MARGIN, TEXT_SIZE
 from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import Step
 from guided_diffusion.diffusion.denoiser import Estimate
@@ -167,7 +168,7 @@ def test_previews_are_pictures_and_leave_the_training_as_it_was(tmp_path, class_
     pngs = sorted((tmp_path / "seen" / "previews").iterdir())
     assert [file.name for file in pngs] == ["0000001.png", "0000002.png"]
     with Image.open(pngs[1]) as picture:
-        assert min(picture.size) >= 512
+        assert picture.width == (2 * 9 + 1) * 8  # two columns of tiles of 64 pixels, whatever their number
         assert len(picture.getcolors(maxcolors=256)) > 2
     lines = [json.loads(line) for line in (tmp_path / "seen" / "metrics.jsonl").read_text().splitlines()]
     observed = [line for line in lines if "preview_mean_0" in line]
@@ -194,6 +195,9 @@ def test_guided_previews_are_tilted_ddim_of_the_average_in_a_column_a_class(tmp_
     tiles = _tiles(tmp_path / "previews" / "0000002.png", columns=2)
     assert np.array_equal(tiles, expected[:, 0])
     assert not np.array_equal(tiles, plain[:, 0])
+    with Image.open(tmp_path / "previews" / "0000002.png") as picture:
+        captions = np.array_split(np.asarray(picture)[: 2 * MARGIN + TEXT_SIZE], 2, axis=1)
+    assert [int(half.min()) < 128 for half in captions] == [True, True]  # "dark" and "light" stand above their columns
 
 
 def test_previews_of_a_diverged_network_warn_and_stop_nothing(tmp_path, class_folder, caplog):
@@ -242,9 +246,9 @@ def test_upsampler_previews_are_not_guided(tmp_path):
 
 
 def _tiles(file: Path, *, columns: int) -> np.ndarray:
-    """The 8x8 tiles of a grid, in order, at one pixel a pixel."""
+    """The 8x8 tiles of a grid with captions, in order, at one pixel a pixel."""
     with Image.open(file) as picture:
-        pixels = np.asarray(picture)
+        pixels = np.asarray(picture)[2 * MARGIN + TEXT_SIZE :]
     factor = pixels.shape[1] // (columns * 9 + 1)
     pixels = pixels[::factor, ::factor]
     rows = (pixels.shape[0] - 1) // 9

@@ -1,5 +1,7 @@
 """Images in a folder."""
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -40,7 +42,18 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
     numbers, class_names = tree_labels(
         tree, labels, lambda table: (path / table).read_bytes() if (path / table).is_file() else None
     )
+    if labels in (None, "folders"):
+        _refuse_linked(path, tree.directories)
     images = FolderImages(path, PackedNames(tree.images))
     return StoredImages(
         images=images, labels=numbers, class_names=class_names, kinds=tree.kinds, left_out=tree.left_out(labels)
     )
+
+
+def _refuse_linked(root: Path, classes: Iterable[str]) -> None:
+    """Refuse two classes that a link makes one folder: each of its images would have two labels."""
+    seen = dict[str, str]()
+    for name in classes:
+        other = seen.setdefault(os.path.realpath(root / name), name)
+        if other != name:
+            raise ValueError(f"the classes '{other}' and '{name}' of {root} are one folder, by a link; remove one")
