@@ -155,7 +155,8 @@ def test_a_file_that_the_figure_would_replace_is_refused(class_folder):
 
 def test_a_classifier_of_one_class_is_refused(class_folder, classifier_run):
     classifier = load_classifier(classifier_run)
-    alone = replace(classifier, config=replace(classifier.config, class_names=("dark",)))
+    network = replace(classifier.config.network, num_classes=1)
+    alone = replace(classifier, config=replace(classifier.config, network=network, class_names=("dark",)))
     counts = {"max_images": 4, "num_levels": 1, "batch_size": 4}
     with pytest.raises(ValueError, match='knows one class only, "dark": it is always right and its gradient is 0'):
         diagnostics.diagnosed(alone, tiny.data(class_folder), **counts, seed=0)

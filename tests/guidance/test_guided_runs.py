@@ -339,7 +339,8 @@ def test_what_is_said_of_classifiers_without_one_is_refused(free, message):
 
 
 def test_a_classifier_of_one_class_guides_nothing_and_is_refused(model, classifier):
-    alone = replace(classifier, config=replace(classifier.config, class_names=("dark",)))
+    network = replace(classifier.config.network, num_classes=1)
+    alone = replace(classifier, config=replace(classifier.config, network=network, class_names=("dark",)))
     nameless = replace(model, config=replace(model.config, class_names=()))
     with pytest.raises(ValueError, match='knows one class only, "dark": its gradient is 0 and guides nothing'):
         guidance(nameless, alone)
