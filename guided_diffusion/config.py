@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 import jsonargparse
 
 from .option_errors import config_files, in_words, stored_in_words
+from .standard_streams import guarded_streams
 from .stop_request import InterruptedWork
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -22,6 +23,7 @@ C = TypeVar("C")
 _jsonargparse: Any = jsonargparse  # its signatures are untyped in part
 
 
+@guarded_streams()
 def run_command(
     config_class: type[C],
     run: Callable[[C], object],
@@ -41,6 +43,7 @@ def run_command(
         words = sys.argv[1:] if argv is None else argv
         is_positional = positional is not None and words and not words[0].startswith("-")
         run(parse(config_class, [f"--{positional}", *words] if is_positional else words))
+        sys.stdout.flush()
     except InterruptedWork as stopped:
         print(stopped, end="\n" if str(stopped) else "", file=sys.stderr)
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:

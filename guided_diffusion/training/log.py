@@ -111,7 +111,7 @@ class TrainingLog:
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         if self.is_main:
-            self.bar.write(text)
+            self.bar.write(text, file=sys.stderr)  # a reader of standard output that goes away would end the training
 
     def _record(self, iteration: int, metrics: Mapping[str, float], picture: Path | None = None) -> None:
         if not self.is_main:

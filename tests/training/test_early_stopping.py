@@ -100,7 +100,7 @@ def test_a_training_that_stopped_early_is_at_its_end_however_often_it_is_resumed
             resume=True,
         )
         assert latest(tmp_path).name == "checkpoint-0000003"
-    assert capsys.readouterr().out.count("stopped at iteration 3: quality was best, -1, at 1") == 3
+    assert capsys.readouterr().err.count("stopped at iteration 3: quality was best, -1, at 1") == 3
 
 
 def test_a_best_measurement_that_was_cut_off_before_it_was_marked_is_made_again(tmp_path, class_folder, monkeypatch):

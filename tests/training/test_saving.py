@@ -79,7 +79,7 @@ def test_a_training_that_ends_in_updates_that_went_wrong_is_not_saved(tmp_path, 
             train(tmp_path, class_folder, config, objective=objective, observe=stop)
     else:
         train(tmp_path, class_folder, config, objective=objective, observe=stop)
-        assert "not saved: its last updates went wrong" in capsys.readouterr().out
+        assert "not saved: its last updates went wrong" in capsys.readouterr().err
     assert names(tmp_path) == ["checkpoint-0000002"]
 
 
