@@ -147,7 +147,7 @@ class DiffusionTrainingConfig(TrainingConfig):
     """The noise levels."""
     prediction: Prediction = "eps"
     """The quantity that the network estimates. mean, that of x_s, needs loss vlb and learns far more slowly: DDPM's
-    table 2 reports it as the worse choice, and it samples only the whole chain it was trained on."""
+    table 2 reports it as the worse choice."""
     variance: Variance = "learned_range"
     """The variance of a reverse step: fixed, or estimated by the network."""
     loss: Loss = "hybrid"

@@ -52,33 +52,47 @@ def data_record(images: ImageSet) -> dict[str, Any]:
 def starting_checkpoint(run: TrainingRun, data: Mapping[str, Any], *, leave_damaged: bool = False) -> Path | None:
     """The newest sound checkpoint of a run to resume, None for a run that begins.
 
-    A damaged one is reported and, unless it is to be left, set aside under another name.
+    Where it is not the newest, damaged ones are reported and, unless they are to be left, set aside under other names.
 
     Raises:
         FileNotFoundError: its resume/ directory was deleted.
-        ValueError: a checkpoint of another model, or none that is sound.
+        ValueError: a checkpoint of another model, or none that is sound, naming the fault of the newest.
     """
     check_run_directory(run.directory, resume=run.resume)
-    found = checkpoints(run.directory)
     for path in no_directories(run.directory):
         _logger.warning("%s is no directory; the checkpoint before it is taken", path)
-    for path in reversed(found):
+    damaged: dict[Path, DamagedCheckpointError] = {}
+    for path in reversed(checkpoints(run.directory)):
         try:
             checkpoint = open_checkpoint(path, run.kind)
             verify(checkpoint)
+            model = _stored_model(checkpoint, run)
         except DamagedCheckpointError as damage:
-            now = path if leave_damaged else set_aside(path)
-            _logger.warning("%s; it is now %s, and the checkpoint before it is tried", damage, now)
+            damaged[path] = damage
             continue
         _refuse_without_resume(checkpoint)
-        _refuse_another_model(checkpoint, run)
+        _refuse_another_model(checkpoint, model, run)
         _warn_of_changes(checkpoint, run, data)
+        for broken, damage in damaged.items():
+            now = broken if leave_damaged else set_aside(broken)
+            _logger.warning("%s; it is now %s, and the checkpoint before it is tried", damage, now)
         return path
-    if found:
+    if damaged:
         raise ValueError(
-            f"none of the {len(found)} checkpoints in {run.directory} is sound; begin again in another --out"
+            f"none of the {len(damaged)} checkpoints in {run.directory} is sound; begin again in another --out; the "
+            f"newest: {next(iter(damaged.values()))}"
         )
     return None
+
+
+def _stored_model(checkpoint: Checkpoint, run: TrainingRun) -> Mapping[str, Any]:
+    """The model of a checkpoint, through its config class, so that a field younger than it has its default."""
+    if isinstance(run.model, Mapping):
+        return checkpoint.model
+    try:
+        return to_plain(from_plain(type(run.model), checkpoint.model, source=str(checkpoint.path / "config.json")))
+    except ValueError as error:
+        raise DamagedCheckpointError(str(error)) from None
 
 
 def _refuse_without_resume(checkpoint: Checkpoint) -> None:
@@ -96,12 +110,7 @@ def _refuse_without_resume(checkpoint: Checkpoint) -> None:
         )
 
 
-def _refuse_another_model(checkpoint: Checkpoint, run: TrainingRun) -> None:
-    # Through the config class, so that a field younger than the checkpoint has its default.
-    stored = checkpoint.model
-    if not isinstance(run.model, Mapping):
-        source = str(checkpoint.path / "config.json")
-        stored = to_plain(from_plain(type(run.model), checkpoint.model, source=source))
+def _refuse_another_model(checkpoint: Checkpoint, stored: Mapping[str, Any], run: TrainingRun) -> None:
     changed = [
         difference
         for difference in differences(stored, to_plain(run.model))
