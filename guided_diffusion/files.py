@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
 from io import BufferedReader
@@ -46,7 +46,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     of the block names `path` if it names no file: "no space left" says where.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_orphans(path.parent, f".{escape(path.name)}.*.tmp")
+    _remove_orphans(path.parent.glob(f".{escape(path.name)}.*.tmp"))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with named_errors(path), _owned(temporary, os.O_CREAT | os.O_TRUNC | os.O_RDWR) as descriptor:
@@ -73,7 +73,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     if path.exists() and not replace:
         raise taken
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_orphans(path.parent, f".partial-{escape(path.name)}*")
+    _remove_orphans(path.parent.glob(f".partial-{escape(path.name)}*"))
     partial = path.with_name(f".partial-{path.name}.{os.getpid()}")
     try:
         with named_errors(path), _owned(partial, os.O_DIRECTORY | os.O_RDONLY):
@@ -149,9 +149,7 @@ def remove_leftovers(directory: Path) -> None:
 
     Their names hold a process id, so hidden files of a user's own, such as `.notes.tmp`, stay as well.
     """
-    for path in [*directory.glob(".partial-*"), *directory.glob(".*.tmp")]:
-        if _TEMPORARY.fullmatch(path.name):
-            _remove_orphans(directory, escape(path.name))
+    _remove_orphans(path for path in directory.glob(".*") if _TEMPORARY.fullmatch(path.name))
 
 
 @contextmanager
@@ -196,9 +194,9 @@ _TEMPORARY = re.compile(r"\.partial-(.*\.\d+|(removed-)?checkpoint-\d+)|\..*\.\d
 """Temporary names; version 0.1 wrote checkpoints under names without a process id."""
 
 
-def _remove_orphans(directory: Path, pattern: str) -> None:
+def _remove_orphans(paths: Iterable[Path]) -> None:
     """Delete temporary files and directories that no living process has open; tidying never stops the work."""
-    for path in directory.glob(pattern):
+    for path in paths:
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:

@@ -127,6 +127,24 @@ def test_a_checkpoint_without_its_description_is_damaged_too(tmp_path, class_fol
     assert names(tmp_path) == ["checkpoint-0000002", "checkpoint-0000004"]
 
 
+@pytest.mark.parametrize("model", [{}, {"width": "wide"}, {"width": 8, "colour": 1}, {"width": 9}])
+def test_a_description_that_was_changed_is_damaged_too(tmp_path, class_folder, caplog, model):
+    config = tiny.loop(iterations=4, save_every_iterations=2)
+    train(tmp_path, class_folder, config, model=ModelConfig(width=8))
+    file = tmp_path / "checkpoint-0000004" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model": model}))
+    train(tmp_path, class_folder, config, model=ModelConfig(width=8), resume=True)
+    assert "damaged-checkpoint-0000004, and the checkpoint before it is tried" in caplog.text
+    assert names(tmp_path) == ["checkpoint-0000002", "checkpoint-0000004"]
+
+
+def test_checkpoints_without_a_sound_one_before_them_keep_their_names(tmp_path, class_folder):
+    train(tmp_path, class_folder, tiny.loop(iterations=2, save_every_iterations=1), model={"width": 8, "later": 1})
+    with pytest.raises(ValueError, match=r"none of the 2 checkpoints .* has a field later, which this version does"):
+        train(tmp_path, class_folder, tiny.loop(iterations=2), model=ModelConfig(width=8), resume=True)
+    assert names(tmp_path) == ["checkpoint-0000001", "checkpoint-0000002"]
+
+
 def test_a_run_without_a_sound_checkpoint_does_not_begin_anew_unasked(tmp_path, class_folder):
     train(tmp_path, class_folder, tiny.loop(iterations=1))
     flip_a_byte(latest(tmp_path) / "network.safetensors")
