@@ -110,30 +110,15 @@ def locked(directory: Path, *, work: str, name: str | None = None) -> Iterator[N
         ValueError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / (LOCK if name is None else f".{name}.lock")
-    with _own_lock(path) as is_ours:
-        if not is_ours:
-            place = directory if name is None else directory / name
-            raise ValueError(f"another {work} is at work in {place}; wait for it, or choose another --out")
-        if name is None:
-            remove_leftovers(directory)
-        yield
-
-
-@contextmanager
-def _own_lock(path: Path) -> Iterator[bool]:
-    """True while this process holds the lock at `path`, whose file goes with it; False if another process does."""
-    while True:
-        with _opened(path, os.O_CREAT | os.O_RDWR) as descriptor:
-            state = _lock(descriptor)
-            if state == "ours" and not _is_open_at(path, descriptor):
-                continue  # the process that held it has removed it meanwhile
-            try:
-                yield state != "taken"
-            finally:
-                if state == "ours":
-                    path.unlink(missing_ok=True)
-            return
+    path, place = (directory / LOCK, directory) if name is None else (directory / f".{name}.lock", directory / name)
+    refusal = f"another {work} is at work in {place}; wait for it, or choose another --out"
+    with _owned(path, os.O_CREAT | os.O_RDWR, refusal=refusal):
+        try:
+            if name is None:
+                remove_leftovers(directory)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _is_open_at(path: Path, descriptor: int) -> bool:
@@ -153,16 +138,22 @@ def remove_leftovers(directory: Path) -> None:
 
 
 @contextmanager
-def _owned(path: Path, flags: int) -> Iterator[int]:
-    """A temporary file or directory, new and open, marked as in use by this process while the block runs."""
+def _owned(path: Path, flags: int, *, refusal: str | None = None) -> Iterator[int]:
+    """A file or directory, made if missing, open and marked as in use by this process while the block runs.
+
+    refusal: the message of a ValueError where another process has it; None: wait for it.
+    """
     while True:
         if flags & os.O_DIRECTORY:
             path.mkdir(exist_ok=True)
         with _opened(path, flags) as descriptor:
-            if _lock(descriptor) == "taken" or not _is_open_at(path, descriptor):
-                continue  # another process took it for an orphan before it was locked
-            yield descriptor
-            return
+            is_taken = _lock(descriptor) == "taken"
+            if is_taken and refusal is not None:
+                raise ValueError(refusal)
+            if not is_taken and _is_open_at(path, descriptor):
+                yield descriptor
+                return
+        # Another process has it for a moment, to remove it, or has removed it before it was locked.
 
 
 _descriptors: set[int] = set()
