@@ -700,7 +700,7 @@ RUN_CASES = (
              says=("samples lacks 1000000000 of its 1000000000 shards (0, 1,", "run the sampling command again")),
     BadInput(name="A manifest of half shards", script="evaluate", options=("--generated=samples",),
              make=lambda: _put("samples/manifest.json", '{"num_samples": 10, "shard_size": 2.5}'),
-             says=("samples/manifest.json is damaged: shard_size is 2.5", "run the sampling command again")),
+             says=("samples/manifest.json is damaged: shard_size is 2.5", "make the samples again")),
     BadInput(name="Prepared images beside other files", script="prepare_data", make=lambda: _put("out/mine.txt"),
              says=("out holds other files; give --out a directory that is new or empty",)),
     BadInput(name="Prepared images of another data set", script="prepare_data", make=lambda: _classes("a"),

@@ -104,6 +104,12 @@ def test_a_manifest_of_any_size_answers_at_once(samples: Path) -> None:
         read_labels(samples)
 
 
+def test_shards_without_a_manifest_are_not_taken_for_those_of_a_run(samples: Path) -> None:
+    (samples / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"holds shards without a manifest.json, made with unknown settings; make"):
+        open_manifest(samples, MANIFEST)
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("shard_size", 4.0), ("num_samples", "10"), ("num_samples", True), ("environments", {}),
                          ("class_names", "dark")],
@@ -111,7 +117,7 @@ def test_a_manifest_of_any_size_answers_at_once(samples: Path) -> None:
 def test_a_damaged_manifest_is_named_with_its_field(samples: Path, field: str, value: object) -> None:
     path = samples / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
-    with pytest.raises(ValueError, match=rf"manifest.json is damaged: {field} is .*; move it away and run"):
+    with pytest.raises(ValueError, match=rf"manifest.json is damaged: {field} is .*; make the samples again"):
         read_manifest(samples)
 
 

@@ -27,6 +27,7 @@ from .storage import NO_LABEL, StoredImages
 MANIFEST_NAME = "manifest.json"
 ENVIRONMENTS = "environments"
 """Key of the manifest that lists the hardware and libraries that computed the samples; never compared."""
+REMEDY = "make the samples again in another directory"
 _FIELDS: Fields = {"num_samples": int, "shard_size": int}
 _OPTIONAL_FIELDS: Fields = {"class_names": list[str] | None, ENVIRONMENTS: list[dict[str, Any]] | None}
 
@@ -180,13 +181,16 @@ def check_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     The environment is not compared, nor are names with a SHA-256 beside them. An option that is null counts as absent.
 
     Raises:
-        ValueError: fields differ from the stored manifest, all of them named; or one of the two is no manifest.
+        ValueError: fields differ from the stored manifest, all of them named; or one of the two is no manifest; or the
+            directory holds shards of which no manifest tells how they were made.
     """
     for field in ("num_samples", "shard_size"):
         if not isinstance(manifest.get(field), int):
             raise ValueError(f"a manifest needs an integer {field}, got {manifest.get(field)!r}")
     wanted = _as_json(manifest)
     there = (directory / MANIFEST_NAME).exists()
+    if not there and any(directory.glob("shard-*.npz")):
+        raise ValueError(f"{directory} holds shards without a {MANIFEST_NAME}, made with unknown settings; {REMEDY}")
     stored = without_environments(read_manifest(directory)) if there else wanted
     differing = differences(identified(stored), identified(wanted))
     if differing:
@@ -222,7 +226,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         if manifest["num_samples"] < 1 or manifest["shard_size"] < 1:
             raise DamagedRecordError(f"{path} is damaged: num_samples and shard_size must be positive")
     except DamagedRecordError as error:
-        raise DamagedRecordError(f"{error}; move it away and run the sampling command again") from None
+        raise DamagedRecordError(f"{error}; {REMEDY}") from None
     return manifest
 
 
