@@ -670,8 +670,6 @@ RUN_CASES = (
              options=("--preview.images=2", "--preview.classifier=runs/classifier", "--chain.num_steps=40"),
              says=("cannot guide out: chain.num_steps is 40 to the diffusion model, but 50 to the classifier, ",
                    "so they mean different noise by a timestep; train a classifier with --diffusion out")),
-    BadInput(name="A directory under the name of a shard", script="sample", writes=True,
-             make=lambda: Path("out/shard-00000.npz").mkdir(parents=True), says=("Is a directory: out/shard-00000.npz",)),
     BadInput(name="A checkpoint under the name of another iteration", script="sample",
              make=lambda: Path("runs/diffusion/checkpoint-0000002").rename("runs/diffusion/checkpoint-0000009"),
              says=("checkpoint-0000009 holds iteration 2, not 9 as its name says; remove it, or rename it to",)),
