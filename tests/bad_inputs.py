@@ -483,7 +483,7 @@ OPTION_CASES = (
              says=("mine.yaml gives seed twice, in the mapping from line 2 on; leave one out",)),
     BadInput(name="A YAML file whose alias names the mapping that holds it", options=("--config=mine.yaml",),
              make=lambda: _put("mine.yaml", "training: &all\n  batch: *all"),
-             says=("mine.yaml is no YAML file of options", "recursive")),
+             says=("mine.yaml has an alias of the mapping from line 1 on in that mapping; write its values",)),
     BadInput(name="No such YAML file", options=("--config=mine.yaml",),
              says=("--config: File does not exist: 'mine.yaml'",)),
     BadInput(name="A value of the wrong type", options=("--training.learning_rate=fast",),
