@@ -179,16 +179,16 @@ def _imported(module: str, attribute: str, *, smooth: bool, device: torch.device
         found = attrgetter(attribute)(import_module(module))
         if not isinstance(found, CleanClassifier | nn.Module):
             found = found()
-        if isinstance(found, CleanClassifier):
-            return replace(found, name=name)
-        own = clean_classifier(found, class_names=getattr(found, "class_names", ()), smooth=smooth, device=device)
+        if not isinstance(found, CleanClassifier):
+            names = getattr(found, "class_names", ())
+            found = clean_classifier(found, class_names=names, smooth=smooth, device=device)
     except Exception as error:  # whatever a user's own code raises
         raise ValueError(
             f"--guidance.clean_classifier.name {name} gives no classifier ({type(error).__name__}: {error}); MODULE "
             f"must be installed or lie in this directory, and ATTRIBUTE be a network, a clean_classifier(..), or a "
             f"function without arguments that returns one; other names are torchvision:NAME and classifier:RUN"
         ) from error
-    return replace(own, name=name)
+    return replace(found, name=name)
 
 
 def _state_sha256(network: nn.Module) -> str:
