@@ -58,7 +58,8 @@ def run_command(
             raise
         text = str(error) if is_bad_input else out_of_memory_message(error, dict(_options(config_class)))
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
-            text = f"{error.strerror}: {error.filename}"  # without the operating system's error number
+            # Without the operating system's error number; a file that was to be renamed is known by its new name.
+            text = f"{error.strerror}: {error.filename2 or error.filename}"
         print(f"error: {text}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
