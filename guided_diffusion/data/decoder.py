@@ -24,6 +24,7 @@ from .crops import (
     damage_named,
     decoded,
     has_more_frames,
+    opened,
     orientation,
     random_crop,
 )  # fmt: skip
@@ -189,7 +190,7 @@ def read_headers(
     for index in tqdm(to_read, desc="reading image headers", unit="files", disable=few):
         mode = None
         try:
-            with damage_named(files.path(index)), files.open(index) as file, Image.open(file) as image:
+            with damage_named(files.path(index)), files.open(index) as file, opened(file) as image:
                 mode, sizes[index] = image.mode, image.size
                 turned, animated = turned + (orientation(image) > 1), animated + has_more_frames(image)
         except DamagedImageError as damage:

@@ -76,6 +76,11 @@ class ImageSet:
         return "L" if self.channels == 1 else "RGB"
 
     @property
+    def window(self) -> Window | None:
+        """As `DataConfig.window`."""
+        return self.source.window if isinstance(self.source, DecodedImages) else None
+
+    @property
     def is_labelled(self) -> bool:
         """True if any image has a label."""
         return bool((self.labels != NO_LABEL).any())

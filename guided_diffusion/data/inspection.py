@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
 from ..files import atomic_write
 from .config import CHANNELS, Labels, Window
-from .crops import DamagedImageError, center_crop, damage_named, decoded, encoded_bytes, orientation
+from .crops import DamagedImageError, center_crop, damage_named, decoded, encoded_bytes, opened, orientation
 from .decoder import GREY_MODES
 from .formats.folder import FolderImages
 from .formats.storage import EncodedImages, PackedNames
@@ -116,7 +116,7 @@ def file_facts(files: EncodedImages, index: int, *, window: Window | None = None
         with damage_named(path), files.open(index) as file:
             content = encoded_bytes(file)
             digest = hashlib.blake2b(content, digest_size=16).digest()
-            with Image.open(io.BytesIO(content)) as image:
+            with opened(io.BytesIO(content)) as image:
                 turn = orientation(image)
                 width, height = image.size
                 size = (height, width) if turn > 4 and image.format != "TIFF" else (width, height)  # TIFF's are turned
@@ -125,8 +125,7 @@ def file_facts(files: EncodedImages, index: int, *, window: Window | None = None
             pixels = _pixels(content, found.mode, window)
             return replace(found, means=channel_means(pixels), is_constant=bool((pixels == pixels[0, 0]).all()))
     except DamagedImageError as damage:
-        unknown = isinstance(damage.__cause__, UnidentifiedImageError)  # whose message names a buffer of ours
-        return Facts(digest, damage="no image of any known format" if unknown else str(damage.__cause__))
+        return Facts(digest, damage=str(damage.__cause__))
     except UnknownRangeError as unknown:
         return Facts(digest, damage=f"{unknown.__cause__}; needs --data.window BLACK WHITE")
     except OSError as failure:
