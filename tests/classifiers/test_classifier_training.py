@@ -248,13 +248,12 @@ def test_a_classifier_of_another_value_window_than_its_diffusion_model_is_doubte
     for name, level in (("dark", 0), ("light", 4000)):
         (tmp_path / "data" / name).mkdir(parents=True)
         Image.fromarray(np.full((8, 8), level, np.uint16)).save(tmp_path / "data" / name / "0.png")
-    run, classifier = (make(tmp_path / kind, tmp_path / "data", iterations=1) for kind, make in (
-        ("diffusion", tiny.diffusion_config), ("classifier", tiny.classifier_config)
-    ))  # fmt: skip
+    run = tiny.diffusion_config(tmp_path / "diffusion", tmp_path / "data", iterations=1)
+    classifier = tiny.classifier_config(tmp_path / "classifier", tmp_path / "data", diffusion=run.out, iterations=1)
     windows = [replace(run.data, mode="L", window=(0, white)) for white in (4095, 65535)]
     train_diffusion(replace(run, data=windows[0]))
     for window in windows:
-        train_classifier(replace(classifier, out=tmp_path / str(window.window), data=window, diffusion=run.out))
+        train_classifier(replace(classifier, out=tmp_path / str(window.window), data=window))
         said = "was trained with --data.window [0, 4095], this classifier with [0, 65535]"
         assert (said in caplog.text) == (window is windows[1])
 
