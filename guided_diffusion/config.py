@@ -5,12 +5,15 @@ import itertools
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
+import yaml
 
 from .option_errors import config_files, in_words, stored_in_words
 from .standard_streams import guarded_streams
@@ -20,7 +23,8 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 C = TypeVar("C")
 
-_jsonargparse: Any = jsonargparse  # its signatures are untyped in part
+_jsonargparse: Any = jsonargparse  # its signatures are untyped in part, and so are these
+_yaml: Any = yaml
 
 
 @guarded_streams()
@@ -54,7 +58,8 @@ def run_command(
             raise
         text = str(error) if is_bad_input else out_of_memory_message(error, dict(_options(config_class)))
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
-            text = f"{error.strerror}: {error.filename}"  # without the operating system's error number
+            # Without the operating system's error number; a file that was to be renamed is known by its new name.
+            text = f"{error.strerror}: {error.filename2 or error.filename}"
         print(f"error: {text}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
@@ -90,6 +95,8 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
     for file in config_files(arguments):
         if Path(file).is_fifo() and not file.startswith("/dev/"):  # where the shell's <(..) has a writer
             raise ValueError(f"{file} is no YAML file of options but a named pipe; give a file")
+        if Path(file).is_file():
+            _refuse_duplicates(Path(file))
     try:
         return _jsonargparse.auto_cli(
             config_class,
@@ -104,6 +111,20 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
         raise ValueError(in_words(str(error), options, arguments)) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{' or '.join(config_files(arguments))} is no YAML file of options: {error}") from None
+
+
+def _refuse_duplicates(file: Path) -> None:
+    """Refuse a YAML file that gives an option twice, of which YAML would take the last; what is no YAML passes."""
+    with suppress(yaml.YAMLError, UnicodeDecodeError):
+        nodes: list[Any] = [_yaml.compose(file.read_text(encoding="utf-8"))]
+        while nodes:
+            node = nodes.pop()
+            if isinstance(node, yaml.MappingNode):
+                counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+                if twice := [name for name, count in counts.items() if count > 1]:
+                    where = f"in the mapping from line {node.start_mark.line + 1} on"
+                    raise ValueError(f"{file} gives {twice[0]} twice, {where}; leave one out")
+                nodes += [value for _, value in node.value]
 
 
 def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM and SIGINT."""
+"""Requests to stop: SIGTERM, SIGINT and SIGHUP."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ class InterruptedWork(Exception):  # noqa: N818  # a request, not an error
 
 
 class StopRequest:
-    """A request by SIGTERM or SIGINT. It is answered between two steps, or at once where nothing is lost."""
+    """A request by a signal. It is answered between two steps, or at once where nothing is lost."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -40,12 +40,18 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Turn SIGTERM and the first SIGINT into a request while the block runs; signals reach the main thread alone."""
+    """Turn SIGTERM, the first SIGINT and SIGHUP into a request while the block runs.
+
+    SIGHUP tells that the terminal was closed; under nohup it stays ignored. Signals reach the main thread alone.
+    """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.signal(number, stop.receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, stop.receive) for number in numbers}
     try:
         yield stop
     finally:

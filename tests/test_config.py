@@ -382,6 +382,17 @@ def test_a_script_says_what_the_operating_system_refused_without_its_number(caps
     assert capsys.readouterr().err == "error: No such file or directory: /nowhere/at/all\n"
 
 
+def test_a_file_that_cannot_take_its_name_is_called_by_it(tmp_path, capsys):
+    (tmp_path / "shard.npz").mkdir()
+    (tmp_path / ".shard.npz.123.tmp").touch()
+    with pytest.raises(SystemExit):
+        run_command(
+            OuterConfig, lambda config: (tmp_path / ".shard.npz.123.tmp").replace(tmp_path / "shard.npz"),
+            ["--inner.width=2"],
+        )  # fmt: skip
+    assert capsys.readouterr().err == f"error: Is a directory: {tmp_path / 'shard.npz'}\n"
+
+
 def test_an_interrupted_script_promises_nothing_and_ends_as_shells_expect(capsys):
     def run(config: OuterConfig) -> None:
         raise KeyboardInterrupt

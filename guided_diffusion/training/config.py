@@ -72,7 +72,7 @@ class LoopConfig:
     log_every_iterations: int = 50
     """Interval of the lines of metrics.jsonl, which are means over it."""
     save_every_iterations: int = 5000
-    """Interval of checkpoints; the end of the budget, SIGTERM and Ctrl-C save as well."""
+    """Interval of checkpoints; the end of the budget, SIGTERM, Ctrl-C and a closed terminal save as well."""
     keep_checkpoints: int = 3
     """Newest checkpoints kept; also the one before the newest until an update has shown the newest to be sound."""
     keep_every_iterations: int | None = None

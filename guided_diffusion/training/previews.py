@@ -4,6 +4,7 @@ The samples are made by the network in training, with the weights of its slowest
 """
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -119,7 +120,8 @@ def _recorded(
         file = preview_file(training.out, iteration)
         write(file)
         young = f", still {initial:.0%} the initial ones" if initial > 0.01 else ""
-        tqdm.write(f"{file}: previews by the weights {'network' if decay is None else f'ema_{decay}'}{young}")
+        weights = "network" if decay is None else f"ema_{decay}"
+        tqdm.write(f"{file}: previews by the weights {weights}{young}", file=sys.stderr)
         if (cast := cast_in_words(previews, data)) is not None:
             cause = "the model is not there yet" if initial <= 0.01 else (
                 f"{initial:.0%} of the averaged weights that made them (ema_{decay}) are still the initial ones"

@@ -202,7 +202,7 @@ def test_resuming_without_the_resume_directory_is_refused(tmp_path, class_folder
         train(tmp_path, class_folder, tiny.loop(iterations=2), resume=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_request_to_stop_saves_where_the_training_is_and_it_continues_to_the_bit(tmp_path, class_folder, number):
     def stop_at_3(network: nn.Module, now: int) -> dict[str, float]:
         if now == 3:
@@ -217,6 +217,19 @@ def test_a_request_to_stop_saves_where_the_training_is_and_it_continues_to_the_b
     train(tmp_path / "parts", class_folder, config, resume=True)
     train(tmp_path / "whole", class_folder, config)
     assert_same_training(latest(tmp_path / "parts"), latest(tmp_path / "whole"))
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path, class_folder):
+    def hang_up(network: nn.Module, now: int) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return {}
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        train(tmp_path, class_folder, tiny.loop(iterations=2, observe_every_iterations=1), observe=hang_up)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-0000002"]
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path, class_folder):

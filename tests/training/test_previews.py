@@ -111,7 +111,7 @@ def test_a_red_network_is_said_to_be_redder_than_grey_data(tmp_path, caplog, cap
     observe(Constant(red(0.75)), 1000)
     assert "the model is not there yet; it may have had too few iterations, or too high" in caplog.messages[-1]
     assert [file.name for file in sorted((tmp_path / "previews").iterdir())] == ["0000100.png", "0001000.png"]
-    assert capsys.readouterr().out.splitlines() == [
+    assert capsys.readouterr().err.splitlines() == [
         f"{tmp_path / 'previews' / '0000100.png'}: previews by the weights ema_0.99, still 37% the initial ones",
         f"{tmp_path / 'previews' / '0001000.png'}: previews by the weights ema_0.99",
     ]
