@@ -1,5 +1,6 @@
 """The objective of classifiers, and the chain that they share with the diffusion model to be guided."""
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from guided_diffusion.checkpoint import Checkpoint
-from guided_diffusion.config import from_plain
+from guided_diffusion.config import from_plain, to_plain
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.data.config import CHANNELS
 from guided_diffusion.data.image_set import ImageSet
@@ -18,6 +19,8 @@ from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.training.objective import Losses
 
 from .calibration import kl_to_uniform
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,4 +73,10 @@ def guided_chain(checkpoint: Checkpoint, data: ImageSet) -> ChainConfig:
             f"a classifier trained on {data.path} could not guide {checkpoint.path}: {difference}; give the same "
             f"classes, or for a classifier of clean images --diffusion null"
         )
+    window, own = checkpoint.run.get("data", {}).get("window"), to_plain(data.window)
+    if window != own:
+        _logger.warning(
+            "%s was trained with --data.window %s, this classifier with %s: the same picture has other greys to it; "
+            "give the same window, unless it is in prepared images already", checkpoint.path, window, own,
+        )  # fmt: skip
     return model.chain

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.hub import download_url_to_file, get_dir
 
 from guided_diffusion.checkpoint import read_state_dict
-from guided_diffusion.data.labels import imagenet_class_names
+from guided_diffusion.data.labels import imagenet_class_names, matched
 from guided_diffusion.files import file_sha256
 
 from .activations import smoothed
@@ -54,15 +54,15 @@ class CleanClassifier:
         are_imagenet = are_ids and list(class_names) == sorted(class_names) and len(self.class_names) == 1000
         if not class_names or are_imagenet:
             return tuple(range(len(self.class_names)))
-        known = {name: label for label, name in enumerate(self.class_names)}
-        unknown = [name for name in class_names if name not in known]
+        labels = tuple(matched(class_names, self.class_names))
+        unknown = [name for name, label in zip(class_names, labels, strict=True) if label < 0]
         if unknown:
             shown = ", ".join(self.class_names[:5]) + (", .." if len(self.class_names) > 5 else "")
             raise ValueError(
                 f"{self.name} does not know {len(unknown)} of the model's {len(class_names)} classes, the first "
                 f'"{unknown[0]}"; it knows {len(self.class_names)}: {shown}'
             )
-        return tuple(known[name] for name in class_names)
+        return labels
 
 
 def load_clean_classifier(name: str, *, smooth: bool, device: torch.device | str) -> CleanClassifier:
@@ -179,16 +179,16 @@ def _imported(module: str, attribute: str, *, smooth: bool, device: torch.device
         found = attrgetter(attribute)(import_module(module))
         if not isinstance(found, CleanClassifier | nn.Module):
             found = found()
-        if isinstance(found, CleanClassifier):
-            return replace(found, name=name)
-        own = clean_classifier(found, class_names=getattr(found, "class_names", ()), smooth=smooth, device=device)
+        if not isinstance(found, CleanClassifier):
+            names = getattr(found, "class_names", ())
+            found = clean_classifier(found, class_names=names, smooth=smooth, device=device)
     except Exception as error:  # whatever a user's own code raises
         raise ValueError(
             f"--guidance.clean_classifier.name {name} gives no classifier ({type(error).__name__}: {error}); MODULE "
             f"must be installed or lie in this directory, and ATTRIBUTE be a network, a clean_classifier(..), or a "
             f"function without arguments that returns one; other names are torchvision:NAME and classifier:RUN"
         ) from error
-    return replace(own, name=name)
+    return replace(found, name=name)
 
 
 def _state_sha256(network: nn.Module) -> str:

@@ -62,7 +62,6 @@ class GuidedDiffusion:
         guide = None if classifier is None else load_classifier(Path(classifier), device=device)
         if clean_classifier is not None and not isinstance(clean_classifier, CleanClassifier):
             clean_classifier = make_clean_classifier(clean_classifier, device=device)
-        # Refuses classifiers that do not fit.
         loaded = load_guidance(GuidanceConfig(), model=model, classifier=guide, clean=clean_classifier)
         return cls(model, guide, loaded.clean)
 
@@ -110,9 +109,8 @@ class GuidedDiffusion:
 
 
 def _scaled(guidance: GuidanceConfig, scale: float, *, of_clean: bool) -> GuidanceConfig:
-    given = guidance.clean_classifier.scale if of_clean else guidance.scale
-    if given is not None:
-        name = "guidance.clean_classifier.scale" if of_clean else "guidance.scale"
+    name = "guidance.clean_classifier.scale" if of_clean else "guidance.scale"
+    if (given := guidance.strengths.get(name)) is not None:
         raise ValueError(f"scale {scale:g} and {name} {given:g} were given; leave one of them out")
     if of_clean:
         return replace(guidance, clean_classifier=replace(guidance.clean_classifier, scale=scale))
@@ -131,8 +129,7 @@ def _settings(sampler: SamplerName | SamplerConfig, options: dict[str, Any]) -> 
 
 
 def _plan(run: SamplingRun, labels: Sequence[int | str] | Tensor | np.ndarray | str, num_samples: int | None) -> Plan:
-    if isinstance(labels, Tensor | np.ndarray):
-        labels = cast(Sequence[int | str], labels.tolist())
+    labels = cast(Sequence[int | str], labels.tolist()) if isinstance(labels, Tensor | np.ndarray) else labels
     if not isinstance(labels, Sequence):  # a set has no order, and a mapping's values would go unseen
         raise TypeError(f'labels are a list, or a rule such as "all"; got {type(labels).__name__} {labels}')
     if isinstance(labels, str):

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from tqdm.contrib.logging import logging_redirect_tqdm
+
 from .files import named_errors
 
 
@@ -17,13 +19,14 @@ def guarded_streams() -> Iterator[None]:
 
     Standard error has progress and warnings, which nobody may read any more; standard output has results. A stream that
     was closed before the start is the null device: else a file would take its number, and messages their place in it.
+    Warnings are written above progress bars.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  # for as long as the process lives
     errors: Any = _Guarded(sys.stderr, partial(suppress, OSError))
     output: Any = _Guarded(sys.stdout, partial(named_errors, Path("standard output")))
-    with redirect_stderr(errors), redirect_stdout(output):
+    with redirect_stderr(errors), redirect_stdout(output), logging_redirect_tqdm():
         yield
 
 

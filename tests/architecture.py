@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 LIBRARY_PLACES: dict[str, tuple[str, ...]] = {
     "PIL": (
-        "guided_diffusion/data/", "guided_diffusion/generation/", "guided_diffusion/evaluation/extractors/dinov2.py",
+        "guided_diffusion/data/", "guided_diffusion/evaluation/extractors/dinov2.py",
         "guided_diffusion/commands/make_digits.py",
     ),
     "accelerate": ("guided_diffusion/distributed.py",),

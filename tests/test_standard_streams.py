@@ -51,3 +51,10 @@ def test_results_that_cannot_be_written_are_an_error_that_says_where(tmp_path):
     status, text = run(tmp_path / "made", ">/dev/full")
     assert status == 2
     assert "error: No space left on device: standard output\n" in text
+
+
+def test_a_warning_stands_above_the_progress_bar(tmp_path):
+    # It stood on the bar's line, "67%|####   | 2/3warning".
+    status, text = run(tmp_path / "made", "")
+    assert status == 0
+    assert [line for line in text.replace("\r", "\n").splitlines() if "warning" in line] == ["warning"] * 3

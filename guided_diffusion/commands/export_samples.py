@@ -69,8 +69,7 @@ def write_pictures(samples: Path, out: Path) -> None:
     if has_classes and not names:
         raise ValueError(f"{samples} has labels but no class names to name directories by; export an .npz")
     names = folder_names(names)
-    if out.exists():
-        _check_whole(samples, names, out)
+    if out.exists() and _is_export(out, samples, names):
         print(f"{out} is there already, whole, with these pictures")
         return
     with atomic_directory(out) as folder:
@@ -110,17 +109,14 @@ def _pictures(samples: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]
             yield f"{directory}{sample_id:0{digits}d}.png", encoded.getvalue()
 
 
-def _check_whole(samples: Path, names: Sequence[str], out: Path) -> None:
-    """Refuse a folder that is not this very export, which was killed after its last step, or is repeated."""
+def _is_export(out: Path, samples: Path, names: Sequence[str]) -> bool:
+    """True for the folder of an export that was killed after its last step, or is repeated."""
     present = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     for path, content in _pictures(samples, names):
         if path not in present or (out / path).read_bytes() != content:
-            break
+            return False
         present.remove(path)
-    else:
-        if not present:
-            return
-    raise FileExistsError(f"{out} is there already; remove it or give another --out")
+    return not present
 
 
 main = partial(run_command, ExportConfig, export_samples)

@@ -53,7 +53,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         guided = None if config.diffusion is None else open_checkpoint(config.diffusion, "diffusion")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; a classifier of clean images needs none: --diffusion null") from None
-    data = open_training_data(config)
+    data = open_training_data(config, class_names=() if guided is None else guided.model.get("class_names", ()))
     refuse_one_class(data)
     network = ClassifierConfig(
         **vars(config.network), num_classes=len(data.class_names), in_channels=data.channels, pooling=config.pooling

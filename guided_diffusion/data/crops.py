@@ -1,10 +1,11 @@
-"""Square pixels of an image file: decoding, turning upright, conversion to grey or colour, and the published crops."""
+"""Square pixels of an image file: opening, turning upright, conversion to grey or colour, and the published crops."""
 
 import io
 import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .config import CHANNELS, Mode, Window
+from .formats.tree import EXTENSIONS
 from .values import UnknownRangeError, is_deep, to_8_bits
 
 if find_spec("pillow_heif") is not None:  # whoever has it installed has HEIC files
@@ -36,7 +38,7 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 """Tag of TIFF, and its value where the smallest number is white."""
 _PIECE = 1 << 20
 _ANY_IMAGE = 32 << 20
-"""Bytes that a file may have whatever its header says."""
+"""Bytes that an image file may have, whatever its header says."""
 _MOST_BYTES_A_PIXEL = 16
 
 
@@ -84,6 +86,31 @@ def _square(image: Image.Image, size: int, *, x: int, y: int) -> NDArray[np.uint
     return np.array(image.crop((x, y, x + size, y + size))).reshape(size, size, CHANNELS[image.mode])
 
 
+def opened(file: IO[bytes]) -> Image.Image:
+    """The image whose header is in a file; only of the formats of `EXTENSIONS`, since Pillow runs Ghostscript for EPS.
+
+    Raises:
+        ValueError: content of another format, named where Pillow knows it.
+    """
+    formats = _formats()
+    with suppress(UnidentifiedImageError):
+        return Image.open(file, formats=formats)
+    file.seek(0)
+    start, found = file.read(16), "no known image format"
+    for kind, (_, accept) in Image.OPEN.items():
+        with suppress(Exception):  # of recognisers, at files of a few bytes
+            if kind not in formats and accept is not None and accept(start) is True:
+                found = f"the format {kind}, which is not read"
+    raise ValueError(f"its content is of {found}")
+
+
+@cache
+def _formats() -> list[str]:
+    """Pillow's names of the formats of `EXTENSIONS`, in the order in which it tries them."""
+    kinds = Image.registered_extensions()
+    return [kind for kind in Image.ID if kind in {kinds.get(extension) for extension in EXTENSIONS}]
+
+
 def decoded(file: IO[bytes], *, mode: Mode, window: Window | None = None) -> Image.Image:
     """The image in `mode`, turned as its EXIF orientation says; the first frame of several.
 
@@ -92,7 +119,7 @@ def decoded(file: IO[bytes], *, mode: Mode, window: Window | None = None) -> Ima
     8 bits what `to_8_bits` makes of it. Palette, CMYK and the rest convert as Pillow does. Call it within
     `damage_named`.
     """
-    with Image.open(io.BytesIO(encoded_bytes(file))) as image:
+    with opened(io.BytesIO(encoded_bytes(file))) as image:
         image.load()
         # Pillow inverts such TIFF files itself where they have 8 bits.
         is_negative = is_deep(image.mode) and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
@@ -111,27 +138,17 @@ def encoded_bytes(file: IO[bytes]) -> bytes:
 
     It is read whole, since an archive checks a member's sum at its end, which decoders do not always reach.
     """
-    start = file.read(_PIECE)
-    if len(start) < _PIECE:
-        return start
-    content = start + _bytes_up_to(_ANY_IMAGE, file)
-    if len(content) < _ANY_IMAGE:
-        return content
-    file.seek(0)
-    with Image.open(file) as image:
-        size, frames = image.size, getattr(image, "n_frames", 1)
-    most = _ANY_IMAGE + _MOST_BYTES_A_PIXEL * math.prod(size) * frames
-    file.seek(0)
-    content = _bytes_up_to(most + 1, file)
-    if len(content) > most:
-        raise ValueError(f"its header tells of {size[0]}x{size[1]} pixels, but more than {most:,} bytes follow")
-    return content
-
-
-def _bytes_up_to(most: int, file: IO[bytes]) -> bytes:
-    content = bytearray()
-    while len(content) < most and (piece := file.read(min(_PIECE, most - len(content)))):
+    content, most, size = bytearray(), _ANY_IMAGE, None
+    while piece := file.read(_PIECE):
         content += piece
+        if len(content) > most and size is None:
+            file.seek(0)
+            with opened(file) as image:
+                size, frames = image.size, getattr(image, "n_frames", 1)
+                most += _MOST_BYTES_A_PIXEL * math.prod(size) * frames
+            file.seek(len(content))
+        if len(content) > most and size is not None:
+            raise ValueError(f"its header tells of {size[0]}x{size[1]} pixels, but more than {most:,} bytes follow")
     return bytes(content)
 
 
@@ -166,8 +183,6 @@ def damage_named(path: Path) -> Iterator[None]:
     except Image.DecompressionBombError as cause:
         size = ValueError(str(cause).partition(", could")[0])  # which goes on about an attack
         raise DamagedImageError(f"{path} is too large to be read ({size})", remedy="make it smaller") from size
-    except UnidentifiedImageError as cause:  # whose own text describes a Python object
-        raise DamagedImageError(f"{path} is not a readable image (its content is of no known image format)") from cause
     except OSError as cause:
         if cause.errno is not None:  # the operating system spoke; Pillow's own OSErrors carry no number
             raise OSError(cause.errno, f"could not read an image: {cause.strerror}", str(path)) from cause

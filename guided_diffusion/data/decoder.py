@@ -17,16 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..diffusion.images import from_uint8
+from . import crops
 from .config import CHANNELS, DataConfig, Mode, Window
-from .crops import (
-    DamagedImageError,
-    center_crop,
-    damage_named,
-    decoded,
-    has_more_frames,
-    orientation,
-    random_crop,
-)  # fmt: skip
+from .crops import DamagedImageError
 from .formats.storage import EncodedImages, StoredImages
 from .values import is_deep
 
@@ -79,14 +72,14 @@ class DecodedImages:
         image = self._image(index)
         if self.size is None:
             return np.array(image).reshape(image.height, image.width, CHANNELS[self.mode])
-        return center_crop(image, self.size)
+        return crops.center_crop(image, self.size)
 
     def augmented(self, index: int, rng: random.Random) -> NDArray[np.uint8]:
         """The image as a training sees it: crop and mirror as configured, drawn from `rng`."""
         assert self.size is not None
         assert self.config is not None
         image, random = self._image(index), self.config.crop == "random"
-        pixels = random_crop(image, self.size, rng=rng) if random else center_crop(image, self.size)
+        pixels = crops.random_crop(image, self.size, rng=rng) if random else crops.center_crop(image, self.size)
         return pixels[:, ::-1] if self.config.flip and rng.random() < 0.5 else pixels
 
     def stream(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
@@ -121,8 +114,8 @@ class DecodedImages:
 
     def _decoded(self, index: int) -> Image.Image:
         try:
-            with damage_named(self.path(index)), self.files.open(int(self.entries[index])) as file:
-                return decoded(file, mode=self.mode, window=self.window)
+            with crops.damage_named(self.path(index)), self.files.open(int(self.entries[index])) as file:
+                return crops.decoded(file, mode=self.mode, window=self.window)
         except FileNotFoundError as lost:
             if self.config is None or self.config.path.exists():
                 raise
@@ -189,9 +182,9 @@ def read_headers(
     for index in tqdm(to_read, desc="reading image headers", unit="files", disable=few):
         mode = None
         try:
-            with damage_named(files.path(index)), files.open(index) as file, Image.open(file) as image:
+            with crops.damage_named(files.path(index)), files.open(index) as file, crops.opened(file) as image:
                 mode, sizes[index] = image.mode, image.size
-                turned, animated = turned + (orientation(image) > 1), animated + has_more_frames(image)
+                turned, animated = turned + (crops.orientation(image) > 1), animated + crops.has_more_frames(image)
         except DamagedImageError as damage:
             _refuse_unless_skipped(damage, config)
         except FileNotFoundError:
@@ -237,8 +230,10 @@ def common_mode(modes: Sequence[str | None], files: EncodedImages, root: Path, *
     )
 
 
-def mode_with_channels(modes: Sequence[str | None], files: EncodedImages, channels: int) -> Mode:
-    """The mode with so many channels; grey images may become coloured, the reverse is refused."""
+def mode_with_channels(modes: Sequence[str | None], files: EncodedImages, root: Path, channels: int | None) -> Mode:
+    """The mode with so many channels, None: the common one; grey images may become coloured, not the reverse."""
+    if channels is None:
+        return common_mode(modes, files, root, in_training=False)
     if channels == 3:
         return "RGB"
     if channels != 1:

@@ -76,6 +76,11 @@ class ImageSet:
         return "L" if self.channels == 1 else "RGB"
 
     @property
+    def window(self) -> Window | None:
+        """As `DataConfig.window`."""
+        return self.source.window if isinstance(self.source, DecodedImages) else None
+
+    @property
     def is_labelled(self) -> bool:
         """True if any image has a label."""
         return bool((self.labels != NO_LABEL).any())
@@ -161,11 +166,10 @@ def open_image_set(
 ) -> ImageSet:
     """The images at a path with whatever labels they have, as evaluation and upsampling read them.
 
-    image_size: side in pixels. Pictures get the published centre crop to it; stored arrays of another size are refused.
-        None takes the images as they are.
+    image_size: side of the published centre crop of pictures, pixels; stored arrays of another size are refused. None
+        takes the images as they are.
     channels: 1 or 3. Pictures are converted, grey to colour only; None takes their mode, which must be one.
-    labels: as `DataConfig.labels`, for pictures in folders and zips; None takes class folders if there are any.
-    window: as `DataConfig.window`; images of 8 bits stay as they are.
+    labels, window: as in `DataConfig`; None takes class folders if there are any, and all 16 bits.
 
     Raises:
         FileNotFoundError: nothing at the path.
@@ -177,10 +181,14 @@ def open_image_set(
     source, resize, headers = stored.images, "none", None
     if not isinstance(source, ImageArrays):
         headers = read_headers(stored, source, path, None, window=window)
-        source = _pictures(stored, source, headers, path, size=image_size, channels=channels, window=window)
+        mode = mode_with_channels(headers.modes, source, path, channels)
+        source = DecodedImages(
+            files=source, entries=np.arange(len(stored.labels)), labels=stored.labels, mode=mode, size=image_size,
+            window=window,
+        )  # fmt: skip
         crop = "" if image_size is None else CENTER_CROP.format(size=image_size)
-        applied = window if headers.deep else None
-        resize = preprocessing(stored.resize, crop, window=applied, turned=headers.turned) or "none"
+        used = window if headers.deep else None
+        resize = preprocessing(stored.resize, crop, window=used, turned=headers.turned) or "none"
     images = ImageSet(
         path=path, format=stored.format, source=source, shape=source.shape, labels=torch.from_numpy(stored.labels),
         class_names=stored.class_names, manifest=stored.manifest, resize=resize, stored=stored, headers=headers,
@@ -188,24 +196,6 @@ def open_image_set(
     )  # fmt: skip
     _refuse_misfits(images, image_size=image_size, channels=channels)
     return images
-
-
-def _pictures(
-    stored: StoredImages,
-    files: EncodedImages,
-    headers: Headers,
-    path: Path,
-    *,
-    size: int | None,
-    channels: int | None,
-    window: Window | None,
-) -> DecodedImages:
-    if channels is None:
-        mode = common_mode(headers.modes, files, path, in_training=False)
-    else:
-        mode = mode_with_channels(headers.modes, files, channels)
-    entries = np.arange(len(stored.labels))
-    return DecodedImages(files=files, entries=entries, labels=stored.labels, mode=mode, size=size, window=window)
 
 
 def open_training_set(config: DataConfig, *, image_size: int, class_names: Sequence[str] | None = None) -> ImageSet:

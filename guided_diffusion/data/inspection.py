@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
 from ..files import atomic_write
 from .config import CHANNELS, Labels, Window
-from .crops import DamagedImageError, center_crop, damage_named, decoded, encoded_bytes, orientation
+from .crops import DamagedImageError, center_crop, damage_named, decoded, encoded_bytes, opened, orientation
 from .decoder import GREY_MODES
 from .formats.folder import FolderImages
 from .formats.storage import EncodedImages, PackedNames
@@ -25,8 +25,8 @@ from .formats.tree import folder_tree
 from .image_set import open_pictures
 from .labels import class_doubts
 from .subset import evenly_spaced
-from .summary import listed_files
-from .values import UnknownRangeError, channel_means, is_deep, value_doubt
+from .summary import counted, listed_files
+from .values import LOOKED_AT, UnknownRangeError, is_deep, value_doubts
 from .workers import read_each
 
 SIDE = 96
@@ -38,8 +38,6 @@ LABEL_WIDTH = 200
 TEXT_SIZE = 14
 _MOST_MEANS = 6
 """Classes whose means are all listed."""
-_LOOKED_AT = 16
-"""Images whose values are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,11 @@ class Inspection:
     """As `StoredImages.left_out`."""
     labelled_by: Labels
     window: Window | None
+
+    @property
+    def sound(self) -> list[int]:
+        """Indices of the files without damage."""
+        return [index for index, fact in enumerate(self.facts) if fact.damage is None]
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -116,17 +119,17 @@ def file_facts(files: EncodedImages, index: int, *, window: Window | None = None
         with damage_named(path), files.open(index) as file:
             content = encoded_bytes(file)
             digest = hashlib.blake2b(content, digest_size=16).digest()
-            with Image.open(io.BytesIO(content)) as image:
+            with opened(io.BytesIO(content)) as image:
                 turn = orientation(image)
                 width, height = image.size
                 size = (height, width) if turn > 4 and image.format != "TIFF" else (width, height)  # TIFF's are turned
                 found = Facts(digest, image.format or "", image.mode, size, turned=turn > 1)
             # Not every mode can become what a network sees.
             pixels = _pixels(content, found.mode, window)
-            return replace(found, means=channel_means(pixels), is_constant=bool((pixels == pixels[0, 0]).all()))
+            means, is_constant = tuple(pixels.mean(axis=(0, 1)).tolist()), bool((pixels == pixels[0, 0]).all())
+            return replace(found, means=means, is_constant=is_constant)
     except DamagedImageError as damage:
-        unknown = isinstance(damage.__cause__, UnidentifiedImageError)  # whose message names a buffer of ours
-        return Facts(digest, damage="no image of any known format" if unknown else str(damage.__cause__))
+        return Facts(digest, damage=str(damage.__cause__))
     except UnknownRangeError as unknown:
         return Facts(digest, damage=f"{unknown.__cause__}; needs --data.window BLACK WHITE")
     except OSError as failure:
@@ -142,14 +145,13 @@ def _pixels(content: bytes, mode: str, window: Window | None) -> NDArray[np.uint
 def report_lines(found: Inspection, *, size: int | None) -> list[str]:
     """The report for people. size: as of `InspectConfig`."""
     counts = found.class_counts
-    lines = [f"{found.path}: {sum(counts.values()):,} images in {_counted(len(counts), 'class', 'classes')}"]
+    lines = [f"{found.path}: {sum(counts.values()):,} images in {counted(len(counts), 'class', 'classes')}"]
     if found.refusal is not None:
         lines.append(f"refused     a training would end with: {found.refusal}")
     if found.left_out:
         lines.append(f"left out    {listed_files(found.left_out)}")
     lines.append(f"classes     {_balance(counts)}")
-    sound = [fact for fact in found.facts if fact.damage is None]
-    if sound:
+    if sound := [found.facts[index] for index in found.sound]:
         lines += [*_size_lines(sound, size), *_mean_lines(found)]
     lines.append(f"formats     {_shares(fact.format for fact in sound)}")
     modes = {"L" if found.window is not None and is_deep(fact.mode) else fact.mode for fact in sound}
@@ -157,12 +159,12 @@ def report_lines(found: Inspection, *, size: int | None) -> list[str]:
     advice = "; training needs --data.mode RGB (or L), which converts them" if needs_mode else ""
     lines.append(f"modes       {_shares(fact.mode for fact in sound)}{advice}")
     if turned := sum(fact.turned for fact in sound):
-        lines.append(f"turned      {_counted(turned, 'image', 'images')}, by the EXIF orientation")
+        lines.append(f"turned      {counted(turned, 'image')}, by the EXIF orientation")
     constant = [str(found.files.path(i)) for i, fact in enumerate(found.facts) if fact.is_constant]
     if constant:
-        lines += _listed(f"constant    {_counted(len(constant), 'image', 'images')} of one value each", constant)
+        lines += _listed(f"constant    {counted(len(constant), 'image')} of one value each", constant)
     broken = [f"{found.files.path(i)}: {fact.damage}" for i, fact in enumerate(found.facts) if fact.damage is not None]
-    lines += _listed(f"broken      {_counted(len(broken), 'file', 'files')}", broken)
+    lines += _listed(f"broken      {counted(len(broken), 'file')}", broken)
     return lines + _duplicate_lines(found) + [f"doubt       {doubt}" for doubt in _doubts(found)]
 
 
@@ -183,9 +185,9 @@ def _size_lines(sound: Sequence[Facts], size: int | None) -> list[str]:
 def _mean_lines(found: Inspection) -> list[str]:
     """Mean values of the channels, of each class where there are few, else of the darkest and the brightest."""
     channels = max(len(fact.means) for fact in found.facts)
-    sound = [index for index, fact in enumerate(found.facts) if fact.damage is None]
-    means = np.array([np.resize(found.facts[index].means, channels) for index in sound])  # grey has three equal ones
-    labels = found.labels[sound]
+    # Among colour, grey has three equal means.
+    means = np.array([np.resize(found.facts[index].means, channels) for index in found.sound])
+    labels = found.labels[found.sound]
     of_class = {found.class_names[label]: means[labels == label].mean(axis=0) for label in np.unique(labels)}
     shown = sorted(of_class, key=lambda name: of_class[name].sum())
     shown = list(of_class) if len(shown) <= _MOST_MEANS else [shown[0], shown[-1]]
@@ -198,15 +200,15 @@ def _mean(channels: NDArray[np.float64]) -> str:
 
 
 def _doubts(found: Inspection) -> list[str]:
-    doubts = class_doubts(found.labels, found.class_names, source=found.path, by=found.labelled_by)
-    sound = [index for index, fact in enumerate(found.facts) if fact.damage is None]
-    images: list[NDArray[np.uint8]] = []
-    for index in (sound[place] for place in evenly_spaced(len(sound), most=_LOOKED_AT)):
-        with found.files.open(index) as file:
-            images.append(_pixels(encoded_bytes(file), found.facts[index].mode, found.window))
+    sound, images = found.sound, list[NDArray[np.uint8]]()
+    for place in evenly_spaced(len(sound), most=LOOKED_AT):
+        with found.files.open(sound[place]) as file:
+            images.append(_pixels(encoded_bytes(file), found.facts[sound[place]].mode, found.window))
     deep = any(is_deep(found.facts[index].mode) for index in sound)
-    doubt = value_doubt(images, path=found.path, window=found.window, is_deep=deep) if images else None
-    return [*doubts, doubt] if doubt else doubts
+    return [
+        *class_doubts(found.labels, found.class_names, source=found.path, by=found.labelled_by),
+        *value_doubts(images, path=found.path, window=found.window, is_deep=deep),
+    ]
 
 
 def _balance(counts: dict[str, int]) -> str:
@@ -215,9 +217,9 @@ def _balance(counts: dict[str, int]) -> str:
     smallest, largest = min(names, key=counts.__getitem__), max(names, key=counts.__getitem__)
     low, high = counts[smallest], counts[largest]
     if low == high:
-        return f"{some}: balanced, {_counted(low, 'image', 'images')} each"
+        return f"{some}: balanced, {counted(low, 'image')} each"
     often = f"{high / low:.3g} times as many" if low else "the smallest is empty"
-    return f"{some}: from {_counted(low, 'image', 'images')} ({smallest}) to {high:,} ({largest}), {often}"
+    return f"{some}: from {counted(low, 'image')} ({smallest}) to {high:,} ({largest}), {often}"
 
 
 def _duplicate_lines(found: Inspection) -> list[str]:
@@ -228,9 +230,9 @@ def _duplicate_lines(found: Inspection) -> list[str]:
             indices_of[fact.digest].append(index)
     sets = [indices for indices in indices_of.values() if len(indices) > 1]
     across = sum(len(np.unique(found.labels[indices])) > 1 for indices in sets)
-    head = f"duplicates  {_counted(sum(map(len, sets)), 'file', 'files')}"
+    head = f"duplicates  {counted(sum(map(len, sets)), 'file')}"
     if sets:
-        head += f" in {_counted(len(sets), 'set', 'sets')} of equal ones"
+        head += f" in {counted(len(sets), 'set')} of equal ones"
     if across:
         head += f", {across:,} of them across classes"
     return _listed(head, [" = ".join(str(found.files.path(i)) for i in indices) for indices in sets])
@@ -238,10 +240,6 @@ def _duplicate_lines(found: Inspection) -> list[str]:
 
 def _listed(head: str, items: Sequence[str]) -> list[str]:
     return [f"{head}:" if items else head, *(f"  {item}" for item in items)]
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}" if count else f"no {many}"
 
 
 def _shares(names: Iterable[str]) -> str:
@@ -264,7 +262,7 @@ def write_thumbnails(path: Path, found: Inspection) -> None:
         top = row * STEP + SIDE // 2
         members = np.flatnonzero(found.labels == label).tolist()
         whole = [member for member in members if found.facts[member].damage is None]
-        lines = [found.class_names[label], f"{len(members):,} image{'' if len(members) == 1 else 's'}"]
+        lines = [found.class_names[label], counted(len(members), "image")]
         lines += [f"{len(members) - len(whole):,} broken"] if len(whole) < len(members) else []
         draw.multiline_text((STEP - SIDE, top + SIDE // 2), "\n".join(lines), fill="black", font=font, anchor="lm")
         page.paste("white", (LABEL_WIDTH, top, page.width, top + SIDE))  # over the end of a long name

@@ -88,6 +88,13 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def matched(class_names: Sequence[str], known: Sequence[str]) -> list[int]:
+    """The place of each class among the known ones, -1 for an unknown one; `class_name` of them, if not equal."""
+    place = {class_name(name): number for number, name in enumerate(known)}
+    place |= {name: number for number, name in enumerate(known)}
+    return [place.get(name, place.get(class_name(name), -1)) for name in class_names]
+
+
 def parse_label(text: str | int, class_names: Sequence[str]) -> int:
     """The label of 3, "3", "label:3" or "cat".
 
@@ -147,16 +154,15 @@ def renumbered(
     """Labels numbered by the imposed class names, which must hold all of theirs. path: of the data, for messages."""
     if len(set(imposed)) < len(imposed):
         raise ValueError(f"class names must differ from each other: {', '.join(imposed)}")
-    number_of = {class_name(name): number for number, name in enumerate(imposed)}
-    class_names = [class_name(name) for name in class_names]
-    unknown = [name for name in (class_names[label] for label in np.unique(labels)) if name not in number_of]
+    numbers = np.array(matched(class_names, imposed), dtype=np.int64)
+    unknown = [class_names[label] for label in np.unique(labels) if numbers[label] < 0]
     if unknown:
         known = ", ".join([*imposed[:10], ".."] if len(imposed) > 10 else imposed)
         raise ValueError(
             f"{path} holds {len(unknown)} classes, '{unknown[0]}' for one, that are not among the {len(imposed)} asked "
             f"for ({known}); rename or remove these classes, or give data of the same classes"
         )
-    return np.array([number_of.get(name, -1) for name in class_names], dtype=np.int64)[labels]
+    return numbers[labels]
 
 
 def class_doubts(

@@ -50,7 +50,7 @@ def read_png(path: Path) -> Tensor:
     """A PNG of ours as a uint8 image (1 or 3, H, W)."""
     from PIL import Image
 
-    with Image.open(path) as drawn:
+    with Image.open(path, formats=["PNG"]) as drawn:
         pixels = torch.from_numpy(np.array(drawn))
     return rearrange(pixels if pixels.ndim == 3 else pixels[:, :, None], "h w c -> c h w")
 

@@ -18,18 +18,8 @@ from ..config import differences
 from ..files import atomic_write, file_sha256, locked, named_errors, write_json
 from ..records import DamagedRecordError, read_record
 from .config import DataConfig
+from .formats import packed
 from .formats.npz import npy_header, write_npy_header
-from .formats.packed import (
-    CHECKSUMS,
-    FORMAT,
-    IMAGES,
-    LABELS,
-    PARTIAL,
-    RECORD,
-    PackedImages,
-    open_stored,
-    read_dataset,
-)
 from .image_set import ImageSet
 from .workers import read_each
 
@@ -52,30 +42,30 @@ def write_prepared(out: Path, images: ImageSet, config: DataConfig) -> int:
     identity = _identity(images, config)
     _is_of(identity, out)  # refuses before anything is written
     with locked(out, work="preparation"):
-        is_known, is_finished, damage = _is_of(identity, out), (out / RECORD).exists(), None
-        if is_finished and (damage := _damage(out) if is_known else f"{out / RECORD} is damaged"):
+        is_known, is_finished, damage = _is_of(identity, out), (out / packed.RECORD).exists(), None
+        if is_finished and (damage := _damage(out) if is_known else f"{out / packed.RECORD} is damaged"):
             _logger.warning("%s; it is prepared again", damage)
         if damage or not is_known:
-            for name in (PARTIAL, IMAGES):
+            for name in (packed.PARTIAL, packed.IMAGES):
                 (out / name).unlink(missing_ok=True)
         if damage or not is_finished:
             _write_files(out, images, identity, num_workers=config.num_workers)
         (out / UNFINISHED).unlink(missing_ok=True)
-    return (out / IMAGES).stat().st_size
+    return (out / packed.IMAGES).stat().st_size
 
 
 def _write_files(out: Path, images: ImageSet, identity: dict[str, Any], *, num_workers: int) -> None:
     """Write the missing files of an unfinished directory, its record last."""
     write_json(out / UNFINISHED, identity)
-    (out / RECORD).unlink(missing_ok=True)
-    if not (out / IMAGES).exists():
+    (out / packed.RECORD).unlink(missing_ok=True)
+    if not (out / packed.IMAGES).exists():
         _write_images(out, images, num_workers=num_workers)
-    sha256, checksums = _digests(out / IMAGES, images.shape)
-    for name, values in ((LABELS, images.labels.numpy()), (CHECKSUMS, checksums)):
+    sha256, checksums = _digests(out / packed.IMAGES, images.shape)
+    for name, values in ((packed.LABELS, images.labels.numpy()), (packed.CHECKSUMS, checksums)):
         with atomic_write(out / name) as file:
             np.save(file, values, allow_pickle=False)
-    hashes = {"images_sha256": sha256, "labels_sha256": file_sha256(out / LABELS)}
-    write_json(out / RECORD, identity | hashes)
+    hashes = {"images_sha256": sha256, "labels_sha256": file_sha256(out / packed.LABELS)}
+    write_json(out / packed.RECORD, identity | hashes)
 
 
 def _is_of(identity: dict[str, Any], out: Path) -> bool:
@@ -84,16 +74,17 @@ def _is_of(identity: dict[str, Any], out: Path) -> bool:
     Raises:
         ValueError: it is of other images, or holds other files.
     """
-    fields = {key: type(value) for key, value in identity.items()} | {SIZES: str | None}
-    for path in filter(Path.exists, (out / RECORD, out / UNFINISHED)):
+    optional = {SIZES: str | None, "window": list[float] | None, "turned": int | None}
+    fields = {key: type(value) for key, value in identity.items()} | optional
+    for path in filter(Path.exists, (out / packed.RECORD, out / UNFINISHED)):
         with suppress(DamagedRecordError):
             stored = read_record(path, fields)
-            known = {key: stored[key] for key in identity if stored[key] is not None}
+            known = {key: stored[key] for key in identity if key != SIZES or stored[SIZES] is not None}
             if differing := differences(known, {key: identity[key] for key in known}):
                 raise ValueError(f"{out} is of other images: {'; '.join(differing)}; give another --out, or remove it")
             return True
     found = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.exists() else set[str]()
-    if not found <= {IMAGES, LABELS, CHECKSUMS, RECORD, PARTIAL, UNFINISHED}:
+    if not found <= {packed.IMAGES, packed.LABELS, packed.CHECKSUMS, packed.RECORD, packed.PARTIAL, UNFINISHED}:
         raise ValueError(f"{out} holds other files; give --out a directory that is new or empty")
     return False
 
@@ -101,22 +92,22 @@ def _is_of(identity: dict[str, Any], out: Path) -> bool:
 def _damage(out: Path) -> str | None:
     """Damage of a finished directory, in words; None: its files are as they were written."""
     try:
-        images = open_stored(out, None).images
+        images = packed.open_stored(out, None).images
     except ValueError as error:
         return str(error)
-    assert isinstance(images, PackedImages)
-    sha256, checksums = _digests(out / IMAGES, (images.size, images.size, images.channels))
-    if read_dataset(out)["images_sha256"] not in (None, sha256):
-        return f"{out / IMAGES} is damaged: it holds other pixels than were prepared"
-    if images.checksum_offset is not None and not np.array_equal(np.load(out / CHECKSUMS), checksums):
-        return f"{out / CHECKSUMS} is damaged: it differs from the checksums of {IMAGES}"
+    assert isinstance(images, packed.PackedImages)
+    sha256, checksums = _digests(out / packed.IMAGES, (images.size, images.size, images.channels))
+    if packed.read_dataset(out)["images_sha256"] not in (None, sha256):
+        return f"{out / packed.IMAGES} is damaged: it holds other pixels than were prepared"
+    if images.checksum_offset is not None and not np.array_equal(np.load(out / packed.CHECKSUMS), checksums):
+        return f"{out / packed.CHECKSUMS} is damaged: it differs from the checksums of {packed.IMAGES}"
     return None
 
 
 def _digests(path: Path, shape: tuple[int, ...]) -> tuple[str, NDArray[np.uint32]]:
     """SHA-256 of a file of images of a shape (H, W, C), and the CRC-32 of each image."""
     num_bytes = math.prod(shape)
-    checksums: list[int] = []
+    checksums = list[int]()
     with path.open("rb") as file:
         npy_header(file)
         header = file.tell()
@@ -138,7 +129,7 @@ def _identity(images: ImageSet, config: DataConfig) -> dict[str, Any]:
             sizes.update(b"%d " % path.stat().st_size)
     listing.update(images.labels.numpy().tobytes())
     return {
-        "format": FORMAT,
+        "format": packed.FORMAT,
         "source": str(config.path),
         "listing_sha256": listing.hexdigest(),
         SIZES: sizes.hexdigest(),
@@ -149,8 +140,8 @@ def _identity(images: ImageSet, config: DataConfig) -> dict[str, Any]:
         "decode": "exact",  # JPEGs at their full size
         "on_error": config.on_error,
         "class_names": list(images.class_names),
-        **({} if config.window is None else {"window": list(config.window)}),
-        **({"turned": turned} if (turned := images.headers.turned if images.headers else 0) else {}),
+        "window": config.window and list(config.window),
+        "turned": images.headers and (images.headers.turned or None),
     }
 
 
@@ -159,7 +150,7 @@ def _write_images(out: Path, images: ImageSet, *, num_workers: int) -> None:
     header = io.BytesIO()
     write_npy_header(header, (len(images), *images.shape))
     num_bytes = math.prod(images.shape)
-    with named_errors(out / PARTIAL), (out / PARTIAL).open("ab") as file:
+    with named_errors(out / packed.PARTIAL), (out / packed.PARTIAL).open("ab") as file:
         start = max(0, file.seek(0, os.SEEK_END) - header.tell()) // num_bytes
         file.truncate(header.tell() + start * num_bytes if start else 0)
         if not start:
@@ -168,4 +159,4 @@ def _write_images(out: Path, images: ImageSet, *, num_workers: int) -> None:
             file.write(pixels.data)
         file.flush()
         os.fsync(file.fileno())
-    (out / PARTIAL).replace(out / IMAGES)
+    (out / packed.PARTIAL).replace(out / packed.IMAGES)

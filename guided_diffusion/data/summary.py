@@ -12,11 +12,9 @@ from .decoder import GREY_MODES, DecodedImages
 from .image_set import ImageSet
 from .labels import class_doubts
 from .subset import evenly_spaced
-from .values import value_doubt
+from .values import LOOKED_AT, value_doubts
 
 _MOST_LISTED = 8
-_LOOKED_AT = 16
-"""Images whose values are looked at."""
 
 
 def summary(images: ImageSet) -> str:
@@ -50,17 +48,15 @@ def _value_doubts(images: ImageSet) -> list[str]:
     """A doubt about pictures or arrays that fill a small part of the range of values; not of samples made here."""
     if images.manifest is not None:
         return []
-    if isinstance(images.source, DecodedImages):
-        looked_at: list[NDArray[np.uint8]] = []
-        for index in evenly_spaced(len(images), most=_LOOKED_AT):
+    source, looked_at = images.source, list[NDArray[np.uint8]]()
+    if isinstance(source, DecodedImages):
+        for index in evenly_spaced(len(images), most=LOOKED_AT):
             with suppress(DamagedImageError):  # which is reported where the image is needed
-                looked_at.append(images.source.pixels(index))
-        window = images.source.window
-    else:  # which are read from their beginning
-        looked_at, window = [*images.read(range(min(_LOOKED_AT, len(images)))).numpy()], None
+                looked_at.append(source.pixels(index))
+    else:  # arrays, which are read from their beginning
+        looked_at = [*images.read(range(min(LOOKED_AT, len(images)))).numpy()]
     is_deep = images.headers is not None and images.headers.deep > 0
-    doubt = value_doubt(looked_at, path=images.path, window=window, is_deep=is_deep)
-    return [doubt] if doubt and looked_at else []
+    return value_doubts(looked_at, path=images.path, window=images.window, is_deep=is_deep)
 
 
 def _classes(images: ImageSet) -> str:
@@ -117,5 +113,5 @@ def listed_files(left_out: Mapping[str, Sequence[str]]) -> str:
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """A number and its noun, "1 image" or "2 images"."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    """A number and its noun: "1 image", "2 images", "no images"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}" if count else f"no {many or one + 's'}"

@@ -10,6 +10,8 @@ from .config import Window
 
 _DEEP_MODES = ("F", "I")
 """Beginnings of Pillow's modes of grey with more than 8 bits: F, I, I;16, I;16B, .."""
+LOOKED_AT = 16
+"""Images of a set whose values are looked at."""
 _OUTLIERS = 0.001
 """Share of pixels that may lie below, and above, the range that nearly all lie in."""
 _NARROW = 64
@@ -45,31 +47,28 @@ def to_8_bits(levels: NDArray, window: Window | None) -> NDArray[np.uint8]:
     return (levels >> 8).astype(np.uint8)
 
 
-def value_doubt(images: Sequence[NDArray[np.uint8]], *, path: Path, window: Window | None, is_deep: bool) -> str | None:
-    """A sentence about images of a set whose values nearly all lie in a small part of 0..255; None for others.
+def value_doubts(images: Sequence[NDArray[np.uint8]], *, path: Path, window: Window | None, is_deep: bool) -> list[str]:
+    """A sentence about images of a set if their values nearly all lie in a small part of 0..255.
 
     path, window, is_deep: of the set, for the advice; deep: it has grey of more than 8 bits.
     """
+    if not images:
+        return []
     counts = sum((np.bincount(image.ravel(), minlength=256) for image in images), np.zeros(256, np.int64))
     share = np.array((_OUTLIERS, 1 - _OUTLIERS)) * counts.sum()
     low, high = np.searchsorted(np.cumsum(counts), share).tolist()
     if high - low >= _NARROW:
-        return None
+        return []
     advice = "stretch them to 0..255"
     if is_deep and window is not None:
         advice = "give a --data.window that fits them"
     elif is_deep:
         black, white = (0, 256 << high.bit_length()) if low < _NARROW // 2 else (low << 8, (high + 1) << 8)
         advice = f"--data.window {black} {white - 1} stretches them (evaluate.py: --protocol.window)"
-    return (
+    return [
         f"nearly all values of {path} lie in {low}..{high} of 0..255 ({len(images)} images looked at), which leaves a "
         f"network little contrast; {advice}"
-    )
-
-
-def channel_means(image: NDArray[np.uint8]) -> tuple[float, ...]:
-    """Mean value of each channel of an image (H, W, C)."""
-    return tuple(image.mean(axis=(0, 1)).tolist())
+    ]
 
 
 def preprocessing(*steps: str, window: Window | None = None, turned: int = 0) -> str:

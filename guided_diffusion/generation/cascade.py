@@ -18,9 +18,9 @@ from ..diffusion.model import (
     class_difference,
     weights_record,
 )
-from ..samplers import OnStep, make_sampler
+from ..samplers import make_sampler
 from .config import SamplingConfig
-from .finiteness import finite_samples, in_words, likeliest_cause
+from .finiteness import finite_samples, likeliest_cause
 from .plan import InTurn, Plan, SampleBatch
 from .run import SamplingRun, run_record
 
@@ -118,13 +118,12 @@ class UpsamplingRun:
         clip = self.settings.sampler.clipping
         denoiser = self.upsampler.denoiser(batch.y, low_res=low_res, conditioning_noise=rate, clip=clip)
         sampler = make_sampler(self.settings.sampler)
-
-        def sampled(on_step: OnStep) -> Tensor:
-            return sampler(denoiser, self.chain, x_T, batch.noise, on_step=on_step)
-
-        given = in_words({"sampler": self.settings.sampler.unusual_options()})
-        cause = partial(likeliest_cause, [self.upsampler], given)
-        return finite_samples(sampled, batch.ids, cause=cause, on_step=batch.on_step)
+        return finite_samples(
+            lambda on_step: sampler(denoiser, self.chain, x_T, batch.noise, on_step=on_step),
+            batch.ids,
+            cause=partial(likeliest_cause, [self.upsampler], self.settings.sampler),
+            on_step=batch.on_step,
+        )
 
     def manifest(self, plan: Plan) -> dict[str, Any]:
         """All that the pixels depend on, except for floating-point kernels."""

@@ -1,7 +1,7 @@
 """Samples that are not finite, refused with the step and the likeliest cause; samples without content."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..diffusion.denoiser import Estimate
 from ..diffusion.images import is_constant
-from ..samplers import OnStep
+from ..samplers import OnStep, SamplerConfig
 
 MOST_WITHOUT_CONTENT = 0.01
 """Share of images without content beyond which a warning is given."""
@@ -21,26 +21,6 @@ LARGEST_STATE = 1.5
 at most. Sound guidance of the digits of scripts/demo.py stays below 1.3; from 1.5 on their distances grow."""
 
 _logger = logging.getLogger(__name__)
-
-
-class FiniteSteps:
-    """Finiteness and size of the states of a batch, kept on the device: no step waits for them. An `OnStep`."""
-
-    def __init__(self, on_step: OnStep | None) -> None:
-        """on_step: called as well."""
-        self._on_step = on_step
-        self.count: Tensor | None = None
-        """(B,) int64 of steps after which each sample was finite; None before the first."""
-        self.mean_square: Tensor | None = None
-        """The largest mean square of a state x_s; of [-1, 1] and unit noise it is 1 at most."""
-
-    def __call__(self, k: int, x: Tensor, estimate: Estimate) -> None:
-        finite = x.isfinite().flatten(1).all(dim=1).long()
-        self.count = finite if self.count is None else self.count + finite
-        mean_square = x.float().square().mean()
-        self.mean_square = mean_square if self.mean_square is None else torch.maximum(self.mean_square, mean_square)
-        if self._on_step is not None:
-            self._on_step(k, x, estimate)
 
 
 def finite_samples(
@@ -59,32 +39,48 @@ def finite_samples(
     Raises:
         ValueError: samples that are not finite, naming them, the step and the likeliest cause.
     """
-    steps = FiniteSteps(on_step)
-    x = sampled(steps)
-    finite = x.isfinite().flatten(1).all(dim=1)
+    steps, mean_squares = list[Tensor](), list[Tensor]()  # on the device: no step waits for them
+
+    def observed(k: int, x: Tensor, estimate: Estimate) -> None:
+        steps.append(_finite(x))
+        mean_squares.append(x.float().square().mean())
+        if on_step is not None:
+            on_step(k, x, estimate)
+
+    x = sampled(observed)
+    finite = _finite(x)
     if finite.all():
-        size = 0.0 if steps.mean_square is None else float(steps.mean_square) ** 0.5
-        if size > LARGEST_STATE and out_of_range is not None:
+        if out_of_range is not None and (size := float(torch.stack(mean_squares).max()) ** 0.5) > LARGEST_STATE:
             out_of_range(size)
         return x
     wrong = [sample_id for sample_id, is_finite in zip(ids, finite.tolist(), strict=True) if not is_finite]
     shown = ", ".join(map(str, wrong[:MOST_IDS])) + (f" and {len(wrong) - MOST_IDS} more" if wrong[MOST_IDS:] else "")
-    first = 1 if steps.count is None else 1 + int(steps.count[~finite].min())
+    first = 1 + int(torch.stack(steps)[:, ~finite].sum(dim=0).min())
     raise ValueError(f"{len(wrong)} of {len(ids)} samples (ids {shown}) are not finite from step {first} on: {cause()}")
 
 
-def likeliest_cause(models: Iterable[Any], settings: Iterable[str] = ()) -> str:
+def _finite(x: Tensor) -> Tensor:
+    """(B,) bool of samples (B, C, H, W)."""
+    return x.isfinite().flatten(1).all(dim=1)
+
+
+def likeliest_cause(
+    models: Iterable[Any], sampler: SamplerConfig | None = None, strengths: Mapping[str, float] | None = None
+) -> str:
     """The likeliest cause of numbers that are not finite, and the remedy, in words.
 
-    models: loaded models and classifiers, whose weights are searched. settings: unusual ones, in words, as the user
-    gives them.
+    models: loaded models and classifiers, whose weights are searched. strengths: of guidance, by option.
     """
     for model in models:
         if isinstance(model.network, nn.Module) and not all(p.isfinite().all() for p in model.network.parameters()):
             checkpoint = getattr(model, "checkpoint", None)
             name = model.name if checkpoint is None else checkpoint.path / f"{model.weights}.safetensors"
             return f"the weights in {name} are not finite; take an earlier checkpoint"
-    if unusual := " and ".join(settings):
+    settings = {name: value for name, value in (strengths or {}).items() if value != 1}
+    if sampler is not None:
+        settings |= {f"sampler.{name}": value for name, value in sampler.unusual_options().items()}
+    numbers = [f"{name} {value:g}" for name, value in settings.items() if isinstance(value, int | float)]
+    if unusual := " and ".join(numbers):
         return f"the likeliest cause is {unusual}; take values nearer to the defaults"
     return "all weights are finite, but training may have diverged; take an earlier checkpoint"
 
@@ -103,14 +99,3 @@ def warn_without_content(images: Tensor, *, name: str) -> bool:
         len(images),
     )
     return True
-
-
-def in_words(values: dict[str, Any], *, prefix: str = "") -> list[str]:  # plain values
-    """Numbers among settings as "sampler.snr 1e+20", those in nested mappings too."""
-    found: list[str] = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found += in_words(value, prefix=f"{prefix}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found.append(f"{prefix}{name} {value:g}")
-    return found

@@ -75,14 +75,14 @@ def read_mask(path: Path, *, size: int) -> Tensor:
         FileNotFoundError: no such file.
         ValueError: no picture, one of another size or with grey in it, or one all black or all white.
     """
-    from PIL import Image  # here, so that commands show their help without it
+    from ..data.crops import opened  # here, so that commands show their help without Pillow
 
     if not path.is_file():
         raise FileNotFoundError(f"there is no mask {path}; expected a picture of {size}x{size} pixels, white and black")
     try:
-        with Image.open(path) as picture:
+        with path.open("rb") as file, opened(file) as picture:
             values = np.asarray(picture.convert("L"))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"the mask {path} cannot be read as a picture ({error}); expected a PNG file") from error
     if values.shape != (size, size):
         height, width = values.shape

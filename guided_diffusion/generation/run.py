@@ -24,11 +24,11 @@ from ..guidance.run import Guidance, classifier_record, load_guidance
 from ..models.precision import check_precision, in_precision
 from ..samplers import OnStep, Sampler, make_sampler
 from .config import GuidedRunConfig, SampleSetConfig, SamplingConfig
-from .finiteness import finite_samples, in_words, likeliest_cause
+from .finiteness import finite_samples, likeliest_cause
 from .plan import LabelRule, Plan, SampleBatch, label_rule
 
 LARGEST_TILT = 1000.0
-"""A linear schedule's last level has 158, a cosine schedule's 20,000 (T = 1000)."""
+"""A linear schedule's last level has 157, a cosine schedule's 20,000 (T = 1000)."""
 
 _logger = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ class SamplingRun:
     guidance: Guidance
     evaluations: Counter[str]
     """Images that the networks have evaluated, by kind of network."""
-    warned: set[str] = field(default_factory=set[str])
-    """Warnings that were given: each is given once."""
+    out_of_range: list[float] = field(default_factory=list[float])
+    """Root mean squares of states of which a warning was given: the first alone."""
 
     def __post_init__(self) -> None:
         _ = self.chain  # refuses timesteps before anything is written
@@ -80,7 +80,7 @@ class SamplingRun:
     def reconfigured(self, settings: SamplingConfig, guidance: GuidanceConfig) -> "SamplingRun":
         """The same networks under another sampler or other strengths of guidance."""
         loaded = replace(self.guidance, config=guidance, sampler=settings.sampler)
-        return replace(self, settings=settings, guidance=loaded, warned=set())
+        return replace(self, settings=settings, guidance=loaded, out_of_range=[])
 
     @property
     def model(self) -> DiffusionModel:
@@ -146,9 +146,9 @@ class SamplingRun:
         return finite_samples(sampled, batch.ids, cause=self._likeliest_cause, on_step=batch.on_step, out_of_range=warn)
 
     def _warn_out_of_range(self, size: float) -> None:
-        if self.warned:
+        if self.out_of_range:
             return
-        self.warned.add("out of range")
+        self.out_of_range.append(size)
         _logger.warning(
             "guidance led noisy images out of range: their root mean square reached %.2g, in training it is 1 at most, "
             "so that the network's estimates mean little there; lower %s, or leave high noise unguided by "
@@ -158,10 +158,10 @@ class SamplingRun:
         )
 
     def _likeliest_cause(self) -> str:
-        guidance, sampler = self.guidance, self.settings.sampler
+        guidance = self.guidance
         networks = (guidance.model, guidance.classifier, *guidance.further, guidance.weaker, guidance.clean)
-        given = in_words({"guidance": guidance.record() or {}, "sampler": sampler.unusual_options()})
-        return likeliest_cause([network for network in networks if network is not None], given)
+        loaded = [network for network in networks if network is not None]
+        return likeliest_cause(loaded, self.settings.sampler, guidance.strengths)
 
     def manifest(self, plan: Plan) -> dict[str, Any]:
         """All that the samples' pixels depend on, except for floating-point kernels."""
@@ -174,13 +174,18 @@ class SamplingRun:
         }
 
     def log_warnings(self) -> None:
-        """Warn of steps that the sampler's options leave too few, and of strong tilts.
+        """Warn of steps that the sampler's options leave too few, of negative guidance, and of strong tilts.
 
-        Those are noise levels at which guidance by the tilted estimate multiplies a classifier's errors: tilting adds
-        (1 - alpha_bar) / sqrt(alpha_bar) times the classifier's gradient, errors and all, to x_0.
+        Tilting adds (1 - alpha_bar) / sqrt(alpha_bar) times a classifier's gradient, errors and all, to x_0.
         """
         if (warning := self.settings.sampler.warning(self.chain)) is not None:
             _logger.warning("%s", warning)
+        if negative := [f"--{name} {value:g}" for name, value in self.guidance.strengths.items() if value < 0]:
+            _logger.warning(
+                "%s: guidance of negative strength leads away from the class, or from the better model; leave the sign "
+                "out, unless you want samples of anything else",
+                " and ".join(negative),
+            )
         alpha_bar = float(self.chain.alpha_bar[-1])
         factor = float("inf") if alpha_bar == 0 else (1 - alpha_bar) * alpha_bar**-0.5
         if factor > LARGEST_TILT and self.guidance.instead_of_tilting is not None:

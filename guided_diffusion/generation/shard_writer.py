@@ -89,7 +89,7 @@ def _write_shards(
         try:
             images, size = _made(plan, plan.ids(n), size, make_images, progress)
         except ValueError:  # samples that are not finite; other settings may take a directory without shards
-            if not any(config.out.glob("shard-*.npz")):
+            if this_process().world_size == 1 and not any(config.out.glob("shard-*.npz")):
                 (config.out / MANIFEST_NAME).unlink(missing_ok=True)
             raise
         warned = warned or warn_without_content(images, name=str(config.out))
@@ -186,11 +186,9 @@ class Progress:
         for network, count in self._evaluations.items():
             self._tally.add(network, count)
         self._tally.add(ENDED, 1)
-        told = False
         while self._tally.total(ENDED) < processes:
-            if self._stop.requested and not told:
+            if self._stop.requested:
                 self._tally.add(STOPPED, 1)
-                told = True
             time.sleep(0.1)
             self._count()
 

@@ -8,11 +8,7 @@ from ..diffusion.model import DiffusionConfig, DiffusionModel, chain_difference,
 
 
 def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
-    """Refuse a classifier of other noise, images or classes than the model's; run: the model's path, for messages.
-
-    Raises:
-        ValueError: naming the difference.
-    """
+    """Refuse, by a ValueError, a classifier of other noise, images or classes than the model's at `run`."""
     name, chain = classifier.name, classifier.config.chain
     if chain is None:
         raise ValueError(
@@ -31,11 +27,7 @@ def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Pat
 
 
 def check_null_class(model: DiffusionConfig, run: Path) -> None:
-    """Refuse classifier-free guidance of a model without a null class.
-
-    Raises:
-        ValueError: such a model, with the reason.
-    """
+    """Refuse, by a ValueError, classifier-free guidance of a model without a null class."""
     if model.null_label is None:
         reason = "was trained without label_dropout and has no null class"
         if not model.is_conditional:
@@ -47,11 +39,7 @@ def check_null_class(model: DiffusionConfig, run: Path) -> None:
 
 
 def check_weaker(model: DiffusionModel, weaker: DiffusionModel) -> None:
-    """Refuse a weaker model that is the model itself, or is of another chain, other images or other classes.
-
-    Raises:
-        ValueError: naming the difference.
-    """
+    """Refuse, by a ValueError, a weaker model that is the model itself, or of another chain, images or classes."""
     ours, theirs, run, name = model.config, weaker.config, model.checkpoint.path, weaker.checkpoint.path
     if (name, weaker.weights) == (run, model.weights):
         raise ValueError(
@@ -69,20 +57,12 @@ def check_weaker(model: DiffusionModel, weaker: DiffusionModel) -> None:
 
 
 def check_images(name: str | Path, shape: tuple[int, int, int] | None, model: DiffusionConfig, run: Path) -> None:
-    """Refuse a network of images (C, H, W) other than the model's; None takes any.
-
-    Raises:
-        ValueError: naming both.
-    """
+    """Refuse, by a ValueError, a network of images (C, H, W) other than the model's; None takes any."""
     if shape is not None and shape != model.image_shape:
         raise ValueError(f"{name} takes images (channels, height, width) {shape}, but {run} makes {model.image_shape}")
 
 
 def refuse_difference(difference: str | None, name: str | Path, guided: str | Path) -> None:
-    """Refuse a network that differs from the model that it should guide.
-
-    Raises:
-        ValueError: with the difference, if there is one.
-    """
+    """Refuse, by a ValueError, a network that differs from the model that it should guide."""
     if difference is not None:
         raise ValueError(f"{name} cannot guide {guided}: {difference}")

@@ -1,6 +1,6 @@
 """Settings of guidance, and the table of scores of classifiers of noisy images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -107,20 +107,23 @@ class GuidanceConfig:
             raise ValueError(
                 "guidance.classifier_free and guidance.autoguidance both extrapolate, each from another model; give one"
             )
-        for name, value in self._strengths():
-            if value is not None and not abs(value) <= LARGEST_STRENGTH:
-                raise ValueError(
-                    f"guidance.{name} must be a number between -{LARGEST_STRENGTH:g} and {LARGEST_STRENGTH:g}, got "
-                    f"{value:g}"
-                )
+        for name, value in self.strengths.items():
+            if not abs(value) <= LARGEST_STRENGTH:
+                most = f"{LARGEST_STRENGTH:g}"
+                raise ValueError(f"{name} must be a number between -{most} and {most}, got {value:g}")
 
-    def _strengths(self) -> Iterator[tuple[str, float | None]]:
-        yield "scale", self.scale
-        yield "classifier_free.weight", self.classifier_free.weight
-        yield "autoguidance.weight", self.autoguidance.weight
-        yield "clean_classifier.scale", self.clean_classifier.scale
-        yield from ((f"class_scales of {name}", scale) for name, scale in self.class_scales.items())
-        yield from ((f"further of {name}", scale) for name, scale in self.further.items())
+    @property
+    def strengths(self) -> dict[str, float]:
+        """The scales and weights that are given, by option."""
+        strengths = {
+            "scale": self.scale,
+            "classifier_free.weight": self.classifier_free.weight,
+            "autoguidance.weight": self.autoguidance.weight,
+            "clean_classifier.scale": self.clean_classifier.scale,
+        }
+        strengths |= {f"class_scales of {name}": scale for name, scale in self.class_scales.items()}
+        strengths |= {f"further of {name}": scale for name, scale in self.further.items()}
+        return {f"guidance.{name}": value for name, value in strengths.items() if value is not None}
 
     @property
     def is_limited(self) -> bool:

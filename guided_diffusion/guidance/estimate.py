@@ -37,9 +37,10 @@ def guided_at_estimate(denoiser: Denoiser, log_prob: CleanLogProb, y: Tensor, sc
     """`denoiser` tilted by scale * sqrt(alpha_bar) grad_{x_0} log p(y | x_0) at its own estimate of x_0.
 
     The network is not differentiated. The Jacobian of x_0(x_t) is taken for that of Gaussian data of unit variance,
-    sqrt(alpha_bar), as in pseudoinverse guidance (Song et al., ICLR 2023): x_0 moves by scale * (1 - alpha_bar) *
-    gradient. EluCD (2310.11311) takes 1, with which x_0 would move by 1 / sqrt(alpha_bar) more: without bound in high
-    noise, where the estimate is no image yet and its gradient means least.
+    sqrt(alpha_bar): x_0 moves by scale * (1 - alpha_bar) * gradient, 1 - alpha_bar being the variance of x_0 given x_t
+    that pseudoinverse guidance (Song et al., ICLR 2023) assumes as well. EluCD (2310.11311) takes the Jacobian for 1,
+    with which x_0 would move 1 / sqrt(alpha_bar) times as far: without bound in high noise, where the estimate is no
+    image yet and its gradient means least.
     """
 
     def guided(x_t: Tensor, step: Step) -> Estimate:

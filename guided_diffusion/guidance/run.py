@@ -4,8 +4,8 @@
            within(summed(score, ..), lo, hi))
 
 without the parts that a config does not ask for. A sampler with a mean shift takes the score there, in place of the
-outer `tilted`. Gradients through the network, `guided_through`, come before the clip. Scores of x_t and EluCD's
-gradient come after it, as published, and their result is not clipped again.
+outer `tilted`. Gradients through the network, `guided_through`, come before the clip. Scores of x_t and gradients
+with respect to x_0 come after it, as published, and their result is not clipped again.
 """
 
 from collections import Counter
@@ -116,15 +116,10 @@ class Guidance:
         return "let the classifier guide ddpm" if is_tilted else None
 
     @property
-    def strengths(self) -> tuple[str, ...]:
-        """The options whose values say how strongly the samples are guided."""
-        used = {
-            "guidance.scale": self.classifier is not None,
-            "guidance.clean_classifier.scale": self.clean is not None,
-            "guidance.classifier_free.weight": self.config.classifier_free.weight is not None,
-            "guidance.autoguidance.weight": self.weaker is not None,
-        }
-        return tuple(name for name, is_used in used.items() if is_used)
+    def strengths(self) -> dict[str, float]:
+        """All scales and weights that guide the samples, by option."""
+        networks = {"guidance.scale": self.classifier, "guidance.clean_classifier.scale": self.clean}
+        return {name: 1.0 for name, network in networks.items() if network is not None} | self.config.strengths
 
     def record(self) -> dict[str, Any] | None:
         """The guidance as manifests record it; None without any."""

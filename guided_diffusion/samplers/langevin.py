@@ -48,13 +48,13 @@ def langevin(
         for _ in range(langevin_steps - 1):
             x_t, _ = _annealed_step(denoiser, x_t, step, noise, snr)
         x_t, estimate = _annealed_step(denoiser, x_t, step, noise, snr)
-        if k > 0:
-            x_t = (float(step.alpha_bar_prev) / float(step.alpha_bar)) ** 0.5 * x_t
-        else:
+        if k == 0:
             estimate = denoiser(x_t, step)
             x_t = estimate.x0
         if on_step is not None:
-            on_step(k, x_t, estimate)
+            on_step(k, x_t, estimate)  # with this level's noise: the next level's steps have yet to remove the rest
+        if k > 0:
+            x_t = (float(step.alpha_bar_prev) / float(step.alpha_bar)) ** 0.5 * x_t
     return x_t
 
 

@@ -19,6 +19,7 @@ from ..data.batches import Batch, EndlessBatches
 from ..data.config import refuse_among
 from ..data.crops import DamagedImageError
 from ..data.image_set import ImageSet, open_training_set
+from ..data.labels import matched
 from ..data.summary import doubts, summary
 from ..distributed import locked_for_run, on_any_process, on_main_process, this_process, wait_for_everyone
 from ..files import LOCK, atomic_write
@@ -28,7 +29,7 @@ from .config import TrainingConfig
 from .dry_run import estimate_cost
 from .log import TrainingLog
 from .objective import Objective, Observe
-from .resume import check_run_directory
+from .resume import check_run_directory, stored_class_names
 from .run import TrainingRun, TrainState
 from .saving import confirm, remedy, save_if_due, save_last, write
 from .setup import set_up
@@ -37,11 +38,18 @@ from .step import MOST_LOSS_GROWTH, update
 _logger = logging.getLogger(__name__)
 
 
-def open_training_data(config: TrainingConfig) -> ImageSet:
-    """The images of a training, opened once its run directory is known to do."""
+def open_training_data(config: TrainingConfig, *, class_names: Sequence[str] = ()) -> ImageSet:
+    """The images of a training, opened once its run directory is known to do.
+
+    class_names: of the model to be guided. The same classes have the order and spelling of the run that is resumed, or
+        else of these: decomposed accents sort otherwise.
+    """
     refuse_among(config.data.path, config.out)
     check_run_directory(config.out, resume=config.resume == "auto")
     images = open_training_set(config.data, image_size=config.network.image_size)
+    names = stored_class_names(config.out) or tuple(class_names)
+    if names != images.class_names and sorted(matched(names, images.class_names)) == [*range(len(images.class_names))]:
+        images = open_training_set(config.data, image_size=config.network.image_size, class_names=names)
     if this_process().is_main:
         print(summary(images), file=sys.stderr)
         for doubt in doubts(images):

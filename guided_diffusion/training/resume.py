@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ def check_run_directory(run_dir: Path, *, resume: bool) -> None:
     found = latest(run_dir)
     if found is not None and not resume:
         raise ValueError(f"{found} is there already: continue that run with --resume auto, or choose another --out")
+
+
+def stored_class_names(run_dir: Path) -> tuple[str, ...]:
+    """Class names in a run's newest checkpoint; empty where there is none, or it is damaged."""
+    with suppress(DamagedRecordError, OSError):
+        if (found := latest(run_dir)) is not None:
+            record = read_record(found / "config.json", {"model": {"class_names": list[str] | None}})
+            return tuple(record["model"].get("class_names") or ())
+    return ()
 
 
 def data_record(images: ImageSet) -> dict[str, Any]:

@@ -5,22 +5,28 @@ import math
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from classifiers.calibration import log_likelihood
 from classifiers.classifier_objective import ClassifierObjective
+from classifiers.off_the_shelf import clean_classifier
 from classifiers.trained_model import load_classifier
 from classifiers.validation import open_heldout, predictions, read_images
+from guided_diffusion.checkpoint import open_checkpoint
 from guided_diffusion.commands.train_classifier import train_classifier
+from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.data.subset import evenly_spaced
 from guided_diffusion.diffusion.chain import q_sample
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import make_chain
+from guided_diffusion.pipeline import GuidedDiffusion
 
 COUNT = 6
 CHAIN = make_chain(tiny.CHAIN)
@@ -215,6 +221,41 @@ def test_a_diffusion_model_of_other_classes_is_refused_before_training(tmp_path,
     with pytest.raises(ValueError, match='label 1 is "purple" to the classifier, but "light" to the diffusion model'):
         train_classifier(tiny.classifier_config(tmp_path / "run", others, diffusion=diffusion_run, iterations=1))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_names_have_decomposed_accents_and_blanks_goes_on_and_fits_new_classifiers(tmp_path):
+    names = ["e\u0301cole", "fin "]  # in this order where they are sorted decomposed
+    folder = tiny.write_class_folder(tmp_path / "data", classes=names, per_class=2)
+    run = tmp_path / "diffusion"
+    config = tiny.diffusion_config(run, folder, iterations=1, class_conditional=True)
+    train_diffusion(config)
+    file = open_checkpoint(run, "diffusion").path / "config.json"
+    record = json.loads(file.read_text())
+    assert record["model"]["class_names"] == ["fin", "\xe9cole"]
+    record["model"]["class_names"] = names
+    file.write_text(json.dumps(record))
+    train_diffusion(replace(config, resume="auto", training=tiny.loop(iterations=2)))
+    assert open_checkpoint(run, "diffusion").iteration == 2
+    train_classifier(tiny.classifier_config(tmp_path / "classifier", folder, diffusion=run, iterations=1))
+    model = GuidedDiffusion.load(run, classifier=tmp_path / "classifier", device="cpu")
+    assert list(model.class_names) == names
+    assert model.sample(["fin", "\xe9cole"], scale=1.0, steps=2).shape[0] == 2
+    own = clean_classifier(nn.Identity(), class_names=("fin", "\xe9cole"))
+    assert own.labels_of(model.class_names) == (1, 0)
+
+
+def test_a_classifier_of_another_value_window_than_its_diffusion_model_is_doubted(tmp_path, caplog):
+    for name, level in (("dark", 0), ("light", 4000)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), level, np.uint16)).save(tmp_path / "data" / name / "0.png")
+    run = tiny.diffusion_config(tmp_path / "diffusion", tmp_path / "data", iterations=1)
+    classifier = tiny.classifier_config(tmp_path / "classifier", tmp_path / "data", diffusion=run.out, iterations=1)
+    windows = [replace(run.data, mode="L", window=(0, white)) for white in (4095, 65535)]
+    train_diffusion(replace(run, data=windows[0]))
+    for window in windows:
+        train_classifier(replace(classifier, out=tmp_path / str(window.window), data=window))
+        said = "was trained with --data.window [0, 4095], this classifier with [0, 65535]"
+        assert (said in caplog.text) == (window is windows[1])
 
 
 def test_a_classifier_is_no_diffusion_model(tmp_path, class_folder, judge_run):

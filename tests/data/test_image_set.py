@@ -4,6 +4,7 @@ Over 300 lines because the ways in which a folder can be wrong are many, and eac
 """
 
 import logging
+import os
 import random
 
 import numpy as np
@@ -380,6 +381,19 @@ def test_a_broken_header_stops_with_the_files_name_and_the_way_out(folder):
     unknown = r"bee/1\.png is not a readable image \(its content is of no known image format\)"
     with pytest.raises(ValueError, match=unknown + r".*--data\.on_error skip"):
         opened(folder)
+
+
+def test_postscript_and_other_formats_behind_a_pictures_name_are_never_decoded(folder, tmp_path, monkeypatch):
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for format in ("EPS", "ICO"):
+        Image.new("RGB", (16, 16)).save(folder / "bee" / "1.png", format=format)
+        kind = rf"bee/1\.png is not a readable image \(its content is of the format {format}, which is not read\)"
+        with pytest.raises(ValueError, match=kind):
+            opened(folder)[1]
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_dangling_link_stops_with_its_name(folder):

@@ -1,4 +1,7 @@
-"""Prepared data: the very pixels of the folder, whole or not at all, continued wherever it was stopped."""
+"""Prepared data: the very pixels of the folder, whole or not at all, continued wherever it was stopped.
+
+Over 300 lines because each way in which a preparation can stop, be damaged or be of other images is a test.
+"""
 
 import json
 import os
@@ -181,6 +184,20 @@ def test_other_images_are_refused_where_some_are_whole_or_begun(tmp_path, folder
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="holds other files; give --out a directory that is new or empty"):
         prepare(folder, tmp_path / "mine")
+
+
+def test_images_prepared_with_another_value_window_are_other_images(tmp_path, caplog):
+    levels = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    Image.fromarray(levels).save(tmp_path / "data" / "a" / "0.png")
+    windows = {"with": {"window": (0, 4095)}, "without": {"mode": "L"}}
+    for name, other in (("with", "without"), ("without", "with")):
+        out = prepare(tmp_path / "data", tmp_path / name, size=8, **windows[name])
+        pixels = (out / "images.npy").read_bytes()
+        with pytest.raises(ValueError, match=r"is of other images: window: .* now; give another --out"):
+            prepare(tmp_path / "data", out, size=8, **windows[other])
+        assert (out / "images.npy").read_bytes() == pixels
+    assert "is damaged" not in caplog.text
 
 
 def test_repeating_a_finished_preparation_changes_nothing(tmp_path, folder, monkeypatch):

@@ -101,19 +101,43 @@ def test_the_samples_and_the_first_step_are_named_where_only_some_fail():
 
 
 @pytest.mark.parametrize(("scale", "warnings"), [(1.0, 0), (1e4, 1)])
+@pytest.mark.parametrize("option", ["guidance.clean_classifier.scale", "guidance.scale"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_guidance_that_leads_out_of_the_range_of_training_is_said_once_a_run(
-    tmp_path, model, judge_run, caplog, scale, warnings
+    tmp_path, model, guide, judge_run, caplog, scale, warnings, option, sampler
 ):
-    judge = CleanClassifierConfig(name=f"classifier:{judge_run}", scale=scale)
-    options = {"num_samples": 4, "batch_size": 2, "sampler": "ddpm"}
-    tiny.generate(config(tmp_path / "out", guidance=GuidanceConfig(clean_classifier=judge), **options), model)
+    guidance, guide = GuidanceConfig(scale=scale), guide if option == "guidance.scale" else None
+    if guide is None:
+        judge = CleanClassifierConfig(name=f"classifier:{judge_run}", scale=scale)
+        guidance = GuidanceConfig(clean_classifier=judge)
+    options = {"num_samples": 4, "batch_size": 2, "sampler": sampler}
+    tiny.generate(config(tmp_path / "out", guidance=guidance, **options), model, guide)
     said = [record.getMessage() for record in caplog.records if "out of range" in record.getMessage()]
     assert len(said) == warnings
     for message in said:
         assert "in training it is 1 at most" in message
-        assert (
-            "lower --guidance.clean_classifier.scale, or leave high noise unguided by --guidance.sigma_max" in message
-        )
+        assert f"lower --{option}, or leave high noise unguided by --guidance.sigma_max" in message
+
+
+def test_the_noise_that_langevin_has_yet_to_remove_is_not_laid_on_guidance(tmp_path, model, guide, caplog):
+    # Its state, scaled to the next level of 5, has a root mean square of 3 there without any guidance.
+    options = {"sampler": "langevin", "steps": 5, "langevin_steps": 100}
+    tiny.generate(config(tmp_path, num_samples=4, guidance=GuidanceConfig(scale=0.0), **options), model, guide)
+    assert "out of range" not in caplog.text
+
+
+@pytest.mark.parametrize(("scale", "times"), [(-2.0, 1), (2.0, 0)])
+def test_guidance_away_from_the_class_is_said_once_a_run(tmp_path, model, guide, caplog, scale, times):
+    guidance = GuidanceConfig(class_scales={0: scale})
+    tiny.generate(config(tmp_path, num_samples=4, batch_size=1, guidance=guidance), model, guide)
+    assert caplog.text.count("--guidance.class_scales of 0 -2: guidance of negative strength leads away") == times
+
+
+def test_settings_at_their_defaults_are_no_likely_cause(tmp_path, model, guide):
+    broken = replace(model, network=tiny.Watched(model.network, lambda *inputs: None))
+    broken.network.forward = lambda x_t, t: x_t.new_full((len(x_t), 2, 8, 8), torch.nan)
+    options = {"guidance": GuidanceConfig(scale=1.0, sigma_max=1000.0)}
+    refused(tmp_path, broken, guide, match="all weights are finite, but training may have diverged", **options)
 
 
 @pytest.mark.parametrize(("size", "told"), [(1.4, []), (1.6, [1.6])])

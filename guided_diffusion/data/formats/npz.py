@@ -115,17 +115,17 @@ def _checked_header(file: IO[bytes], member: zipfile.ZipInfo) -> tuple[tuple[int
 
 
 @contextmanager
-def _opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], zipfile.ZipInfo]]:
-    """An array's file within an npz file, and its entry there."""
+def _opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], bool, np.dtype]]:
+    """An array's file within an npz file, at its first element, and what `npy_header` tells."""
     damage = f"{path} is damaged: {name} cannot be read"
     with refuse_damage(damage), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-        yield member, archive.getinfo(f"{name}.npy")
+        yield member, *_checked_header(member, archive.getinfo(f"{name}.npy"))
 
 
 def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array in an npz file, from its first bytes."""
-    with _opened(path, name) as (member, entry):
-        shape, fortran_order, dtype = _checked_header(member, entry)
+    with _opened(path, name) as (_, shape, fortran_order, dtype):
+        pass
     if dtype.hasobject:
         raise ValueError(
             f"{path} holds {name} as pickled Python objects, which are never loaded; save an array of numbers"
@@ -140,8 +140,7 @@ def _rows(path: Path, *, start: int, stop: int) -> Iterator[tuple[int, NDArray]]
 
     numpy.load would hold the whole array; a zip member is a file that can be read row by row, compressed or not.
     """
-    with _opened(path, "arr_0") as (member, _):
-        shape, _, dtype = npy_header(member)
+    with _opened(path, "arr_0") as (member, shape, _, dtype):
         row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
         member.seek(start * row_bytes, 1)
         for first in range(start, stop, _ROWS_PER_READ):

@@ -105,9 +105,8 @@ def open_stored(path: Path, labels: Labels | None) -> StoredImages:
         raise ValueError(
             f"{path} is damaged: {RECORD} tells of images {expected}, {IMAGES} holds {shape}; prepare it again"
         )
-    checksum_offset = None
-    if record["labels_sha256"] is not None:  # as directories with checksums have
-        checksum_offset = _vector_offset(path / CHECKSUMS, np.uint32, shape[0])
+    has_checksums = record["labels_sha256"] is not None  # both are absent from old directories
+    checksum_offset = _vector_offset(path / CHECKSUMS, np.uint32, shape[0]) if has_checksums else None
     return StoredImages(
         images=PackedImages(
             root=path, offset=offset, checksum_offset=checksum_offset, size=size, channels=CHANNELS[mode]

@@ -145,15 +145,16 @@ def missing_shards(directory: Path, num_samples: int, shard_size: int) -> list[i
 
     A shard counts as made if a file of its name ends as an npz must; only `read_shard` checks the content.
     """
-    made = set(_made_shards(directory, -(-num_samples // shard_size)))
-    return [n for n in range(-(-num_samples // shard_size)) if n not in made]
+    total = -(-num_samples // shard_size)
+    made = _made_shards(directory, total)
+    return [n for n in range(total) if n not in made]
 
 
-def _made_shards(directory: Path, total: int) -> list[int]:
-    """The numbers below `total` of the shards that are there, ascending."""
+def _made_shards(directory: Path, total: int) -> set[int]:
+    """The numbers below `total` of the shards that are there."""
     numbers = (re.fullmatch(r"shard-(\d{5,})\.npz", path.name) for path in directory.glob("shard-*.npz"))
-    found = sorted({int(number[1]) for number in numbers if number})
-    return [n for n in found if n < total and zipfile.is_zipfile(shard_path(directory, n))]
+    found = {int(number[1]) for number in numbers if number}
+    return {n for n in found if n < total and zipfile.is_zipfile(shard_path(directory, n))}
 
 
 def open_manifest(
@@ -238,7 +239,7 @@ def complete_shards(directory: Path) -> list[Path]:
     """
     manifest = read_manifest(directory)
     total = -(-manifest["num_samples"] // manifest["shard_size"])
-    made = set(_made_shards(directory, total))
+    made = _made_shards(directory, total)
     if missing := total - len(made):  # which may be any number that a manifest holds
         some = ", ".join(map(str, islice((n for n in range(total) if n not in made), 10)))
         found = f"{directory} lacks {missing} of its {total} shards ({some}{', ...' if missing > 10 else ''})"

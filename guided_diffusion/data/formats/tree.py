@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -254,10 +254,10 @@ def _refuse_unclassed(root: Path, directories: Iterable[str], files: list[str]) 
 
 def _held_instead(files: Iterable[str]) -> str:
     """ ", but 3 .tiff files, the first a/0.tiff", and what to do about archives; empty if there are no files."""
-    files = list(files)
-    if not files:
+    named = [(_extension(file), file) for file in files]
+    if not named:
         return ""
-    ((suffix, count),) = Counter(PurePosixPath(file).suffix.lower() for file in files).most_common(1)
-    first = next(file for file in files if file.lower().endswith(suffix))
+    ((suffix, count),) = Counter(suffix for suffix, _ in named).most_common(1)
+    first = dict(reversed(named))[suffix]
     advice = {".zip": " (give the zip itself as the path)", ".tar": " (unpack it)"}.get(suffix, "")
     return f", but {count} {suffix or 'nameless'} files, the first {first}{advice}"

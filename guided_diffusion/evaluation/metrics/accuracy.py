@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...data.labels import matched
 from ..config import EvaluationConfig
 from ..measure import MeasuredSet
 from ..report import Report
@@ -48,11 +49,11 @@ def _compute(generated: MeasuredSet, real: MeasuredSet, config: EvaluationConfig
         return Result(missing="the samples do not name the classes of their labels")
     if columns is None or generated.probabilities is None:
         return Result(missing="the extractor does not know the names of its classes")
-    if unknown := [name for name in names if name not in columns]:
-        return Result(missing=f"the extractor does not know the class {unknown[0]!r}")
+    column = torch.tensor(matched(names, columns), device=labels.device)
+    if (column < 0).any():
+        return Result(missing=f"the extractor does not know the class {names[int((column < 0).nonzero()[0])]!r}")
     labelled = labels >= 0
     labels = labels[labelled]
-    column = torch.tensor([columns.index(name) for name in names], device=labels.device)
     right = (generated.probabilities[labelled].argmax(dim=1) == column[labels]).double()
     per_class = {names[label]: float(right[labels == label].mean()) for label in labels.unique().tolist()}
     return Result(values={"accuracy": float(right.mean())}, per_class_accuracy=per_class)
