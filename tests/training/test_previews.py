@@ -143,7 +143,8 @@ def test_no_previews_are_made_where_none_are_wanted(tmp_path, class_folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": -1}, "preview.images is a number of samples, 0 for no previews; got -1"),
+        ({"images": -1}, "preview.images is 0, for no previews, to 10,000 samples; got -1"),
+        ({"images": 10**9}, "preview.images is 0, for no previews, to 10,000 samples; got 1000000000"),
         ({"steps": 1}, "preview.steps must be at least 2, got 1"),
         ({"scale": 4.0}, "preview.scale 4 needs a classifier; add --preview.classifier RUN"),
     ],
