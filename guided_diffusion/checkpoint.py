@@ -107,11 +107,9 @@ def save_checkpoint(
             (partial / "resume").mkdir()
             write_resume(partial / "resume")
         files = sorted(file for file in partial.rglob("*") if file.is_file())
+        sha256 = {str(file.relative_to(partial)): file_sha256(file) for file in files}
         record: dict[str, Any] = {"format": FORMAT, "kind": kind, "iteration": iteration, "model": model, "run": run}
-        record |= {
-            "versions": versions,
-            "sha256": {str(file.relative_to(partial)): file_sha256(file) for file in files},
-        }
+        record |= {"versions": versions, "sha256": sha256}
         (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n")
     return target
 
@@ -167,7 +165,7 @@ def _verify_file(checkpoint: Checkpoint, name: str) -> None:
     file = checkpoint.path / name
     if not file.is_file():
         raise DamagedCheckpointError(f"{file} is missing")
-    if file_sha256(file) != checkpoint.sha256.get(name, file_sha256(file)):
+    if name in checkpoint.sha256 and file_sha256(file) != checkpoint.sha256[name]:
         reason = "its SHA-256 is not the one that was recorded"
         raise DamagedCheckpointError(f"{file} is damaged: {reason}; fetch it again, or take another checkpoint")
 

@@ -114,17 +114,19 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
 
 
 def _refuse_duplicates(file: Path) -> None:
-    """Refuse a YAML file that gives an option twice, of which YAML would take the last; what is no YAML passes."""
+    """Refuse a YAML file that gives an option twice, of which YAML would take the last, or whose alias names a mapping
+    that holds it, which would be read for ever; what is no YAML passes."""
     with suppress(yaml.YAMLError, UnicodeDecodeError):
-        nodes: list[Any] = [_yaml.compose(file.read_text(encoding="utf-8"))]
-        while nodes:
-            node = nodes.pop()
+        nodes: list[tuple[Any, list[Any]]] = [(_yaml.compose(file.read_text(encoding="utf-8")), [])]
+        for node, holders in nodes:  # which grows meanwhile
             if isinstance(node, yaml.MappingNode):
+                where = f"the mapping from line {node.start_mark.line + 1} on"
+                if node in holders:
+                    raise ValueError(f"{file} has an alias of {where} in that mapping; write its values instead")
                 counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
                 if twice := [name for name, count in counts.items() if count > 1]:
-                    where = f"in the mapping from line {node.start_mark.line + 1} on"
-                    raise ValueError(f"{file} gives {twice[0]} twice, {where}; leave one out")
-                nodes += [value for _, value in node.value]
+                    raise ValueError(f"{file} gives {twice[0]} twice, in {where}; leave one out")
+                nodes += [(value, [*holders, node]) for _, value in node.value]
 
 
 def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:

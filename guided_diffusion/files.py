@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
 from io import BufferedReader
@@ -46,7 +46,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     of the block names `path` if it names no file: "no space left" says where.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_orphans(path.parent, f".{escape(path.name)}.*.tmp")
+    _remove_orphans(path.parent.glob(f".{escape(path.name)}.*.tmp"))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with named_errors(path), _owned(temporary, os.O_CREAT | os.O_TRUNC | os.O_RDWR) as descriptor:
@@ -73,7 +73,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     if path.exists() and not replace:
         raise taken
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_orphans(path.parent, f".partial-{escape(path.name)}*")
+    _remove_orphans(path.parent.glob(f".partial-{escape(path.name)}*"))
     partial = path.with_name(f".partial-{path.name}.{os.getpid()}")
     try:
         with named_errors(path), _owned(partial, os.O_DIRECTORY | os.O_RDONLY):
@@ -110,30 +110,15 @@ def locked(directory: Path, *, work: str, name: str | None = None) -> Iterator[N
         ValueError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / (LOCK if name is None else f".{name}.lock")
-    with _own_lock(path) as is_ours:
-        if not is_ours:
-            place = directory if name is None else directory / name
-            raise ValueError(f"another {work} is at work in {place}; wait for it, or choose another --out")
-        if name is None:
-            remove_leftovers(directory)
-        yield
-
-
-@contextmanager
-def _own_lock(path: Path) -> Iterator[bool]:
-    """True while this process holds the lock at `path`, whose file goes with it; False if another process does."""
-    while True:
-        with _opened(path, os.O_CREAT | os.O_RDWR) as descriptor:
-            state = _lock(descriptor)
-            if state == "ours" and not _is_open_at(path, descriptor):
-                continue  # the process that held it has removed it meanwhile
-            try:
-                yield state != "taken"
-            finally:
-                if state == "ours":
-                    path.unlink(missing_ok=True)
-            return
+    path, place = (directory / LOCK, directory) if name is None else (directory / f".{name}.lock", directory / name)
+    refusal = f"another {work} is at work in {place}; wait for it, or choose another --out"
+    with _owned(path, os.O_CREAT | os.O_RDWR, refusal=refusal):
+        try:
+            if name is None:
+                remove_leftovers(directory)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _is_open_at(path: Path, descriptor: int) -> bool:
@@ -149,22 +134,26 @@ def remove_leftovers(directory: Path) -> None:
 
     Their names hold a process id, so hidden files of a user's own, such as `.notes.tmp`, stay as well.
     """
-    for path in [*directory.glob(".partial-*"), *directory.glob(".*.tmp")]:
-        if _TEMPORARY.fullmatch(path.name):
-            _remove_orphans(directory, escape(path.name))
+    _remove_orphans(path for path in directory.glob(".*") if _TEMPORARY.fullmatch(path.name))
 
 
 @contextmanager
-def _owned(path: Path, flags: int) -> Iterator[int]:
-    """A temporary file or directory, new and open, marked as in use by this process while the block runs."""
+def _owned(path: Path, flags: int, *, refusal: str | None = None) -> Iterator[int]:
+    """A file or directory, made if missing, open and marked as in use by this process while the block runs.
+
+    refusal: the message of a ValueError where another process has it; None: wait for it.
+    """
     while True:
         if flags & os.O_DIRECTORY:
             path.mkdir(exist_ok=True)
         with _opened(path, flags) as descriptor:
-            if _lock(descriptor) == "taken" or not _is_open_at(path, descriptor):
-                continue  # another process took it for an orphan before it was locked
-            yield descriptor
-            return
+            is_taken = _lock(descriptor) == "taken"
+            if is_taken and refusal is not None:
+                raise ValueError(refusal)
+            if not is_taken and _is_open_at(path, descriptor):
+                yield descriptor
+                return
+        # Another process has it for a moment, to remove it, or has removed it before it was locked.
 
 
 _descriptors: set[int] = set()
@@ -196,9 +185,9 @@ _TEMPORARY = re.compile(r"\.partial-(.*\.\d+|(removed-)?checkpoint-\d+)|\..*\.\d
 """Temporary names; version 0.1 wrote checkpoints under names without a process id."""
 
 
-def _remove_orphans(directory: Path, pattern: str) -> None:
+def _remove_orphans(paths: Iterable[Path]) -> None:
     """Delete temporary files and directories that no living process has open; tidying never stops the work."""
-    for path in directory.glob(pattern):
+    for path in paths:
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:

@@ -33,8 +33,8 @@ def no_directories(run_dir: Path) -> list[Path]:
 
 
 def _named(run_dir: Path) -> list[Path]:
-    named = [path for path in run_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
-    return sorted(named, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    named = [(iteration, path) for path in run_dir.glob("checkpoint-*") if (iteration := number(path)) is not None]
+    return [path for _, path in sorted(named)]
 
 
 def latest(run_dir: Path) -> Path | None:

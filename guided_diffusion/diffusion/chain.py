@@ -83,6 +83,12 @@ class DiffusionChain:
             return Step(torch.full((like.shape[0],), t, dtype=_t_dtype(like), device=like.device), *link)
         return step_a_sample(self._columns[:, k.to(self.t.device)], like=like)
 
+    def link_from(self, step: Step, *, like: Tensor) -> Step:
+        """This chain's link that begins where one of a shortened chain does, for a batch like `like`."""
+        if not isinstance(step.alpha_bar, Tensor):
+            return self.at(int((self.alpha_bar >= step.alpha_bar).sum()) - 1, like=like)
+        return self.at((self.alpha_bar[:, None] >= step.alpha_bar.flatten().cpu()).sum(dim=0) - 1, like=like)
+
     def drawn(self, u: Tensor, *, like: Tensor) -> Step:
         """The link at the index of each sample that u (B,), uniform in [0, 1), falls on."""
         return self.at(uniform_indices(u, len(self)), like=like)

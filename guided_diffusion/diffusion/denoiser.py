@@ -11,7 +11,17 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from .chain import Coefficient, Step, posterior_mean, scaled, v_target, x0_from_eps, x0_from_posterior_mean, x0_from_v
+from .chain import (
+    Coefficient,
+    DiffusionChain,
+    Step,
+    posterior_mean,
+    scaled,
+    v_target,
+    x0_from_eps,
+    x0_from_posterior_mean,
+    x0_from_v,
+)
 
 Prediction = Literal["eps", "x0", "v", "mean"]
 """Meaning of the first C output channels: the noise, the image, v (2202.00512), or the mean of q(x_s | x_t, x_0)."""
@@ -151,11 +161,21 @@ class NetworkDenoiser:
     prediction: Prediction
     variance: Variance
     clip: Clip = 1.0
+    trained_on: DiffusionChain | None = None
+    """The chain of whose links the network predicts the mean; None: each step is such a link."""
 
     def __call__(self, x_t: Tensor, step: Step) -> Estimate:
-        """The (clipped) estimate for x_t (B, C, H, W). A network's own mean is kept as it is, clipped x0 or not."""
+        """The (clipped) estimate for x_t (B, C, H, W). A network's own mean is kept as it is, clipped x0 or not.
+
+        On longer links than it was trained on, a predicted mean determines x_0, and x_0 the mean of the longer link.
+        The published code takes it for the longer link's own.
+        """
         output = self.network(x_t, step.t).to(x_t.dtype)
         estimate = interpret(output, x_t, step, prediction=self.prediction, variance=self.variance)
+        if estimate.mean is not None and self.trained_on is not None:
+            link = self.trained_on.link_from(step, like=x_t)
+            if torch.as_tensor(link.alpha_bar_prev != step.alpha_bar_prev).any():
+                estimate = replace(estimate, x0=x0_from_posterior_mean(x_t, estimate.mean, link), mean=None)
         return replace(estimate, x0=clipped(estimate.x0, self.clip))
 
 

@@ -83,7 +83,8 @@ class DiffusionConfig:
     def denoiser(self, network: Callable[..., Tensor], y: Tensor | None, *, clip: Clip) -> NetworkDenoiser:
         """`network` as a denoiser, with labels y (B,) bound where it is conditional."""
         bound: Network = partial(network, y=y) if self.is_conditional else network
-        return NetworkDenoiser(bound, self.prediction, self.variance, clip)
+        trained_on = make_chain(self.chain) if self.prediction == "mean" else None
+        return NetworkDenoiser(bound, self.prediction, self.variance, clip, trained_on)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,9 @@ from ..models.unet import EncoderConfig
 
 Loss = Literal["simple", "hybrid", "vlb"]
 
+MOST_PREVIEWS = 10_000
+"""Samples in one picture, whose noise, images and pixels are all in memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
@@ -147,7 +150,7 @@ class DiffusionTrainingConfig(TrainingConfig):
     """The noise levels."""
     prediction: Prediction = "eps"
     """The quantity that the network estimates. mean, that of x_s, needs loss vlb and learns far more slowly: DDPM's
-    table 2 reports it as the worse choice, and it samples only the whole chain it was trained on."""
+    table 2 reports it as the worse choice."""
     variance: Variance = "learned_range"
     """The variance of a reverse step: fixed, or estimated by the network."""
     loss: Loss = "hybrid"
@@ -208,8 +211,8 @@ class PreviewConfig:
     """s of that guidance, s * grad log p(y | x_t)."""
 
     def __post_init__(self) -> None:
-        if self.images < 0:
-            raise ValueError(f"preview.images is a number of samples, 0 for no previews; got {self.images}")
+        if not 0 <= self.images <= MOST_PREVIEWS:
+            raise ValueError(f"preview.images is 0, for no previews, to {MOST_PREVIEWS:,} samples; got {self.images}")
         if self.steps < 2:
             raise ValueError(f"preview.steps must be at least 2, got {self.steps}")
         if self.classifier is None and self.scale != 1.0:

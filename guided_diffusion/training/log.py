@@ -50,7 +50,7 @@ class TrainingLog:
         self.file, self.writers = run.directory / "metrics.jsonl", list[Writer]()
         if self.is_main:
             if self.file.exists():
-                kept = [line for line in self._lines() if line["iteration"] <= start]
+                kept = [line for line in read_metrics(self.file) if line["iteration"] <= start]
                 with atomic_write(self.file) as file:
                     file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
             if run.config.tensorboard:
@@ -105,7 +105,7 @@ class TrainingLog:
 
     def lacks_observation(self, iteration: int) -> bool:
         """True on the main process if no line holds an observation after `iteration` updates."""
-        found = (line["iteration"] == iteration and "observed" in line for line in self._lines())
+        found = (line["iteration"] == iteration and "observed" in line for line in read_metrics(self.file))
         return self.is_main and not any(found)
 
     def say(self, text: str) -> None:
@@ -126,10 +126,6 @@ class TrainingLog:
         except OSError as error:
             _logger.warning("metrics of iteration %d are not recorded: %s", iteration, error)
 
-    def _lines(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl but damaged ones, such as one that a crash cut off."""
-        return read_metrics(self.file) if self.file.exists() else []
-
     def _begin_interval(self, iteration: int) -> None:
         self.sums: dict[str, tuple[Tensor, int]] = {}
         self.skipped = 0
@@ -142,9 +138,9 @@ def preview_file(run_dir: Path, iteration: int) -> Path:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl that are records of an iteration; others are skipped."""
+    """The lines of a metrics.jsonl, if there is one, but damaged ones, such as one that a crash cut off."""
     lines = list[dict[str, Any]]()
-    for line in file.read_bytes().splitlines():
+    for line in file.read_bytes().splitlines() if file.exists() else ():
         with suppress(DamagedRecordError):
             lines.append(parse_record(line, {"iteration": int}, source=file))
     return lines

@@ -9,8 +9,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext, suppress
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +21,8 @@ from ..data.crops import DamagedImageError
 from ..data.image_set import ImageSet, open_training_set
 from ..data.labels import matched
 from ..data.summary import doubts, summary
-from ..distributed import on_any_process, on_main_process, this_process, wait_for_everyone
-from ..files import LOCK, atomic_write, locked
+from ..distributed import locked_for_run, on_any_process, on_main_process, this_process, wait_for_everyone
+from ..files import LOCK, atomic_write
 from ..run_directory import mark_best, read_best
 from ..stop_request import InterruptedWork, StopRequest, stop_requests
 from .config import TrainingConfig
@@ -99,12 +97,12 @@ def fit(run: TrainingRun) -> None:
     with ExitStack() as stack:
         # A directory that another training may write to is locked before anything in it is read; others are locked
         # after all refusals, which leave nothing behind.
-        has_lock = on_main_process((run.directory / LOCK).exists)
-        if has_lock:
-            on_main_process(partial(_lock, stack, run.directory))
+        lock, is_in_use = locked_for_run(run.directory, work="training"), on_main_process((run.directory / LOCK).exists)
+        if is_in_use:
+            stack.enter_context(lock)
         state = set_up(run)
-        if not has_lock:
-            on_main_process(partial(_lock, stack, run.directory))
+        if not is_in_use:
+            stack.enter_context(lock)
         log = stack.enter_context(closing(TrainingLog(state)))
         stop = stack.enter_context(stop_requests())
         _resume_observing(state, log, stop)
@@ -112,11 +110,6 @@ def fit(run: TrainingRun) -> None:
         _iterate(state, log, stop)
         save_last(state)
         log.say(_ending(state))
-
-
-def _lock(stack: ExitStack, directory: Path) -> None:
-    """Lock the run directory until the stack closes; only the main process asks for it."""
-    stack.enter_context(locked(directory, work="training"))
 
 
 def _iterate(state: TrainState, log: TrainingLog, stop: StopRequest) -> None:

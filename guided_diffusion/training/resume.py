@@ -50,7 +50,7 @@ def stored_class_names(run_dir: Path) -> tuple[str, ...]:
     with suppress(DamagedRecordError, OSError):
         if (found := latest(run_dir)) is not None:
             record = read_record(found / "config.json", {"model": {"class_names": list[str] | None}})
-            return tuple(record["model"]["class_names"])
+            return tuple(record["model"].get("class_names") or ())
     return ()
 
 
@@ -62,33 +62,39 @@ def data_record(images: ImageSet) -> dict[str, Any]:
 def starting_checkpoint(run: TrainingRun, data: Mapping[str, Any], *, leave_damaged: bool = False) -> Path | None:
     """The newest sound checkpoint of a run to resume, None for a run that begins.
 
-    A damaged one is reported and, unless it is to be left, set aside under another name.
+    Newer ones that are damaged, or of another model than it, are reported and, unless they are to be left, set aside.
 
     Raises:
         FileNotFoundError: its resume/ directory was deleted.
-        ValueError: a checkpoint of another model, or none that is sound.
+        ValueError: none is of the model asked for, or none is sound; all stay as they are.
     """
     check_run_directory(run.directory, resume=run.resume)
-    found = checkpoints(run.directory)
     for path in no_directories(run.directory):
         _logger.warning("%s is no directory; the checkpoint before it is taken", path)
-    for path in reversed(found):
+    faults: dict[Path, ValueError] = {}
+    for path in reversed(checkpoints(run.directory)):
         try:
             checkpoint = open_checkpoint(path, run.kind)
+            _refuse_another_model(checkpoint, run)
             verify(checkpoint)
-        except DamagedCheckpointError as damage:
-            now = path if leave_damaged else set_aside(path)
-            _logger.warning("%s; it is now %s, and the checkpoint before it is tried", damage, now)
+        except (DamagedCheckpointError, _AnotherModelError) as fault:
+            faults[path] = fault
             continue
         _refuse_without_resume(checkpoint)
-        _refuse_another_model(checkpoint, run)
         _warn_of_changes(checkpoint, run, data)
+        for broken, fault in faults.items():
+            place = "" if leave_damaged else f"it is now {set_aside(broken)}, and "
+            _logger.warning("%s; %sthe checkpoint before it is tried", fault, place)
         return path
-    if found:
-        raise ValueError(
-            f"none of the {len(found)} checkpoints in {run.directory} is sound; begin again in another --out"
-        )
+    if faults:
+        unsound = f"none of the {len(faults)} checkpoints in {run.directory} is sound; begin again in another --out"
+        of_others = (fault for fault in faults.values() if isinstance(fault, _AnotherModelError))
+        raise next(of_others, ValueError(f"{unsound} ({next(iter(faults.values()))})"))
     return None
+
+
+class _AnotherModelError(ValueError):
+    """A checkpoint of another model than the one asked for, or whose description was changed."""
 
 
 def _refuse_without_resume(checkpoint: Checkpoint) -> None:
@@ -107,18 +113,19 @@ def _refuse_without_resume(checkpoint: Checkpoint) -> None:
 
 
 def _refuse_another_model(checkpoint: Checkpoint, run: TrainingRun) -> None:
-    # Through the config class, so that a field younger than the checkpoint has its default.
-    stored = checkpoint.model
+    stored, source = checkpoint.model, str(checkpoint.path / "config.json")
     if not isinstance(run.model, Mapping):
-        source = str(checkpoint.path / "config.json")
-        stored = to_plain(from_plain(type(run.model), checkpoint.model, source=source))
+        try:  # through the config class, so that a field younger than the checkpoint has its default
+            stored = to_plain(from_plain(type(run.model), stored, source=source))
+        except ValueError as error:
+            raise DamagedCheckpointError(str(error)) from None
     changed = [
         difference
         for difference in differences(stored, to_plain(run.model))
         if not difference.startswith("unseen_classes:")  # a record of the images, which are no setting
     ]
     if changed:
-        raise ValueError(
+        raise _AnotherModelError(
             f"cannot resume {checkpoint.path}: its model differs from the one asked for in {'; '.join(changed)}. "
             f"Give the same settings, or choose another --out"
         )

@@ -1,5 +1,6 @@
 """The state of a training at its start or where it is resumed, with as many images at a time as memory holds."""
 
+import math
 import os
 import resource
 from collections.abc import Callable, Mapping
@@ -37,9 +38,13 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
     """The state at the start, or at the newest sound checkpoint.
 
     Writes nothing; a damaged checkpoint is renamed unless it is to be left.
+
+    Raises:
+        ValueError: a batch that does not divide over the processes or exceeds their memory, and as
+            `starting_checkpoint`.
     """
     config, accelerator = run.config, make_accelerator(run.config.precision)
-    run.batches.share(this_process().world_size)
+    _refuse_beyond_memory(run, run.batches.share(this_process().world_size))
     data = on_main_process(partial(data_record, run.batches.images))
     path = on_main_process(partial(starting_checkpoint, run, data, leave_damaged=leave_damaged))
     start = None if path is None else open_checkpoint(path, run.kind)
@@ -58,6 +63,16 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
     )  # fmt: skip
     state.micro_size = _micro_size(state, {} if start is None else read_resume(start, state))
     return state
+
+
+def _refuse_beyond_memory(run: TrainingRun, share: int) -> None:
+    """Refuse more images of an update, all of which a process reads before it begins, than the memory holds."""
+    pixels, free = torch.float32.itemsize * math.prod(run.batches.images.shape), free_bytes() // _processes_here()
+    if share * pixels > free:
+        raise ValueError(
+            f"--training.batch.size {run.config.batch.size} does not fit into memory: the pixels of the {share:,} "
+            f"images of an update take {share * pixels:.3g} bytes in each process, and {free:.3g} are free; lower it"
+        )
 
 
 def _prepared(network: nn.Module, config: LoopConfig, accelerator: "Accelerator") -> nn.Module:
@@ -153,10 +168,14 @@ def evenly_cut(size: int, *, most: int) -> int:
 
 def cpu_limit(network: nn.Module, bytes_per_image: int) -> int:
     """Images, at least 1, whose activations fit into this process's share of the free memory beside the optimiser."""
-    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     moments_and_gradients = 3 * sum(local(p.detach()).numel() * p.element_size() for p in network.parameters())
-    free = CPU_SHARE * (free_bytes() / processes_here - moments_and_gradients)
+    free = CPU_SHARE * (free_bytes() / _processes_here() - moments_and_gradients)
     return max(1, int(free / max(1, bytes_per_image)))
+
+
+def _processes_here() -> int:
+    """Processes that share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def free_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -56,7 +56,7 @@ def update(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest)
     optimizer.zero_grad()
     state.iteration += 1
     can_be_lowered = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
-    is_overflow = not is_finite and not broken_losses and can_be_lowered
+    is_overflow = broken_gradients and not broken_losses and can_be_lowered
     _judge(state, loss, is_sound=is_finite and not absurd_losses, is_overflow=is_overflow)
     if not is_finite:
         return UpdateResult(numbers=None, stop_requested=stops)

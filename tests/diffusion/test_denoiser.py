@@ -13,7 +13,7 @@ from oracles.mixture import draws
 from oracles.stub_network import CASES, StubNetwork
 from torch.testing import assert_close
 
-from guided_diffusion.diffusion.chain import q_sample, v_target, x0_from_eps
+from guided_diffusion.diffusion.chain import Coefficient, posterior_mean, q_sample, v_target, x0_from_eps
 from guided_diffusion.diffusion.denoiser import (
     TARGET,
     NetworkDenoiser,
@@ -22,7 +22,16 @@ from guided_diffusion.diffusion.denoiser import (
     split_output,
     transition,
 )
-from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas, timestep_subset
+from guided_diffusion.diffusion.model import DiffusionConfig
+from guided_diffusion.diffusion.schedules import (
+    ChainConfig,
+    chain_from_betas,
+    linear_betas,
+    make_chain,
+    sampling_chain,
+    timestep_subset,
+)
+from guided_diffusion.models.unet import UNetConfig
 
 CHAIN = chain_from_betas(linear_betas(1000)).shortened(timestep_subset(1000, "25"))
 x0, eps = draws(3, 2, 4, 4, seed=1).clamp(-1, 1), draws(3, 2, 4, 4, seed=2)
@@ -125,6 +134,35 @@ def test_a_networks_own_mean_is_not_clipped():
     estimate = NetworkDenoiser(lambda x, t: 5 * x, "mean", "small")(x0, step)
     assert torch.equal(transition(estimate, x0, step)[0], 5 * x0)
     assert estimate.x0.abs().max() <= 1
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("spec", ["", "25", "ddim25", "10,5,5"])
+def test_a_predicted_mean_gives_the_exact_x0_and_the_longer_links_mean_on_a_shortened_chain(schedule, spec):
+    """Images N(1, 0.25) have E[x_0 | x_t] = 1 + 0.25 a (x_t - a) / (0.25 a^2 + 1 - a^2), a = sqrt(alpha_bar).
+
+    Solving the mean of a link of the whole chain for x_0 magnifies rounding by the inverse of its weight, below 1e4.
+    """
+    config = ChainConfig(schedule=schedule)
+    whole, chain = make_chain(config), sampling_chain(config, spec)
+
+    def expected_x0(x_t: torch.Tensor, alpha_bar: Coefficient) -> torch.Tensor:
+        return 1 + 0.25 * alpha_bar**0.5 * (x_t - alpha_bar**0.5) / (0.25 * alpha_bar + 1 - alpha_bar)
+
+    def network(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        link = whole.at(t.long(), like=x_t)
+        return posterior_mean(x_t, expected_x0(x_t, link.alpha_bar), link)
+
+    encoder = UNetConfig(
+        image_size=8, in_channels=2, out_channels=2, base_channels=64, channel_mult=(1,), attention_sizes=()
+    )
+    model = DiffusionConfig(network=encoder, chain=config, prediction="mean", variance="small")
+    denoiser, x_t = model.denoiser(network, None, clip=None), draws(3, 2, 4, 4, seed=3)
+    for k in (0, 1, len(chain) // 2, len(chain) - 1, torch.tensor([0, 1, len(chain) - 1])):
+        step = chain.at(k, like=x_t)
+        estimate, x0 = denoiser(x_t, step), expected_x0(x_t, step.alpha_bar)
+        assert_close(estimate.x0, x0, rtol=0, atol=1e-11)
+        assert_close(transition(estimate, x_t, step)[0], posterior_mean(x_t, x0, step), rtol=0, atol=1e-11)
 
 
 def test_a_network_of_lower_precision_leaves_the_images_precision():
