@@ -227,9 +227,7 @@ def _downloaded(name: str, url: str) -> Path:
     file = Path(get_dir()) / "checkpoints" / url.rpartition("/")[2]
     stem = file.stem.rpartition("-")[2]  # published files end in the start of their SHA-256
     if file.is_file() and not file_sha256(file).startswith(stem):
-        raise ValueError(
-            f"{file} is damaged: its SHA-256 does not begin with {stem}; remove it, then it is fetched again"
-        )
+        raise ValueError(f"{file} is damaged: its SHA-256 does not begin with {stem}; remove it, it is fetched again")
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         try:

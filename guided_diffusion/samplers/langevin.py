@@ -83,10 +83,9 @@ def langevin_warning(chain: DiffusionChain, *, snr: float, langevin_steps: int) 
     excess = noise_excess(chain, snr=snr, langevin_steps=langevin_steps)
     if excess <= LARGEST_EXCESS:
         return None
+    advice = "a smaller sampler.snr, such as the published 0.22"
     enough = (n for n in ENOUGH if noise_excess(chain, snr=snr, langevin_steps=n) <= LARGEST_EXCESS)
-    if (steps := next(enough, None)) is None:
-        advice = "a smaller sampler.snr, such as the published 0.22"
-    else:
+    if steps := next(enough, None):
         advice = f"sampler.langevin_steps {steps} or more, or more levels (sampler.steps)"
     return (
         f"{len(chain)} levels of {langevin_steps} steps of snr {snr:.3g} leave {excess:.3g} times the noise variance "
