@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_classifier import pictures, small
 from torch import nn
 from torch.testing import assert_close
 from torchvision.models import squeezenet1_1
@@ -20,10 +21,6 @@ from guided_diffusion.guidance import guided_at_estimate, guided_through
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CHAIN = chain_from_betas(linear_betas(1000))
-
-
-def pictures(count: int = 3, *, channels: int = 3, side: int = 24) -> torch.Tensor:
-    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +41,6 @@ def network(weights) -> nn.Module:
 @pytest.fixture(scope="module")
 def guide(weights) -> CleanClassifier:
     return load_clean_classifier(f"torchvision:squeezenet1_1:{weights}", smooth=False, device="cpu")
-
-
-def small() -> nn.Module:
-    """A network with batch normalisation, whose batches must not mix."""
-    torch.manual_seed(1)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(4, 2),
-    )  # fmt: skip
 
 
 def small_guide(network: nn.Module, **changes) -> CleanClassifier:

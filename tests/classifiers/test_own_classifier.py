@@ -4,24 +4,11 @@ import sys
 
 import pytest
 import torch
+from small_classifier import pictures, small
 from torch import nn
 from torch.testing import assert_close
 
 from classifiers.off_the_shelf import CleanClassifier, clean_classifier, fitted, load_clean_classifier
-
-
-def pictures(count: int = 3, *, channels: int = 3, side: int = 24) -> torch.Tensor:
-    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-def small() -> nn.Module:
-    """A network with batch normalisation, whose batches must not mix."""
-    torch.manual_seed(1)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(4, 2),
-    )  # fmt: skip
-
 
 OWN = """
 import torch
