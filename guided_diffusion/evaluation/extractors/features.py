@@ -59,7 +59,7 @@ class PublishedExtractor:
     weights: PublishedWeights
     resize: str
     features: Callable[[nn.Module, Tensor, torch.device], Features]
-    """From the network, images (N, 3, H, W) uint8 and the device to compute on."""
+    """From the network, images (N, 1 or 3, H, W) uint8 and the device to compute on."""
     class_names: None = None
 
     @property
@@ -82,7 +82,14 @@ class PublishedExtractor:
             )
         device = next(self.network.parameters()).device
         with exact_float32():
-            return self.features(self.network, images_uint8.expand(-1, 3, -1, -1), device)
+            return self.features(self.network, images_uint8, device)
+
+
+def on_device(images: Tensor, device: torch.device) -> Tensor:
+    """The images on `device`. To a GPU they go by way of pinned memory: the host does not wait until it has computed
+    what came before."""
+    to_gpu = device.type == "cuda" and images.device.type == "cpu"
+    return (images.pin_memory() if to_gpu else images).to(device, non_blocking=to_gpu)
 
 
 @contextmanager
