@@ -10,7 +10,8 @@ from torch import Tensor
 from classifiers.trained_model import Classifier, load_classifier
 
 from ...diffusion.images import from_uint8
-from .features import Features, exact_float32, on_device
+from ...models.precision import exact_float32
+from .features import Features, on_device
 
 SPATIAL_CHANNELS = 7
 """Channels of the last feature map that spatial features keep, as sFID keeps 7 of Inception's."""
