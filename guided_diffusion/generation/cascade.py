@@ -139,7 +139,7 @@ class UpsamplingRun:
         return finite_samples(
             lambda on_step: sampler(denoiser, self.chain, x_T, batch.noise, on_step=on_step),
             batch.ids,
-            cause=partial(likeliest_cause, [self.upsampler], self.settings.sampler),
+            cause=partial(likeliest_cause, [self.upsampler], self.settings.sampler, precision=self.settings.precision),
             on_step=batch.on_step,
         )
 

@@ -174,7 +174,7 @@ class SamplingRun:
         return [network for network in networks if network is not None]
 
     def _likeliest_cause(self) -> str:
-        return likeliest_cause(self.loaded, self.settings.sampler, self.guidance.strengths)
+        return likeliest_cause(self.loaded, self.settings.sampler, self.guidance.strengths, self.settings.precision)
 
     def manifest(self, plan: Plan) -> dict[str, Any]:
         """All that the samples' pixels depend on, except for floating-point kernels."""
