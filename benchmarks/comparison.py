@@ -34,7 +34,7 @@ def offered(make: Callable[[], Work]) -> Work | Missing:
 
 def counted(network: Callable[[], nn.Module], call: Callable[[nn.Module], object]) -> tuple[float, int]:
     """Operations of `call`, and parameters of the network, on the device "meta", where nothing is computed."""
-    with torch.device("meta"):
+    with torch.inference_mode(False), torch.device("meta"):  # which would hide convolutions from the count
         built = network()
         return call_cost(lambda: call(built)).flops, parameters(built)
 

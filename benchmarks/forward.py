@@ -56,7 +56,7 @@ def main(config: ForwardBenchmark) -> None:
     works = {name: offered(lambda pair=pair: work(*pair, size, config.batch)) for name, pair in networks.items()}
     note = f"Batch {config.batch}, {size.network.image_size} pixels. {deviation(ours, size)}"
     print(compared("Forward pass", works, rounds=config.rounds, device=device, note=note))
-    by_batch = {batch: call(ours, size, batch) for batch in config.batches}
+    by_batch = {batch: by_default(size, batch=batch) for batch in config.batches}
     by_side = {side: by_default(sized(config, side), batch=4) for side in config.sides}
     print(grown("Growth of a forward pass", {"batch": by_batch, "pixels a side, batch 4": by_side}))
 

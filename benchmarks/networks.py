@@ -1,7 +1,7 @@
 """Our networks as a user opens them, with random weights: sampling runs and trainings under the library's defaults."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -130,7 +130,7 @@ def write_models(size: Size, directory: Path) -> None:
 
 
 def sampling_run(directory: Path, *, steps: int, batch: int, guided: bool = True, **settings: Any) -> Any:
-    """A `SamplingRun` of DDIM as scripts/sample.py opens it, of the models that `write_models` wrote."""
+    """A `SamplingRun` of DDIM as scripts/sample.py opens it for 50,000 samples, of the models of `write_models`."""
     from guided_diffusion.generation.config import SampleSetConfig
     from guided_diffusion.generation.run import SamplingRun
     from guided_diffusion.guidance.config import GuidanceConfig
@@ -141,7 +141,9 @@ def sampling_run(directory: Path, *, steps: int, batch: int, guided: bool = True
         classifier=directory / "classifier" if guided else None, guidance=GuidanceConfig(scale=1.0 if guided else None),
         sampler=SamplerConfig(name="ddim", steps=steps), cpu_threads=torch.get_num_threads(), **settings,
     )  # fmt: skip
-    return SamplingRun.open(config)
+    run = SamplingRun.open(config)
+    run.prepare(run.plan(replace(config, num_samples=50_000)))
+    return run
 
 
 def first_batch(run: Any, size: int) -> Any:

@@ -2,7 +2,8 @@
 
 python benchmarks/peak_memory.py
 
-MiB beyond networks and optimiser, which are warm: activations and temporaries. On a GPU, as its allocator counts them.
+MiB that the first call needs beyond the networks: activations and temporaries, in training also gradients and moments.
+On a GPU, as its allocator counts them.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,10 +16,11 @@ import torch
 import training_step
 from forward import call
 from memory import added_mib, in_fresh_process
-from networks import sampling_run, small, tiny, unet, write_models
+from networks import Size, sampling_run, small, tiny, unet, write_models
 from peers import PlainGuidance, diffusers_unet, plain, plain_iteration
 from rounds import Missing, Table, attempt, shown
 
+from guided_diffusion.config import run_command
 from guided_diffusion.distributed import default_device
 
 
@@ -47,7 +49,7 @@ def forward(way: str, config: MemoryBenchmark) -> float:
             network = plain(unet(size), device)
         else:
             network = diffusers_unet(size).to(device).eval()
-        return _warm(call(network, size, config.batch))
+        return added_mib(call(network, size, config.batch))
 
 
 def training(way: str, config: MemoryBenchmark) -> float:
@@ -55,9 +57,9 @@ def training(way: str, config: MemoryBenchmark) -> float:
     size, device, batch = _size(config), default_device(), config.training_batch
     with TemporaryDirectory() as directory:
         if way == "ours by default":
-            return _warm(training_step.ours(size, Path(directory), batch).way)
+            return added_mib(training_step.ours(size, Path(directory), batch).way)
         network = plain(unet(size), device) if way == "plain way" else diffusers_unet(size).to(device)
-        return _warm(plain_iteration(network.train(), size, batch))
+        return added_mib(plain_iteration(network.train(), size, batch))
 
 
 def guided(way: str, config: MemoryBenchmark, steps: int = 2) -> float:
@@ -67,8 +69,8 @@ def guided(way: str, config: MemoryBenchmark, steps: int = 2) -> float:
         directory = Path(name)
         write_models(size, directory)
         if way == "ours by default":
-            return _warm(guided_step.sampled(directory, config.batch, steps=steps))
-        return _warm(guided_step.plainly_sampled(PlainGuidance(size, default_device()), directory, config.batch))
+            return added_mib(guided_step.sampled(directory, config.batch, steps=steps))
+        return added_mib(guided_step.plainly_sampled(PlainGuidance(size, default_device()), directory, config.batch))
 
 
 WORK: Mapping[str, tuple[Callable[..., float], tuple[str, ...]]] = {
@@ -84,7 +86,7 @@ def main(config: MemoryBenchmark) -> None:
     for name, (function, ways) in WORK.items():
         for way in ways:
             rows.append([name, way, _mib(attempt(lambda f=function, way=way: in_fresh_process(f, way, config)))])
-    note = f"MiB beyond networks and optimiser; batch {config.batch}, in training {config.training_batch}."
+    note = f"MiB of the first call beyond the networks; batch {config.batch}, in training {config.training_batch}."
     print(Table("Peak memory", ("work", "way", "MiB"), rows, note))
     by_steps = [[str(steps), _mib(attempt(lambda s=steps: in_fresh_process(guided, "ours by default", config, s)))]
                 for steps in config.steps]  # fmt: skip
@@ -95,16 +97,9 @@ def _mib(found: object) -> str:
     return f"{shown(None)} ({found.reason})" if isinstance(found, Missing) else f"{found:,.0f}"
 
 
-def _size(config: MemoryBenchmark):
+def _size(config: MemoryBenchmark) -> Size:
     return tiny() if config.tiny else small()
 
 
-def _warm(work: Callable[[], object]) -> float:
-    work()
-    return added_mib(work)
-
-
 if __name__ == "__main__":
-    from guided_diffusion.config import run_command
-
     run_command(MemoryBenchmark, main)
