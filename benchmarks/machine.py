@@ -51,7 +51,8 @@ def description() -> list[str]:
     return [
         f"Processor: {_processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}; "
         f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory",
-        f"GPU: {', '.join(gpus) or 'none'}",
+        f"GPU: {', '.join(gpus) or 'none'}"
+        + (f"; CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if gpus else ""),
         f"Threads: {torch.get_num_threads()}",
         f"Allocator: {allocator()}",
         f"Versions: Python {platform.python_version()}, {', '.join(found)}",
