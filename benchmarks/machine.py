@@ -48,11 +48,11 @@ def description() -> list[str]:
     """Lines about hardware, threads, allocator and versions."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     found = [f"{name} {_version(name)}" for name in LIBRARIES]
+    found += [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}"] if gpus else []
     return [
         f"Processor: {_processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}; "
         f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory",
-        f"GPU: {', '.join(gpus) or 'none'}"
-        + (f"; CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if gpus else ""),
+        f"GPU: {', '.join(gpus) or 'none'}",
         f"Threads: {torch.get_num_threads()}",
         f"Allocator: {allocator()}",
         f"Versions: Python {platform.python_version()}, {', '.join(found)}",
