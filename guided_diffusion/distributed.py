@@ -184,9 +184,28 @@ def clip_gradients(model: nn.Module, *, max_norm: float | None) -> Tensor:
     return norm.full_tensor() if _is_sharded(norm) else norm
 
 
-def on_any_process(*facts: Tensor) -> list[bool]:
-    """Each fact, () bool: True on every process if it holds on any. The host waits for the device here."""
-    return (reduced(torch.stack([fact.to(this_process().device) for fact in facts]).float(), "sum") > 0).tolist()
+def on_any_process(*facts: Tensor | bool) -> Tensor:
+    """(n,) bool on the device, for each fact, () or Python's: True on every process if it holds on any."""
+    device = this_process().device
+    # A bool is filled in: copying it would make the host wait for the device.
+    own = [fact.to(device) if isinstance(fact, Tensor) else torch.full((), fact, device=device) for fact in facts]
+    return reduced(torch.stack(own).float(), "sum") > 0
+
+
+class HostCopy:
+    """A copy of a tensor on its way to the host, which waits for it only where it is read."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._copy = tensor.to("cpu", non_blocking=True)
+        self._arrival = None if tensor.device.type == "cpu" else torch.Event(tensor.device)
+        if self._arrival is not None:
+            self._arrival.record()
+
+    def read(self) -> Tensor:
+        """The copy; work that was given to the device after it is not waited for."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return self._copy
 
 
 def reduced(values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:

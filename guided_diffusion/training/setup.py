@@ -3,24 +3,30 @@
 import math
 import os
 import resource
-from collections.abc import Callable, Mapping
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
 
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ..checkpoint import load_weights, open_checkpoint
+from ..compilation import COMPILING_SECONDS, CallCost, call_cost, compile_or_warn, repays, uncompiled
 from ..data.batches import Batch
 from ..diffusion.noise import SeededNoise
 from ..distributed import gathered, local, make_accelerator, on_main_process, shard, this_process
-from ..memory import largest_fitting
-from ..models.unet import recompute
-from .config import LoopConfig
+from ..memory import first_fitting, halves
+from ..models.memory_format import memory_format_of
+from ..models.recomputation import Recomputed
+from ..models.unet import level_sizes, recompute
 from .ema import EMA
 from .resume import data_record, read_resume, starting_checkpoint
 from .run import TrainingRun, TrainState
@@ -50,7 +56,8 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
     start = None if path is None else open_checkpoint(path, run.kind)
     if start is not None:
         load_weights(run.network, start, "network")
-    model = _prepared(run.network, config, accelerator)
+    cost = _cost_to_compile(run, accelerator.device)
+    model = _prepared(run, accelerator, compiled=cost is not None)
     parameters = run.network.parameters()
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     iteration = 0 if start is None else start.iteration
@@ -61,7 +68,9 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
         start_iteration=iteration, iteration=iteration, data=data, saved_iteration=iteration,
         largest_weight=largest_weight(run.network), largest_loss=torch.full((), torch.nan, device=accelerator.device),
     )  # fmt: skip
-    state.micro_size = _micro_size(state, {} if start is None else read_resume(start, state))
+    state.micro_size = _fitting_size(state, {} if start is None else read_resume(start, state))
+    if cost is not None:
+        _compile(state, cost)
     return state
 
 
@@ -75,42 +84,119 @@ def _refuse_beyond_memory(run: TrainingRun, share: int) -> None:
         )
 
 
-def _prepared(network: nn.Module, config: LoopConfig, accelerator: "Accelerator") -> nn.Module:
+def _cost_to_compile(run: TrainingRun, device: torch.device) -> CallCost | None:
+    """The cost of computing this process's share of an update, if the network is to be compiled; None if not."""
+    wanted = run.config.wanted_compile
+    if wanted == "off" or (wanted == "auto" and device.type == "cpu"):
+        return None
+    if wanted == "auto" and run.config.shard:
+        _say("the network is not compiled, because it is sharded; --training.compile on compiles it nevertheless")
+        return None
+    run.network.to(device)
+    one = call_cost(lambda: _loss_of_first_image(run, device).backward())
+    run.network.zero_grad()
+    cost = replace(one, flops=one.flops * run.batches.share(this_process().world_size))
+    if wanted == "on" or repays(cost, run.config.total_iterations, device):
+        return cost
+    _say("the network is not compiled: the training is too short to repay it (--training.compile on)")
+    return None
+
+
+def _compile(state: TrainState, cost: CallCost) -> None:
+    """Compile the network for the sizes of the micro-batches, by a forward and backward pass of each."""
+    _say(f"compiling the network: about {cost.kernels * COMPILING_SECONDS:.0f} s (--training.compile off)")
+    begin, sizes = time.perf_counter(), {state.micro_size, state.share % state.micro_size} - {0}
+
+    def trial() -> None:
+        for size in sizes:
+            try_size(state, size)
+
+    if compile_or_warn(state.run.network, trial):
+        _say(f"compiled the network in {time.perf_counter() - begin:.0f} s")
+
+
+def _say(text: str) -> None:
+    if this_process().is_main:
+        print(text, file=sys.stderr)
+
+
+def _prepared(run: TrainingRun, accelerator: "Accelerator", *, compiled: bool) -> nn.Module:
     """The network on its device, as the loop calls it: in its precision, its gradients averaged over processes."""
-    recompute(network, config.recompute_sizes)
+    network, config = run.network, run.config
+    recompute(network, () if config.recompute_sizes == "auto" else config.recompute_sizes)
     network.to(accelerator.device)
-    if config.channels_last:
-        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]  # undeclared form
+    layout = memory_format_of(accelerator.device, run.batches.images.image_size, compiled=compiled)
+    network.to(memory_format=layout)  # pyright: ignore[reportCallIssue, reportArgumentType]  # undeclared form
     if config.shard:
         if accelerator.num_processes == 1:
             raise ValueError("training.shard spreads a network over processes, but there is one; start several")
         shard(network, device_type=accelerator.device.type)
-    if config.compile:
-        network.compile()
     # In evaluation mode, accelerate adds the precision and no DistributedDataParallel.
     return cast(nn.Module, accelerator.prepare_model(network, evaluation_mode=config.shard))
 
 
-def _micro_size(state: TrainState, before: Mapping[str, int]) -> int:
+def _fitting_size(state: TrainState, before: Mapping[str, int]) -> int:
     """Samples at a time: as configured, or as many of the share as memory holds on every process.
 
-    before: the cut of a resumed training, which is kept: sums in another order differ in their last bits.
+    What is to be recomputed for that is chosen too. before: the cut of a resumed training, which is kept: sums in
+    another order differ in their last bits.
     """
-    wanted, share, device = state.run.config.batch.per_process, state.share, state.process.device
-    if wanted != "auto":
-        return min(wanted, share)
-    if before.get("share") == share:
-        return before["micro_size"]
-    if state.run.config.shard and device.type != "cpu":
-        raise ValueError(
-            "training.shard cannot search for the batch that fits, because a process that runs out of memory would "
-            "leave the others waiting; give --training.batch.per_process"
-        )
-    if device.type == "cpu":
-        fitting = evenly_cut(share, most=cpu_limit(state.run.network, bytes_per_image(state)))
+    config, share, device = state.run.config, state.share, state.process.device
+    known = before["micro_size"] if before.get("share") == share else None
+    if config.batch.per_process != "auto":
+        known = min(config.batch.per_process, share)
+    if device.type == "cpu" or config.shard:
+        if known is None and device.type != "cpu":
+            raise ValueError(
+                "training.shard cannot search for the batch that fits, because a process that runs out of memory would "
+                "leave the others waiting; give --training.batch.per_process"
+            )
+        fitting = known or _cpu_size(state)
     else:
-        fitting = largest_fitting(share, partial(try_size, state))
-    return int(gathered({"fitting": torch.tensor([fitting])})["fitting"].min())
+        fitting = size_by_trial(state, [known] if known else halves(share))
+        fitting = known or evenly_cut(share, most=fitting)
+    return known or int(gathered({"fitting": torch.tensor([fitting])})["fitting"].min())
+
+
+def _cpu_size(state: TrainState) -> int:
+    """Images whose activations fit; since fewer at a time cost nothing here, only one that does not is recomputed."""
+    network, most = state.run.network, 0
+    for recomputed in _recomputations(state, everything=True):
+        recompute(network, recomputed)
+        image = bytes_per_image(state)
+        most = cpu_limit(network, image)
+        if most * image <= CPU_SHARE * _room(network):
+            break
+    return evenly_cut(state.share, most=most)
+
+
+def size_by_trial(state: TrainState, sizes: Sequence[int]) -> int:
+    """The first of these sizes for which a trial fits, if need be with pointwise operations recomputed.
+
+    Whole levels are recomputed last: that costs up to a third of the time, smaller micro-batches a few percent.
+    """
+
+    def attempt(candidate: tuple[int, Recomputed]) -> None:
+        recompute(state.run.network, candidate[1])
+        try_size(state, candidate[0])
+
+    cheap, all_ways = (_recomputations(state, everything=is_last) for is_last in (False, True))
+    candidates: list[tuple[int, Recomputed]] = [
+        (size, way) for size in sizes for way in (all_ways if size == sizes[-1] else cheap)
+    ]
+    size, recomputed = first_fitting(candidates, attempt)
+    if recomputed and state.run.config.recompute_sizes == "auto":
+        _say(f"memory is short: the backward pass computes again {recomputed} (--training.recompute_sizes)")
+    return size
+
+
+def _recomputations(state: TrainState, *, everything: bool) -> list[Recomputed]:
+    """Choices, cheapest first: as configured, or nothing, pointwise operations, and more and more levels."""
+    wanted = state.run.config.recompute_sizes
+    if wanted != "auto":
+        return [wanted]
+    sizes = level_sizes(state.run.network)
+    return [(), "pointwise", *(tuple(sizes[: n + 1]) for n in range(len(sizes) if everything else 0))]
 
 
 def bytes_per_image(state: TrainState) -> int:
@@ -120,9 +206,14 @@ def bytes_per_image(state: TrainState) -> int:
 
 def loss_of_first_image(state: TrainState) -> Tensor:
     """The loss () of the first sample of the stream."""
-    batch = first_batch(state, 1)
-    noise = SeededNoise(state.run.config.seed, batch.counter.tolist())
-    return state.run.objective(state.run.network, batch.to(state.process.device), noise).total
+    return _loss_of_first_image(state.run, state.process.device)
+
+
+def _loss_of_first_image(run: TrainingRun, device: torch.device) -> Tensor:
+    batch = first_batch(run, 1)
+    noise = SeededNoise(run.config.seed, batch.counter.tolist())
+    with uncompiled(run.network):
+        return run.objective(run.network, batch.to(device), noise).total
 
 
 def try_size(state: TrainState, size: int) -> None:
@@ -133,32 +224,44 @@ def try_size(state: TrainState, size: int) -> None:
     """
     moments = [torch.zeros_like(parameter) for parameter in state.run.network.parameters() for _ in range(2)]
     try:
-        backward(state, first_batch(state, size), synced=False)
+        backward(state, first_batch(state.run, size), synced=False)
     finally:
         state.optimizer.zero_grad()
     del moments
 
 
-def first_batch(state: TrainState, size: int) -> Batch:
+def first_batch(run: TrainingRun, size: int) -> Batch:
     """The first `size` samples of the stream, on the host."""
-    return next(replace(state.run.batches, batch_size=size, num_workers=0).micro_batches())
+    return next(replace(run.batches, batch_size=size, num_workers=0).micro_batches())
 
 
 def activation_bytes(network: nn.Module, forward: Callable[[], Tensor]) -> int:
     """Bytes that one forward pass keeps for its backward pass, the network's own weights left out."""
-    own = {local(parameter.detach()).untyped_storage().data_ptr() for parameter in network.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
+    with _StoragesSeen() as seen:
         loss = forward()
-    del loss
-    return sum(kept.values())
+    own = [local(parameter.detach()).untyped_storage() for parameter in network.parameters()]
+    left_out = {storage.data_ptr() for storage in [*own, loss.untyped_storage()]}
+    return sum(storage.nbytes() for storage in seen.alive() if storage.data_ptr() not in left_out)
+
+
+class _StoragesSeen(TorchDispatchMode):
+    """The memory of all inputs and outputs of operations; unlike hooks it sees what selective recomputation keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._storages: dict[int, ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # torch's own form
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves((args, kwargs, out)):
+            if isinstance(tensor, Tensor):
+                storage = local(tensor).untyped_storage()
+                self._storages[id(storage)] = ref(storage)
+        return out
+
+    def alive(self) -> list[torch.UntypedStorage]:
+        """Memory that something still keeps."""
+        return [storage for weak in self._storages.values() if (storage := weak()) is not None]
 
 
 def evenly_cut(size: int, *, most: int) -> int:
@@ -168,9 +271,13 @@ def evenly_cut(size: int, *, most: int) -> int:
 
 def cpu_limit(network: nn.Module, bytes_per_image: int) -> int:
     """Images, at least 1, whose activations fit into this process's share of the free memory beside the optimiser."""
+    return max(1, int(CPU_SHARE * _room(network) / max(1, bytes_per_image)))
+
+
+def _room(network: nn.Module) -> float:
+    """Bytes of this process's part of the free memory that gradients and moments leave."""
     moments_and_gradients = 3 * sum(local(p.detach()).numel() * p.element_size() for p in network.parameters())
-    free = CPU_SHARE * (free_bytes() / _processes_here() - moments_and_gradients)
-    return max(1, int(free / max(1, bytes_per_image)))
+    return free_bytes() / _processes_here() - moments_and_gradients
 
 
 def _processes_here() -> int:

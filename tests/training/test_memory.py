@@ -13,7 +13,6 @@ from torch import nn
 
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
-from guided_diffusion.memory import largest_fitting
 from guided_diffusion.run_directory import latest
 from guided_diffusion.training import setup
 from guided_diffusion.training.objective import Losses
@@ -104,7 +103,7 @@ def test_looking_for_the_size_that_fits_changes_nothing(tmp_path, class_folder, 
     train(tmp_path / "plain", class_folder, tiny.loop(iterations=2))
 
     def attempted(network: nn.Module, bytes_per_image: int) -> int:
-        return largest_fitting(8, lambda size: setup.try_size(seen[0], size))
+        return setup.size_by_trial(seen[0], [8])
 
     seen: list[TrainState] = []
     measure = setup.bytes_per_image
