@@ -209,6 +209,7 @@ def load_upsampler(path: Path, *, weights: str | None = None, device: torch.devi
     return UpsamplerModel(*loaded)
 
 
+@torch.inference_mode(False)  # of a caller, whose tensors could not take part in a gradient
 def load_network(
     path: Path,
     kind: str,

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..checkpoint import load_weights, open_checkpoint
-from ..compilation import COMPILING_SECONDS, CallCost, call_cost, compile_or_warn, repays, uncompiled
+from ..compilation import COMPILING_SECONDS, CallCost, call_cost, can_repay, compile_or_warn, repays, uncompiled
 from ..data.batches import Batch
 from ..diffusion.noise import SeededNoise
 from ..distributed import gathered, local, make_accelerator, on_main_process, shard, this_process
@@ -87,7 +87,7 @@ def _refuse_beyond_memory(run: TrainingRun, share: int) -> None:
 def _cost_to_compile(run: TrainingRun, device: torch.device) -> CallCost | None:
     """The cost of computing this process's share of an update, if the network is to be compiled; None if not."""
     wanted = run.config.wanted_compile
-    if wanted == "off" or (wanted == "auto" and device.type == "cpu"):
+    if wanted == "off" or (wanted == "auto" and not can_repay(device)):
         return None
     if wanted == "auto" and run.config.shard:
         _say("the network is not compiled, because it is sharded; --training.compile on compiles it nevertheless")
@@ -125,9 +125,10 @@ def _prepared(run: TrainingRun, accelerator: "Accelerator", *, compiled: bool) -
     network, config = run.network, run.config
     recompute(network, () if config.recompute_sizes == "auto" else config.recompute_sizes)
     network.to(accelerator.device)
-    layout = memory_format_of(accelerator.device, run.batches.images.image_size, compiled=compiled)
-    network.to(memory_format=layout)  # pyright: ignore[reportCallIssue, reportArgumentType]  # undeclared form
-    if config.shard:
+    if not config.shard:  # FSDP takes contiguous weights alone
+        layout = memory_format_of(accelerator.device, run.batches.images.image_size, compiled=compiled)
+        network.to(memory_format=layout)  # pyright: ignore[reportCallIssue, reportArgumentType]  # undeclared form
+    else:
         if accelerator.num_processes == 1:
             raise ValueError("training.shard spreads a network over processes, but there is one; start several")
         shard(network, device_type=accelerator.device.type)

@@ -70,7 +70,7 @@ def test_recomputing_keeps_less_for_the_backward_pass_and_costs_operations_only_
 
     nothing, coarse, fine, both = kept(()), kept((4,)), kept((8,)), kept((4, 8))
     assert both < fine < coarse < nothing
-    assert fine < kept("pointwise") < 0.5 * nothing
+    assert both < kept("pointwise") < fine
     assert flops("pointwise") == flops(()) < flops((4,))
 
 
@@ -87,7 +87,8 @@ def test_a_size_to_recompute_that_the_network_has_not_is_refused(tmp_path, class
 
 @pytest.fixture
 def compiler(tmp_path, monkeypatch):
-    """Without compiled code of other tests."""
+    """No compiled code of other tests, and dropout's numbers those of uncompiled networks."""
+    monkeypatch.setattr("torch._inductor.config.fallback_random", True)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     torch._dynamo.reset()
     yield
