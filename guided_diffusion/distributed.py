@@ -3,6 +3,7 @@
 accelerate and DTensor take seconds to import, so the functions that need them import them.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -119,6 +120,12 @@ def locked_for_run(directory: Path, *, work: str, name: str | None = None) -> It
         yield
 
 
+def print_from_main(text: str) -> None:
+    """Print a line to standard error, once for all processes."""
+    if this_process().is_main:
+        print(text, file=sys.stderr)
+
+
 _tallies = count()
 
 
@@ -190,22 +197,6 @@ def on_any_process(*facts: Tensor | bool) -> Tensor:
     # A bool is filled in: copying it would make the host wait for the device.
     own = [fact.to(device) if isinstance(fact, Tensor) else torch.full((), fact, device=device) for fact in facts]
     return reduced(torch.stack(own).float(), "sum") > 0
-
-
-class HostCopy:
-    """A copy of a tensor on its way to the host, which waits for it only where it is read."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._copy = tensor.to("cpu", non_blocking=True)
-        self._arrival = None if tensor.device.type == "cpu" else torch.Event(tensor.device)
-        if self._arrival is not None:
-            self._arrival.record()
-
-    def read(self) -> Tensor:
-        """The copy; work that was given to the device after it is not waited for."""
-        if self._arrival is not None:
-            self._arrival.synchronize()
-        return self._copy
 
 
 def reduced(values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:

@@ -12,8 +12,9 @@ import torch
 from ..data.batches import Batch
 from ..distributed import reduced
 from ..stop_request import StopRequest
+from .capacity import bytes_per_image, loss_of_first_image
 from .run import TrainingRun, TrainState
-from .setup import bytes_per_image, loss_of_first_image, set_up
+from .setup import set_up
 from .step import accumulate, backward, launch, settle
 
 MEASURED_SECONDS = 15.0
@@ -57,7 +58,7 @@ def estimate_cost(run: TrainingRun) -> None:
     from torch.utils.flop_counter import FlopCounterMode  # here, because it imports triton
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        loss_of_first_image(state)
+        loss_of_first_image(run, state.process.device)
     flops, activations, speed = counter.get_total_flops(), bytes_per_image(state), _measured(state)
     if state.process.is_main:
         rows = _size_rows(state, flops, activations) | _time_rows(state, speed)

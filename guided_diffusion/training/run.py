@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..data.batches import Batch, EndlessBatches
 from ..diffusion.timesteps import LossSecondMoment
-from ..distributed import HostCopy, Process
+from ..distributed import Process
 from .config import LoopConfig
 from .ema import EMA
 from .objective import Objective, Observe
@@ -56,6 +57,22 @@ class TrainingRun:
             raise ValueError(
                 "training.stop_after_worse needs a held-out measurement, and this training makes none; leave it out"
             )
+
+
+class HostCopy:
+    """A copy of a tensor on its way to the host, which waits for it only where it is read."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._copy = tensor.to("cpu", non_blocking=True)
+        self._arrival = None if tensor.device.type == "cpu" else torch.Event(tensor.device)
+        if self._arrival is not None:
+            self._arrival.record()
+
+    def read(self) -> Tensor:
+        """The copy; work that was given to the device after it is not waited for."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return self._copy
 
 
 @dataclass(frozen=True, kw_only=True)

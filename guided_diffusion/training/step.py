@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..data.batches import Batch
 from ..diffusion.noise import SeededNoise, sample_seed
-from ..distributed import HostCopy, clip_gradients, gathered, gradients_synced, on_any_process
+from ..distributed import clip_gradients, gathered, gradients_synced, on_any_process
 from ..stop_request import InterruptedWork, StopRequest
 from .objective import Losses
-from .run import LaunchedUpdate, TrainState
+from .run import HostCopy, LaunchedUpdate, TrainState
 
 DROPOUT = 1 << 32
 """Added to the seed, so that dropout's generator differs from that of the sample with the iteration's number."""

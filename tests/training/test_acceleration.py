@@ -1,8 +1,10 @@
 """Ways to spend less memory or time that must not change what is learnt."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import programs
@@ -11,7 +13,9 @@ import small_loop
 import tiny
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
+from torch._dynamo.backends.debugging import aot_eager
+from torch.fx import GraphModule
 
 from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.compilation import call_cost
@@ -20,10 +24,10 @@ from guided_diffusion.memory import halves
 from guided_diffusion.models.recomputation import Recomputed
 from guided_diffusion.models.unet import UNet, UNetConfig, recompute
 from guided_diffusion.run_directory import latest
-from guided_diffusion.training import setup
+from guided_diffusion.training import capacity
+from guided_diffusion.training.capacity import activation_bytes, size_by_trial
 from guided_diffusion.training.config import PreviewConfig
 from guided_diffusion.training.run import TrainState
-from guided_diffusion.training.setup import activation_bytes, size_by_trial
 
 NETWORK = tiny.encoder(channel_mult=(1.0, 2.0), attention_sizes=(4,), blocks_per_level=2)
 DROPOUT = replace(NETWORK, dropout=0.2)
@@ -87,8 +91,7 @@ def test_a_size_to_recompute_that_the_network_has_not_is_refused(tmp_path, class
 
 @pytest.fixture
 def compiler(tmp_path, monkeypatch):
-    """No compiled code of other tests, and dropout's numbers those of uncompiled networks."""
-    monkeypatch.setattr("torch._inductor.config.fallback_random", True)
+    """No compiled code of other tests."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     torch._dynamo.reset()
     yield
@@ -96,24 +99,34 @@ def compiler(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("compiler")
-def test_a_compiled_network_learns_the_same_is_observed_uncompiled_and_resumed(tmp_path, class_folder, capsys):
-    shapes: set[tuple[int, ...]] = set()
+def test_a_compiled_network_learns_the_same_is_observed_uncompiled_and_resumed(
+    tmp_path, class_folder, capsys, monkeypatch
+):
+    """Without the compiler's last stage, machine code, which takes a minute."""
+    compile = nn.Module.compile
+    shapes: list[torch.Size] = []
 
-    def observe(network: nn.Module, iteration: int) -> dict[str, float]:
-        network(torch.zeros(iteration, 1, 8, 8))  # which would be compiled for its shape
-        shapes.add((iteration, torch._dynamo.utils.counters["stats"]["unique_graphs"]))
-        return {}
+    def traced(network: nn.Module, **options: Any) -> None:
+        def backend(graph: GraphModule, inputs: Sequence[Tensor]) -> Any:
+            shapes.append(next(tensor.shape for tensor in inputs if tensor.ndim == 4 and tensor.shape[1] == 1))
+            return aot_eager(graph, inputs)
 
+        compile(network, backend=backend, dynamic=options["dynamic"])
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    options = {"network": NETWORK, "preview": PreviewConfig(images=3, steps=2), "resume": "auto", "per_process": 3}
     loop = {"log_every_iterations": 1, "observe_every_iterations": 1}
-    for name, compile, budgets in (("plain", "off", (4,)), ("compiled", True, (2, 4))):
+    for name, asked, budgets in (("plain", "off", (4,)), ("compiled", True, (2, 4))):
         for iterations in budgets:
-            small_loop.train(
-                tmp_path / name, class_folder, tiny.loop(iterations=iterations, compile=compile, **loop),
-                resume=True, observe=observe,
-            )  # fmt: skip
+            train_diffusion(
+                tiny.diffusion_config(
+                    tmp_path / name, class_folder, **options, iterations=iterations, compile=asked, **loop
+                )
+            )
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
-    assert len({graphs for _, graphs in shapes if graphs}) == 1
-    assert "compiled the network in" in capsys.readouterr().err
+    assert {shape[0] for shape in shapes} == {2, 3}  # micro-batches, and the last of them
+    assert len(shapes) == 4  # in two runs
+    assert capsys.readouterr().err.count("compiled the network in") == 2
 
 
 @pytest.mark.usefixtures("compiler")
@@ -121,9 +134,9 @@ def test_a_network_that_cannot_be_compiled_is_trained_as_it_is(tmp_path, class_f
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nonexistent",))
     for name, compile in (("plain", False), ("failed", "on")):
         small_loop.train(tmp_path / name, class_folder, tiny.loop(iterations=2, compile=compile))
-    assert [record.getMessage()[:67] for record in caplog.records] == [
-        "the network could not be compiled and runs uncompiled, more slowly:"
-    ]
+    warnings = [record.getMessage() for record in caplog.records if record.name.startswith("guided_diffusion")]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("the network could not be compiled and runs uncompiled, more slowly: InvalidCxx")
     small_loop.assert_same_training(latest(tmp_path / "failed"), latest(tmp_path / "plain"))
 
 
@@ -139,8 +152,8 @@ def test_memory_that_is_short_has_pointwise_operations_recomputed_before_the_bat
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     found: list[int] = []
-    monkeypatch.setattr(setup, "try_size", trial)
-    monkeypatch.setattr(setup, "bytes_per_image", lambda state: found.append(size_by_trial(state, halves(8))) or 1)
+    monkeypatch.setattr(capacity, "try_size", trial)
+    monkeypatch.setattr(capacity, "bytes_per_image", lambda state: found.append(size_by_trial(state, halves(8))) or 1)
     train_diffusion(tiny.diffusion_config(tmp_path / "cut", class_folder, network=NETWORK, iterations=1))
     assert tried == [(8, "nothing"), (8, "pointwise"), (4, "nothing"), (4, "pointwise")]
     tried.clear()
