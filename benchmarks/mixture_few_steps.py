@@ -7,6 +7,7 @@ classifier at scale 1 to one component, in each sampler's own spacing of the lin
 distance between the samples' moments and that component's; the last row is that of as many exact draws.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -19,7 +20,7 @@ from torch import Tensor
 from guided_diffusion.config import run_command
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
-from guided_diffusion.guidance import classifier_score
+from guided_diffusion.guidance import classifier_score, within
 from guided_diffusion.samplers import SamplerConfig, SamplerName, make_sampler
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"langevin": {"langevin_steps": 1, "snr": 0.7}}
@@ -36,6 +37,8 @@ class FewStepsBenchmark:
     """For each entry of the table."""
     component: int = 1
     """The one asked for, 0, 1 or 2."""
+    sigma_max: float = math.inf
+    """Guided only up to this noise level, which is then no longer Bayes' rule."""
 
 
 def main(config: FewStepsBenchmark) -> None:
@@ -54,7 +57,7 @@ def _cell(name: SamplerName, evaluations: int, mixture: GaussianMixture, config:
     sampler = SamplerConfig(name=name, steps=steps.get(name, evaluations), **OPTIONS.get(name, {}))
     y = torch.full((config.samples,), config.component)
     denoiser = Counted(mixture.denoiser)
-    term = classifier_score(mixture.log_prob, y, scale=1.0)
+    term = within(classifier_score(mixture.log_prob, y, scale=1.0), 0.0, config.sigma_max)
     x_T, levels = draws(config.samples, 4, 1, 1, seed=1), sampler.levels(ChainConfig())
     x_0 = make_sampler(sampler)(denoiser, levels, x_T, batch_noise(2), guidance=term)
     if denoiser.calls > evaluations:

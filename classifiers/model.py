@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import reduce
 from torch import Tensor, nn
 
-from guided_diffusion.models.blocks import AttentionPool, Norm
+from guided_diffusion.models.blocks import AttentionPool, Norm, silu
 from guided_diffusion.models.unet import EncoderConfig, UNetEncoder
 
 Pooling = Literal["attention", "adaptive"]
@@ -63,7 +63,7 @@ class NoisyClassifier(nn.Module):
                 f'"adaptive"'
             )
         h, _ = self.encoder(x_t, self.encoder.time(t))
-        return F.silu(self.norm_out(h))
+        return silu(self.norm_out(h))
 
     def pooled(self, feature_map: Tensor) -> Tensor:
         """The vector (B, channels) that the logits are a linear function of."""

@@ -2,17 +2,21 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from tqdm import tqdm
 
 from .memory import is_out_of_memory
+from .models.precision import InPrecision, Prepare
 
 Compile = Literal["auto", "on", "off"]
 """on, off, or by what the budget repays."""
@@ -69,11 +73,15 @@ class _Counting(TorchDispatchMode):
 def repays(cost: CallCost, calls: float, device: torch.device) -> bool:
     """True where `calls` such calls take longer on this device than a compiled network and its compiling.
 
-    On CPUs compiling gains nothing at 64 pixels. Nothing is timed: all processes, and a resumed run, decide alike.
+    Nothing is timed: all processes, and a resumed run, decide alike.
     """
-    has_compiler = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)  # as Triton needs
     saved = cost.eager_seconds * (1 - EAGER_FLOPS / COMPILED_FLOPS)
-    return has_compiler and saved * calls > cost.kernels * COMPILING_SECONDS
+    return can_repay(device) and saved * calls > cost.kernels * COMPILING_SECONDS
+
+
+def can_repay(device: torch.device) -> bool:
+    """True for GPUs that Triton compiles for. On CPUs compiling gains nothing at 64 pixels."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def compile_or_warn(network: nn.Module, trial: Callable[[], object], *, graphs: bool = False) -> bool:
@@ -94,6 +102,38 @@ def compile_or_warn(network: nn.Module, trial: Callable[[], object], *, graphs: 
         _logger.warning("the network could not be compiled and runs uncompiled, more slowly: %s", reason)
         return False
     return True
+
+
+def preparation(asked: Compile, device: torch.device, *, images: float) -> Prepare | None:
+    """A function that compiles a network on `device` if asked to or, with auto, if evaluating so many images repays it.
+
+    The compiled network must give what it gave before, up to rounding; else it runs uncompiled, with a warning. None:
+    nothing will be compiled.
+    """
+
+    def prepare(network: nn.Module, call: Callable[[], Tensor]) -> bool:
+        cost, expected = call_cost(call), call()
+        calls = images / len(expected)
+        if asked == "auto" and not repays(cost, calls, device):
+            return False
+        seconds = cost.kernels * COMPILING_SECONDS
+        tqdm.write(f"compiling a network for {calls:,.0f} calls: about {seconds:.0f} s", file=sys.stderr)
+        is_half = isinstance(network, InPrecision) and network.dtype != torch.float32
+        if is_half:  # a copy of the user's network
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]  # undeclared form
+        trial = partial(_refuse_difference, call, expected, most=0.05 if is_half else 0.01)
+        return compile_or_warn(network, trial, graphs=expected.is_cuda and cost.is_launch_bound)
+
+    return prepare if asked == "on" or (asked == "auto" and can_repay(device)) else None
+
+
+def _refuse_difference(call: Callable[[], Tensor], expected: Tensor, *, most: float) -> None:
+    """Refuse outputs whose root mean square difference is more than a share `most` of the expected ones'."""
+    for _ in range(3):  # a CUDA graph is warmed up, recorded and replayed
+        found = call()
+        difference, size = ((value.double().square().mean()) ** 0.5 for value in (found - expected, expected))
+        if not difference <= most * size + 1e-6:
+            raise ValueError(f"its outputs differ by {float(difference / size):.2g} of their size")
 
 
 def _cache() -> Path:

@@ -1,12 +1,14 @@
 """Compiled networks: what a call costs, and what happens where compiling fails."""
 
 import logging
+from collections import Counter
 
 import pytest
 import torch
 from torch import nn
 
-from guided_diffusion.compilation import CallCost, call_cost, compile_or_warn, repays
+from guided_diffusion.compilation import CallCost, call_cost, compile_or_warn, preparation, repays
+from guided_diffusion.models.precision import EvaluatedNetwork
 
 
 def test_a_call_costs_two_operations_for_each_multiplication_and_addition():
@@ -52,3 +54,48 @@ def test_memory_that_runs_out_in_the_trial_is_no_failure_of_the_compiler():
 
     with pytest.raises(torch.OutOfMemoryError):
         compile_or_warn(network, trial)
+
+
+class Slipping(nn.Module):
+    """A network whose later answers differ from its first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * (1 if self.calls < 3 else 2)
+
+
+def test_a_compiled_network_that_answers_otherwise_is_not_used(monkeypatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **options: None)
+    prepare = preparation("on", torch.device("cpu"), images=100)
+    assert prepare is not None
+    network, x = Slipping(), torch.ones(2, 3)
+    with caplog.at_level(logging.WARNING):
+        assert not prepare(network, lambda: network(x))
+    assert "runs uncompiled, more slowly: its outputs differ by 1 of their size" in caplog.text
+
+
+def test_nothing_is_tried_where_nothing_will_be_compiled():
+    assert preparation("off", torch.device("cuda"), images=1e9) is None
+    assert preparation("auto", torch.device("cpu"), images=1e9) is None
+
+
+def test_a_network_compiled_on_a_cpu_answers_and_differentiates_as_before(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.manual_seed(0)
+    plain, counter = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.SiLU()), Counter[str]()
+    network = EvaluatedNetwork(plain, precision="float32", counter=counter, counted_as="network")
+    prepare = preparation("on", torch.device("cpu"), images=100)
+    assert prepare is not None
+    network.compile_by(prepare)
+    for images in (3, 2):
+        x = torch.randn(images, 1, 8, 8, requires_grad=True)
+        found, expected = network(x), plain(x)
+        torch.testing.assert_close(found, expected)
+        gradients = [torch.autograd.grad(output.square().sum(), x)[0] for output in (found, expected)]
+        torch.testing.assert_close(*gradients)
+    assert counter == {"network": 5}
+    assert any(tmp_path.iterdir())

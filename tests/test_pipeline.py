@@ -54,6 +54,14 @@ def test_the_scale_acts(guided):
     assert strong > weak + 5
 
 
+def test_inference_mode_around_loading_or_sampling_changes_nothing(diffusion_run, classifier_run, guided):
+    expected = guided.sample(scale=2.0, steps=3)
+    with torch.inference_mode():
+        assert np.array_equal(guided.sample(scale=2.0, steps=3), expected)
+        loaded = GuidedDiffusion.load(diffusion_run, classifier=classifier_run, device="cpu")
+        assert np.array_equal(loaded.sample(scale=2.0, steps=3), expected)
+
+
 def test_without_a_classifier_it_samples_unguided(diffusion_run, guided):
     alone = GuidedDiffusion.load(diffusion_run, device="cpu")
     assert np.array_equal(alone.sample(num_samples=2, steps=3), guided.sample([0, 1], scale=0.0, steps=3))
@@ -72,7 +80,8 @@ def test_without_a_classifier_it_samples_unguided(diffusion_run, guided):
         ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
         ({"seed": 2**64}, "seed is a whole number of 64 bits, got 18446744073709551616"),  # it drew the noise of 0
         ({"clip": float("nan")}, "clip is a bound above 0, or null; got nan"),
-        ({"precision": "fp16"}, 'there is no precision "fp16"; there are float32'),
+        ({"precision": "fp16"}, 'there is no precision "fp16"; there are auto, float32'),
+        ({"compile": "maybe"}, 'compile is auto, on or off; got "maybe"'),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )

@@ -50,7 +50,7 @@ class EvaluateConfig:
 
 def evaluate_samples(config: EvaluateConfig) -> None:
     """Measure, write the report and print it on the main process; or compare reports, if there are any to compare."""
-    # Imported here, so that --help and bad options do not wait for SciPy and torchmetrics.
+    # Imported here, so that --help and bad options do not wait for SciPy.
     from ..distributed import this_process
     from ..evaluation.compare import compare_reports, format_comparison
     from ..evaluation.page import write_comparison_page

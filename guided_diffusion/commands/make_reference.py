@@ -47,7 +47,7 @@ class MakeReferenceConfig:
 
 def make_reference_file(config: MakeReferenceConfig) -> None:
     """Measure, write, and print a summary on the main process."""
-    # Here, so that --help and bad options do not wait for SciPy and torchmetrics.
+    # Here, so that --help and bad options do not wait for SciPy.
     from ..distributed import this_process
     from ..evaluation.reference import read_reference
     from ..evaluation.reference_builder import make_reference

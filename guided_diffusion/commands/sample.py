@@ -55,6 +55,7 @@ def write_samples(run: SamplingRun, config: SampleConfig) -> None:
     """Write the samples of an opened run, as `sample`; `config.upsampler` is not used."""
     plan = run.plan(config)
     run.log_warnings()
+    run.prepare(plan)
     make_shards(config, plan, run.manifest(plan), run.sample, run.evaluations)
     if config.animate and this_process().is_main:
         write_animation(config.out / "animation.webp", run, plan, count=config.animate)
@@ -67,6 +68,7 @@ def write_cascade(run: SamplingRun, config: SampleConfig) -> None:
     unguided = replace(config.sampler, **dict.fromkeys(config.sampler.guidance_record()))
     rate = config.conditioning_noise
     shared = {field.name: getattr(config, field.name) for field in fields(RunConfig)}
+    shared["precision"] = run.settings.precision
     own = {"upsampler": config.upsampler, "base": base.out, "weights": None, "sampler": unguided}
     upsampling = UpsampleConfig(**(shared | own), conditioning_noise=rate)
     enlarged, upsampler = planned_base(run, run.plan(base)), load_upsampler(config.upsampler)

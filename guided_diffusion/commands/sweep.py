@@ -96,7 +96,7 @@ def sweep(config: SweepConfig) -> None:
     An interrupted sweep continues: samples and evaluations of the same weights, data and protocol are kept. Wrong
     settings and real images that cannot be used are refused before any samples are made.
     """
-    from ..evaluation.run import cache_directory  # with torchmetrics and matplotlib, which are slow to import
+    from ..evaluation.run import cache_directory  # with SciPy, which is slow to import
 
     refuse_among(config.real, config.out)
     settings = sample_configs(config)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from ..config import run_command
 from ..data.config import refuse_among
 from ..diffusion.images import from_uint8, to_uint8
 from ..diffusion.model import load_upsampler
-from ..distributed import this_process
+from ..distributed import on_main_process, this_process
 from ..generation.cascade import UpsamplingRun, stored_base
 from ..generation.config import RunConfig
+from ..generation.half_precision import IMAGES
 from ..generation.plan import SampleBatch
+from ..generation.run import compiled_for
 from ..generation.shard_writer import make_shards
-from ..models.precision import check_precision, in_precision
+from ..models.precision import Precision, in_precision
 
 _logger = logging.getLogger(__name__)
 
@@ -49,13 +51,14 @@ def upsample(config: UpsampleConfig) -> None:
     from ..data.image_set import open_image_set  # with Pillow, which no help needs
 
     refuse_among(config.base, config.out)
-    device, evaluations = this_process().device, Counter[str]()
-    check_precision(config.precision, device)
+    device, rate, evaluations = this_process().device, config.conditioning_noise, Counter[str]()
     upsampler = load_upsampler(config.upsampler, weights=config.weights, device=device)
-    upsampler = in_precision(upsampler, config.precision, counter=evaluations)
     source = open_image_set(config.base)
-    rate = config.conditioning_noise
     run = UpsamplingRun(settings=config, upsampler=upsampler, base=stored_base(source), conditioning_noise=rate)
+    low_res = from_uint8(source.read(range(min(IMAGES, len(source)))).to(device))
+    precision: Precision = on_main_process(lambda: run.precision(low_res, config.out))
+    upsampler = in_precision(upsampler, precision, counter=evaluations)
+    run = replace(run, settings=replace(config, precision=precision), upsampler=upsampler)
     if (warning := config.sampler.warning(run.chain)) is not None:
         _logger.warning("%s", warning)
     plan = run.plan(shard_size=config.shard_size)
@@ -70,6 +73,7 @@ def upsample(config: UpsampleConfig) -> None:
         pixels = base_images(first)[ids.start - first : ids.stop - first]
         return to_uint8(run.x0(batch, from_uint8(pixels.to(device))))
 
+    compiled_for([upsampler], config, images=plan.num_samples * len(run.chain))
     make_shards(config, plan, run.manifest(plan), enlarge, evaluations)
 
 

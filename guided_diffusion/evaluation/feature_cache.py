@@ -42,7 +42,7 @@ class FeatureCache:
     Where parts cannot be written, a warning is logged and the work goes on.
     """
 
-    def __init__(self, directory: Path, *, every_seconds: float = 20.0, most_images: int = 8192) -> None:
+    def __init__(self, directory: Path, *, every_seconds: float = 20.0, most_images: int = 50_000) -> None:
         """directory: created with the first part. most_images: limit of those that wait in memory."""
         self.directory = directory
         self.every_seconds = every_seconds
@@ -71,11 +71,12 @@ class FeatureCache:
         return [Row(Features(**row), **other) for row, other in zip(rows, others, strict=True)]
 
     def add(self, batch: int, row: Row) -> None:
-        """Add a batch; those added between two calls of `flush` are consecutive."""
+        """Add a batch, which stays on its device until it is written; those between two calls of `flush` are
+        consecutive."""
         if not self._can_write:
             return
         kinds = vars(row.features) | {kind: getattr(row, kind) for kind in _OTHERS}
-        values = {kind: rows.cpu() for kind, rows in kinds.items() if rows is not None}
+        values = {kind: rows for kind, rows in kinds.items() if rows is not None}
         length = len(values["pooled"])
         if sum(len(others["pooled"]) for others in self._waiting) + length > self.most_images:
             self.flush()
@@ -88,7 +89,7 @@ class FeatureCache:
     def flush(self) -> None:
         """Write the batches that wait."""
         if self._waiting:
-            whole = {kind: torch.cat([values[kind] for values in self._waiting]) for kind in self._waiting[0]}
+            whole = {kind: torch.cat([values[kind] for values in self._waiting]).cpu() for kind in self._waiting[0]}
             try:
                 with atomic_write(self._path(self._first)) as file:
                     content = save(whole)

@@ -1,10 +1,12 @@
 """One pass of a set of images through an extractor, shared by any number of processes."""
 
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,10 +17,12 @@ from ..diffusion.images import is_constant
 from ..distributed import Process
 from .extractors.features import FeatureExtractor, Features
 from .feature_cache import FeatureCache, Row
-from .statistics import Gaussian, GaussianAccumulator, RowAccumulator
+from .statistics import Gaussian, GaussianAccumulator, RowAccumulator, check_finite
 
 _ROWS_PER_MERGE = 512
 """Merging statistics costs as much as the products of hundreds of rows, so batches are collected first."""
+_BATCHES_AHEAD = 2
+"""Batches that are read while the extractor computes."""
 CONSTANT = -1
 """Fingerprint of every image of one colour."""
 
@@ -77,7 +81,8 @@ def measure(
 
     Batches and the order of rows are those of one process, so that the number of processes only changes the rounding of
     the statistics. manifold_size: 0 keeps statistics alone. keep_all: keep the features of all images, not only the
-    manifold's. name: of the progress bar.
+    manifold's. name: of the progress bar. The host does not wait for the extractor's device between batches, and reads
+    the next ones meanwhile.
 
     Raises:
         ValueError: features of another shape than expected, or not finite.
@@ -85,7 +90,9 @@ def measure(
     count, total = len(source), source.num_batches(batch_size)
     first, last = process.rank * total // process.world_size, (process.rank + 1) * total // process.world_size
     images, _ = next(source.batches(1, last=1))
-    sums = _Accumulators(_checked(extractor(images), 1), device=process.device, keeps_rows=manifold_size > 0)
+    probe = _checked(extractor(images), 1)
+    check_finite(probe.pooled)
+    sums = _Accumulators(probe, device=process.device, keeps_rows=manifold_size > 0)
     is_kept = torch.zeros(count, dtype=torch.bool)
     is_kept[spread_over(count, keep=count if keep_all else manifold_size)] = True
     position = first * batch_size
@@ -121,8 +128,25 @@ def _measured_batches(
 
 
 def _computed(source: ImageSet, extractor: FeatureExtractor, batch_size: int, numbers: range) -> Iterator[Row]:
-    for images, labels in source.batches(batch_size, first=numbers.start, last=numbers.stop):
-        yield Row(_checked(extractor(images), len(images)), labels, fingerprints(images))
+    for images, *others in _read_ahead(source, batch_size, numbers):
+        yield Row(_checked(extractor(images), len(images)), *others)
+
+
+class _Read(NamedTuple):
+    images: Tensor
+    labels: Tensor | None
+    fingerprints: Tensor
+
+
+def _read_ahead(source: ImageSet, batch_size: int, numbers: range) -> Iterator[_Read]:
+    """The batches of these numbers, read by a thread of their own."""
+    batches = source.batches(batch_size, first=numbers.start, last=numbers.stop)
+    batches = (_Read(images, labels, fingerprints(images)) for images, labels in batches)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(next, batches, None) for _ in range(_BATCHES_AHEAD))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, batches, None))
+            yield batch
 
 
 def fingerprints(images: Tensor) -> Tensor:
@@ -142,27 +166,30 @@ class _Accumulators:
         self._extractor_device = probe.pooled.device
         kinds = {"pooled": probe.pooled, "spatial": probe.spatial}
         self._moments = {
-            kind: GaussianAccumulator(rows.shape[1]).to(device) for kind, rows in kinds.items() if rows is not None
+            kind: GaussianAccumulator(rows.shape[1], device=device) for kind, rows in kinds.items() if rows is not None
         }
         self._waiting: dict[str, list[Tensor]] = {kind: [] for kind in self._moments}
         probabilities = probe.probabilities if keeps_rows else None  # 4 GB for a million images
         numbers = torch.zeros(1).long()
         kinds = {"features": probe.pooled, "probabilities": probabilities, "labels": numbers, "fingerprints": numbers}
-        self._rows = {kind: RowAccumulator().to(device) for kind, rows in kinds.items() if rows is not None}
+        self._rows = {kind: RowAccumulator() for kind, rows in kinds.items() if rows is not None}
         for kind, accumulator in self._rows.items():
             # A process without batches of its own still has to know how wide the rows are, and of what type.
-            accumulator.update(cast(Tensor, kinds[kind])[:0].to(device))
+            accumulator.update(cast(Tensor, kinds[kind])[:0])
 
     def add(self, row: Row, *, kept: Tensor) -> None:
-        """Add a batch; kept: (N,) bool, the rows of the pooled features to keep."""
+        """Add a batch; kept: (N,) bool on the CPU, the rows of the pooled features to keep."""
         features = row.features
         for kind, waiting in self._waiting.items():
-            waiting.append(getattr(features, kind).to(self._device))
-        kinds = {"features": features.pooled[kept.to(features.pooled.device)], "labels": row.labels}
+            waiting.append(getattr(features, kind))
+        pooled = features.pooled
+        if not kept.all():  # by numbers: where a mask lies on a GPU, the host waits to know the length
+            pooled = pooled[kept.nonzero()[:, 0].to(pooled.device, non_blocking=True)]
+        kinds = {"features": pooled, "labels": row.labels}
         kinds |= {"probabilities": features.probabilities, "fingerprints": row.fingerprints}
         for kind, accumulator in self._rows.items():
             if (rows := kinds[kind]) is not None:
-                accumulator.update(rows.to(self._device))
+                accumulator.update(rows)
         if sum(map(len, self._waiting["pooled"])) >= _ROWS_PER_MERGE:
             self._merge()
 
@@ -170,7 +197,7 @@ class _Accumulators:
         """Statistics and rows of all processes; every one of them must call."""
         self._merge()
         statistics = {kind: accumulator.gaussian() for kind, accumulator in self._moments.items()}
-        rows = {kind: accumulator.compute() for kind, accumulator in self._rows.items()}
+        rows = {kind: accumulator.compute(self._device) for kind, accumulator in self._rows.items()}
         return MeasuredSet(
             pooled=statistics["pooled"],
             spatial=statistics.get("spatial"),
@@ -185,7 +212,7 @@ class _Accumulators:
     def _merge(self) -> None:
         for kind, waiting in self._waiting.items():
             if waiting:
-                self._moments[kind].update(torch.cat(waiting))
+                self._moments[kind].update(torch.cat([rows.to(self._device) for rows in waiting]))
             self._waiting[kind] = []
 
 

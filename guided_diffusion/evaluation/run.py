@@ -14,8 +14,9 @@ from ..data.formats.samples import MANIFEST_NAME
 from ..data.image_set import ImageSet
 from ..data.summary import doubts, summary
 from ..distributed import locked_for_run, on_main_process, this_process
+from ..models.precision import exact_float32
 from .config import EvaluationConfig
-from .extractors.features import FeatureExtractor, exact_float32, slug
+from .extractors.features import FeatureExtractor, slug
 from .feature_cache import FeatureCache
 from .image_warnings import image_warnings
 from .inputs import MeasuredReal, open_generated, open_real

@@ -1,16 +1,18 @@
 """Cascades (ADM section 5.2): base samples, or any images of the right size, enlarged by an upsampler."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.formats.samples import without_environments
 from ..diffusion.chain import DiffusionChain, diffused
+from ..diffusion.denoiser import NetworkDenoiser
 from ..diffusion.model import (
     UpsamplerModel,
     UpsamplerModelConfig,
@@ -18,9 +20,11 @@ from ..diffusion.model import (
     class_difference,
     weights_record,
 )
+from ..models.precision import Precision
 from ..samplers import make_sampler
 from .config import SamplingConfig
 from .finiteness import finite_samples, likeliest_cause
+from .half_precision import IMAGES, least_lossy_half, sampling_precision
 from .plan import InTurn, Plan, SampleBatch
 from .run import SamplingRun, run_record
 
@@ -109,6 +113,20 @@ class UpsamplingRun:
         seed = stage_seed(self.settings.seed, self.upsampler.config)
         return Plan(num_samples=self.base.num_samples, shard_size=shard_size, labels=labels, seed=seed)
 
+    def precision(self, low_res: Tensor, *directories: Path) -> Precision:
+        """As `SamplingConfig.precision` asks, measured on enlargements of low_res (b, C, h, w), at most `IMAGES`."""
+        model, rate = self.upsampler, self.conditioning_noise
+        rows = torch.arange(IMAGES, device=low_res.device) % len(low_res)
+        y = rows % (model.config.network.num_classes or 1)
+
+        def bound(network: nn.Module) -> NetworkDenoiser:
+            return replace(model, network=network).denoiser(y, low_res=low_res[rows], conditioning_noise=rate)
+
+        def measured() -> Precision:
+            return least_lossy_half(model.network, bound, self.chain, model.config.image_shape, low_res.device)
+
+        return sampling_precision(self.settings.precision, low_res.device, directories=directories, measured=measured)
+
     def x0(self, batch: SampleBatch, low_res: Tensor) -> Tensor:
         """Images x_0 (B, C, H, W), nominally in [-1, 1], whose reductions are about low_res (B, C, h, w) in [-1, 1]."""
         x_T = batch.noise(torch.empty(len(low_res), *self.upsampler.config.image_shape, device=low_res.device))
@@ -121,7 +139,7 @@ class UpsamplingRun:
         return finite_samples(
             lambda on_step: sampler(denoiser, self.chain, x_T, batch.noise, on_step=on_step),
             batch.ids,
-            cause=partial(likeliest_cause, [self.upsampler], self.settings.sampler),
+            cause=partial(likeliest_cause, [self.upsampler], self.settings.sampler, precision=self.settings.precision),
             on_step=batch.on_step,
         )
 

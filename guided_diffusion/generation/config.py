@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
+from ..compilation import Compile
 from ..config import check_at_least
 from ..guidance.config import GuidanceConfig
 from ..models.precision import Precision
 from ..samplers import SamplerConfig
+
+SamplingPrecision = Literal["auto"] | Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +21,19 @@ class SamplingConfig:
     """Sampler, its timesteps and its clipping."""
     seed: int = 0
     """Seed of every sample's noise and drawn label, together with the sample's id."""
-    precision: Precision = "float32"
-    """Arithmetic of the networks; samplers compute in float32. float16, as published, needs a GPU. Pixels depend on it,
-    so it is never chosen automatically."""
+    precision: SamplingPrecision = "auto"
+    """Arithmetic of the networks; samplers compute in float32. auto: float32 on CPUs; on GPUs float16 or bfloat16,
+    whichever is nearer to float32 on these weights. The manifest records the choice, since pixels depend on it."""
+    compile: Compile = "auto"
+    """torch.compile the networks, on GPUs; auto: where the run is long enough to repay the minute or so that it takes.
+    Rounding differs, and with it a pixel by one grey level."""
     batch_size: int = 64
     """Images at a time in each process; halved when memory runs out. It may change a pixel by one grey level."""
 
     def __post_init__(self) -> None:
         check_at_least(self, batch_size=1)
+        if self.compile not in get_args(Compile):
+            raise ValueError(f'compile is auto, on or off; got "{self.compile}"')
         if not -(2**63) <= self.seed < 2**63:  # larger ones would draw the noise of smaller ones
             raise ValueError(f"seed is a whole number of 64 bits, got {self.seed}")
 

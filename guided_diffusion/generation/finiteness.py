@@ -65,7 +65,10 @@ def _finite(x: Tensor) -> Tensor:
 
 
 def likeliest_cause(
-    models: Iterable[Any], sampler: SamplerConfig | None = None, strengths: Mapping[str, float] | None = None
+    models: Iterable[Any],
+    sampler: SamplerConfig | None = None,
+    strengths: Mapping[str, float] | None = None,
+    precision: str = "float32",
 ) -> str:
     """The likeliest cause of numbers that are not finite, and the remedy, in words.
 
@@ -76,6 +79,8 @@ def likeliest_cause(
             checkpoint = getattr(model, "checkpoint", None)
             name = model.name if checkpoint is None else checkpoint.path / f"{model.weights}.safetensors"
             return f"the weights in {name} are not finite; take an earlier checkpoint"
+    if precision == "float16":
+        return "the likeliest cause is --precision float16, which has no number above 65,504; take bfloat16"
     settings = {name: value for name, value in (strengths or {}).items() if value != 1}
     if sampler is not None:
         settings |= {f"sampler.{name}": value for name, value in sampler.unusual_options().items()}

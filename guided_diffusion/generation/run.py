@@ -2,9 +2,9 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ from torch import Tensor
 from classifiers.off_the_shelf import CleanClassifier
 from classifiers.trained_model import Classifier
 
+from ..compilation import preparation
 from ..config import to_plain
 from ..diffusion.chain import DiffusionChain
 from ..diffusion.images import to_uint8
 from ..diffusion.model import DiffusionModel, load_diffusion, weights_record
-from ..distributed import this_process
+from ..distributed import on_main_process, this_process
 from ..guidance.config import GuidanceConfig
 from ..guidance.run import Guidance, classifier_record, load_guidance
-from ..models.precision import check_precision, in_precision
+from ..models.precision import EvaluatedNetwork, Precision, in_precision
 from ..samplers import OnStep, Sampler, make_sampler
 from .config import GuidedRunConfig, SampleSetConfig, SamplingConfig
 from .finiteness import finite_samples, likeliest_cause
+from .half_precision import IMAGES, least_lossy_half, sampling_precision
 from .plan import LabelRule, Plan, SampleBatch, label_rule
 
 LARGEST_TILT = 1000.0
@@ -51,7 +53,10 @@ class SamplingRun:
     def open(cls, config: GuidedRunConfig) -> "SamplingRun":
         """Load what a config names, on this process's device."""
         model = load_diffusion(config.diffusion, weights=config.weights, device=this_process().device)
-        return cls.assemble(model, config.classifier, guidance=config.guidance, settings=config)
+        precision = on_main_process(lambda: _precision(model, config, config.out, config.out / "base"))
+        return cls.assemble(
+            model, config.classifier, guidance=config.guidance, settings=replace(config, precision=precision)
+        )
 
     @classmethod
     def assemble(
@@ -64,21 +69,21 @@ class SamplingRun:
         settings: SamplingConfig,
     ) -> "SamplingRun":
         """Put loaded models together; neither is changed. Networks that do not fit together are refused."""
-        evaluations: Counter[str] = Counter()
-        check_precision(settings.precision, model.device)
+        evaluations, precision = Counter[str](), _precision(model, settings)
         loaded = load_guidance(
             guidance,
-            model=in_precision(model, settings.precision, counter=evaluations),
+            model=in_precision(model, precision, counter=evaluations),
             classifier=classifier,
             clean=clean,
             sampler=settings.sampler,
-            precision=settings.precision,
+            precision=precision,
             counter=evaluations,
         )
-        return cls(settings=settings, guidance=loaded, evaluations=evaluations)
+        return cls(settings=replace(settings, precision=precision), guidance=loaded, evaluations=evaluations)
 
     def reconfigured(self, settings: SamplingConfig, guidance: GuidanceConfig) -> "SamplingRun":
-        """The same networks under another sampler or other strengths of guidance."""
+        """The same networks, in the same precision, under another sampler or other strengths of guidance."""
+        settings = replace(settings, precision=self.settings.precision)
         loaded = replace(self.guidance, config=guidance, sampler=settings.sampler)
         return replace(self, settings=settings, guidance=loaded, out_of_range=[])
 
@@ -124,6 +129,10 @@ class SamplingRun:
         rule = self.label_rule(config.labels)
         return Plan(num_samples=config.num_samples, shard_size=config.shard_size, labels=rule, seed=config.seed)
 
+    def prepare(self, plan: Plan) -> None:
+        """Have the networks compiled, by `SamplingConfig.compile`, when they are first called."""
+        compiled_for(self.loaded, self.settings, images=plan.num_samples * len(self.chain))
+
     def sample(self, batch: SampleBatch) -> Tensor:
         """uint8 images (B, C, H, W) of a batch."""
         x_T = batch.noise(torch.empty(len(batch.ids), *self.model.image_shape, device=self.device))
@@ -157,11 +166,15 @@ class SamplingRun:
             " or ".join(f"--{name}" for name in self.guidance.strengths),
         )
 
-    def _likeliest_cause(self) -> str:
+    @property
+    def loaded(self) -> "list[DiffusionModel | Classifier | CleanClassifier]":
+        """The model and all that guides it."""
         guidance = self.guidance
         networks = (guidance.model, guidance.classifier, *guidance.further, guidance.weaker, guidance.clean)
-        loaded = [network for network in networks if network is not None]
-        return likeliest_cause(loaded, self.settings.sampler, guidance.strengths)
+        return [network for network in networks if network is not None]
+
+    def _likeliest_cause(self) -> str:
+        return likeliest_cause(self.loaded, self.settings.sampler, self.guidance.strengths, self.settings.precision)
 
     def manifest(self, plan: Plan) -> dict[str, Any]:
         """All that the samples' pixels depend on, except for floating-point kernels."""
@@ -197,6 +210,28 @@ class SamplingRun:
                 factor,
                 self.guidance.instead_of_tilting,
             )
+
+
+def compiled_for(loaded: Iterable[Any], settings: SamplingConfig, *, images: float) -> None:
+    """Have the networks of loaded models compiled when first called, for `images` evaluations by all processes."""
+    process = this_process()
+    if (prepare := preparation(settings.compile, process.device, images=images / process.world_size)) is None:
+        return
+    for one in loaded:
+        if isinstance(one.network, EvaluatedNetwork):
+            one.network.compile_by(prepare)
+
+
+def _precision(model: DiffusionModel, settings: SamplingConfig, *directories: Path) -> Precision:
+    """The precision asked for, that of the samples in `directories`, or the one that loses least."""
+    y, chain = torch.arange(IMAGES, device=model.device) % (model.config.network.num_classes or 1), model.config.chain
+
+    def measured() -> Precision:
+        bind = partial(model.config.denoiser, y=y, clip=1.0)
+        levels = settings.sampler.levels(chain)
+        return least_lossy_half(model.network, bind, levels, model.image_shape, model.device)
+
+    return sampling_precision(settings.precision, model.device, directories=directories, measured=measured)
 
 
 def run_record(settings: SamplingConfig, plan: Plan, **classes: Any) -> dict[str, Any]:  # plain values

@@ -55,6 +55,11 @@ def conv3x3(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Conv2
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
 
 
+def silu(h: Tensor) -> Tensor:
+    """SiLU of a feature map that nothing else needs: in place, unless gradients will."""
+    return F.silu(h, inplace=not torch.is_grad_enabled())
+
+
 def zeroed(layer: M) -> M:
     """The layer with all parameters 0, so that what it is added to begins unchanged."""
     for parameter in layer.parameters():
@@ -112,14 +117,14 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        h = self.conv_in(self.resample(F.silu(self.norm_in(x))))
+        h = self.conv_in(self.resample(silu(self.norm_in(x))))
         modulation = self.embedding(F.silu(e)).to(h.dtype)[:, :, None, None]
         if self.modulation == "scale_shift":
             scale, shift = modulation.chunk(2, dim=1)
-            h = self.norm_out(h) * (1 + scale) + shift
+            h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
         else:
             h = self.norm_out(h + modulation)
-        h = self.conv_out(self.dropout(F.silu(h)))
+        h = self.conv_out(self.dropout(silu(h)))
         return self.skip(self.resample(x)) + h
 
 
@@ -134,8 +139,9 @@ class SelfAttention(nn.Module):
         self.proj = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.to_qkv(self.norm(x))
-        q, k, v = rearrange(qkv, "b (three n d) h w -> three b n (h w) d", three=3, n=self.heads)
+        # A pixel's channels side by side, as in channels_last: fused attention needs them so on GPUs, and is slow else.
+        qkv = rearrange(self.to_qkv(self.norm(x)), "b c h w -> b (h w) c").contiguous()
+        q, k, v = rearrange(qkv, "b l (three n d) -> three b n l d", three=3, n=self.heads)
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj(rearrange(h, "b n (h w) d -> b (n d) h w", h=x.shape[2]))
 

@@ -7,11 +7,10 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # untyped in part
 
-from .blocks import Downsample, Norm, ResidualBlock, SelfAttention, TimeEmbedding, Upsample, conv3x3, zeroed
+from .blocks import Downsample, Norm, ResidualBlock, SelfAttention, TimeEmbedding, Upsample, conv3x3, silu, zeroed
 from .config import EncoderConfig, UNetConfig, sizes_that_work
 
 
@@ -171,7 +170,7 @@ class UNet(nn.Module):
         h, skips = self.encoder(x, e)
         for level in self.levels:
             h = _kept_or_recomputed(level, h, e, [skips.pop() for _ in range(self.config.blocks_per_level + 1)])
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(silu(self.norm_out(h)))
 
     def embedding(self, t: Tensor, y: Tensor | None) -> Tensor:
         """The vector (B, embedding_channels) that tells every block the timestep and the class."""

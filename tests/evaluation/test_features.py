@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from guided_diffusion.evaluation.extractors.features import exact_float32, slug
+from guided_diffusion.evaluation.extractors.features import slug
+from guided_diffusion.models.precision import exact_float32
 
 
 def precisions() -> list[str]:

@@ -21,7 +21,7 @@ from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.generation.cascade import Base, UpsamplingRun
 from guided_diffusion.generation.config import SamplingConfig
 from guided_diffusion.generation.encoding import Codec
-from guided_diffusion.generation.finiteness import finite_samples, warn_without_content
+from guided_diffusion.generation.finiteness import finite_samples, likeliest_cause, warn_without_content
 from guided_diffusion.generation.input_images import open_inputs
 from guided_diffusion.generation.likelihood import measured_likelihood
 from guided_diffusion.generation.plan import SampleBatch
@@ -74,6 +74,11 @@ def test_weights_that_are_not_finite_are_named_and_nothing_is_written(tmp_path, 
 def test_settings_that_leave_the_range_of_numbers_are_named(tmp_path, model, guide, options, cause):
     guide = with_steep_gradient(guide) if "guidance" in options else None
     refused(tmp_path, model, guide, match=f"the likeliest cause is {cause}; take values nearer", **options)
+
+
+def test_float16_is_a_likelier_cause_than_any_setting():
+    cause = likeliest_cause([], SamplerConfig(), {"guidance.scale": 1e6}, precision="float16")
+    assert cause == "the likeliest cause is --precision float16, which has no number above 65,504; take bfloat16"
 
 
 def test_after_a_refusal_other_settings_may_take_the_directory(tmp_path, model):

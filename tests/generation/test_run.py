@@ -3,6 +3,7 @@
 Over 300 lines because every promise of one function is held here, on the same tiny runs.
 """
 
+import gc
 import json
 import shutil
 from dataclasses import replace
@@ -24,6 +25,7 @@ from guided_diffusion.data.formats.samples import iterate_shards, read_shard
 from guided_diffusion.diffusion.images import from_uint8
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.diffusion.schedules import ChainConfig
+from guided_diffusion.generation.run import SamplingRun
 from guided_diffusion.guidance.config import GuidanceConfig
 from guided_diffusion.guidance.run import Guidance
 
@@ -60,6 +62,21 @@ def test_samples_do_not_depend_on_batch_or_shard_size_but_for_one_grey_level(
     assert int(np.abs(images.astype(int) - reference.astype(int)).max()) <= 1
     assert np.array_equal(made(tmp_path / "a")[1], made(tmp_path / "b")[1])
     assert len(np.unique(reference, axis=0)) == 10
+
+
+def test_memory_does_not_grow_with_the_steps(tmp_path, model, guide):
+    held: list[int] = []
+
+    def count(*_) -> None:
+        gc.collect()
+        tensors = [one.untyped_storage() for one in gc.get_objects() if type(one) is Tensor]
+        held.append(sum({storage.data_ptr(): storage.nbytes() for storage in tensors}.values()))
+
+    settings = config(tmp_path, steps=10)
+    run = SamplingRun.assemble(model, guide, guidance=GuidanceConfig(scale=2.0), settings=settings)
+    run.sample(replace(run.plan(settings).batch(range(4), device=run.device), on_step=count))
+    a_step = 4 + 4  # finite or not, and a root mean square; one image kept, or the graph of a gradient, would be more
+    assert max(held[2:]) - held[1] <= 8 * a_step
 
 
 def test_noise_and_labels_reach_the_network_by_id_whatever_the_batch_size(tmp_path, conditional_run):

@@ -7,11 +7,12 @@ import torch
 from oracles.counting import Counted
 from oracles.mixture import assert_is_component, batch_noise, draws, three_blobs
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from guided_diffusion.diffusion.denoiser import NetworkDenoiser
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, chain_from_betas, linear_betas, timestep_subset
-from guided_diffusion.guidance import classifier_score
+from guided_diffusion.guidance import classifier_score, within
 from guided_diffusion.samplers import SamplerConfig, SamplerName, make_sampler
 from guided_diffusion.samplers.config import SAMPLERS
 
@@ -145,3 +146,35 @@ def test_guided_by_the_exact_classifier_its_samples_are_the_components(name, opt
     x_T = draws(1000, 2, 1, 2, seed=11)
     x_0 = make_sampler(config)(MIXTURE.denoiser, config.levels(ChainConfig()), x_T, batch_noise(5), guidance=term)
     assert_is_component(x_0, MIXTURE, y=1)
+
+
+class Waits(TorchDispatchMode):
+    """Names of the operations for which the host must wait for a GPU: it needs a number of a float32 tensor.
+
+    The chain is float64, and on the host.
+    """
+
+    WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, is_chain = func.overloadpacket.__name__, args[:1] and getattr(args[0], "dtype", None) == torch.float64
+        self.found += [name] if name in self.WAITING and not is_chain else []
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_guided_link_makes_the_host_wait_for_the_device(name):
+    term = within(classifier_score(lambda x, t: x.flatten(1).log_softmax(dim=1), torch.tensor([0, 1]), 1.0), 0.1, 50)
+    denoiser = NetworkDenoiser(lambda x, t: torch.cat([x, x], dim=1).tanh(), "eps", "learned_range")
+    x_T = draws(2, 2, 1, 2).float()
+    _ = SHORT.at(0, like=x_T)  # coefficients become numbers once
+    with Waits() as waits:
+        made(name)(denoiser, SHORT, x_T, lambda like: torch.zeros_like(like), guidance=term)
+    assert waits.found == []
+    with Waits() as waits:
+        float(x_T.sum())
+    assert waits.found == ["_local_scalar_dense"]

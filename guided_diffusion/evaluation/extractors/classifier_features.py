@@ -10,7 +10,8 @@ from torch import Tensor
 from classifiers.trained_model import Classifier, load_classifier
 
 from ...diffusion.images import from_uint8
-from .features import Features, exact_float32
+from ...models.precision import exact_float32
+from .features import Features, on_device
 
 SPATIAL_CHANNELS = 7
 """Channels of the last feature map that spatial features keep, as sFID keeps 7 of Inception's."""
@@ -48,7 +49,7 @@ class ClassifierFeatures:
                 f"--protocol.image_size {side} crops pictures to that, other images need another extractor"
             )
         device = next(network.parameters()).device
-        images = from_uint8(images_uint8.to(device))
+        images = from_uint8(on_device(images_uint8, device))
         with exact_float32():
             feature_map = network.feature_map(images, torch.zeros(len(images), device=device))
             pooled = network.pooled(feature_map)

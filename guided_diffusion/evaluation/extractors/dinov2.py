@@ -7,6 +7,7 @@ same parameter names. timm, an optional package, is imported when a network is b
 """
 
 import math
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .features import Features, PublishedExtractor
+from .features import Features, PublishedExtractor, on_device
 from .weights import PublishedWeights, find_weights, load_weights
 
 WEIGHTS = PublishedWeights(
@@ -38,10 +39,16 @@ _DEVIATION = (0.229, 0.224, 0.225)
 
 
 def dinov2_features(network: nn.Module, images: Tensor, device: torch.device) -> Features:
-    """Pooled features of images (N, 3, H, W) uint8."""
-    resized = resized_by_pillow(images, size=_INPUT_SIZE).to(device)
-    mean, deviation = (torch.tensor(each, device=device).view(3, 1, 1) for each in (_MEAN, _DEVIATION))
+    """Pooled features of images (N, 1 or 3, H, W) uint8."""
+    resized = on_device(resized_by_pillow(images.expand(-1, 3, -1, -1), size=_INPUT_SIZE), device)
+    mean, deviation = (_by_channel(each, device) for each in (_MEAN, _DEVIATION))
     return Features(network((resized.float() / 255 - mean) / deviation))
+
+
+@lru_cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(3, 1, 1). Cached, since the host waits for the device to copy it there."""
+    return torch.tensor(values, device=device).view(3, 1, 1)
 
 
 def load_dinov2(weights: Path | None = None, *, device: torch.device | str = "cpu") -> PublishedExtractor:

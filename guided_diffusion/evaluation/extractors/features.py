@@ -1,14 +1,14 @@
 """The interface of a feature extractor, and the arithmetic and input checks that all extractors share."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ...models.precision import exact_float32
 from .weights import PublishedWeights
 
 
@@ -59,7 +59,7 @@ class PublishedExtractor:
     weights: PublishedWeights
     resize: str
     features: Callable[[nn.Module, Tensor, torch.device], Features]
-    """From the network, images (N, 3, H, W) uint8 and the device to compute on."""
+    """From the network, images (N, 1 or 3, H, W) uint8 and the device to compute on."""
     class_names: None = None
 
     @property
@@ -82,26 +82,14 @@ class PublishedExtractor:
             )
         device = next(self.network.parameters()).device
         with exact_float32():
-            return self.features(self.network, images_uint8.expand(-1, 3, -1, -1), device)
+            return self.features(self.network, images_uint8, device)
 
 
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Compute float32 convolutions and matrix products without reduced precision; all extractors do.
-
-    cuDNN's default for convolutions is TensorFloat-32, with 10 bits of mantissa, and a program may have allowed it for
-    matrix products, or bfloat16 on CPUs. The process's settings are restored afterwards.
-    """
-    backends: Any = torch.backends  # settings are attributes of objects that stand for modules, which have no types
-    operations = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
-    before = [operation.fp32_precision for operation in operations]
-    try:
-        for operation in operations:
-            operation.fp32_precision = "ieee"
-        yield
-    finally:
-        for operation, precision in zip(operations, before, strict=True):
-            operation.fp32_precision = precision
+def on_device(images: Tensor, device: torch.device) -> Tensor:
+    """The images on `device`. To a GPU they go by way of pinned memory: the host does not wait until it has computed
+    what came before."""
+    to_gpu = device.type == "cuda" and images.device.type == "cpu"
+    return (images.pin_memory() if to_gpu else images).to(device, non_blocking=to_gpu)
 
 
 def slug(name: str) -> str:

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .features import Features, PublishedExtractor
+from .features import Features, PublishedExtractor, on_device
 from .weights import PublishedWeights, find_weights, load_weights
 
 WEIGHTS = PublishedWeights(
@@ -90,8 +90,9 @@ class InceptionNetwork(nn.Module):
 
 
 def inception_features(network: nn.Module, images: Tensor, device: torch.device) -> Features:
-    """All three kinds of features of images (N, 3, H, W) uint8."""
-    blocks = images.to(device).split(_CPU_BLOCK if device.type == "cpu" else max(1, len(images)))
+    """All three kinds of features of images (N, 1 or 3, H, W) uint8."""
+    block = _CPU_BLOCK if device.type == "cpu" else max(1, len(images))
+    blocks = on_device(images, device).expand(-1, 3, -1, -1).split(block)
     pooled, spatial, probabilities = (torch.cat(kind) for kind in zip(*map(network, blocks), strict=True))
     return Features(pooled, spatial, probabilities)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import linregress
 from torch import Tensor
 from tqdm import tqdm
 
@@ -77,6 +76,8 @@ def extrapolated_frechet_distance(
     Raises:
         ValueError: fewer than 4 (D + 1) features, or 3 points.
     """
+    from scipy.stats import linregress  # here, since it takes a second to import
+
     check_rows(generated, "generated features")
     count, dimensions = generated.shape
     smallest = max(count // 10, 2 * (dimensions + 1))

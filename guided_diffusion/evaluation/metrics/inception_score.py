@@ -20,8 +20,8 @@ def inception_score(probabilities: Tensor, *, split_size: int = 5000) -> tuple[f
     check_rows(probabilities, "probabilities")
     if split_size < 1:
         raise ValueError(f"split_size must be positive, got {split_size}")
-    sums = probabilities.double().sum(dim=1)
-    if (probabilities < 0).any() or (sums - 1).abs().max() > 1e-3:
+    sums = probabilities.sum(dim=1, dtype=torch.float64)  # double() would take 400 MB for Inception's of 50,000 images
+    if probabilities.min() < 0 or (sums - 1).abs().max() > 1e-3:
         raise ValueError(
             f"rows of probabilities must sum to one, got {sums.min():.6g}..{sums.max():.6g}; pass a softmax, not logits"
         )
