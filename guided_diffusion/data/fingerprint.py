@@ -11,6 +11,7 @@ import numpy as np
 
 from .decoder import DecodedImages
 from .formats.folder import FolderImages
+from .formats.storage import encoded_names
 from .image_set import ImageSet
 from .subset import evenly_spaced
 
@@ -42,16 +43,13 @@ def _sized_paths(images: ImageSet) -> Iterator[tuple[str, int | None]]:
         return ((str(path), _bytes(path)) for path in images.paths)
     root = str(files.path(0)).removesuffix(files.names[0])  # pathlib takes ten times as long as a sum of texts
     entries = np.asarray(images.source.entries)
-    names = (root + os.fsdecode(name) for name in files.names.encoded(entries))
-    return zip(names, headers.num_bytes[entries].tolist(), strict=True)
+    names = encoded_names(files.names.text, files.names.lengths, entries)
+    return zip((root + os.fsdecode(name) for name in names), headers.num_bytes[entries].tolist(), strict=True)
 
 
 def _bytes(path: Path) -> int | None:
-    archive = _archive_bytes(path.parent)
-    if archive is not None:
-        return archive
     with suppress(OSError):
-        return path.stat().st_size
+        return _archive_bytes(path.parent) or path.stat().st_size
     return None
 
 

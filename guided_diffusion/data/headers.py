@@ -1,7 +1,6 @@
 """Headers of encoded images, read or taken from the index of the last start, and the mode that they settle."""
 
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from .values import is_deep
 
 GREY_MODES = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # Headers are read at about 16,000 files a second in one thread (6,000 in four threads); a shorter wait needs no bar.
-_FILES_WORTH_A_BAR = 20_000
+_FEW_FILES = 20_000
 _AT_ONCE = 1024
 
 
@@ -46,10 +45,11 @@ class Headers:
     """Number of images with grey of more than 8 bits."""
 
     @cached_property
-    def counts(self) -> Mapping[str, int]:
-        """Number of images of each mode, in the order of their first ones."""
+    def counts(self) -> Counter[str]:
+        """Number of images of each mode, in the order of their first ones; broken ones do not count."""
         numbers, first, counts = np.unique(self.mode_numbers, return_index=True, return_counts=True)
-        return Counter({self.modes[numbers[place]]: int(counts[place]) for place in np.argsort(first)})
+        found = {self.modes[numbers[place]]: int(counts[place]) for place in np.argsort(first)}
+        return Counter({mode: count for mode, count in found.items() if mode})
 
     @cached_property
     def broken(self) -> NDArray[np.int64]:
@@ -68,8 +68,8 @@ def read_headers(
 
     root: the user's path. window: as `DataConfig.window`; a training refuses one without use.
     """
-    count, is_one_kind = len(stored.labels), stored.mode is not None
-    new = ImageIndex(files, np.zeros(1 if is_one_kind else count, ROW), [""])
+    count = len(stored.labels)
+    new = ImageIndex(files, np.zeros(count if stored.mode is None else 1, ROW), [""])
     with opened_index(files, root) if isinstance(files, IndexedImages) else nullcontext(new) as index:
         _read(index, config)
     rows, known = index.rows, index.modes
@@ -94,17 +94,17 @@ def read_headers(
 
 def _read(index: ImageIndex, config: DataConfig | None) -> None:
     """Enter all headers that the index lacks; those of broken images that are skipped stay unknown."""
-    unread, files = index.unread, index.files
+    unread, files = np.flatnonzero(index.rows["mode"] == 0), index.files
     # A bar outside the drivers: this is the one long thing that happens before a driver has anything to report.
-    few = len(unread) <= _FILES_WORTH_A_BAR
-    with tqdm(total=len(unread), desc="reading image headers", unit="files", disable=few) as bar:
+    bar = tqdm(total=len(unread), desc="reading image headers", unit="files", disable=len(unread) <= _FEW_FILES)
+    with bar:
         for some in (unread[start : start + _AT_ONCE] for start in range(0, len(unread), _AT_ONCE)):
             index.look_at(some)
             for place in some.tolist():
                 try:
                     with crops.damage_named(files.path(place)), files.open(place) as file, crops.opened(file) as image:
                         turned, animated = crops.orientation(image) > 1, crops.has_more_frames(image)
-                        index.enter(place, mode=image.mode, size=image.size, turned=turned, animated=animated)
+                        index.enter(place, image.mode, image.size, turned=turned, animated=animated)
                 except DamagedImageError as damage:
                     refuse_unless_skipped(damage, config)
                 except FileNotFoundError:
@@ -120,7 +120,7 @@ def common_mode(headers: Headers, files: EncodedImages, root: Path, *, in_traini
 
     in_training: the command line that the messages name has --data.mode; that of an evaluation has --channels.
     """
-    counts = Counter({mode: count for mode, count in headers.counts.items() if mode})
+    counts = headers.counts
     if len(counts) == 1 and counts.keys() <= CHANNELS.keys():
         return "L" if "L" in counts else "RGB"
     grey, colour = ("--data.mode L", "--data.mode RGB") if in_training else ("--channels 1", "--channels 3")
@@ -133,9 +133,8 @@ def common_mode(headers: Headers, files: EncodedImages, root: Path, *, in_traini
             f"the images in {root} are of mode {mode}, which is neither grey (L) nor colour (RGB); {remedy}"
         )
     listed = ", ".join(f"{count} {mode}" for mode, count in counts.most_common())
-    examples = [
-        f"{files.path(headers.first(mode)).relative_to(root)} is {mode}" for mode, _ in counts.most_common(2)
-    ]
+    firsts = {mode: files.path(headers.first(mode)).relative_to(root) for mode, _ in counts.most_common(2)}
+    examples = [f"{path} is {mode}" for mode, path in firsts.items()]
     raise ValueError(
         f"images of several modes in {root}: {listed}; for example {' and '.join(examples)}; {colour} converts all to "
         f"colour{f', {grey} all to grey' if in_training else ''}"

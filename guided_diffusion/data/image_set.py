@@ -4,7 +4,6 @@ import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
@@ -178,12 +177,11 @@ def open_image_set(
         FileNotFoundError: nothing at the path.
         ValueError: no images, damaged files, or images that do not fit.
     """
-    how = {"image_size": image_size, "channels": channels, "labels": labels, "window": window}
-    return opened_once(path, partial(_image_set, path, **how))
+    return opened_once(path, lambda: _image_set(path, image_size, channels, labels, window))
 
 
 def _image_set(
-    path: Path, *, image_size: int | None, channels: int | None, labels: Labels | None, window: Window | None
+    path: Path, image_size: int | None, channels: int | None, labels: Labels | None, window: Window | None
 ) -> ImageSet:
     if _place(path) is None:
         raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
@@ -212,7 +210,6 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     """Labelled pictures as training reads them; every header is read once, and kept for the next start.
 
     All processes of a run open a set at the same time: one reads, and tells the others.
-
     image_size: side of the crops, in pixels.
     class_names: the classes, in the order of their labels; None takes those that the data have, class folders by name.
         Held-out data are opened with the names of the training data, and may lack some of them.
@@ -225,7 +222,7 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     """
     if image_size < 1:
         raise ValueError(f"image_size is a number of pixels, at least 1, not {image_size}")
-    return opened_once(config.path, partial(_training_set, config, image_size, class_names))
+    return opened_once(config.path, lambda: _training_set(config, image_size, class_names))
 
 
 def _training_set(config: DataConfig, image_size: int, class_names: Sequence[str] | None) -> ImageSet:

@@ -31,8 +31,7 @@ from .formats.storage import EncodedImages, IndexedImages, encoded_names
 
 _logger = logging.getLogger(__name__)
 
-FEWEST = 1_000
-"""Images of a set that is worth an index; fewer are read in the time of a blink."""
+FEWEST = 1_000  # images of a set that is worth an index
 VERSION = f"1, Pillow {PIL.__version__}"
 ROW = np.dtype(
     [("state", "<i8", 3), ("width", "<i4"), ("height", "<i4"), ("mode", "<i4"), ("turned", "<i2"), ("animated", "<i2")]
@@ -48,35 +47,29 @@ class ImageIndex:
 
     files: EncodedImages
     rows: NDArray[Any]
-    """(N,) `ROW`; mode 0 where the header has to be read."""
+    """(N,) `ROW`; mode 0, and 0 in all but the state, where the header has to be read."""
     modes: list[str]
     """Pillow's modes by number; 0 is none."""
     kept: bytes = b""
     """The rows in the index's file, if they are of just these images."""
-
-    @property
-    def unread(self) -> NDArray[np.int64]:
-        """Indices of the images whose headers are to be read."""
-        return np.flatnonzero(self.rows["mode"] == 0)
 
     def look_at(self, indices: NDArray[np.int64]) -> bool:
         """Enter the present state of images whose headers are read next or known; forget these headers where it is
         another. True if one is forgotten."""
         if not isinstance(self.files, IndexedImages):
             return False
-        states, known = self.files.states(indices), self.rows["mode"][indices] > 0
-        changed = indices[known & (states != self.rows["state"][indices]).any(axis=1)]
+        states = self.files.states(indices)
+        changed = indices[(states != self.rows["state"][indices]).any(axis=1)]
+        was_known = bool(self.rows["mode"][changed].any())
+        self.rows[changed] = np.zeros((), ROW)
         self.rows["state"][indices] = states
-        self.rows["mode"][changed] = 0
-        return len(changed) > 0
+        return was_known
 
-    def enter(self, index: int, *, mode: str, size: tuple[int, int], turned: bool, animated: bool) -> None:
+    def enter(self, index: int, mode: str, size: tuple[int, int], *, turned: bool, animated: bool) -> None:
         """Enter the header of an image, whose state was looked at before."""
         if mode not in self.modes:
             self.modes.append(mode)
-        width, height = size
-        row = (self.rows["state"][index], width, height, self.modes.index(mode), turned, animated)
-        self.rows[index] = row
+        self.rows[index] = (self.rows["state"][index], *size, self.modes.index(mode), turned, animated)
 
 
 @contextmanager
@@ -89,8 +82,10 @@ def opened_index(files: IndexedImages, path: Path) -> Iterator[ImageIndex]:
     started, place = time.time_ns(), _place(path, len(files.names))
     stored = None if place is None else _stored(place, files, path)
     index = stored or ImageIndex(files, np.zeros(len(files.names), ROW), [""])
-    if stored is not None:
-        _compare(index)
+    begun, first = time.monotonic(), random.Random().randrange(SAMPLED)  # other files at every start
+    changed = index.look_at(np.arange(first, len(index.rows), SAMPLED))
+    if changed or (time.monotonic() - begun) * SAMPLED < MOST_SECONDS:
+        index.look_at(np.flatnonzero(index.rows["mode"]))
     try:
         yield index
     finally:
@@ -98,7 +93,7 @@ def opened_index(files: IndexedImages, path: Path) -> Iterator[ImageIndex]:
             rows, states = index.rows.copy(), index.rows["state"]
             # A further change within one tick of the file system's clock would not show.
             is_new = (states > started - SETTLED_NS) & (states < time.time_ns() + SETTLED_NS)
-            rows["mode"][(is_new | (states < 0)).any(axis=1)] = 0
+            rows[(is_new | (states < 0)).any(axis=1)] = np.zeros((), ROW)
             if rows.tobytes() != index.kept:
                 _write(place, path, index, rows)
 
@@ -133,27 +128,18 @@ def _stored(place: Path, files: IndexedImages, path: Path) -> ImageIndex | None:
     if text.tobytes() == files.names.text and np.array_equal(lengths, files.names.lengths):
         return ImageIndex(files, rows, modes.tolist(), kept=rows.tobytes())
     row_of = {name: row for row, name in enumerate(encoded_names(text.tobytes(), lengths))}
-    found = np.array([row_of.get(name, -1) for name in files.names.encoded(np.arange(len(files.names)))])
+    found = np.array([row_of.get(name, -1) for name in encoded_names(files.names.text, files.names.lengths)])
     present = np.zeros(len(found), ROW)
     present[found >= 0] = rows[found[found >= 0]]
     return ImageIndex(files, present, modes.tolist())
 
 
-def _compare(index: ImageIndex) -> None:
-    begun, first = time.monotonic(), random.Random().randrange(SAMPLED)  # other files at every start
-    changed = index.look_at(np.arange(first, len(index.rows), SAMPLED))
-    if changed or (time.monotonic() - begun) * SAMPLED < MOST_SECONDS:
-        index.look_at(np.arange(len(index.rows)))
-
-
 def _write(place: Path, path: Path, index: ImageIndex, rows: NDArray[Any]) -> None:
     assert isinstance(index.files, IndexedImages)
-    names = index.files.names
-    arrays = {"text": np.frombuffer(names.text, np.uint8), "lengths": names.lengths}
-    arrays |= {"rows": rows, "modes": np.array(index.modes), "version": np.array(VERSION)}
+    text, lengths = np.frombuffer(index.files.names.text, np.uint8), index.files.names.lengths
     try:
         with atomic_write(place) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, version=VERSION, text=text, lengths=lengths, rows=rows, modes=index.modes)
     except OSError as error:
         _logger.warning(
             "the headers of %s are read again at the next start: their index cannot be kept in %s (%s); "

@@ -174,9 +174,8 @@ def test_only_files_that_differ_are_read_again(folder, read, monkeypatch, change
 def test_a_file_younger_than_a_tick_of_the_clock_is_read_again(folder, read, monkeypatch):
     monkeypatch.setattr(time, "time_ns", lambda now=time.time_ns: now() - 10**10)
     opened(folder)
-    read.clear()
     opened(folder)
-    assert len(read) == 7
+    assert len(read) == 14
 
 
 def test_on_slow_disks_a_sample_is_compared_and_all_if_it_differs(folder, read, monkeypatch):
@@ -250,7 +249,7 @@ def test_without_a_place_for_the_index_all_headers_are_read(folder, read, tmp_pa
     assert (len(read), caplog.text) == (21, "")
 
 
-def test_a_broken_image_is_named_at_every_start_and_the_others_are_not_read_again(folder, read):
+def test_a_broken_image_is_named_at_every_start_and_the_others_are_not_read_again(folder, read, monkeypatch):
     (folder / "ant" / "2.png").write_bytes(b"no image")
     for _ in range(2):
         with pytest.raises(DamagedImageError, match=r"ant/2.png is not a readable image"):
@@ -262,7 +261,8 @@ def test_a_broken_image_is_named_at_every_start_and_the_others_are_not_read_agai
         assert opened(folder, on_error="skip").skipped == (folder / "ant" / "2.png",)
     assert read == ["2.png"]
     (folder / "ant" / "2.png").write_bytes(png(2))
-    assert len(opened(folder)) == 7
+    (folder / "bee" / "turned.png").write_bytes(b"no image")
+    assert facts(opened(folder, on_error="skip")) == without_index(folder, monkeypatch, on_error="skip")
 
 
 def test_members_of_a_zip_are_known_again_by_their_sums(tmp_path, read):

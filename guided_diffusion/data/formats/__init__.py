@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from ...distributed import on_main_process
 from ..config import Labels
@@ -58,16 +58,16 @@ def opened_once(path: Path, opened: Callable[[], T]) -> T:
     if os.environ.get("WORLD_SIZE", "1") == "1" or not at_path:
         return opened()
 
-    def attempt() -> tuple[T | None, Exception | None]:
+    def attempt() -> T | Exception:
         try:
-            return opened(), None
+            return opened()
         except (ValueError, OSError, ImportError) as failure:
-            return None, failure
+            return failure
 
-    images, failure = on_main_process(attempt)
-    if failure is not None:
-        raise failure
-    return cast(T, images)
+    images = on_main_process(attempt)
+    if isinstance(images, Exception):
+        raise images
+    return images
 
 
 def open_stored(path: Path, labels: Labels | None, *, only_of_trees: bool = False) -> StoredImages:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...files import open_regular
 from ..config import Labels
-from .storage import PackedNames, StoredImages
+from .storage import PackedNames, StoredImages, encoded_names
 from .tree import folder_tree, tree_labels
 
 
@@ -31,7 +31,7 @@ class FolderImages:
     def states(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n, 3): bytes, and the times of change of content and of the file."""
         found, root = list[int](), os.fsencode(self.root)
-        for name in self.names.encoded(indices):
+        for name in encoded_names(self.names.text, self.names.lengths, indices):
             try:
                 status = os.stat(b"%s/%s" % (root, name))  # noqa: PTH116  # pathlib takes three times as long
                 found += (status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -102,15 +102,9 @@ class PackedNames:
         start = int(self._starts[pace]) + int(self.lengths[index - rest : index].sum())
         return os.fsdecode(self.text[start : start + int(self.lengths[index])])
 
-    def encoded(self, indices: NDArray[np.int64]) -> list[bytes]:
-        """The names at these indices, as the operating system has them."""
-        return encoded_names(self.text, self.lengths, indices)
 
-
-def encoded_names(
-    text: bytes, lengths: NDArray[np.integer], indices: NDArray[np.int64] | slice = np.s_[:]
-) -> list[bytes]:
-    """Names of these lengths cut from their text, or some of them."""
+def encoded_names(text: bytes, lengths: NDArray[np.integer], indices: Any = np.s_[:]) -> list[bytes]:
+    """Names of these lengths cut from their text, as `PackedNames` keeps them, or those at some indices."""
     ends = np.cumsum(lengths, dtype=np.int64)[indices]
     starts = ends - lengths[indices]
     return [text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]

@@ -58,10 +58,7 @@ class Tree:
     @property
     def kinds(self) -> Mapping[str, int]:
         """Number of images of each extension."""
-        counts = Counter[str]()
-        for extension, count in Counter(image[image.rindex(".") :] for image in self.images).items():
-            counts[extension.lower()] += count
-        return counts
+        return Counter(image[image.rindex(".") :].lower() for image in self.images)
 
     @cached_property
     def tops(self) -> Sequence[str]:
