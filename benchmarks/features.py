@@ -1,17 +1,20 @@
-"""Speed and accuracy of our Inception extractor and torch-fidelity's, by turns in one process.
+"""Speed and accuracy of our Inception extractor and torch-fidelity's.
 
 python benchmarks/features.py [--sizes "[64, 256]"] [--weights FILE]
 """
 
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor
+from comparison import Work, compared, counted, grown, offered
+from rounds import Missing
+from torch import Tensor, nn
 
 from guided_diffusion.config import run_command
+from guided_diffusion.distributed import default_device
 from guided_diffusion.evaluation.extractors.features import PublishedExtractor
 from guided_diffusion.evaluation.extractors.inception import (
     InceptionNetwork,
@@ -22,52 +25,67 @@ from guided_diffusion.evaluation.extractors.inception import (
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureBenchmark:
-    """Extracts features of the same random images with both, on the CPU."""
+    """Extracts features of the same random images with both."""
 
     weights: Path | None = None
     """Inception's, torch-fidelity's file; null: random ones, which are as fast."""
     sizes: tuple[int, ...] = (64, 256)
     """Sides of the images, in pixels."""
-    batch_size: int = 32
+    batch: int = 32
     """Images at a time, of both."""
-    threads: int = 2
-    """Of torch."""
-    repeats: int = 5
-    """Rounds; the fastest round of each counts."""
+    batches: tuple[int, ...] = (4, 8, 16, 32)
+    """Batches, for the growth with them."""
+    rounds: int = 5
+    """Rounds of the comparison; growth takes three."""
 
 
-def compare(config: FeatureBenchmark) -> None:
-    """Prints a row for each size: images a second, their ratio, and how far features are from torch-fidelity's and both
-    from float64 arithmetic, in shares of the largest feature.
-
-    Raises:
-        ImportError: no torch-fidelity.
-    """
-    torch.set_num_threads(config.threads)
+@torch.inference_mode()
+def main(config: FeatureBenchmark) -> None:
+    """Prints a table for each size, and the growth with the batch at the last of them."""
     with TemporaryDirectory() as directory:
         path = config.weights or _random_weights(Path(directory) / "weights.pth")
-        ours, theirs = load_inception(path), _torch_fidelity(path)
-        exact = InceptionNetwork().eval()
-        exact.load_state_dict(torch.load(path, weights_only=True))
-    print(f"{'size':>5} {'ours':>9} {'theirs':>9} {'speed':>6} {'ours from':>10} {'ours from':>10} {'theirs from':>11}")
-    print(f"{'px':>5} {'images/s':>9} {'images/s':>9} {'ratio':>6} {'theirs':>10} {'float64':>10} {'float64':>11}")
-    for size in config.sizes:
-        images = torch.randint(0, 256, (config.batch_size, 3, size, size), dtype=torch.uint8)
-        seconds = [[_seconds(ours, images), _seconds(theirs, images)] for _ in range(config.repeats)]
-        fast, slow = (config.batch_size / min(way) for way in zip(*seconds, strict=True))
-        one, other, truth = ours(images[:4]).pooled, theirs(images[:4])[0], _float64(exact, images[:4])
-        print(
-            f"{size:5d} {fast:9.2f} {slow:9.2f} {fast / slow:6.2f} {_deviation(one, other):10.1e} "
-            f"{_deviation(one, truth):10.1e} {_deviation(other, truth):11.1e}"
-        )
+        ours, size = load_inception(path, device=default_device()), config.sizes[-1]
+        for size in config.sizes:
+            print(of_size(size, path, ours, config))
+        ways = {batch: partial(ours, _images(batch, size)) for batch in config.batches}
+        print(grown(f"Growth of Inception features, {size} pixels", {"batch": ways}))
 
 
-def _torch_fidelity(path: Path) -> torch.nn.Module:
+def of_size(size: int, path: Path, ours: PublishedExtractor, config: FeatureBenchmark) -> str:
+    """The table of a size, with the deviations of features from torch-fidelity's and of both from float64."""
+    device, images = default_device(), _images(config.batch, size)
+    exact = InceptionNetwork().eval()
+    exact.load_state_dict(torch.load(path, weights_only=True))
+    layers = lambda: _layers(InceptionNetwork().eval())  # noqa: E731
+    flops, parameters = counted(layers, lambda network: network(torch.zeros(1, 3, 299, 299)))
+    work = Work(lambda: ours(images), config.batch, config.batch * flops, parameters)
+    theirs = offered(lambda: replace(work, way=partial(_torch_fidelity(path, device), images.to(device))))
+    found = {"ours": ours(images[:4]).pooled.cpu()}
+    if not isinstance(theirs, Missing):
+        found["torch-fidelity"] = theirs.way()[0][:4].cpu()
+    note = f"Batch {config.batch}. {deviations(found, _float64(exact, images[:4]))}"
+    works = {"ours by default": work, "torch-fidelity": theirs}
+    return compared(f"Inception features of {size} pixels", works, rounds=config.rounds, device=device, note=note)
+
+
+def deviations(found: dict[str, Tensor], exact: Tensor) -> str:
+    """Sentences about the largest deviations."""
+    from_exact = [f"{name} {_deviation(one, exact):.1e}" for name, one in found.items()]
+    between = f"; from each other {_deviation(*found.values()):.1e}" if len(found) > 1 else ""
+    return f"Deviation from float64: {', '.join(from_exact)}{between}, of the largest feature."
+
+
+def _torch_fidelity(path: Path, device: torch.device) -> nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     return FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
-    )
+    ).to(device)
+
+
+def _images(batch: int, size: int) -> Tensor:
+    rng = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=rng)
 
 
 def _random_weights(path: Path) -> Path:
@@ -85,22 +103,19 @@ def _random_weights(path: Path) -> Path:
     return path
 
 
-@torch.inference_mode()
-def _seconds(extractor: PublishedExtractor | torch.nn.Module, images: Tensor) -> float:
-    started = time.perf_counter()
-    extractor(images)
-    return time.perf_counter() - started
+def _float64(network: nn.Module, images: Tensor) -> Tensor:
+    resized = resized_like_tensorflow(images.float(), size=299).double()
+    return _layers(network.double())((resized - 128) / 128).flatten(1)
 
 
-@torch.inference_mode()
-def _float64(network: InceptionNetwork, images: Tensor) -> Tensor:
-    layers = torch.nn.Sequential(*list(network.children())[:-1]).double()
-    return layers((resized_like_tensorflow(images.float(), size=299).double() - 128) / 128).flatten(1)
+def _layers(network: nn.Module) -> nn.Module:
+    """All but the classifier."""
+    return nn.Sequential(*list(network.children())[:-1])
 
 
 def _deviation(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected).abs().max() / expected.abs().max())
+    return float((found.double() - expected.double()).abs().max() / expected.abs().max())
 
 
 if __name__ == "__main__":
-    run_command(FeatureBenchmark, compare)
+    run_command(FeatureBenchmark, main)

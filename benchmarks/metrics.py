@@ -1,21 +1,20 @@
 """Speed and memory of our metrics, torch-fidelity's, and a Fréchet distance by scipy's matrix square root.
 
-OMP_NUM_THREADS=2 python benchmarks/metrics.py [--samples 10000] [--subsets 10] [--repeats 3]
+OMP_NUM_THREADS=2 python benchmarks/metrics.py [--samples 5000] [--subsets 10] [--rounds 3]
 
-All on the same random features, by turns in one process and with the same number of threads, which the environment
-decides; the fastest round of each counts. Memory is what a fresh process needs at most beyond the features themselves,
-as Linux tells it.
+All on the same random features, with the number of threads that the environment decides. Memory is what a fresh process
+needs at most beyond the features themselves, as Linux tells it.
 """
 
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
+from comparison import grown
+from memory import added_mib, in_fresh_process
+from rounds import NOT_MEASURED, Table, shown, timed
 from scipy.linalg import sqrtm
 from torch import Tensor
 
@@ -28,16 +27,18 @@ from guided_diffusion.evaluation.statistics import Gaussian, gaussian, moments
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsBenchmark:
-    """Prints a row for each way of computing each metric; `speed` is how many times faster than that way ours is."""
+    """Prints a row for each way of computing each metric, and the growth of ours."""
 
-    samples: int = 10_000
+    samples: int = 5000
     """Features on each side; more than `dimensions`, or covariances are singular."""
     dimensions: int = 2048
     """Width of the features; 2048 is Inception's."""
     subsets: int = 10
     """Pairs of subsets of the kernel distance, 1000 features each. The published number of them is 100."""
-    repeats: int = 3
+    rounds: int = 3
     """Rounds."""
+    fractions: tuple[float, ...] = (0.25, 0.5, 1.0)
+    """Shares of the samples, and of the dimensions, for the growth with them."""
 
 
 def ours_frechet(real: Gaussian, generated: Gaussian, config: MetricsBenchmark) -> float:
@@ -113,22 +114,34 @@ WAYS: dict[str, dict[str, Callable[..., float]]] = {
 
 
 def main(config: MetricsBenchmark) -> None:
-    """Prints the table."""
-    try:
-        import torch_fidelity  # noqa: F401
-    except ImportError as error:
-        raise ImportError("this compares with torch-fidelity; pip install guided-diffusion[inception]") from error
-    print(f"{config.samples} features of {config.dimensions} on each side, {torch.get_num_threads()} threads")
-    print(f"{'metric':>18} {'by':>20} {'seconds':>8} {'speed':>6} {'MiB':>6} {'value':>14}")
+    """Prints the tables."""
+    print(Table(
+        f"Metrics of {config.samples:,} features a side", ("metric", "by", "seconds", "time / ours", "MiB", "value"),
+        list(rows(config)), f"{config.dimensions} dimensions, {torch.get_num_threads()} threads.",
+    ))  # fmt: skip
+    features = _features(config)
+    gaussians = {size: _sides("Fréchet distance", tuple(side[:, :size] for side in features))
+                 for size in (int(share * config.dimensions) for share in config.fractions)}  # fmt: skip
+    by_dimensions = {size: partial(ours_frechet, *sides, config) for size, sides in gaussians.items()}
+    by_samples = {count: partial(ours_precision, *(side[:count] for side in features), config)
+                  for count in (int(share * config.samples) for share in config.fractions)}  # fmt: skip
+    series = {"Fréchet distance, dimensions": by_dimensions, "precision, recall: samples a side": by_samples}
+    print(grown("Growth of the metrics", series, rounds=config.rounds))
+
+
+def rows(config: MetricsBenchmark) -> Iterator[list[str]]:
+    """Cells of each way of each metric."""
     features = _features(config)
     for metric, ways in WAYS.items():
         sides = _sides(metric, features)
-        rounds = [{by: _run(way, sides, config) for by, way in ways.items()} for _ in range(config.repeats)]
-        best = {by: min(one[by] for one in rounds) for by in ways}
-        for by, (seconds, value) in best.items():
-            speed = seconds / best["ours"][0]
-            mib = _added_mib(config, metric, by)
-            print(f"{metric:>18} {by:>20} {seconds:8.2f} {speed:6.2f} {mib:6.0f} {value:14.8g}", flush=True)
+        timings = timed({by: partial(way, *sides, config) for by, way in ways.items()}, rounds=config.rounds)
+        for by, way in ways.items():
+            if by in timings.missing:
+                yield [metric, by, f"{NOT_MEASURED} ({timings.missing[by]})", "", "", ""]
+            else:
+                mib, value = _added_mib(config, metric, by), way(*sides, config)
+                ratio = shown(timings.ratio(by, "ours"))
+                yield [metric, by, shown(timings.spread(by)), ratio, f"{mib:.0f}", f"{value:.8g}"]
 
 
 def _features(config: MetricsBenchmark) -> tuple[Tensor, Tensor]:
@@ -147,29 +160,13 @@ def _sides(metric: str, features: tuple[Tensor, Tensor]) -> tuple[Gaussian, Gaus
     return gaussian(moments(real)), gaussian(moments(generated))
 
 
-def _run(way: Callable[..., float], sides: tuple[object, object], config: MetricsBenchmark) -> tuple[float, float]:
-    """Seconds and value."""
-    started = time.perf_counter()
-    value = way(*sides, config)
-    return time.perf_counter() - started, value
-
-
 def _added_mib(config: MetricsBenchmark, metric: str, by: str) -> float:
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(_measured_mib, config, metric, by).result()
+    return in_fresh_process(_measured_mib, config, metric, by)
 
 
 def _measured_mib(config: MetricsBenchmark, metric: str, by: str) -> float:
     sides = _sides(metric, _features(config))
-    Path("/proc/self/clear_refs").write_text("5")  # from here on the peak counts anew
-    before = _peak_mib()
-    WAYS[metric][by](*sides, config)
-    return _peak_mib() - before
-
-
-def _peak_mib() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return added_mib(lambda: WAYS[metric][by](*sides, config))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Cost of a link outside the networks, sampler by sampler.
 
-OMP_NUM_THREADS=1 python benchmarks/sampling_overhead.py
+python benchmarks/sampling_overhead.py
 
 A denoiser that does nothing, at the size of a 64-pixel image, alone and guided by a term that does nothing either; a
 small convolutional network on 8 x 8, with its own time and without. Langevin's samplers take one step a level.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
+from rounds import Spread, Table, shown
 from torch import Tensor, nn
 
 from guided_diffusion.config import run_command
@@ -30,7 +31,7 @@ class OverheadBenchmark:
     steps: int = 50
     """Links of each trajectory."""
     repeats: int = 5
-    """Trajectories of each; the fastest counts."""
+    """Trajectories of each; the median counts."""
 
 
 class Timed:
@@ -48,21 +49,24 @@ class Timed:
 
 def main(config: OverheadBenchmark) -> None:
     """Prints the table."""
+    torch.set_num_threads(1)
     still = Estimate(x0=torch.zeros(1, 3, 64, 64), log_var=-5.0)
     network = Timed(nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1)))
     small = NetworkDenoiser(network, "eps", "large")
-    print(f"{'ms a link':>20} {'no-op 3x64x64':>14} {'guided':>8} {'net 1x8x8':>10} {'without net':>12}")
+    rows: list[list[str]] = []
     for name in get_args(SamplerName):
         columns = (
-            _fastest(name, config, lambda x_t, step: still, (3, 64, 64)),
-            _fastest(name, config, lambda x_t, step: still, (3, 64, 64), guidance=lambda x_t, step: still.x0),
-            _fastest(name, config, small, (1, 8, 8)),
-            _fastest(name, config, small, (1, 8, 8), minus=lambda: network.seconds),
+            _median(name, config, lambda x_t, step: still, (3, 64, 64)),
+            _median(name, config, lambda x_t, step: still, (3, 64, 64), guidance=lambda x_t, step: still.x0),
+            _median(name, config, small, (1, 8, 8)),
+            _median(name, config, small, (1, 8, 8), minus=lambda: network.seconds),
         )
-        print(f"{name:>20} {columns[0]:14.3f} {columns[1]:8.3f} {columns[2]:10.3f} {columns[3]:12.3f}")
+        rows.append([name, *(shown(column) for column in columns)])
+    titles = ("sampler", "no-op 3x64x64", "the same, guided", "network 1x8x8", "the same without the network")
+    print(Table("Milliseconds a link outside the networks", titles, rows))
 
 
-def _fastest(
+def _median(
     name: SamplerName,
     config: OverheadBenchmark,
     denoiser: Denoiser,
@@ -70,7 +74,7 @@ def _fastest(
     *,
     guidance: ScoreTerm | None = None,
     minus: Callable[[], float] = lambda: 0.0,
-) -> float:
+) -> Spread:
     """Milliseconds a link; minus: seconds so far that do not count."""
     options = {"langevin_steps": 1} if "langevin_steps" in SAMPLERS[name].options else {}
     sampler_config = SamplerConfig(name=name, steps=config.steps, **options)
@@ -81,7 +85,7 @@ def _fastest(
         started, before = time.perf_counter(), minus()
         sampler(denoiser, chain, x_T, SeededNoise(0, [0]), guidance=guidance)
         seconds.append(time.perf_counter() - started - (minus() - before))
-    return 1000 * min(seconds[1:]) / len(chain)
+    return Spread.of([1000 * one / len(chain) for one in seconds[1:]])
 
 
 if __name__ == "__main__":

@@ -98,8 +98,12 @@ class FeatureCache:
             except OSError as error:
                 self._can_write = False
                 _logger.warning("an interrupted evaluation will start over: %s: %s", self.directory, error)
-        self._waiting = []
+        self.forget()
         self._written_at = time.monotonic()
+
+    def forget(self) -> None:
+        """Drop the batches that wait, at the end of a pass, before its rows are joined."""
+        self._waiting = []
 
     def _path(self, first: int) -> Path:
         return self.directory / f"part-{first:07d}.features"

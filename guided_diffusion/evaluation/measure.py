@@ -125,6 +125,8 @@ def _measured_batches(
             if cache and cache.stored(batch, numbers.stop):
                 cache.flush()
                 break
+    if cache:
+        cache.forget()
 
 
 def _computed(source: ImageSet, extractor: FeatureExtractor, batch_size: int, numbers: range) -> Iterator[Row]:

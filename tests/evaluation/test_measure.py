@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guided_diffusion.data.image_set import ImageSet, open_image_set
 from guided_diffusion.distributed import Process
-from guided_diffusion.evaluation.extractors.features import Features
+from guided_diffusion.evaluation.extractors.features import Features, on_device
 from guided_diffusion.evaluation.feature_cache import FeatureCache
 from guided_diffusion.evaluation.measure import MeasuredSet, measure
 
@@ -78,3 +78,18 @@ def test_broken_weights_are_refused_after_one_image(samples: Path) -> None:
     with pytest.raises(ValueError, match="not finite; its weights or its precision"):
         measured(samples, Broken())
     assert calls == [1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_batch_synchronises_with_a_gpu(tmp_path: Path) -> None:
+    samples = save_samples(tmp_path / "samples", noisy_images(MANY, seed=0), MANY)
+
+    class Watched(Moved):
+        def __call__(self, images_uint8: Tensor) -> Features:
+            copied = on_device(images_uint8, torch.device("cuda"))
+            torch.cuda.set_sync_debug_mode("default")  # this extractor itself synchronises
+            found = super().__call__(copied.cpu())
+            torch.cuda.set_sync_debug_mode("error" if 1 < len(self.calls) <= 60 else "default")
+            return found
+
+    assert measured(samples, Watched(device="cuda"), device="cuda").pooled.count == 600
