@@ -51,14 +51,10 @@ class Headers:
         found = {self.modes[numbers[place]]: int(counts[place]) for place in np.argsort(first)}
         return Counter({mode: count for mode, count in found.items() if mode})
 
-    @cached_property
-    def broken(self) -> NDArray[np.int64]:
-        """Indices of the broken images."""
-        return np.flatnonzero(self.mode_numbers == self.modes.index("")) if "" in self.modes else np.empty(0, np.int64)
-
-    def first(self, *modes: str) -> int:
-        """The first image of one of these modes, which some image has."""
-        return int(np.isin(self.mode_numbers, [self.modes.index(mode) for mode in modes]).argmax())
+    def having(self, *modes: str) -> NDArray[np.int64]:
+        """Indices of the images of these modes."""
+        numbers = [number for number, mode in enumerate(self.modes) if mode in modes]
+        return np.flatnonzero(np.isin(self.mode_numbers, numbers))
 
 
 def read_headers(
@@ -96,8 +92,8 @@ def _read(index: ImageIndex, config: DataConfig | None) -> None:
     """Enter all headers that the index lacks; those of broken images that are skipped stay unknown."""
     unread, files = np.flatnonzero(index.rows["mode"] == 0), index.files
     # A bar outside the drivers: this is the one long thing that happens before a driver has anything to report.
-    bar = tqdm(total=len(unread), desc="reading image headers", unit="files", disable=len(unread) <= _FEW_FILES)
-    with bar:
+    few = len(unread) <= _FEW_FILES
+    with tqdm(total=len(unread), desc="reading image headers", unit="files", disable=few) as bar:
         for some in (unread[start : start + _AT_ONCE] for start in range(0, len(unread), _AT_ONCE)):
             index.look_at(some)
             for place in some.tolist():
@@ -133,7 +129,7 @@ def common_mode(headers: Headers, files: EncodedImages, root: Path, *, in_traini
             f"the images in {root} are of mode {mode}, which is neither grey (L) nor colour (RGB); {remedy}"
         )
     listed = ", ".join(f"{count} {mode}" for mode, count in counts.most_common())
-    firsts = {mode: files.path(headers.first(mode)).relative_to(root) for mode, _ in counts.most_common(2)}
+    firsts = {mode: files.path(headers.having(mode)[0]).relative_to(root) for mode, _ in counts.most_common(2)}
     examples = [f"{path} is {mode}" for mode, path in firsts.items()]
     raise ValueError(
         f"images of several modes in {root}: {listed}; for example {' and '.join(examples)}; {colour} converts all to "
@@ -152,6 +148,6 @@ def mode_with_channels(headers: Headers, files: EncodedImages, root: Path, chann
             f"pictures have 1 or 3 channels, {channels} were asked for; compare {files.path(0)} with images of 1 or 3"
         )
     if coloured := headers.counts.keys() - GREY_MODES:
-        first = files.path(headers.first(*coloured))
+        first = files.path(headers.having(*coloured)[0])
         raise ValueError(f"{first} is in colour where grey pictures were expected; convert one of the sets")
     return "L"

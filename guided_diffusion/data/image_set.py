@@ -231,9 +231,9 @@ def _training_set(config: DataConfig, image_size: int, class_names: Sequence[str
     if class_names is not None:
         labels, names = renumbered(labels, names, class_names, path=config.path), tuple(class_names)
     headers = read_headers(stored, files, config.path, config, window=config.window)
-    entries, skipped = range(len(labels)), tuple(map(files.path, headers.broken.tolist()))
+    entries, skipped = range(len(labels)), tuple(map(files.path, headers.having("")))
     if skipped:
-        entries = np.setdiff1d(entries, headers.broken)
+        entries = np.setdiff1d(entries, headers.having(""))
         lost = np.setdiff1d(labels, labels[entries])
         if lost.size:
             name = names[lost[0]]

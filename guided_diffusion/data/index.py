@@ -36,9 +36,8 @@ VERSION = f"1, Pillow {PIL.__version__}"
 ROW = np.dtype(
     [("state", "<i8", 3), ("width", "<i4"), ("height", "<i4"), ("mode", "<i4"), ("turned", "<i2"), ("animated", "<i2")]
 )  # aligned, and without a byte that is not set
-SAMPLED = 64
-"""One in so many states is compared where comparing all would take longer than MOST_SECONDS."""
-MOST_SECONDS = 10.0
+SAMPLED, MOST_SECONDS = 64, 10.0
+"""One in SAMPLED states is compared where comparing all would take longer than MOST_SECONDS."""
 
 
 @dataclass(frozen=True, eq=False)
