@@ -3,7 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 from tqdm import tqdm
 
 from .memory import is_out_of_memory
@@ -60,13 +60,16 @@ def call_cost(call: Callable[[], object]) -> CallCost:
 class _Counting(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
+        from torch.utils.flop_counter import flop_registry  # here, because it imports triton
+
         self.flops = self.kernels = 0
+        self.registry = flop_registry
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # torch's own form
         out = func(*args, **(kwargs or {}))
         self.kernels += not func.is_view
-        if (packet := func.overloadpacket) in flop_registry:
-            self.flops += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+        if (packet := func.overloadpacket) in self.registry:
+            self.flops += self.registry[packet](*args, **(kwargs or {}), out_val=out)
         return out
 
 
@@ -102,6 +105,17 @@ def compile_or_warn(network: nn.Module, trial: Callable[[], object], *, graphs: 
         _logger.warning("the network could not be compiled and runs uncompiled, more slowly: %s", reason)
         return False
     return True
+
+
+@contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """The network's plain calls, for other shapes than those compiled."""
+    compiled = network._compiled_call_impl  # pyright: ignore[reportPrivateUsage]  # torch has no public way
+    network._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        network._compiled_call_impl = compiled
 
 
 def preparation(asked: Compile, device: torch.device, *, images: float) -> Prepare | None:

@@ -3,6 +3,7 @@
 accelerate and DTensor take seconds to import, so the functions that need them import them.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -119,6 +120,12 @@ def locked_for_run(directory: Path, *, work: str, name: str | None = None) -> It
         yield
 
 
+def print_from_main(text: str) -> None:
+    """Print a line to standard error, once for all processes."""
+    if this_process().is_main:
+        print(text, file=sys.stderr)
+
+
 _tallies = count()
 
 
@@ -184,9 +191,12 @@ def clip_gradients(model: nn.Module, *, max_norm: float | None) -> Tensor:
     return norm.full_tensor() if _is_sharded(norm) else norm
 
 
-def on_any_process(*facts: Tensor) -> list[bool]:
-    """Each fact, () bool: True on every process if it holds on any. The host waits for the device here."""
-    return (reduced(torch.stack([fact.to(this_process().device) for fact in facts]).float(), "sum") > 0).tolist()
+def on_any_process(*facts: Tensor | bool) -> Tensor:
+    """(n,) bool on the device, for each fact, () or Python's: True on every process if it holds on any."""
+    device = this_process().device
+    # A bool is filled in: copying it would make the host wait for the device.
+    own = [fact.to(device) if isinstance(fact, Tensor) else torch.full((), fact, device=device) for fact in facts]
+    return reduced(torch.stack(own).float(), "sum") > 0
 
 
 def reduced(values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:

@@ -1,10 +1,13 @@
 """Memory that runs out: its errors, the batch that fits, and a message."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 
 from .distributed import free_cached_memory
+
+T = TypeVar("T")
 
 _OUT_OF_MEMORY = (
     "out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc",
@@ -29,19 +32,26 @@ def out_of_memory_message(error: BaseException, options: Iterable[str]) -> str:
     return f"out of memory: {advice} ({reason or type(error).__name__})"
 
 
-def largest_fitting(size: int, attempt: Callable[[int], None]) -> int:
-    """The largest of size, size / 2, size / 4, .. images for which `attempt` does not run out of memory.
+def first_fitting(candidates: Sequence[T], attempt: Callable[[T], object]) -> T:
+    """The first of the candidates for which `attempt` does not run out of memory.
 
     Raises:
-        RuntimeError: not even one image fits.
+        RuntimeError: not even the last one fits.
     """
-    while True:
+    *others, last = candidates
+    for candidate in others:
         try:
-            attempt(size)
+            attempt(candidate)
         except (RuntimeError, MemoryError) as error:
-            if size == 1 or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         else:
-            return size
+            return candidate
         free_cached_memory()
-        size = -(-size // 2)
+    attempt(last)
+    return last
+
+
+def halves(size: int) -> list[int]:
+    """Sizes to try, until one fits: size, size / 2, size / 4, .., 1, rounded up."""
+    return [size] if size == 1 else [size, *halves(-(-size // 2))]

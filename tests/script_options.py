@@ -32,7 +32,6 @@ TRAINING = (
     "training.batch",
     "training.batch.per_process",
     "training.batch.size",
-    "training.channels_last",
     "training.compile",
     "training.ema_decays",
     "training.images",

@@ -8,7 +8,7 @@ import torch
 
 from guided_diffusion import distributed
 from guided_diffusion.distributed import Process, Tally, on_main_process
-from guided_diffusion.memory import is_out_of_memory, largest_fitting
+from guided_diffusion.memory import first_fitting, halves, is_out_of_memory
 
 
 def failing(error: Exception):
@@ -55,18 +55,18 @@ def out_of_memory_above(limit: int, tried: list[int]):
 @pytest.mark.parametrize(("limit", "tries"), [(100, [100]), (25, [100, 50, 25]), (12, [100, 50, 25, 13, 7])])
 def test_the_batch_is_halved_until_it_fits(limit, tries):
     tried: list[int] = []
-    assert largest_fitting(100, out_of_memory_above(limit, tried)) == tries[-1]
+    assert first_fitting(halves(100), out_of_memory_above(limit, tried)) == tries[-1]
     assert tried == tries
 
 
 def test_a_network_of_which_not_even_one_image_fits_is_an_error():
     with pytest.raises(torch.OutOfMemoryError):
-        largest_fitting(8, out_of_memory_above(0, []))
+        first_fitting(halves(8), out_of_memory_above(0, []))
 
 
 def test_another_failure_is_not_taken_for_a_lack_of_memory():
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        largest_fitting(8, lambda size: failing(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))())
+        first_fitting(halves(8), lambda size: failing(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))())
 
 
 def test_importing_it_imports_neither_accelerate_nor_dtensor():
@@ -100,7 +100,7 @@ def test_half_the_size_is_tried_where_python_runs_out_of_memory():
         if size > 5:
             raise MemoryError
 
-    assert largest_fitting(16, attempt) == 4
+    assert first_fitting(halves(16), attempt) == 4
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), OSError(28, "No space")])

@@ -41,7 +41,9 @@ class SeededNoise:
         """
         if like.shape[0] != len(self.generators):
             raise ValueError(f"noise was seeded for {len(self.generators)} samples, but the batch has {like.shape[0]}")
-        noise = torch.stack([torch.randn(like.shape[1:], generator=generator) for generator in self.generators])
+        noise = torch.empty(like.shape, dtype=torch.float32, pin_memory=like.is_cuda)
+        for sample, generator in zip(noise.unbind(), self.generators, strict=True):
+            sample.normal_(generator=generator)
         return broadcast_like(noise, like).to(like.dtype)
 
     def uniform(self) -> Tensor:

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .config import GROUPS, EncoderConfig
+from .recomputation import Recomputable
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -67,7 +68,7 @@ def zeroed(layer: M) -> M:
     return layer
 
 
-class Downsample(nn.Module):
+class Downsample(Recomputable):
     """Half the size by 2x2 means, or by a convolution of stride 2. It ignores the embedding."""
 
     def __init__(self, channels: int, *, with_conv: bool) -> None:
@@ -78,7 +79,7 @@ class Downsample(nn.Module):
         return F.avg_pool2d(x, 2) if self.conv is None else self.conv(x)
 
 
-class Upsample(nn.Module):
+class Upsample(Recomputable):
     """Twice the size by nearest neighbours, then optionally a convolution. It ignores the embedding."""
 
     def __init__(self, channels: int, *, with_conv: bool) -> None:
@@ -90,7 +91,7 @@ class Upsample(nn.Module):
         return x if self.conv is None else self.conv(x)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recomputable):
     """BigGAN-style residual block with the embedding as AdaGN or as addition (ADM section 3, eq. 4).
 
     With `resample`, both branches change size: the residual one between its first activation and convolution.

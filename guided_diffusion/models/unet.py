@@ -3,18 +3,17 @@
 Networks map images and timesteps to raw numbers; `diffusion.denoiser` interprets them.
 """
 
-from collections.abc import Collection
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # untyped in part
 
 from .blocks import Downsample, Norm, ResidualBlock, SelfAttention, TimeEmbedding, Upsample, conv3x3, silu, zeroed
 from .config import EncoderConfig, UNetConfig, sizes_that_work
+from .recomputation import Recomputable, Recomputed
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """A residual block, with attention after it where the size asks for it."""
 
     def __init__(self, config: EncoderConfig, in_channels: int, out_channels: int, *, size: int) -> None:
@@ -23,18 +22,19 @@ class Block(nn.Module):
         attends = size in config.attention_sizes
         self.attention = SelfAttention(out_channels, config.heads_of(out_channels)) if attends else nn.Identity()
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        return self.attention(self.residual(x, e))
+    def forward(self, x: Tensor, e: Tensor, skip: Tensor | None = None) -> Tensor:
+        """skip: concatenated with x."""
+        return self.attention(self.residual(x if skip is None else torch.cat([x, skip], dim=1), e))
 
 
 class Level(nn.Module):
     """The blocks at one size, then the change to the next (None after the last)."""
 
-    def __init__(self, blocks: list[Block], resample: nn.Module | None, *, size: int) -> None:
+    def __init__(self, blocks: list[Block], resample: Recomputable | None, *, size: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.resample = resample
-        self.size, self.recomputed = size, False
+        self.size = size
 
 
 class EncoderLevel(Level):
@@ -44,9 +44,9 @@ class EncoderLevel(Level):
         """The output of every block and of the change of size, each of which a decoder concatenates."""
         outputs: list[Tensor] = []
         for block in self.blocks:
-            h = block(h, e)
+            h = cast(Block, block).recomputable(h, e)
             outputs.append(h)
-        return outputs if self.resample is None else [*outputs, self.resample(h, e)]
+        return outputs if self.resample is None else [*outputs, self.resample.recomputable(h, e)]
 
 
 class DecoderLevel(Level):
@@ -54,29 +54,33 @@ class DecoderLevel(Level):
 
     def forward(self, h: Tensor, e: Tensor, skips: list[Tensor]) -> Tensor:
         for block, skip in zip(self.blocks, skips, strict=True):
-            h = block(torch.cat([h, skip], dim=1), e)
-        return h if self.resample is None else self.resample(h, e)
+            h = cast(Block, block).recomputable(h, e, skip)
+        return h if self.resample is None else self.resample.recomputable(h, e)
 
 
-def recompute(network: nn.Module, sizes: Collection[int]) -> None:
-    """Have the levels at these sides, pixels, computed again in the backward pass of training rather than kept.
+def recompute(network: nn.Module, what: Recomputed) -> None:
+    """Have these parts of the network's levels computed again in the backward pass of training rather than kept.
 
     Raises:
         ValueError: a side that no level of the network has.
     """
-    levels = [module for module in network.modules() if isinstance(module, Level)]
-    known = sorted({level.size for level in levels}, reverse=True)
-    unknown = sorted(set(sizes) - set(known))
-    if unknown:
+    known, sizes = level_sizes(network), () if what == "pointwise" else what
+    if unknown := sorted(set(sizes) - set(known)):
         raise ValueError(f"recompute_sizes {unknown} are no feature-map sides of this network; it has {known}")
-    for level in levels:
-        level.recomputed = level.size in sizes
+    for level in _levels(network):
+        for part in level.modules():  # one by one, so that little is computed again at a time
+            if isinstance(part, Recomputable):
+                whole = "everything" if level.size in sizes else "nothing"
+                part.recomputed = "pointwise" if what == "pointwise" else whole
 
 
-def _kept_or_recomputed(level: nn.Module, *inputs: Tensor | list[Tensor]) -> Any:  # what the level gives
-    if level.recomputed and level.training and torch.is_grad_enabled():
-        return checkpoint(level, *inputs, use_reentrant=False)
-    return level(*inputs)
+def level_sizes(network: nn.Module) -> list[int]:
+    """Sides of the network's feature maps, finest first."""
+    return sorted({level.size for level in _levels(network)}, reverse=True)
+
+
+def _levels(network: nn.Module) -> list[Level]:
+    return [module for module in network.modules() if isinstance(module, Level)]
 
 
 class Middle(nn.Module):
@@ -131,7 +135,7 @@ class UNetEncoder(nn.Module):
                 raise ValueError(f"{name} {side} is not a multiple of this network's down-factor {factor}; {advice}")
         skips = [self.conv_in(x)]
         for level in self.levels:
-            skips += _kept_or_recomputed(level, skips[-1], e)
+            skips += level(skips[-1], e)
         return self.middle(skips[-1], e), skips
 
 
@@ -169,7 +173,7 @@ class UNet(nn.Module):
         e = self.embedding(t, y) if extra_embedding is None else self.embedding(t, y) + extra_embedding
         h, skips = self.encoder(x, e)
         for level in self.levels:
-            h = _kept_or_recomputed(level, h, e, [skips.pop() for _ in range(self.config.blocks_per_level + 1)])
+            h = level(h, e, [skips.pop() for _ in range(self.config.blocks_per_level + 1)])
         return self.conv_out(silu(self.norm_out(h)))
 
     def embedding(self, t: Tensor, y: Tensor | None) -> Tensor:
@@ -184,7 +188,7 @@ class UNet(nn.Module):
         return e + self.label(y)
 
 
-def resampler(config: EncoderConfig, channels: int, kind: type[Downsample] | type[Upsample]) -> nn.Module:
+def resampler(config: EncoderConfig, channels: int, kind: type[Downsample] | type[Upsample]) -> Recomputable:
     """The change of size that the config asks for."""
     if config.resample == "block":
         return ResidualBlock(config, channels, channels, resample=kind(channels, with_conv=False))

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..compilation import Compile
 from ..data.config import DataConfig
 from ..diffusion.denoiser import Prediction, Variance, has_learned_variance
 from ..diffusion.model import check_continuous_time
 from ..diffusion.schedules import ChainConfig
+from ..models.recomputation import Recomputed
 from ..models.unet import EncoderConfig
 
 Loss = Literal["simple", "hybrid", "vlb"]
@@ -56,12 +58,12 @@ class LoopConfig:
     """Decays of the averages to keep; previews and later commands take the slowest. Empty: none (classifiers)."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the network's arithmetic; auto: bfloat16 on GPUs that have it, else float32."""
-    recompute_sizes: tuple[int, ...] = ()
-    """Activation checkpointing for the levels with feature maps of these sides, pixels: less memory for more time."""
-    compile: bool = False
-    """torch.compile the network: minutes at the start for faster iterations on GPUs."""
-    channels_last: bool = False
-    """Store activations as (B, H, W, C), which makes half-precision convolutions on GPUs faster."""
+    recompute_sizes: Recomputed | Literal["auto"] = "auto"
+    """Activation checkpointing, less memory for more time: of the levels with feature maps of these sides, pixels; or
+    pointwise, of all that is neither convolution, matrix product nor attention. auto: only where memory is short."""
+    compile: Compile | bool = "auto"
+    """torch.compile the network: minutes at the start for faster iterations on GPUs. auto: where the budget repays
+    them; true and false are on and off. Where compiling fails, the network runs uncompiled."""
     shard: bool = False
     """FSDP: spread weights, gradients, moments and averages over the processes, for a network that outgrows one GPU."""
     seed: int = 0
@@ -117,6 +119,11 @@ class LoopConfig:
             raise ValueError(f"training.ema_decays names an average twice: {self.ema_decays}")
         if self.shard and self.precision == "float16":
             raise ValueError("training.shard takes float32 or bfloat16: the loss scale of float16 is not sharded")
+
+    @property
+    def wanted_compile(self) -> Compile:
+        """`compile` without booleans."""
+        return ("on" if self.compile else "off") if isinstance(self.compile, bool) else self.compile
 
     @property
     def total_iterations(self) -> int:

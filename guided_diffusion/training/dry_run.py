@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import torch
 
+from ..data.batches import Batch
 from ..distributed import reduced
 from ..stop_request import StopRequest
+from .capacity import bytes_per_image, loss_of_first_image
 from .run import TrainingRun, TrainState
-from .setup import bytes_per_image, loss_of_first_image, set_up
-from .step import backward, update
+from .setup import set_up
+from .step import accumulate, backward, launch, settle
 
 MEASURED_SECONDS = 15.0
 """Duration of the measurement, which takes at least two micro-batches."""
@@ -56,7 +58,7 @@ def estimate_cost(run: TrainingRun) -> None:
     from torch.utils.flop_counter import FlopCounterMode  # here, because it imports triton
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        loss_of_first_image(state)
+        loss_of_first_image(run, state.process.device)
     flops, activations, speed = counter.get_total_flops(), bytes_per_image(state), _measured(state)
     if state.process.is_main:
         rows = _size_rows(state, flops, activations) | _time_rows(state, speed)
@@ -66,11 +68,11 @@ def estimate_cost(run: TrainingRun) -> None:
 
 def _measured(state: TrainState) -> Speed:
     """The speed of an iteration: its micro-batches, the last of them with the optimiser's work."""
-    stop, stream = StopRequest(), chain.from_iterable(state.micro_batches())
-    update(state, [next(stream)], stop)  # kernels and workers warm up
+    stream = chain.from_iterable(state.micro_batches())
+    _update(state, next(stream))  # kernels and workers warm up
     first = next(stream)
     begin = time.perf_counter()
-    update(state, [first], stop)
+    _update(state, first)
     with_update = _seconds_since(begin)
     # The same count on every process, since processes that share a network compute together.
     count = max(2, round(MEASURED_SECONDS / _mean_over_processes(with_update)))
@@ -79,12 +81,18 @@ def _measured(state: TrainState) -> Speed:
         waits = time.perf_counter()
         batch = next(stream)
         waited += time.perf_counter() - waits
-        float(backward(state, batch, synced=False).total.detach())
+        backward(state, batch, synced=False)
     elapsed = _seconds_since(begin)
     state.optimizer.zero_grad()
     mean = elapsed / count
     seconds = _mean_over_processes((state.num_micro_batches - 1) * mean + max(with_update, mean))
     return Speed(seconds, waited / elapsed, elapsed)
+
+
+def _update(state: TrainState, micro_batch: Batch) -> None:
+    stop = StopRequest()
+    launch(state, accumulate(state, [micro_batch], stop), stop)
+    settle(state)
 
 
 def _mean_over_processes(number: float) -> float:

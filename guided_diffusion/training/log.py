@@ -81,8 +81,9 @@ class TrainingLog:
             total, count = self.sums.get(name, (torch.zeros_like(value), 0))
             self.sums[name] = total + value.detach(), count + 1
 
-    def write(self, iteration: int) -> None:
+    def write(self, state: TrainState) -> None:
         """Record the means since the last line, over all processes."""
+        iteration = state.iteration
         metrics: dict[str, float] = {}
         if self.sums:
             names = sorted(self.sums)
@@ -91,7 +92,9 @@ class TrainingLog:
         if self.skipped:
             metrics["skipped"] = self.skipped
         images = (iteration - self.since_iteration) * self.batch_size
-        metrics["images_per_second"] = images / (time.perf_counter() - self.since)
+        seconds = time.perf_counter() - self.since
+        metrics["images_per_second"] = images / seconds
+        metrics["waiting_for_images"], state.waited = state.waited / seconds, 0.0
         shown = {name: f"{metrics[name]:.4g}" for name in ("loss", "images_per_second", "skipped") if name in metrics}
         self.bar.set_postfix(shown)
         self._record(iteration, metrics)

@@ -7,6 +7,7 @@ or one on another number of processes, therefore continues exactly, without the 
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext, suppress
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..compilation import uncompiled
 from ..data.batches import Batch, EndlessBatches
 from ..data.config import refuse_among
 from ..data.crops import DamagedImageError
@@ -33,7 +35,7 @@ from .resume import check_run_directory, stored_class_names
 from .run import TrainingRun, TrainState
 from .saving import confirm, remedy, save_if_due, save_last, write
 from .setup import set_up
-from .step import MOST_LOSS_GROWTH, update
+from .step import MOST_LOSS_GROWTH, accumulate, launch, settle
 
 _logger = logging.getLogger(__name__)
 
@@ -117,34 +119,54 @@ def _iterate(state: TrainState, log: TrainingLog, stop: StopRequest) -> None:
     config = state.run.config
     for micro_batches in _batches(state):
         try:
-            updated = update(state, micro_batches, stop)
+            gradients = accumulate(state, micro_batches, stop)
         except InterruptedWork:
+            _settle(state, log)
             return
-        log.add(updated)
-        if state.unsound_in_a_row >= config.max_skipped:
-            raise ValueError(_divergence(state, micro_batches))
-        if state.is_sound:
-            confirm(state)
-        if updated.stop_requested or state.is_due(config.log_every_iterations):
-            log.write(state.iteration)
+        if _settle(state, log):  # the update before; the device has come so far that its outcome is on the host
+            state.optimizer.zero_grad()
+            return
+        launch(state, gradients, stop)
+        intervals = (config.log_every_iterations, config.save_every_iterations, config.observe_every_iterations)
+        if state.settles_late and state.save_from is None and not any(map(state.is_due, intervals)):
+            continue
+        is_stopped = _settle(state, log)
         save_if_due(state)
-        if updated.stop_requested:
+        if is_stopped:
             return
         if state.is_due(config.observe_every_iterations):
             _observe(state, log, stop)
+
+
+def _settle(state: TrainState, log: TrainingLog) -> bool:
+    """Settle the launched update, if there is one, and record it; True if some process was asked to stop."""
+    updated = settle(state)
+    if updated is None:
+        return False
+    log.add(updated)
+    if state.unsound_in_a_row >= state.run.config.max_skipped:
+        raise ValueError(_divergence(state, updated.micro_batches))
+    if state.is_sound:
+        confirm(state)
+    if updated.stop_requested or state.is_due(state.run.config.log_every_iterations):
+        log.write(state)
+    return updated.stop_requested
 
 
 def _batches(state: TrainState) -> Iterator[list[Batch]]:
     """Micro-batches until the training is over; where the data fail, the training so far is saved first."""
     stream = state.micro_batches()
     while not state.is_over:
+        begin = time.perf_counter()
         try:
             micro_batches = next(stream)
         except (OSError, DamagedImageError):
+            settle(state)
             if state.process.world_size == 1:  # several processes would wait for the one without data
                 with suppress(ValueError, OSError):  # else the reason that the user can mend would be lost
                     save_last(state)
             raise
+        state.waited += time.perf_counter() - begin
         yield micro_batches
 
 
@@ -153,7 +175,7 @@ def _resume_observing(state: TrainState, log: TrainingLog, stop: StopRequest) ->
     iteration = state.iteration
     state.has_converged = _stop_early(state, {})
     is_due = iteration > 0 and state.is_due(state.run.config.observe_every_iterations)
-    if is_due and on_any_process(torch.tensor(log.lacks_observation(iteration)))[0]:
+    if is_due and bool(on_any_process(log.lacks_observation(iteration))):
         _observe(state, log, stop)
 
 
@@ -161,7 +183,7 @@ def _observe(state: TrainState, log: TrainingLog, stop: StopRequest) -> None:
     """Observe the averaged weights, and stop early if their metric calls for it; a request to stop cuts it short."""
     observe, is_sharded, metrics = state.run.observe, state.run.config.shard, {}
     if observe is not None and (is_sharded or state.process.is_main):
-        with state.ema.applied() as averaged:
+        with state.ema.applied() as averaged, uncompiled(averaged):
             try:
                 # A sharded network computes on all processes together: none may leave.
                 with nullcontext() if is_sharded else stop.interrupting():
@@ -185,7 +207,7 @@ def _stop_early(state: TrainState, metrics: Mapping[str, float]) -> bool:
         return False
     best, value = read_best(run.directory), metrics.get(run.best_by)
     is_best = state.process.is_main and value is not None and math.isfinite(value) and (not best or value > best[1])
-    if on_any_process(torch.tensor(is_best))[0] and not state.unsound_in_a_row:
+    if bool(on_any_process(is_best)) and not state.unsound_in_a_row:
         failure = write(state)
         if is_best and value is not None:
             _mark_best(state, value, failure)

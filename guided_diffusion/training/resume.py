@@ -133,7 +133,8 @@ def _refuse_another_model(checkpoint: Checkpoint, run: TrainingRun) -> None:
 
 def _warn_of_changes(checkpoint: Checkpoint, run: TrainingRun, data: Mapping[str, Any]) -> None:
     before = _read(checkpoint.path / "resume" / "data.json", {"images": int, "fingerprint": str})
-    unchanged = ["resume", "dry_run", "out", *(["data.path"] if before == data else [])]
+    speed = ["training.channels_last", "training.compile", "training.recompute_sizes"]  # the first is of old versions
+    unchanged = ["resume", "dry_run", "out", *speed, *(["data.path"] if before == data else [])]
     changed = [
         difference
         for difference in differences(checkpoint.run, to_plain(run.settings))

@@ -1,10 +1,11 @@
 """Records of a training: what it is made of (`TrainingRun`), and its state as it goes (`TrainState`)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -58,6 +59,35 @@ class TrainingRun:
             )
 
 
+class HostCopy:
+    """A copy of a tensor on its way to the host, which waits for it only where it is read."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._copy = tensor.to("cpu", non_blocking=True)
+        self._arrival = None if tensor.device.type == "cpu" else torch.Event(tensor.device)
+        if self._arrival is not None:
+            self._arrival.record()
+
+    def read(self) -> Tensor:
+        """The copy; work that was given to the device after it is not waited for."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return self._copy
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchedUpdate:
+    """An update that the device has been given, and whose outcome the host may not know yet."""
+
+    micro_batches: Sequence[Batch]
+    flags: HostCopy
+    """(4,) bool: loss not finite, gradient not finite, loss absurdly large, a process was asked to stop."""
+    numbers: Mapping[str, Tensor]
+    """This process's, () each, for the log; among them the loss."""
+    observed: Mapping[str, Tensor]
+    """(B,) each, as in `Losses`."""
+
+
 @dataclass(kw_only=True)
 class TrainState:
     """All that changes as a training goes, beside the network and the objective of its run."""
@@ -76,6 +106,10 @@ class TrainState:
     """Updates made so far."""
     data: Mapping[str, Any]
     """Number and fingerprint of the images, for the checkpoints of the main process."""
+    launched: LaunchedUpdate | None = None
+    """The update that is not settled: its average is not made, and its outcome not judged."""
+    waited: float = 0.0
+    """Seconds spent waiting for images since the last line of the log."""
     saved_iteration: int
     """The iteration of the newest checkpoint, or of the start."""
     largest_weight: Tensor
@@ -92,6 +126,15 @@ class TrainState:
     """The iteration from which on a checkpoint is due; None: none is due before the next interval ends."""
     has_converged: bool = False
     """Early stopping has ended the training."""
+
+    @property
+    def settles_late(self) -> bool:
+        """True where the outcome of an update may be read after the next one's gradients were launched.
+
+        A device then never waits for the host. A loss scale and adaptive timesteps need the outcome before.
+        """
+        is_free = self.accelerator.scaler is None and self.run.adaptive_timesteps is None
+        return is_free and self.process.device.type != "cpu"
 
     @property
     def share(self) -> int:

@@ -111,7 +111,9 @@ def write(state: TrainState) -> OSError | None:
 def _sound_weights(state: TrainState) -> Tensor:
     """() the largest weight of this process; refuses weights as `write` does."""
     largest, before = largest_weight(state.run.network), state.largest_weight
-    is_broken, is_grown = on_any_process(~largest.isfinite(), largest > MOST_WEIGHT_GROWTH * before.clamp(min=1))
+    is_broken, is_grown = on_any_process(
+        ~largest.isfinite(), largest > MOST_WEIGHT_GROWTH * before.clamp(min=1)
+    ).tolist()
     if is_broken or is_grown:
         growth = f"have grown to {float(largest):.3g} from at most {float(before):.3g}"
         fault = "are not finite" if is_broken else growth

@@ -1,7 +1,8 @@
 """One optimiser update, on one process or many, of a whole batch or in micro-batches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ..diffusion.noise import SeededNoise, sample_seed
 from ..distributed import clip_gradients, gathered, gradients_synced, on_any_process
 from ..stop_request import InterruptedWork, StopRequest
 from .objective import Losses
-from .run import TrainState
+from .run import HostCopy, LaunchedUpdate, TrainState
 
 DROPOUT = 1 << 32
 """Added to the seed, so that dropout's generator differs from that of the sample with the iteration's number."""
@@ -21,50 +22,90 @@ MOST_LOSS_GROWTH = 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gradients:
+    """Gradients of an update, accumulated in the network."""
+
+    micro_batches: Sequence[Batch]
+    means: Mapping[str, Tensor]
+    """() each: the means of the logged losses over this process's share."""
+    observed: Mapping[str, Tensor]
+    """(B,) each, as in `Losses`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UpdateResult:
     """The outcome of an update; the same on every process but for the numbers."""
 
+    micro_batches: Sequence[Batch]
     numbers: Mapping[str, Tensor] | None
     """This process's, () each, for the log; None if loss or gradient were not finite, and nothing has changed."""
     stop_requested: bool = False
     """Some process was asked to stop."""
 
 
-def update(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest) -> UpdateResult:
-    """One optimiser update on this process's share of a batch; it counts as an iteration.
+def accumulate(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest) -> Gradients:
+    """Accumulate the gradients of this process's share of a batch.
 
     Raises:
         InterruptedWork: a lone process was asked to stop; nothing has changed.
     """
-    accelerator, optimizer, config = state.accelerator, state.optimizer, state.run.config
     # Dropout alone uses the global generator; seeded so, iteration n is the same after a resume.
     position = state.iteration * state.process.world_size + state.process.rank
-    torch.manual_seed(sample_seed(DROPOUT + config.seed, position))
+    torch.manual_seed(sample_seed(DROPOUT + state.run.config.seed, position))
+    means: dict[str, Tensor] = {}
+    observed: list[Mapping[str, Tensor]] = []
+    for batch in micro_batches:
+        if stop.requested and state.process.world_size == 1:
+            state.optimizer.zero_grad()
+            raise InterruptedWork
+        losses = backward(state, batch, synced=batch is micro_batches[-1])
+        for name, value in {"loss": losses.total, **losses.logged}.items():
+            means[name] = means.get(name, 0.0) + value.detach() * (len(batch.y) / state.share)
+        observed.append(losses.observed)
+    joined = {name: torch.cat([micro[name].detach() for micro in observed]) for name in observed[0]}
+    return Gradients(micro_batches=micro_batches, means=means, observed=joined)
+
+
+def launch(state: TrainState, gradients: Gradients, stop: StopRequest) -> None:
+    """One optimiser update, which counts as an iteration; the device skips it where loss or gradient are not finite."""
+    accelerator, optimizer, config = state.accelerator, state.optimizer, state.run.config
     remaining = 1 - state.iteration / config.total_iterations if config.anneal == "linear" else 1.0
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * remaining
-    means, observed = _accumulated(state, micro_batches, stop)
     accelerator.unscale_gradients(optimizer)
-    norm = clip_gradients(state.model, max_norm=config.max_grad_norm)
-    loss = means["loss"]
-    broken_losses, broken_gradients, absurd_losses, stops = on_any_process(
-        ~loss.isfinite(), ~norm.isfinite(), loss > MOST_LOSS_GROWTH * state.largest_loss, torch.tensor(stop.requested)
+    norm, loss = clip_gradients(state.model, max_norm=config.max_grad_norm), gradients.means["loss"]
+    flags = on_any_process(
+        ~loss.isfinite(), ~norm.isfinite(), loss > MOST_LOSS_GROWTH * state.largest_loss, stop.requested
     )
-    is_finite = not broken_losses and not broken_gradients
-    if is_finite or accelerator.scaler is not None:  # a loss scale skips the update by itself, and learns from it
-        optimizer.step()
+    host_flags = HostCopy(flags)  # before the optimiser's work, which need not be waited for
+    if accelerator.scaler is None:  # a loss scale skips the update by itself, and learns from it
+        cast(Any, optimizer).optimizer.found_inf = flags[:2].any().float()
+    optimizer.step()
     optimizer.zero_grad()
     state.iteration += 1
-    can_be_lowered = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
+    state.launched = LaunchedUpdate(
+        micro_batches=gradients.micro_batches, flags=host_flags, numbers={**gradients.means, "grad_norm": norm},
+        observed=gradients.observed,
+    )  # fmt: skip
+
+
+def settle(state: TrainState) -> UpdateResult | None:
+    """Judge the launched update, and follow it by the averages; None if there is none. To be called before the next."""
+    launched, state.launched = state.launched, None
+    if launched is None:
+        return None
+    broken_losses, broken_gradients, absurd_losses, stops = launched.flags.read().tolist()
+    is_finite, scaler = not broken_losses and not broken_gradients, state.accelerator.scaler
+    can_be_lowered = scaler is not None and scaler.get_scale() > 1
     is_overflow = broken_gradients and not broken_losses and can_be_lowered
-    _judge(state, loss, is_sound=is_finite and not absurd_losses, is_overflow=is_overflow)
-    if not is_finite:
-        return UpdateResult(numbers=None, stop_requested=stops)
-    state.ema.update()
-    if state.run.adaptive_timesteps is not None:
-        of_whole_batch = gathered(observed)  # in stream order
-        state.run.adaptive_timesteps.learn(of_whole_batch["k"], of_whole_batch["loss"])
-    return UpdateResult(numbers={**means, "grad_norm": norm}, stop_requested=stops)
+    _judge(state, launched.numbers["loss"], is_sound=is_finite and not absurd_losses, is_overflow=is_overflow)
+    if is_finite:
+        state.ema.update()
+        if state.run.adaptive_timesteps is not None:
+            of_whole_batch = gathered(launched.observed)  # in stream order
+            state.run.adaptive_timesteps.learn(of_whole_batch["k"], of_whole_batch["loss"])
+    numbers = launched.numbers if is_finite else None
+    return UpdateResult(micro_batches=launched.micro_batches, numbers=numbers, stop_requested=stops)
 
 
 def _judge(state: TrainState, loss: Tensor, *, is_sound: bool, is_overflow: bool) -> None:
@@ -79,29 +120,9 @@ def _judge(state: TrainState, loss: Tensor, *, is_sound: bool, is_overflow: bool
 
 def backward(state: TrainState, batch: Batch, *, synced: bool) -> Losses:
     """Add the gradients of a micro-batch. synced: exchange gradients between processes, with the last one."""
-    config = state.run.config
-    noise = SeededNoise(config.seed, batch.counter.tolist())
+    noise = SeededNoise(state.run.config.seed, batch.counter.tolist())
     on_device = batch.to(state.process.device)
-    if config.channels_last:
-        on_device = replace(on_device, x0=on_device.x0.contiguous(memory_format=torch.channels_last))
     with gradients_synced(state.accelerator, state.model, synced=synced):
         losses = state.run.objective(state.model, on_device, noise)
         state.accelerator.backward(losses.total * (len(batch.y) / state.share))
     return losses
-
-
-def _accumulated(
-    state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Accumulate the gradients; the means of the logged losses, and the observed values sample by sample."""
-    means: dict[str, Tensor] = {}
-    observed: list[Mapping[str, Tensor]] = []
-    for batch in micro_batches:
-        if stop.requested and state.process.world_size == 1:
-            state.optimizer.zero_grad()
-            raise InterruptedWork
-        losses = backward(state, batch, synced=batch is micro_batches[-1])
-        for name, value in {"loss": losses.total, **losses.logged}.items():
-            means[name] = means.get(name, 0.0) + value.detach() * (len(batch.y) / state.share)
-        observed.append(losses.observed)
-    return means, {name: torch.cat([micro[name].detach() for micro in observed]) for name in observed[0]}

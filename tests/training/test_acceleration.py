@@ -1,22 +1,33 @@
 """Ways to spend less memory or time that must not change what is learnt."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import programs
 import pytest
+import small_loop
 import tiny
 import torch
 from PIL import Image
+from torch import Tensor, nn
+from torch._dynamo.backends.debugging import aot_eager
+from torch.fx import GraphModule
 
 from guided_diffusion.commands.train_diffusion import train_diffusion
+from guided_diffusion.compilation import call_cost
 from guided_diffusion.diffusion.model import load_diffusion
+from guided_diffusion.memory import halves
+from guided_diffusion.models.recomputation import Recomputed
 from guided_diffusion.models.unet import UNet, UNetConfig, recompute
 from guided_diffusion.run_directory import latest
+from guided_diffusion.training import capacity
+from guided_diffusion.training.capacity import activation_bytes, size_by_trial
 from guided_diffusion.training.config import PreviewConfig
-from guided_diffusion.training.setup import activation_bytes
+from guided_diffusion.training.run import TrainState
 
 NETWORK = tiny.encoder(channel_mult=(1.0, 2.0), attention_sizes=(4,), blocks_per_level=2)
 DROPOUT = replace(NETWORK, dropout=0.2)
@@ -25,13 +36,6 @@ DROPOUT = replace(NETWORK, dropout=0.2)
 def losses(run_dir) -> list[float]:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory, class_folder):
-    out = tmp_path_factory.mktemp("plain")
-    train_diffusion(tiny.diffusion_config(out, class_folder, network=NETWORK, iterations=3, log_every_iterations=1))
-    return out
 
 
 def same_function(ours, theirs, *, tolerance: float) -> None:
@@ -43,26 +47,35 @@ def same_function(ours, theirs, *, tolerance: float) -> None:
     assert torch.allclose(a, b, rtol=0, atol=tolerance * float(b.abs().max()))
 
 
-def test_recomputed_levels_learn_to_the_bit_what_kept_ones_do_also_with_dropout(tmp_path, class_folder):
-    for name, sizes in (("kept", ()), ("recomputed", (8, 4))):
-        config = tiny.diffusion_config(
-            tmp_path / name, class_folder, network=DROPOUT, iterations=3, log_every_iterations=1, recompute_sizes=sizes
-        )
-        train_diffusion(config)
-    assert losses(tmp_path / "recomputed") == losses(tmp_path / "kept")
-    same_function(tmp_path / "recomputed", tmp_path / "kept", tolerance=0)
+def test_what_is_recomputed_learns_to_the_bit_what_is_kept_does_also_with_dropout(tmp_path, class_folder):
+    for name, recomputed in (("kept", ()), ("levels", (8, 4)), ("pointwise", "pointwise")):
+        train_diffusion(
+            tiny.diffusion_config(
+                tmp_path / name, class_folder, network=DROPOUT, iterations=3, log_every_iterations=1,
+                recompute_sizes=recomputed,
+            )
+        )  # fmt: skip
+    for name in ("levels", "pointwise"):
+        assert losses(tmp_path / name) == losses(tmp_path / "kept")
+        same_function(tmp_path / name, tmp_path / "kept", tolerance=0)
 
 
-def test_recomputing_a_level_keeps_less_for_the_backward_pass():
+def test_recomputing_keeps_less_for_the_backward_pass_and_costs_operations_only_where_whole_levels_are():
     network = UNet(UNetConfig(**vars(NETWORK), in_channels=1, out_channels=1))
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([1.0, 2.0])
 
-    def kept(*sizes: int) -> int:
-        recompute(network, sizes)
+    def kept(recomputed: Recomputed) -> int:
+        recompute(network, recomputed)
         return activation_bytes(network, lambda: network(x, t).sum())
 
-    nothing, coarse, fine, both = kept(), kept(4), kept(8), kept(4, 8)
+    def flops(recomputed: Recomputed) -> int:
+        recompute(network, recomputed)
+        return call_cost(lambda: network(x, t).sum().backward()).flops
+
+    nothing, coarse, fine, both = kept(()), kept((4,)), kept((8,)), kept((4, 8))
     assert both < fine < coarse < nothing
+    assert both < kept("pointwise") < fine
+    assert flops("pointwise") == flops(()) < flops((4,))
 
 
 def test_a_size_to_recompute_that_the_network_has_not_is_refused(tmp_path, class_folder):
@@ -76,19 +89,77 @@ def test_a_size_to_recompute_that_the_network_has_not_is_refused(tmp_path, class
     assert not (tmp_path / "run").exists()
 
 
-def test_channels_last_learns_the_same_and_is_resumed_to_the_bit(tmp_path, class_folder, plain):
-    def config(name: str, iterations: int):
-        return tiny.diffusion_config(
-            tmp_path / name, class_folder, network=NETWORK, iterations=iterations, log_every_iterations=1,
-            channels_last=True, resume="auto",
-        )  # fmt: skip
+@pytest.fixture
+def compiler(tmp_path, monkeypatch):
+    """No compiled code of other tests."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
 
-    train_diffusion(config("whole", 3))
-    assert losses(tmp_path / "whole") == pytest.approx(losses(plain), rel=1e-4)  # kernels that add in another order
-    for iterations in (1, 3):
-        train_diffusion(config("parts", iterations))
-    same_function(tmp_path / "parts", tmp_path / "whole", tolerance=0)
-    assert latest(tmp_path / "parts").name == "checkpoint-0000003"
+
+@pytest.mark.usefixtures("compiler")
+def test_a_compiled_network_learns_the_same_is_observed_uncompiled_and_resumed(
+    tmp_path, class_folder, capsys, monkeypatch
+):
+    """Without the compiler's last stage, machine code, which takes a minute."""
+    compile = nn.Module.compile
+    shapes: list[torch.Size] = []
+
+    def traced(network: nn.Module, **options: Any) -> None:
+        def backend(graph: GraphModule, inputs: Sequence[Tensor]) -> Any:
+            shapes.append(next(tensor.shape for tensor in inputs if tensor.ndim == 4 and tensor.shape[1] == 1))
+            return aot_eager(graph, inputs)
+
+        compile(network, backend=backend, dynamic=options["dynamic"])
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    options = {"preview": PreviewConfig(images=3, steps=2), "resume": "auto"}
+    loop = {"log_every_iterations": 1, "observe_every_iterations": 1}
+    for name, asked, budgets in (("plain", "off", (4,)), ("compiled", True, (2, 4))):
+        for iterations in budgets:
+            train_diffusion(
+                tiny.diffusion_config(
+                    tmp_path / name, class_folder, **options, iterations=iterations, compile=asked, **loop
+                )
+            )
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
+    assert [shape[0] for shape in shapes] == [8, 8]  # once in each run, and not for the previews
+    assert capsys.readouterr().err.count("compiled the network in") == 2
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_network_that_cannot_be_compiled_is_trained_as_it_is(tmp_path, class_folder, caplog, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nonexistent",))
+    for name, compile in (("plain", False), ("failed", "on")):
+        small_loop.train(tmp_path / name, class_folder, tiny.loop(iterations=2, compile=compile))
+    warnings = [record.getMessage() for record in caplog.records if record.name.startswith("guided_diffusion")]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("the network could not be compiled and runs uncompiled, more slowly: InvalidCxx")
+    small_loop.assert_same_training(latest(tmp_path / "failed"), latest(tmp_path / "plain"))
+
+
+def test_memory_that_is_short_has_pointwise_operations_recomputed_before_the_batch_is_cut(
+    tmp_path, class_folder, monkeypatch
+):
+    tried: list[tuple[int, str]] = []
+    fits: list[tuple[int, str]] = [(4, "pointwise")]
+
+    def trial(state: TrainState, size: int) -> None:
+        tried.append((size, state.run.network.levels[0].blocks[0].recomputed))
+        if tried[-1] not in fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    found: list[int] = []
+    monkeypatch.setattr(capacity, "try_size", trial)
+    monkeypatch.setattr(capacity, "bytes_per_image", lambda state: found.append(size_by_trial(state, halves(8))) or 1)
+    train_diffusion(tiny.diffusion_config(tmp_path / "cut", class_folder, network=NETWORK, iterations=1))
+    assert tried == [(8, "nothing"), (8, "pointwise"), (4, "nothing"), (4, "pointwise")]
+    tried.clear()
+    fits[:] = [(1, "everything")]
+    train_diffusion(tiny.diffusion_config(tmp_path / "levels", class_folder, network=NETWORK, iterations=1))
+    assert tried[-3:] == [(1, "pointwise"), (1, "nothing"), (1, "everything")]  # of the decoder's coarsest level
+    assert found == [4, 1]
 
 
 def test_half_precision_without_a_gpu_and_sharding_without_processes_are_refused(tmp_path, class_folder):

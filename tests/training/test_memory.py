@@ -13,12 +13,11 @@ from torch import nn
 
 from guided_diffusion.data.batches import Batch
 from guided_diffusion.diffusion.noise import SeededNoise
-from guided_diffusion.memory import largest_fitting
 from guided_diffusion.run_directory import latest
-from guided_diffusion.training import setup
+from guided_diffusion.training import capacity
+from guided_diffusion.training.capacity import activation_bytes, cpu_limit, evenly_cut, free_bytes
 from guided_diffusion.training.objective import Losses
 from guided_diffusion.training.run import TrainState
-from guided_diffusion.training.setup import activation_bytes, cpu_limit, evenly_cut, free_bytes
 
 
 def test_activations_are_counted_once_and_without_the_weights():
@@ -32,7 +31,7 @@ def test_activations_are_counted_once_and_without_the_weights():
 
 def test_a_cpu_process_takes_its_part_of_the_free_memory_less_what_its_optimiser_will_need(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setattr(setup, "free_bytes", lambda: 4400)
+    monkeypatch.setattr(capacity, "free_bytes", lambda: 4400)
     network = nn.Linear(9, 10)  # 400 bytes
     assert cpu_limit(network, 100) == 7  # 0.7 of (2200 - 3 * 400) bytes, over 100
     assert cpu_limit(network, 10**9) == 1
@@ -74,7 +73,7 @@ def test_a_share_is_cut_into_as_few_and_as_even_parts_as_will_do(size, most, par
 def test_a_resumed_training_is_cut_as_before_whatever_memory_is_free(tmp_path, class_folder, monkeypatch):
     for run, limits in (("parts", (3, 8)), ("whole", (3,))):
         for number, limit in enumerate(limits):
-            monkeypatch.setattr(setup, "cpu_limit", lambda network, bytes_per_image, limit=limit: limit)
+            monkeypatch.setattr(capacity, "cpu_limit", lambda network, bytes_per_image, limit=limit: limit)
             iterations = 4 if number == len(limits) - 1 else 2
             train(tmp_path / run, class_folder, tiny.loop(iterations=iterations), resume=True)
     assert_same_training(latest(tmp_path / "parts"), latest(tmp_path / "whole"))
@@ -89,7 +88,7 @@ def test_a_share_that_does_not_fit_is_computed_in_micro_batches_with_the_same_re
         sizes.append(len(batch.y))
         return denoise(network.eval(), batch, noise)
 
-    monkeypatch.setattr(setup, "cpu_limit", lambda network, bytes_per_image: 3)
+    monkeypatch.setattr(capacity, "cpu_limit", lambda network, bytes_per_image: 3)
     train(tmp_path / "cut", class_folder, tiny.loop(iterations=2, log_every_iterations=1), objective=recording)
     assert sizes == [1, 3, 3, 2, 3, 3, 2]  # one image is measured first
     monkeypatch.undo()
@@ -100,16 +99,16 @@ def test_a_share_that_does_not_fit_is_computed_in_micro_batches_with_the_same_re
 
 def test_looking_for_the_size_that_fits_changes_nothing(tmp_path, class_folder, monkeypatch):
     """The attempt of a GPU, made on the CPU."""
-    monkeypatch.setattr(setup, "cpu_limit", lambda network, bytes_per_image: 8)
+    monkeypatch.setattr(capacity, "cpu_limit", lambda network, bytes_per_image: 8)
     train(tmp_path / "plain", class_folder, tiny.loop(iterations=2))
 
     def attempted(network: nn.Module, bytes_per_image: int) -> int:
-        return largest_fitting(8, lambda size: setup.try_size(seen[0], size))
+        return capacity.size_by_trial(seen[0], [8])
 
     seen: list[TrainState] = []
-    measure = setup.bytes_per_image
-    monkeypatch.setattr(setup, "bytes_per_image", lambda state: (seen.append(state), measure(state))[1])
-    monkeypatch.setattr(setup, "cpu_limit", attempted)
+    measure = capacity.bytes_per_image
+    monkeypatch.setattr(capacity, "bytes_per_image", lambda state: (seen.append(state), measure(state))[1])
+    monkeypatch.setattr(capacity, "cpu_limit", attempted)
     train(tmp_path / "attempted", class_folder, tiny.loop(iterations=2))
     assert len(seen) == 1
     assert_same_training(latest(tmp_path / "attempted"), latest(tmp_path / "plain"))

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from small_loop import Convolutions, assert_same_training, broken_at, denoise, metrics, names, train
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from guided_diffusion import checkpoint
 from guided_diffusion.checkpoint import save_checkpoint
@@ -23,11 +25,12 @@ from guided_diffusion.diffusion.timesteps import LossSecondMoment
 from guided_diffusion.files import locked
 from guided_diffusion.run_directory import latest
 from guided_diffusion.training.objective import Losses
+from guided_diffusion.training.run import TrainState
 
 
 @pytest.mark.parametrize("part", ["loss", "gradient"])
 def test_an_update_that_is_not_finite_is_left_out_and_counted(tmp_path, class_folder, part):
-    steps, weights = [], [torch.empty(0)]
+    moments, weights = [torch.empty(0)], [torch.empty(0)]
 
     def keep(network: nn.Module, now: int) -> dict[str, float]:
         weights.append(torch.cat([parameter.detach().flatten().clone() for parameter in network.parameters()]))
@@ -37,17 +40,61 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted(tmp_path, class_fo
         iterations=4, log_every_iterations=2, save_every_iterations=1, keep_checkpoints=9, per_process=8,
         observe_every_iterations=1, ema_decays=(),
     )  # fmt: skip
-    hook = register_optimizer_step_pre_hook(lambda *_: steps.append(1))
+
+    def remember(optimizer: Optimizer, *_: Any) -> None:
+        values = [value for state in optimizer.state.values() for value in state.values()]
+        moments.append(torch.cat([value.flatten().clone() for value in values]))
+
+    hook = register_optimizer_step_post_hook(remember)
     try:
         train(tmp_path, class_folder, config, objective=broken_at(2, part=part), observe=keep)
     finally:
         hook.remove()
     assert torch.equal(weights[1], weights[2])
     assert not torch.equal(weights[2], weights[3])
-    assert len(steps) == 3  # the optimiser's moments stay as well
+    assert torch.equal(moments[1], moments[2])
+    assert not torch.equal(moments[2], moments[3])
     assert names(tmp_path) == [f"checkpoint-{i:07d}" for i in (1, 3, 4)]
     assert [line.get("skipped") for line in metrics(tmp_path)] == [1, None]
     assert all(np.isfinite(line["loss"]) for line in metrics(tmp_path))
+
+
+def test_updates_whose_outcome_is_read_late_learn_the_same_and_end_alike(tmp_path, class_folder, monkeypatch):
+    """On a CPU, which otherwise reads it at once."""
+    config = tiny.loop(iterations=6, log_every_iterations=3, save_every_iterations=6, per_process=8, max_skipped=2)
+    messages: list[str] = []
+    for name in ("early", "late"):
+        train(tmp_path / name, class_folder, config, objective=broken_at(2, 5))
+        with pytest.raises(ValueError, match="loss or gradient were not finite in 2 updates in a row") as raised:
+            train(tmp_path / f"{name}-broken", class_folder, config, objective=broken_at(3, 4, 5))
+        messages.append(str(raised.value).replace(name, ""))
+        monkeypatch.setattr(TrainState, "settles_late", True)
+    assert_same_training(latest(tmp_path / "late"), latest(tmp_path / "early"))
+    keys = ("iteration", "loss", "grad_norm", "skipped")
+    early, late = ([[line.get(key) for key in keys] for line in metrics(tmp_path / name)] for name in ("early", "late"))
+    assert late == early
+    assert messages[0] == messages[1]
+
+
+def test_a_stop_that_is_read_late_ends_the_training_at_the_update_before(tmp_path, class_folder, monkeypatch):
+    monkeypatch.setattr(TrainState, "settles_late", True)
+    calls = 0
+
+    def objective(network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return denoise(network, batch, noise)
+
+    config = tiny.loop(iterations=9, per_process=8)
+    train(tmp_path / "stopped", class_folder, config, objective=objective)
+    stopped = latest(tmp_path / "stopped")
+    assert stopped is not None
+    done = int(stopped.name.removeprefix("checkpoint-"))
+    assert done < 9
+    train(tmp_path / "whole", class_folder, tiny.loop(iterations=done, per_process=8))
+    assert_same_training(stopped, latest(tmp_path / "whole"))
 
 
 def test_too_many_in_a_row_end_the_training_with_their_last_batch_written_out(tmp_path, class_folder):
