@@ -95,7 +95,7 @@ def plainly_sampled(
 
     def sample() -> Tensor:
         samples = first_batch(run, batch)
-        return guidance.sample(samples.noise(torch.empty(batch, *run.model.image_shape)), samples.y, levels)
+        return guidance.sample(samples.noise(torch.empty(batch, *run.model.image_shape, device=run.device)), samples.y, levels)
 
     return sample
 
