@@ -12,6 +12,7 @@ from torch import nn
 from ..checkpoint import load_weights, open_checkpoint
 from ..compilation import COMPILING_SECONDS, CallCost, call_cost, can_repay, compile_or_warn, repays
 from ..distributed import make_accelerator, on_main_process, print_from_main, shard, this_process
+from ..memory import keep_freed_memory
 from ..models.memory_format import memory_format_of
 from ..models.unet import recompute
 from .capacity import fitting_size, free_bytes, loss_of_first_image, processes_here, try_size
@@ -34,6 +35,8 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
             `starting_checkpoint`.
     """
     config, accelerator = run.config, make_accelerator(run.config.precision)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     _refuse_beyond_memory(run, run.batches.share(this_process().world_size))
     data = on_main_process(partial(data_record, run.batches.images))
     path = on_main_process(partial(starting_checkpoint, run, data, leave_damaged=leave_damaged))
