@@ -52,6 +52,7 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
         run=run, process=this_process(), accelerator=accelerator, model=model,
         optimizer=cast(torch.optim.Optimizer, accelerator.prepare_optimizer(optimizer)),
         ema=EMA(run.network, config.ema_decays), micro_size=1,
+        recomputed=() if config.recompute_sizes == "auto" else config.recompute_sizes,
         start_iteration=iteration, iteration=iteration, data=data, saved_iteration=iteration,
         largest_weight=largest_weight(run.network), largest_loss=torch.full((), torch.nan, device=accelerator.device),
     )  # fmt: skip
@@ -94,6 +95,8 @@ def _cost_to_compile(run: TrainingRun, device: torch.device) -> CallCost | None:
 def _compile(state: TrainState, cost: CallCost) -> None:
     """Compile the network for the sizes of the micro-batches, by a forward and backward pass of each."""
     print_from_main(f"compiling the network: about {cost.kernels * COMPILING_SECONDS:.0f} s (--training.compile off)")
+    if state.recomputed:  # dynamo cannot split a graph with checkpoints at the buckets of DistributedDataParallel
+        torch._dynamo.config.optimize_ddp = False
     begin, sizes = time.perf_counter(), {state.micro_size, state.share % state.micro_size} - {0}
 
     def trial() -> None:
