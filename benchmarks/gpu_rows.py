@@ -36,6 +36,8 @@ QUOTED = {
 """Images a second of the published code in float16 on an H100 80GB, not measured by this script."""
 
 Line = list[str]
+ITERATIONS = 10
+"""Iterations of training that are timed together, since the host runs ahead of the device."""
 STEPS = 4
 """Steps of DDIM whose mean is a guided step."""
 
@@ -64,12 +66,12 @@ def quoted(work: str) -> Iterator[Line]:
         yield [work, "published code, float16", f"{QUOTED[work]} (quoted)"]
 
 
-def measured(way: Way, *, rounds: int = 7) -> tuple[Spread, float]:
-    """Seconds of a call, and of the first one, which may compile."""
+def measured(way: Way, *, rounds: int = 7, warm_ups: int = 2) -> tuple[Spread, float]:
+    """Seconds of a call, and of the first one, which may compile and comes before the warm-ups."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     first = seconds_of(way)
-    timings = timed({"way": way}, rounds=rounds, warm_ups=2)
+    timings = timed({"way": way}, rounds=rounds, warm_ups=warm_ups)
     found = timings.spread("way")
     if found is None:
         raise RuntimeError(timings.missing["way"])
@@ -102,7 +104,7 @@ def forward_rows(sizes: Sizes, *, name: str, called: str, batch: int) -> Iterato
             call = partial(_forward, built, (x_t, t, *labels), dtype)
             way = f"ours uncompiled, {str(dtype).removeprefix('torch.')} autocast, channels_last"
             yield line(work, way, measured(call)[0], batch, flops=flops, remarks=_deviation(call(), expected))
-        del built
+        del built, call
         theirs = attempt(partial(diffusers_unet, size))
         if isinstance(theirs, Missing):
             yield [work, "diffusers", "not measured", "", "", "", theirs.reason]
@@ -181,10 +183,10 @@ def training_rows(
             begun = time.perf_counter()
             state = training_state(size, Path(directory), batch=batch, num_workers=2, **changes)
             begun, stream = time.perf_counter() - begun, state.micro_batches()
-            several = partial(iterate, state, stream, 5)
-            seconds, _ = measured(several, rounds=3)
+            several = partial(iterate, state, stream, ITERATIONS)
+            seconds, _ = measured(several, rounds=3, warm_ups=0)
             remarks = f"set up in {begun:.1f} s; {state.micro_size} images at a time; {idle_share(several)}"
-            each = Spread(*(one / 5 for one in seconds))
+            each = Spread(*(one / ITERATIONS for one in seconds))
             yield line(work, way, each, batch, flops=flops, remarks=remarks)
             del state, stream, several
     if fraction == 1:
@@ -235,6 +237,7 @@ def idle_share(work: Way) -> str:
     """The share of a call's time in which the GPU computes and copies nothing, in words."""
     if not torch.cuda.is_available():
         return "idle share not measured"
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     seconds = seconds_of(work)
@@ -242,7 +245,7 @@ def idle_share(work: Way) -> str:
         work()
         synchronize()
     spans = sorted((event.time_range.start, event.time_range.end) for event in profiler.events()
-                   if event.device_type == torch.autograd.DeviceType.CUDA)  # fmt: skip
+                   if event.device_type == DeviceType.CUDA and not event.is_user_annotation)  # fmt: skip
     busy, end = 0.0, float("-inf")
     for start, stop in spans:
         busy += max(0.0, stop - max(start, end))

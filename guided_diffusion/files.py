@@ -242,13 +242,14 @@ def file_sha256(path: Path) -> str:
         if identity in _digests:
             return _digests[identity]
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if time.time_ns() - changed > _SETTLED_NS:
+    if time.time_ns() - changed > SETTLED_NS:
         _digests[identity] = digest
     return digest
 
 
 _digests: dict[tuple[int, ...], str] = {}
-_SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use, FAT's
+SETTLED_NS = 2_000_000_000
+"""Age from which on a file's times tell every change: the coarsest clock of a file system in use is FAT's."""
 
 
 def sync_to_disk(directory: Path) -> None:

@@ -1,9 +1,9 @@
-"""Encoded images as arrays of one shape: decoded, converted to one mode (settled by all headers) and cropped."""
+"""Encoded images as arrays of one shape: decoded, converted to one mode and cropped."""
 
 import logging
 import os
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,18 +14,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from ..diffusion.images import from_uint8
 from . import crops
 from .config import CHANNELS, DataConfig, Mode, Window
 from .crops import DamagedImageError
-from .formats.storage import EncodedImages, StoredImages
-from .values import is_deep
+from .formats.storage import EncodedImages
 
-GREY_MODES = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
-# Headers are read at about 16,000 files a second in one thread (6,000 in four threads); a shorter wait needs no bar.
-_FILES_WORTH_A_BAR = 20_000
 _MOST_READERS = 8
 _AT_ONCE = 8
 """Images that a thread reads in one go: handing over each by itself costs tiny ones an eighth of their rate."""
@@ -42,7 +37,7 @@ class DecodedImages:
     """
 
     files: EncodedImages
-    entries: NDArray[np.int64]
+    entries: NDArray[np.int64] | range
     """(N,) which of the files each image is."""
     labels: NDArray[np.int64]
     """(N,) class numbers."""
@@ -100,7 +95,7 @@ class DecodedImages:
             try:
                 return self._decoded(candidate)
             except DamagedImageError as damage:
-                _refuse_unless_skipped(damage, self.config)
+                refuse_unless_skipped(damage, self.config)
                 path = self.path(candidate)
                 if path not in self._warned:
                     self._warned.add(path)
@@ -128,7 +123,8 @@ def x0_of(pixels: NDArray[np.uint8]) -> Tensor:
     return from_uint8(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
 
 
-def _refuse_unless_skipped(damage: DamagedImageError, config: DataConfig | None) -> None:
+def refuse_unless_skipped(damage: DamagedImageError, config: DataConfig | None) -> None:
+    """Refuse a damaged image as the settings of its set say; None: of any other use than training."""
     if config is None:
         raise DamagedImageError(f"{damage}; {damage.remedy}") from damage
     if config.on_error == "stop":
@@ -150,97 +146,3 @@ def _read_ahead(read: Callable[[int], NDArray[np.uint8]], indices: Sequence[int]
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
-
-
-@dataclass(frozen=True, eq=False)
-class Headers:
-    """All that is read of images before their pixels."""
-
-    modes: Sequence[str | None]
-    """Pillow's mode of each image, L where a window applies, None for a broken one that is skipped."""
-    sizes: NDArray[np.int32]
-    """(N, 2) width and height in pixels, 0 for a broken one."""
-    turned: int = 0
-    """Number of images that are turned as their EXIF orientation says."""
-    animated: int = 0
-    """Number of images with further frames or pages, of which the first is taken."""
-    deep: int = 0
-    """Number of images with grey of more than 8 bits."""
-
-
-def read_headers(
-    stored: StoredImages, files: EncodedImages, root: Path, config: DataConfig | None, *, window: Window | None
-) -> Headers:
-    """The headers of all images; of prepared ones, which are of one kind, that of the first.
-
-    root: the user's path. window: as `DataConfig.window`; a training refuses one without use.
-    """
-    count, modes, turned, animated = len(stored.labels), list[str | None](), 0, 0
-    sizes = np.zeros((count, 2), np.int32)
-    # A bar outside the drivers: this is the one long thing that happens before a driver has anything to report.
-    to_read, few = range(count if stored.mode is None else 1), count <= _FILES_WORTH_A_BAR
-    for index in tqdm(to_read, desc="reading image headers", unit="files", disable=few):
-        mode = None
-        try:
-            with crops.damage_named(files.path(index)), files.open(index) as file, crops.opened(file) as image:
-                mode, sizes[index] = image.mode, image.size
-                turned, animated = turned + (crops.orientation(image) > 1), animated + crops.has_more_frames(image)
-        except DamagedImageError as damage:
-            _refuse_unless_skipped(damage, config)
-        except FileNotFoundError:
-            if not files.path(index).is_symlink():
-                raise
-            _refuse_unless_skipped(DamagedImageError(f"No such file behind the link {files.path(index)}"), config)
-        modes.append(mode)
-    if not any(modes):
-        first = files.path(0).relative_to(root)
-        raise ValueError(f"none of the {count} images in {root} can be read; the first is {first}")
-    if stored.mode is not None:
-        modes, sizes = [stored.mode] * count, np.tile(sizes[:1], (count, 1))
-    deep = sum(map(is_deep, modes))
-    if window is not None:
-        if config is not None and not deep:
-            raise ValueError(f"no image of {root} has grey of more than 8 bits; leave out --data.window")
-        modes = ["L" if is_deep(mode) else mode for mode in modes]
-    return Headers(modes, sizes, turned, animated, deep)
-
-
-def common_mode(modes: Sequence[str | None], files: EncodedImages, root: Path, *, in_training: bool) -> Mode:
-    """The mode of all images that have one; several, or one that is neither L nor RGB, are refused.
-
-    in_training: the command line that the messages name has --data.mode; that of an evaluation has --channels.
-    """
-    counts = Counter(mode for mode in modes if mode is not None)
-    if len(counts) == 1 and counts.keys() <= CHANNELS.keys():
-        return "L" if "L" in counts else "RGB"
-    grey, colour = ("--data.mode L", "--data.mode RGB") if in_training else ("--channels 1", "--channels 3")
-    if len(counts) == 1:
-        (mode,) = counts
-        remedy = f"{grey if mode in GREY_MODES else colour} converts them"
-        if is_deep(mode):
-            remedy += f", by the high 8 of 16 bits; --{'data' if in_training else 'protocol'}.window 0 4095 those of 12"
-        raise ValueError(
-            f"the images in {root} are of mode {mode}, which is neither grey (L) nor colour (RGB); {remedy}"
-        )
-    listed = ", ".join(f"{count} {mode}" for mode, count in counts.most_common())
-    examples = [f"{files.path(modes.index(mode)).relative_to(root)} is {mode}" for mode, _ in counts.most_common(2)]
-    raise ValueError(
-        f"images of several modes in {root}: {listed}; for example {' and '.join(examples)}; {colour} converts all to "
-        f"colour{f', {grey} all to grey' if in_training else ''}"
-    )
-
-
-def mode_with_channels(modes: Sequence[str | None], files: EncodedImages, root: Path, channels: int | None) -> Mode:
-    """The mode with so many channels, None: the common one; grey images may become coloured, not the reverse."""
-    if channels is None:
-        return common_mode(modes, files, root, in_training=False)
-    if channels == 3:
-        return "RGB"
-    if channels != 1:
-        raise ValueError(
-            f"pictures have 1 or 3 channels, {channels} were asked for; compare {files.path(0)} with images of 1 or 3"
-        )
-    coloured = next((files.path(index) for index, mode in enumerate(modes) if mode not in GREY_MODES), None)
-    if coloured is not None:
-        raise ValueError(f"{coloured} is in colour where grey pictures were expected; convert one of the sets")
-    return "L"

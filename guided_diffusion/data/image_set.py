@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .config import DataConfig, Labels, Mode, Window
-from .decoder import DecodedImages, Headers, common_mode, mode_with_channels, read_headers, x0_of
-from .formats import EXPECTED, open_stored
+from .decoder import DecodedImages, x0_of
+from .formats import EXPECTED, open_stored, opened_once
 from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
 from .formats.tree import files_sha256
+from .headers import Headers, common_mode, mode_with_channels, read_headers
 from .labels import renumbered
 from .values import preprocessing
 
@@ -170,20 +171,27 @@ def open_image_set(
         takes the images as they are.
     channels: 1 or 3. Pictures are converted, grey to colour only; None takes their mode, which must be one.
     labels, window: as in `DataConfig`; None takes class folders if there are any, and all 16 bits.
+    All processes of a run open a set at the same time: one reads, and tells the others.
 
     Raises:
         FileNotFoundError: nothing at the path.
         ValueError: no images, damaged files, or images that do not fit.
     """
+    return opened_once(path, lambda: _image_set(path, image_size, channels, labels, window))
+
+
+def _image_set(
+    path: Path, image_size: int | None, channels: int | None, labels: Labels | None, window: Window | None
+) -> ImageSet:
     if _place(path) is None:
         raise FileNotFoundError(f"there is nothing at {path}; expected {EXPECTED}")
     stored = open_stored(path, labels, only_of_trees=True)
     source, resize, headers = stored.images, "none", None
     if not isinstance(source, ImageArrays):
         headers = read_headers(stored, source, path, None, window=window)
-        mode = mode_with_channels(headers.modes, source, path, channels)
+        mode = mode_with_channels(headers, source, path, channels)
         source = DecodedImages(
-            files=source, entries=np.arange(len(stored.labels)), labels=stored.labels, mode=mode, size=image_size,
+            files=source, entries=range(len(stored.labels)), labels=stored.labels, mode=mode, size=image_size,
             window=window,
         )  # fmt: skip
         crop = "" if image_size is None else CENTER_CROP.format(size=image_size)
@@ -199,8 +207,9 @@ def open_image_set(
 
 
 def open_training_set(config: DataConfig, *, image_size: int, class_names: Sequence[str] | None = None) -> ImageSet:
-    """Labelled pictures as training reads them; every header is read once (about a minute for ImageNet).
+    """Labelled pictures as training reads them; every header is read once, and kept for the next start.
 
+    All processes of a run open a set at the same time: one reads, and tells the others.
     image_size: side of the crops, in pixels.
     class_names: the classes, in the order of their labels; None takes those that the data have, class folders by name.
         Held-out data are opened with the names of the training data, and may lack some of them.
@@ -213,25 +222,28 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     """
     if image_size < 1:
         raise ValueError(f"image_size is a number of pixels, at least 1, not {image_size}")
+    return opened_once(config.path, lambda: _training_set(config, image_size, class_names))
+
+
+def _training_set(config: DataConfig, image_size: int, class_names: Sequence[str] | None) -> ImageSet:
     stored, files = open_pictures(config.path, config.labels)
     labels, names = stored.labels, stored.class_names
     if class_names is not None:
         labels, names = renumbered(labels, names, class_names, path=config.path), tuple(class_names)
     headers = read_headers(stored, files, config.path, config, window=config.window)
-    modes = headers.modes
-    entries = np.flatnonzero([mode is not None for mode in modes])
-    lost = np.setdiff1d(labels, labels[entries])
-    if lost.size:
-        name = names[lost[0]]
-        raise ValueError(f"every image of the class '{name}' is broken; repair its images or remove the class")
-    skipped = tuple(files.path(entry) for entry, mode in enumerate(modes) if mode is None)
+    entries, skipped = range(len(labels)), tuple(map(files.path, headers.having("")))
     if skipped:
+        entries = np.setdiff1d(entries, headers.having(""))
+        lost = np.setdiff1d(labels, labels[entries])
+        if lost.size:
+            name = names[lost[0]]
+            raise ValueError(f"every image of the class '{name}' is broken; repair its images or remove the class")
         _logger.warning("%d unreadable files of %s are left out, the first %s", len(skipped), config.path, skipped[0])
-    mode = common_mode(modes, files, config.path, in_training=True) if config.mode == "auto" else config.mode
+        labels = labels[entries]
+    mode = common_mode(headers, files, config.path, in_training=True) if config.mode == "auto" else config.mode
     source = DecodedImages(
-        files=files, entries=entries, labels=labels[entries], mode=mode, size=image_size, config=config,
-        window=config.window,
-    )  # fmt: skip
+        files=files, entries=entries, labels=labels, mode=mode, size=image_size, config=config, window=config.window
+    )
     return ImageSet(
         path=config.path, format=stored.format, source=source, shape=source.shape, class_names=names,
         labels=torch.from_numpy(source.labels), skipped=skipped, stored=stored, headers=headers,

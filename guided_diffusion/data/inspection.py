@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 from ..files import atomic_write
 from .config import CHANNELS, Labels, Window
 from .crops import DamagedImageError, center_crop, damage_named, decoded, encoded_bytes, opened, orientation
-from .decoder import GREY_MODES
 from .formats.folder import FolderImages
 from .formats.storage import EncodedImages, PackedNames
 from .formats.tree import folder_tree
+from .headers import GREY_MODES
 from .image_set import open_pictures
 from .labels import class_doubts
 from .subset import evenly_spaced

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .crops import DamagedImageError
-from .decoder import GREY_MODES, DecodedImages
+from .decoder import DecodedImages
+from .headers import GREY_MODES
 from .image_set import ImageSet
 from .labels import class_doubts
 from .subset import evenly_spaced
@@ -83,7 +84,7 @@ def _oddities(images: ImageSet) -> list[str]:
     headers = images.headers
     if headers is None:
         return []
-    grey = sum(mode in GREY_MODES for mode in headers.modes) if images.channels == 3 else 0
+    grey = sum(headers.counts.get(mode, 0) for mode in GREY_MODES) if images.channels == 3 else 0
     small = _smaller(images)
     found = {
         f"{headers.turned:,} turned by their EXIF orientation": headers.turned,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..checkpoint import Checkpoint, load_weights, open_checkpoint
 from ..config import from_plain
@@ -209,6 +210,18 @@ def load_upsampler(path: Path, *, weights: str | None = None, device: torch.devi
     return UpsamplerModel(*loaded)
 
 
+class _Undrawn(TorchFunctionMode):
+    """Networks without initial values, since a file's replace them. To draw these on the meta device, torch imports its
+    compiler, which takes a second and a half."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # torch's own form
+        if func is nn.init.normal_:
+            return kwargs["tensor"]
+        if func is torch.randn:  # for values that are computed with; those on a CPU are replaced as well
+            return torch.zeros(*args, device="cpu")
+        return func(*args, **(kwargs or {}))
+
+
 @torch.inference_mode(False)  # of a caller, whose tensors could not take part in a gradient
 def load_network(
     path: Path,
@@ -229,7 +242,7 @@ def load_network(
             f"{source} describes a network of {parameters:.3g} parameters or more, but {file} has {size} bytes"
         )
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             network = network_class(cast(Any, config).network)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"{source} describes a network that cannot be built: {error}") from None

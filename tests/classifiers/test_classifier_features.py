@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from classifiers.trained_model import load_classifier
 from guided_diffusion.diffusion.images import from_uint8
@@ -86,3 +87,23 @@ def test_pictures_of_another_shape_are_refused(extractor):
         extractor(torch.zeros(1, 1, 16, 16, dtype=torch.uint8))
     with pytest.raises(ValueError, match="was trained on images of 1 channels, got 3; take an extractor"):
         extractor(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+
+
+class Watching(TorchDispatchMode):
+    """Notes the names of torch's operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_network_is_loaded_without_drawing_the_values_that_the_file_replaces(judge_run):
+    """On the meta device these draws import torch's compiler, which takes longer than all else."""
+    with Watching() as watching:
+        network = load_classifier(judge_run, device="cpu").network
+    assert not watching.seen & {"randn", "normal_"}
+    assert {parameter.device.type for parameter in network.parameters()} == {"cpu"}

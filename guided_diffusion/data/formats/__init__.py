@@ -4,13 +4,18 @@ A format is a module with `recognise(path)`, which looks at names and never trie
 `open_stored(path, labels)`.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+from ...distributed import on_main_process
 from ..config import Labels
 from . import folder, huggingface, npz, packed, samples, webdataset, zip
 from .storage import StoredImages
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,14 @@ class Format:
     that are not there, and damaged or unfit files, are a FileNotFoundError or ValueError that names them."""
     is_tree: bool = False
     """True for files in folders, whose labels are a matter of choice."""
+    is_at_path: bool = True
+    """False for images in a cache of the user's, which processes on several machines need not share."""
 
 
 FORMATS: Mapping[str, Format] = {
-    "huggingface": Format("a Hugging Face dataset (hf:NAME or saved)", huggingface.recognise, huggingface.open_stored),
+    "huggingface": Format(
+        "a Hugging Face dataset (hf:NAME or saved)", huggingface.recognise, huggingface.open_stored, is_at_path=False
+    ),
     "zip": Format("a .zip of such a folder", zip.recognise, zip.open_stored, is_tree=True),
     "prepared": Format("prepared images", packed.recognise, packed.open_stored),
     "shards": Format("a directory of samples (not for training)", samples.recognise, samples.open_stored),
@@ -40,6 +49,25 @@ FORMATS: Mapping[str, Format] = {
 """In the order in which they are tried; protocols of evaluations record the names."""
 
 EXPECTED = ", or ".join(entry.described for entry in reversed(FORMATS.values()))
+
+
+def opened_once(path: Path, opened: Callable[[], T]) -> T:
+    """The images at a path as the main process opens them, or the error that it meets, on all processes of a run."""
+    at_path = next((entry.is_at_path for entry in FORMATS.values() if entry.recognise(path)), True)
+    # To ask for processes where there is one would import accelerate, which takes a second.
+    if os.environ.get("WORLD_SIZE", "1") == "1" or not at_path:
+        return opened()
+
+    def attempt() -> T | Exception:
+        try:
+            return opened()
+        except (ValueError, OSError, ImportError) as failure:
+            return failure
+
+    images = on_main_process(attempt)
+    if isinstance(images, Exception):
+        raise images
+    return images
 
 
 def open_stored(path: Path, labels: Labels | None, *, only_of_trees: bool = False) -> StoredImages:

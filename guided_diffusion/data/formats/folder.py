@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...files import open_regular
 from ..config import Labels
-from .storage import PackedNames, StoredImages
+from .storage import PackedNames, StoredImages, encoded_names
 from .tree import folder_tree, tree_labels
 
 
@@ -24,6 +27,17 @@ class FolderImages:
 
     def open(self, index: int) -> IO[bytes]:
         return open_regular(self.path(index))
+
+    def states(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n, 3): bytes, and the times of change of content and of the file."""
+        found, root = list[int](), os.fsencode(self.root)
+        for name in encoded_names(self.names.text, self.names.lengths, indices):
+            try:
+                status = os.stat(b"%s/%s" % (root, name))  # noqa: PTH116  # pathlib takes three times as long
+                found += (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            except OSError:
+                found += (-1, -1, -1)
+        return np.array(found, dtype=np.int64).reshape(-1, 3)
 
 
 def recognise(path: Path) -> bool:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from ..config import Mode
 
 NO_LABEL = -1
+_PACE = 64
+"""Names between two whose places are kept."""
 CENTER_CROP = "published centre crop to {size} px (box halvings, bicubic) where the size differs"
 """The resizing of pictures, as protocols of evaluations record it."""
 
@@ -29,6 +31,19 @@ class EncodedImages(Protocol):
 
     def open(self, index: int) -> IO[bytes]:
         """The image's bytes; OSError if the storage failed. A damaged archive may raise anything else."""
+        ...
+
+
+@runtime_checkable
+class IndexedImages(EncodedImages, Protocol):
+    """Encoded images whose headers an index on disk keeps."""
+
+    @property
+    def names(self) -> "PackedNames": ...
+
+    def states(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n, 3): numbers of each image of which one changes with its content, the first its bytes; others may be times
+        in nanoseconds. -1 for one that cannot be found."""
         ...
 
 
@@ -68,10 +83,33 @@ class StoredImages:
 
 
 class PackedNames:
-    """Names in one array of bytes: reference counts would, bit by bit, copy a million strings into every process."""
+    """Names in one piece of memory: reference counts would, bit by bit, copy a million strings into every process."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._packed = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+        encoded = [*map(os.fsencode, names)]
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        self.text = b"".join(encoded)
+        """All names, one after the other, as the operating system has them."""
+        self.lengths = narrow(lengths)
+        """(N,) bytes of each name."""
+        self._starts = narrow((np.cumsum(lengths) - lengths)[::_PACE])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
 
     def __getitem__(self, index: int) -> str:
-        return os.fsdecode(self._packed[index])
+        pace, rest = divmod(index, _PACE)
+        start = int(self._starts[pace]) + int(self.lengths[index - rest : index].sum())
+        return os.fsdecode(self.text[start : start + int(self.lengths[index])])
+
+
+def encoded_names(text: bytes, lengths: NDArray[np.integer], indices: Any = np.s_[:]) -> list[bytes]:
+    """Names of these lengths cut from their text, as `PackedNames` keeps them, or those at some indices."""
+    ends = np.cumsum(lengths, dtype=np.int64)[indices]
+    starts = ends - lengths[indices]
+    return [text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+def narrow(numbers: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
+    """Whole numbers, negative ones as 0, in the smallest type that holds them all."""
+    return numbers.clip(0).astype(np.min_scalar_type(numbers.max(initial=0)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import Labels
 from .npz import refuse_damage
@@ -26,16 +27,20 @@ class ZipImages:
 
     def __init__(self, root: Path, members: Sequence[zipfile.ZipInfo]) -> None:
         self._root = root
-        self._names = PackedNames(member.filename for member in members)
+        self.names = PackedNames(member.filename for member in members)
         numbers = [(m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type) for m in members]
         self._numbers = np.array(numbers, dtype=np.int64).reshape(len(members), 5)
 
     def path(self, index: int) -> Path:
-        return self._root / self._names[index]
+        return self._root / self.names[index]
+
+    def states(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n, 3): bytes, CRC and place, as the zip's directory has them."""
+        return self._numbers[indices][:, [2, 3, 0]]
 
     def open(self, index: int) -> IO[bytes]:
         """The member, decompressed while read; reading to its end checks its CRC."""
-        member = zipfile.ZipInfo(self._names[index])
+        member = zipfile.ZipInfo(self.names[index])
         offset, member.compress_size, member.file_size, member.CRC, member.compress_type = self._numbers[index].tolist()
         file = self._root.open("rb")
         try:
