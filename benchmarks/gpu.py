@@ -10,7 +10,7 @@ requirements must be there, and diffusers for its rows. A machine without a pack
 fetched elsewhere (here for Python 3.12):
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 -d wheels jsonargparse docstring-parser \
-        typeshed-client importlib-resources diffusers importlib-metadata zipp
+        typeshed-client diffusers importlib-metadata zipp
     python3 -m pip install -q --no-index --no-deps --target /tmp/site wheels/*.whl
     PYTHONPATH=/tmp/site:. OUT=. python3 benchmarks/gpu.py
 
