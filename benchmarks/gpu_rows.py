@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -51,6 +51,22 @@ class Sizes:
     def of(self, name: str, batch: int) -> tuple[Size, int]:
         """The networks of configs/NAME, and the batch."""
         return (tiny(), 2) if self.tiny else (published(name), batch)
+
+
+_stored = TemporaryDirectory(prefix="benchmark-")
+
+
+@cache
+def models(size: Size) -> Path:
+    """Run directories of a size, which several rows share, until this process ends."""
+    directory = Path(_stored.name) / str(len(list(Path(_stored.name).iterdir())))
+    write_models(size, directory)
+    return directory
+
+
+def of_one(seconds: Spread, count: int) -> Spread:
+    """Seconds of one of `count` equal parts."""
+    return Spread(*(one / count for one in seconds))
 
 
 def line(work: str, way: str, seconds: Spread, images: int, *, flops: float = 0, remarks: str = "") -> Line:
@@ -120,12 +136,10 @@ def forward_rows(sizes: Sizes, *, name: str, called: str, batch: int) -> Iterato
 def _by_default(
     size: Size, batch: int, work: str, *, flops: float, inputs: tuple[Tensor, ...], expected: Tensor
 ) -> Iterator[Line]:
-    with TemporaryDirectory() as directory:
-        write_models(size, Path(directory))
-        run = sampling_run(Path(directory), steps=25, batch=batch, guided=False)
-        network = run.model.network
-        seconds, first = measured(lambda: network(*inputs))
-        found = network(*inputs)
+    run = sampling_run(models(size), steps=25, batch=batch, guided=False)
+    network = run.model.network
+    seconds, first = measured(lambda: network(*inputs))
+    found = network(*inputs)
     remarks = f"{run.settings.precision}; first call {first:.1f} s; {_deviation(found, expected)}"
     yield line(work, "ours by default", seconds, batch, flops=flops, remarks=remarks)
 
@@ -146,24 +160,20 @@ def guided_rows(sizes: Sizes, *, name: str, called: str, batch: int) -> Iterator
     size, batch = sizes.of(name, batch)
     work, device = f"{called} guided step, batch {batch}", default_device()
     yield from quoted(work)
-    with TemporaryDirectory() as name_of_directory:
-        directory = Path(name_of_directory)
-        write_models(size, directory)
-        run = sampling_run(directory, steps=STEPS, batch=batch)
-        way = partial(_sampled, run, batch)
-        seconds, first = measured(way, rounds=3)
-        remarks = f"{run.settings.precision}; first {STEPS} steps {first:.1f} s; {idle_share(way)}"
-        yield line(work, "ours by default", seconds, STEPS * batch, remarks=remarks)
-        chain, drawn = run.chain, first_batch(run, batch)
-        levels = list(zip(chain.t.tolist(), chain.alpha_bar.tolist(), strict=True))[::-1]
-        x_T, shape = drawn.noise(torch.empty(batch, *run.model.image_shape, device=device)), run.model.image_shape
-        images = way()
-        del run, way
+    run = sampling_run(models(size), steps=STEPS, batch=batch)
+    way = partial(_sampled, run, batch)
+    seconds, first = measured(way, rounds=3)
+    remarks = f"{run.settings.precision}; first {STEPS} steps {first:.1f} s; {idle_share(way)}"
+    yield line(work, "ours by default", of_one(seconds, STEPS), batch, remarks=remarks)
+    drawn, images = first_batch(run, batch), way()
+    levels = list(zip(run.chain.t.tolist(), run.chain.alpha_bar.tolist(), strict=True))[::-1]
+    x_T = drawn.noise(torch.empty(batch, *run.model.image_shape, device=device))
+    del run, way
     guidance = PlainGuidance(size, device)
     plain_way = partial(guidance.sample, x_T, drawn.y, levels)
     differing = float((plain_way().int() - images.int()).abs().float().mean())
-    remarks = f"ours by default differs by {differing:.2g} grey levels on average, of {shape[0]}x{shape[1]}x{shape[2]}"
-    yield line(work, "plain way, float32", measured(plain_way, rounds=3)[0], STEPS * batch, remarks=remarks)
+    remarks = f"ours by default differs by {differing:.2g} grey levels on average"
+    yield line(work, "plain way, float32", of_one(measured(plain_way, rounds=3)[0], STEPS), batch, remarks=remarks)
 
 
 def training_rows(
@@ -186,8 +196,7 @@ def training_rows(
             several = partial(iterate, state, stream, ITERATIONS)
             seconds, _ = measured(several, rounds=3, warm_ups=0)
             remarks = f"set up in {begun:.1f} s; {state.micro_size} images at a time; {idle_share(several)}"
-            each = Spread(*(one / ITERATIONS for one in seconds))
-            yield line(work, way, each, batch, flops=flops, remarks=remarks)
+            yield line(work, way, of_one(seconds, ITERATIONS), batch, flops=flops, remarks=remarks)
             del state, stream, several
     if fraction == 1:
         yield from _diffusers_training(size, batch, work, flops)
@@ -220,13 +229,11 @@ def noise_rows(sizes: Sizes) -> Iterator[Line]:
 def whole_run_rows(sizes: Sizes, *, name: str, called: str, batch: int) -> Iterator[Line]:
     """Unguided runs of two lengths, whose peak memory is to be the same, and the device's idle share."""
     size, batch = sizes.of(name, batch)
-    with TemporaryDirectory() as directory:
-        write_models(size, Path(directory))
-        for steps in (4, 16):
-            run = sampling_run(Path(directory), steps=steps, batch=batch, guided=False)
-            way = partial(_sampled, run, batch)
-            seconds, _ = measured(way, rounds=3)
-            yield line(f"{called} run, batch {batch}", f"{steps} steps", seconds, batch, remarks=idle_share(way))
+    for steps in (4, 16):
+        run = sampling_run(models(size), steps=steps, batch=batch, guided=False)
+        way = partial(_sampled, run, batch)
+        seconds, _ = measured(way, rounds=3)
+        yield line(f"{called} run, batch {batch}", f"{steps} steps", seconds, batch, remarks=idle_share(way))
 
 
 def _sampled(run: Any, batch: int) -> Tensor:
