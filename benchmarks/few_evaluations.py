@@ -49,8 +49,9 @@ class Recipe:
     sigma_max: float = math.inf
 
     def __str__(self) -> str:
-        interval = "" if (self.sigma_min, self.sigma_max) == (0, math.inf) else f", {self.sigma_min:g} < sigma"
-        return f"{self.sampler.name} {self.sampler.steps}{interval}" + (f" <= {self.sigma_max:g}" if interval else "")
+        above = f", sigma > {self.sigma_min:g}" if self.sigma_min > 0 else ""
+        below = f", sigma <= {self.sigma_max:g}" if self.sigma_max < math.inf else ""
+        return f"{self.sampler.name} {self.sampler.steps}{above}{below}"
 
 
 BASELINES = (Recipe(sampler=SamplerConfig(steps=25)), Recipe(sampler=SamplerConfig(name="ddpm", steps=250)))
@@ -75,7 +76,7 @@ class FewEvaluationsBenchmark:
     """Number of seeds."""
     ddpm_batches: int | None = None
     """Batches of each seed by 250 steps of ddpm, which take ten times as long as 25 of ddim: fewer than all are timed
-    and not judged; null: all."""
+    and not judged; 0 leaves ddpm out; null: all."""
     batch_size: int = 200
     """Images at a time."""
 
@@ -107,7 +108,7 @@ class Samples:
     def faster_than(self, slow: "Samples") -> str:
         """The median ratio of images/s."""
         ratios = [seconds / self.seconds[batch] for batch, seconds in slow.seconds.items() if batch in self.seconds]
-        return f"{median(ratios):.3g}" if ratios else ""
+        return f"{median(ratios):.3g}"
 
 
 def main(config: FewEvaluationsBenchmark) -> None:
@@ -118,13 +119,14 @@ def main(config: FewEvaluationsBenchmark) -> None:
     real = judge(digits.read(list(range(len(digits))))).pooled
     print("| s | sampler | evaluations | images/s | / ddim 25 | / ddpm 250 | FD | prec. | recall | accuracy |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    baselines = BASELINES[:1] if config.ddpm_batches == 0 else BASELINES
     for scale in config.scales:
-        made = {recipe: Samples.of(recipe, scale, model, classifier) for recipe in (*BASELINES, *config.recipes)}
+        made = {recipe: Samples.of(recipe, scale, model, classifier) for recipe in (*baselines, *config.recipes)}
         for seed in range(config.seeds):
             sample(made, judge, config, seed)
         for recipe, samples in made.items():
             speed = f"{config.batch_size / median(samples.seconds.values()):.3g}"
-            ratios = [samples.faster_than(made[baseline]) for baseline in BASELINES]
+            ratios = [samples.faster_than(made[baseline]) if baseline in made else "" for baseline in BASELINES]
             columns = [f"{scale:g}", str(recipe), samples.evaluations(config.batch_size), speed, *ratios]
             print(f"| {' | '.join(columns + quality(samples, real))} |", flush=True)
 

@@ -1,15 +1,16 @@
 """The rows of a GPU in one short command, for a machine that is rented for minutes: the most important ones first.
 
-    OUT=. python benchmarks/gpu.py --budget 340          # about 6 minutes with its start; tables in $OUT/gpu.md
-    python benchmarks/gpu.py --rows forward256 training256 ...      # those that the budget left out
-    python benchmarks/gpu.py --device cpu --tiny         # a trial in seconds, without a GPU
+    OUT=. python benchmarks/gpu.py --budget 340          # 6 minutes with its start; tables in $OUT/gpu.md
+    OUT=. python benchmarks/gpu.py --rows guided64 cifar10 ...      # those that the budget left out
+    OUT=. python benchmarks/gpu.py --device cpu --tiny   # a trial of all rows without a GPU, in a minute
 
-Compiled code is kept in ~/.cache/guided-diffusion, so a second command on the same machine compiles nothing again. The
-library's own requirements must be there, and diffusers for its rows. A machine without a package index can be given
-them as wheels, fetched elsewhere (here for Python 3.12):
+Compiling takes most of the time: a minute for each forward pass, more for gradients. Compiled code is kept in
+~/.cache/guided-diffusion, so a second command on the same machine compiles nothing again. The library's own
+requirements must be there, and diffusers for its rows. A machine without a package index can be given them as wheels,
+fetched elsewhere (here for Python 3.12):
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 -d wheels jsonargparse docstring-parser \
-        typeshed-client importlib-resources diffusers importlib-metadata zipp
+        typeshed-client diffusers importlib-metadata zipp
     python3 -m pip install -q --no-index --no-deps --target /tmp/site wheels/*.whl
     PYTHONPATH=/tmp/site:. OUT=. python3 benchmarks/gpu.py
 

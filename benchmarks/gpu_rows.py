@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +36,8 @@ QUOTED = {
 """Images a second of the published code in float16 on an H100 80GB, not measured by this script."""
 
 Line = list[str]
+ITERATIONS = 10
+"""Iterations of training that are timed together, since the host runs ahead of the device."""
 STEPS = 4
 """Steps of DDIM whose mean is a guided step."""
 
@@ -51,6 +53,22 @@ class Sizes:
         return (tiny(), 2) if self.tiny else (published(name), batch)
 
 
+_stored = TemporaryDirectory(prefix="benchmark-")
+
+
+@cache
+def models(size: Size) -> Path:
+    """Run directories of a size, which several rows share, until this process ends."""
+    directory = Path(_stored.name) / str(len(list(Path(_stored.name).iterdir())))
+    write_models(size, directory)
+    return directory
+
+
+def of_one(seconds: Spread, count: int) -> Spread:
+    """Seconds of one of `count` equal parts."""
+    return Spread(*(one / count for one in seconds))
+
+
 def line(work: str, way: str, seconds: Spread, images: int, *, flops: float = 0, remarks: str = "") -> Line:
     """A line of the table; images, flops: of one call. The peak memory is that since it was last reset."""
     peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if torch.cuda.is_available() else ""
@@ -64,12 +82,12 @@ def quoted(work: str) -> Iterator[Line]:
         yield [work, "published code, float16", f"{QUOTED[work]} (quoted)"]
 
 
-def measured(way: Way, *, rounds: int = 7) -> tuple[Spread, float]:
-    """Seconds of a call, and of the first one, which may compile."""
+def measured(way: Way, *, rounds: int = 7, warm_ups: int = 2) -> tuple[Spread, float]:
+    """Seconds of a call, and of the first one, which may compile and comes before the warm-ups."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     first = seconds_of(way)
-    timings = timed({"way": way}, rounds=rounds, warm_ups=2)
+    timings = timed({"way": way}, rounds=rounds, warm_ups=warm_ups)
     found = timings.spread("way")
     if found is None:
         raise RuntimeError(timings.missing["way"])
@@ -102,7 +120,7 @@ def forward_rows(sizes: Sizes, *, name: str, called: str, batch: int) -> Iterato
             call = partial(_forward, built, (x_t, t, *labels), dtype)
             way = f"ours uncompiled, {str(dtype).removeprefix('torch.')} autocast, channels_last"
             yield line(work, way, measured(call)[0], batch, flops=flops, remarks=_deviation(call(), expected))
-        del built
+        del built, call
         theirs = attempt(partial(diffusers_unet, size))
         if isinstance(theirs, Missing):
             yield [work, "diffusers", "not measured", "", "", "", theirs.reason]
@@ -118,12 +136,10 @@ def forward_rows(sizes: Sizes, *, name: str, called: str, batch: int) -> Iterato
 def _by_default(
     size: Size, batch: int, work: str, *, flops: float, inputs: tuple[Tensor, ...], expected: Tensor
 ) -> Iterator[Line]:
-    with TemporaryDirectory() as directory:
-        write_models(size, Path(directory))
-        run = sampling_run(Path(directory), steps=25, batch=batch, guided=False)
-        network = run.model.network
-        seconds, first = measured(lambda: network(*inputs))
-        found = network(*inputs)
+    run = sampling_run(models(size), steps=25, batch=batch, guided=False)
+    network = run.model.network
+    seconds, first = measured(lambda: network(*inputs))
+    found = network(*inputs)
     remarks = f"{run.settings.precision}; first call {first:.1f} s; {_deviation(found, expected)}"
     yield line(work, "ours by default", seconds, batch, flops=flops, remarks=remarks)
 
@@ -144,24 +160,20 @@ def guided_rows(sizes: Sizes, *, name: str, called: str, batch: int) -> Iterator
     size, batch = sizes.of(name, batch)
     work, device = f"{called} guided step, batch {batch}", default_device()
     yield from quoted(work)
-    with TemporaryDirectory() as name_of_directory:
-        directory = Path(name_of_directory)
-        write_models(size, directory)
-        run = sampling_run(directory, steps=STEPS, batch=batch)
-        way = partial(_sampled, run, batch)
-        seconds, first = measured(way, rounds=3)
-        remarks = f"{run.settings.precision}; first {STEPS} steps {first:.1f} s; {idle_share(way)}"
-        yield line(work, "ours by default", seconds, STEPS * batch, remarks=remarks)
-        chain, drawn = run.chain, first_batch(run, batch)
-        levels = list(zip(chain.t.tolist(), chain.alpha_bar.tolist(), strict=True))[::-1]
-        x_T, shape = drawn.noise(torch.empty(batch, *run.model.image_shape, device=device)), run.model.image_shape
-        images = way()
-        del run, way
+    run = sampling_run(models(size), steps=STEPS, batch=batch)
+    way = partial(_sampled, run, batch)
+    seconds, first = measured(way, rounds=3)
+    remarks = f"{run.settings.precision}; first {STEPS} steps {first:.1f} s; {idle_share(way)}"
+    yield line(work, "ours by default", of_one(seconds, STEPS), batch, remarks=remarks)
+    drawn, images = first_batch(run, batch), way()
+    levels = list(zip(run.chain.t.tolist(), run.chain.alpha_bar.tolist(), strict=True))[::-1]
+    x_T = drawn.noise(torch.empty(batch, *run.model.image_shape, device=device))
+    del run, way
     guidance = PlainGuidance(size, device)
     plain_way = partial(guidance.sample, x_T, drawn.y, levels)
     differing = float((plain_way().int() - images.int()).abs().float().mean())
-    remarks = f"ours by default differs by {differing:.2g} grey levels on average, of {shape[0]}x{shape[1]}x{shape[2]}"
-    yield line(work, "plain way, float32", measured(plain_way, rounds=3)[0], STEPS * batch, remarks=remarks)
+    remarks = f"ours by default differs by {differing:.2g} grey levels on average"
+    yield line(work, "plain way, float32", of_one(measured(plain_way, rounds=3)[0], STEPS), batch, remarks=remarks)
 
 
 def training_rows(
@@ -181,11 +193,10 @@ def training_rows(
             begun = time.perf_counter()
             state = training_state(size, Path(directory), batch=batch, num_workers=2, **changes)
             begun, stream = time.perf_counter() - begun, state.micro_batches()
-            several = partial(iterate, state, stream, 5)
-            seconds, _ = measured(several, rounds=3)
+            several = partial(iterate, state, stream, ITERATIONS)
+            seconds, _ = measured(several, rounds=3, warm_ups=0)
             remarks = f"set up in {begun:.1f} s; {state.micro_size} images at a time; {idle_share(several)}"
-            each = Spread(*(one / 5 for one in seconds))
-            yield line(work, way, each, batch, flops=flops, remarks=remarks)
+            yield line(work, way, of_one(seconds, ITERATIONS), batch, flops=flops, remarks=remarks)
             del state, stream, several
     if fraction == 1:
         yield from _diffusers_training(size, batch, work, flops)
@@ -218,13 +229,11 @@ def noise_rows(sizes: Sizes) -> Iterator[Line]:
 def whole_run_rows(sizes: Sizes, *, name: str, called: str, batch: int) -> Iterator[Line]:
     """Unguided runs of two lengths, whose peak memory is to be the same, and the device's idle share."""
     size, batch = sizes.of(name, batch)
-    with TemporaryDirectory() as directory:
-        write_models(size, Path(directory))
-        for steps in (4, 16):
-            run = sampling_run(Path(directory), steps=steps, batch=batch, guided=False)
-            way = partial(_sampled, run, batch)
-            seconds, _ = measured(way, rounds=3)
-            yield line(f"{called} run, batch {batch}", f"{steps} steps", seconds, batch, remarks=idle_share(way))
+    for steps in (4, 16):
+        run = sampling_run(models(size), steps=steps, batch=batch, guided=False)
+        way = partial(_sampled, run, batch)
+        seconds, _ = measured(way, rounds=3)
+        yield line(f"{called} run, batch {batch}", f"{steps} steps", seconds, batch, remarks=idle_share(way))
 
 
 def _sampled(run: Any, batch: int) -> Tensor:
@@ -235,6 +244,7 @@ def idle_share(work: Way) -> str:
     """The share of a call's time in which the GPU computes and copies nothing, in words."""
     if not torch.cuda.is_available():
         return "idle share not measured"
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     seconds = seconds_of(work)
@@ -242,7 +252,7 @@ def idle_share(work: Way) -> str:
         work()
         synchronize()
     spans = sorted((event.time_range.start, event.time_range.end) for event in profiler.events()
-                   if event.device_type == torch.autograd.DeviceType.CUDA)  # fmt: skip
+                   if event.device_type == DeviceType.CUDA and not event.is_user_annotation)  # fmt: skip
     busy, end = 0.0, float("-inf")
     for start, stop in spans:
         busy += max(0.0, stop - max(start, end))

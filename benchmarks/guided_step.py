@@ -95,7 +95,8 @@ def plainly_sampled(
 
     def sample() -> Tensor:
         samples = first_batch(run, batch)
-        return guidance.sample(samples.noise(torch.empty(batch, *run.model.image_shape)), samples.y, levels)
+        x_T = samples.noise(torch.empty(batch, *run.model.image_shape, device=run.device))
+        return guidance.sample(x_T, samples.y, levels)
 
     return sample
 

@@ -48,6 +48,7 @@ def description() -> list[str]:
     """Lines about hardware, threads, allocator and versions."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     found = [f"{name} {_version(name)}" for name in LIBRARIES]
+    found += [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}"] if gpus else []
     return [
         f"Processor: {_processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}; "
         f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory",

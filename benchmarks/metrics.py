@@ -135,11 +135,11 @@ def rows(config: MetricsBenchmark) -> Iterator[list[str]]:
     for metric, ways in WAYS.items():
         sides = _sides(metric, features)
         timings = timed({by: partial(way, *sides, config) for by, way in ways.items()}, rounds=config.rounds)
-        for by, way in ways.items():
+        for by in ways:
             if by in timings.missing:
                 yield [metric, by, f"{NOT_MEASURED} ({timings.missing[by]})", "", "", ""]
             else:
-                mib, value = _added_mib(config, metric, by), way(*sides, config)
+                mib, value = in_fresh_process(_measured, config, metric, by)
                 ratio = shown(timings.ratio(by, "ours"))
                 yield [metric, by, shown(timings.spread(by)), ratio, f"{mib:.0f}", f"{value:.8g}"]
 
@@ -160,13 +160,11 @@ def _sides(metric: str, features: tuple[Tensor, Tensor]) -> tuple[Gaussian, Gaus
     return gaussian(moments(real)), gaussian(moments(generated))
 
 
-def _added_mib(config: MetricsBenchmark, metric: str, by: str) -> float:
-    return in_fresh_process(_measured_mib, config, metric, by)
-
-
-def _measured_mib(config: MetricsBenchmark, metric: str, by: str) -> float:
-    sides = _sides(metric, _features(config))
-    return added_mib(lambda: WAYS[metric][by](*sides, config))
+def _measured(config: MetricsBenchmark, metric: str, by: str) -> tuple[float, float]:
+    """MiB and value."""
+    sides, values = _sides(metric, _features(config)), list[float]()
+    mib = added_mib(lambda: values.append(WAYS[metric][by](*sides, config)))
+    return mib, values[0]
 
 
 if __name__ == "__main__":

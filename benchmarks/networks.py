@@ -203,15 +203,9 @@ def training_state(size: Size, directory: Path, *, batch: int, num_workers: int 
 def iterate(state: Any, stream: Iterator[Any], count: int) -> None:
     """Make iterations in the order of `training.loop`: gradients, the update before judged, the update."""
     from guided_diffusion.stop_request import StopRequest
-    from guided_diffusion.training import step
-
-    stop = StopRequest()
-    if hasattr(step, "update"):
-        for micro_batches in islice(stream, count):
-            step.update(state, micro_batches, stop)
-        return
     from guided_diffusion.training.step import accumulate, launch, settle
 
+    stop = StopRequest()
     for micro_batches in islice(stream, count):
         gradients = accumulate(state, micro_batches, stop)
         settle(state)

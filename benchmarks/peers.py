@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -54,41 +55,29 @@ def ddpm_unet(size: Size) -> nn.Module:
     return Unet(dim=size.network.base_channels, dim_mults=(1, 2, 4, 8), out_dim=6, flash_attn=True)
 
 
-class PlainAttention(nn.Module):
+def plain_attention(layers: SelfAttention, x: Tensor) -> Tensor:
     """Self-attention by an explicit softmax, computed again in the backward pass, with the layers of ours."""
-
-    def __init__(self, ours: SelfAttention) -> None:
-        super().__init__()
-        self.norm, self.to_qkv, self.proj, self.heads = ours.norm, ours.to_qkv, ours.proj, ours.heads
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _Recomputed.apply(self._attended, 1, x, *self.parameters())
-
-    def _attended(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        tokens = x.reshape(batch, channels, height * width)
-        grouped = F.group_norm(tokens, self.norm.num_groups, self.norm.weight, self.norm.bias, self.norm.eps)
-        qkv = F.conv1d(grouped, self.to_qkv.weight[..., 0], self.to_qkv.bias)
-        q, k, v = qkv.reshape(batch, 3, self.heads, channels // self.heads, height * width).unbind(dim=1)
-        scale = (channels // self.heads) ** -0.25
-        weights = torch.softmax(torch.einsum("bhdq,bhdk->bhqk", q * scale, k * scale).float(), dim=-1).to(v.dtype)
-        h = torch.einsum("bhqk,bhdk->bhdq", weights, v).reshape(batch, channels, height * width)
-        return (tokens + F.conv1d(h, self.proj.weight[..., 0], self.proj.bias)).reshape(x.shape)
+    return _Recomputed.apply(partial(_attended, layers), 1, x, *layers.parameters())
 
 
-class PlainResidual(nn.Module):
-    """A residual block one operation after the other, with the layers of ours."""
+def _attended(layers: SelfAttention, x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    tokens = x.reshape(batch, channels, height * width)
+    grouped = F.group_norm(tokens, layers.norm.num_groups, layers.norm.weight, layers.norm.bias, layers.norm.eps)
+    qkv = F.conv1d(grouped, layers.to_qkv.weight[..., 0], layers.to_qkv.bias)
+    q, k, v = qkv.reshape(batch, 3, layers.heads, channels // layers.heads, height * width).unbind(dim=1)
+    scale = (channels // layers.heads) ** -0.25
+    weights = torch.softmax(torch.einsum("bhdq,bhdk->bhqk", q * scale, k * scale).float(), dim=-1).to(v.dtype)
+    h = torch.einsum("bhqk,bhdk->bhdq", weights, v).reshape(batch, channels, height * width)
+    return (tokens + F.conv1d(h, layers.proj.weight[..., 0], layers.proj.bias)).reshape(x.shape)
 
-    def __init__(self, ours: ResidualBlock) -> None:
-        super().__init__()
-        self.ours = ours
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        layers = self.ours
-        h = layers.conv_in(layers.resample(F.silu(layers.norm_in(x))))
-        scale, shift = layers.embedding(F.silu(e))[:, :, None, None].chunk(2, dim=1)
-        h = layers.norm_out(h) * (1 + scale) + shift
-        return layers.skip(layers.resample(x)) + layers.conv_out(layers.dropout(F.silu(h)))
+def plain_residual(layers: ResidualBlock, x: Tensor, e: Tensor) -> Tensor:
+    """A residual block, one operation after the other, with the layers of ours."""
+    h = layers.conv_in(layers.resample(F.silu(layers.norm_in(x))))
+    scale, shift = layers.embedding(F.silu(e))[:, :, None, None].chunk(2, dim=1)
+    h = layers.norm_out(h) * (1 + scale) + shift
+    return layers.skip(layers.resample(x)) + layers.conv_out(layers.dropout(F.silu(h)))
 
 
 class _Recomputed(torch.autograd.Function):
@@ -111,12 +100,11 @@ class _Recomputed(torch.autograd.Function):
 
 def plain(network: nn.Module, device: torch.device) -> nn.Module:
     """A network as it is built, without fused operations: NCHW, float32, its parameters with gradients."""
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, SelfAttention):
-                setattr(module, name, PlainAttention(child))
-            elif isinstance(child, ResidualBlock):
-                setattr(module, name, PlainResidual(child))
+    for module in network.modules():
+        if isinstance(module, SelfAttention):
+            module.forward = partial(plain_attention, module)
+        elif isinstance(module, ResidualBlock):
+            module.forward = partial(plain_residual, module)
     return network.to(device).eval()
 
 

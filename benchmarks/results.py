@@ -77,7 +77,12 @@ def section(subject: str, *, timeout: int) -> str:
     command, before, started = ["benchmarks/" + f"{subject}.py"], load(), time.time()
     try:
         done = subprocess.run(
-            [sys.executable, *command], capture_output=True, text=True, cwd=HERE.parent, timeout=timeout, check=False
+            [sys.executable, "-u", *command],
+            capture_output=True,
+            text=True,
+            cwd=HERE.parent,
+            timeout=timeout,
+            check=False,
         )
         tables, errors, failed = done.stdout, done.stderr, done.returncode != 0
     except subprocess.TimeoutExpired as expired:

@@ -84,6 +84,7 @@ LIBRARY_PLACES: dict[str, tuple[str, ...]] = {
     "datasets": ("guided_diffusion/data/formats/huggingface.py",),
     "jsonargparse": ("guided_diffusion/config.py",),
     "markupsafe": ("guided_diffusion/html.py",),
+    "torchmetrics": ("guided_diffusion/evaluation/",),
     "torchvision": ("classifiers/off_the_shelf.py",),
     "wandb": ("guided_diffusion/training/",),
 }  # fmt: skip

@@ -57,6 +57,7 @@ def _cpu_size(state: TrainState) -> int:
     choices = _recomputations(state, everything=True)
     for recomputed in choices[:1] if state.run.config.shard else choices:  # a sharded network computes on all alike
         recompute(network, recomputed)
+        state.recomputed = recomputed
         image = bytes_per_image(state)
         if image <= CPU_SHARE * _room(network):
             break
@@ -77,9 +78,9 @@ def size_by_trial(state: TrainState, sizes: Sequence[int]) -> int:
     candidates: list[tuple[int, Recomputed]] = [
         (size, way) for size in sizes for way in (all_ways if size == sizes[-1] else cheap)
     ]
-    size, recomputed = first_fitting(candidates, attempt)
-    if recomputed and state.run.config.recompute_sizes == "auto":
-        print_from_main(f"memory is short: the backward pass computes again {recomputed} (--training.recompute_sizes)")
+    size, state.recomputed = first_fitting(candidates, attempt)
+    if state.recomputed and state.run.config.recompute_sizes == "auto":
+        print_from_main(f"memory is short: training goes on as with --training.recompute_sizes {state.recomputed}")
     return size
 
 

@@ -55,6 +55,8 @@ def estimate_cost(run: TrainingRun) -> None:
     """Print the cost of `fit` with the same run, on the main process. Nothing is written."""
     state = set_up(run, leave_damaged=True)
     run.network.train()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # the search for the batch that fits tried more
     from torch.utils.flop_counter import FlopCounterMode  # here, because it imports triton
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

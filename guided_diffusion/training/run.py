@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ..data.batches import Batch, EndlessBatches
 from ..diffusion.timesteps import LossSecondMoment
 from ..distributed import Process
+from ..models.recomputation import Recomputed
 from .config import LoopConfig
 from .ema import EMA
 from .objective import Objective, Observe
@@ -101,6 +102,8 @@ class TrainState:
     ema: EMA
     micro_size: int
     """Most samples that this process computes at a time."""
+    recomputed: Recomputed = ()
+    """Parts of the network that the backward pass computes again."""
     start_iteration: int
     iteration: int
     """Updates made so far."""

@@ -12,6 +12,7 @@ from torch import nn
 from ..checkpoint import load_weights, open_checkpoint
 from ..compilation import COMPILING_SECONDS, CallCost, call_cost, can_repay, compile_or_warn, repays
 from ..distributed import make_accelerator, on_main_process, print_from_main, shard, this_process
+from ..memory import keep_freed_memory
 from ..models.memory_format import memory_format_of
 from ..models.unet import recompute
 from .capacity import fitting_size, free_bytes, loss_of_first_image, processes_here, try_size
@@ -34,6 +35,8 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
             `starting_checkpoint`.
     """
     config, accelerator = run.config, make_accelerator(run.config.precision)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     _refuse_beyond_memory(run, run.batches.share(this_process().world_size))
     data = on_main_process(partial(data_record, run.batches.images))
     path = on_main_process(partial(starting_checkpoint, run, data, leave_damaged=leave_damaged))
@@ -49,6 +52,7 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
         run=run, process=this_process(), accelerator=accelerator, model=model,
         optimizer=cast(torch.optim.Optimizer, accelerator.prepare_optimizer(optimizer)),
         ema=EMA(run.network, config.ema_decays), micro_size=1,
+        recomputed=() if config.recompute_sizes == "auto" else config.recompute_sizes,
         start_iteration=iteration, iteration=iteration, data=data, saved_iteration=iteration,
         largest_weight=largest_weight(run.network), largest_loss=torch.full((), torch.nan, device=accelerator.device),
     )  # fmt: skip
@@ -91,6 +95,8 @@ def _cost_to_compile(run: TrainingRun, device: torch.device) -> CallCost | None:
 def _compile(state: TrainState, cost: CallCost) -> None:
     """Compile the network for the sizes of the micro-batches, by a forward and backward pass of each."""
     print_from_main(f"compiling the network: about {cost.kernels * COMPILING_SECONDS:.0f} s (--training.compile off)")
+    if state.recomputed:  # dynamo cannot split a graph with checkpoints at the buckets of DistributedDataParallel
+        torch._dynamo.config.optimize_ddp = False
     begin, sizes = time.perf_counter(), {state.micro_size, state.share % state.micro_size} - {0}
 
     def trial() -> None:

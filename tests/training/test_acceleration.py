@@ -20,7 +20,6 @@ from torch.fx import GraphModule
 from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.compilation import call_cost
 from guided_diffusion.diffusion.model import load_diffusion
-from guided_diffusion.memory import halves
 from guided_diffusion.models.recomputation import Recomputed
 from guided_diffusion.models.unet import UNet, UNetConfig, recompute
 from guided_diffusion.run_directory import latest
@@ -102,7 +101,7 @@ def compiler(tmp_path, monkeypatch):
 def test_a_compiled_network_learns_the_same_is_observed_uncompiled_and_resumed(
     tmp_path, class_folder, capsys, monkeypatch
 ):
-    """Without the compiler's last stage, machine code, which takes a minute."""
+    """Without the compiler's last stage, machine code, which takes half a minute."""
     compile = nn.Module.compile
     shapes: list[torch.Size] = []
 
@@ -113,18 +112,21 @@ def test_a_compiled_network_learns_the_same_is_observed_uncompiled_and_resumed(
 
         compile(network, backend=backend, dynamic=options["dynamic"])
 
+    def observe(network: nn.Module, iteration: int) -> dict[str, float]:
+        return {"mean": float(network(torch.ones(iteration, 1, 8, 8)).detach().mean())}
+
     monkeypatch.setattr(nn.Module, "compile", traced)
-    options = {"preview": PreviewConfig(images=3, steps=2), "resume": "auto"}
     loop = {"log_every_iterations": 1, "observe_every_iterations": 1}
     for name, asked, budgets in (("plain", "off", (4,)), ("compiled", True, (2, 4))):
         for iterations in budgets:
-            train_diffusion(
-                tiny.diffusion_config(
-                    tmp_path / name, class_folder, **options, iterations=iterations, compile=asked, **loop
-                )
-            )
-    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
-    assert [shape[0] for shape in shapes] == [8, 8]  # once in each run, and not for the previews
+            config = tiny.loop(iterations=iterations, compile=asked, **loop)
+            small_loop.train(tmp_path / name, class_folder, config, observe=observe, resume=True)
+    plain, compiled = (small_loop.metrics(tmp_path / name) for name in ("plain", "compiled"))
+    for name in ("loss", "grad_norm", "mean"):
+        found = [line[name] for line in compiled if name in line]
+        assert found == pytest.approx([line[name] for line in plain if name in line], rel=1e-5)
+        assert len(found) == 4
+    assert [shape[0] for shape in shapes] == [8, 8]  # once in each run, and not for what is observed
     assert capsys.readouterr().err.count("compiled the network in") == 2
 
 
@@ -150,15 +152,16 @@ def test_memory_that_is_short_has_pointwise_operations_recomputed_before_the_bat
         if tried[-1] not in fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    found: list[int] = []
+    found, sizes = list[int](), [8, 4, 2]
     monkeypatch.setattr(capacity, "try_size", trial)
-    monkeypatch.setattr(capacity, "bytes_per_image", lambda state: found.append(size_by_trial(state, halves(8))) or 1)
+    monkeypatch.setattr(capacity, "bytes_per_image", lambda state: found.append(size_by_trial(state, sizes)) or 1)
     train_diffusion(tiny.diffusion_config(tmp_path / "cut", class_folder, network=NETWORK, iterations=1))
     assert tried == [(8, "nothing"), (8, "pointwise"), (4, "nothing"), (4, "pointwise")]
     tried.clear()
-    fits[:] = [(1, "everything")]
+    fits[:], sizes[:] = [(1, "everything")], [1]
     train_diffusion(tiny.diffusion_config(tmp_path / "levels", class_folder, network=NETWORK, iterations=1))
-    assert tried[-3:] == [(1, "pointwise"), (1, "nothing"), (1, "everything")]  # of the decoder's coarsest level
+    # Of the decoder's coarsest level, after the finest has not sufficed.
+    assert tried == [(1, "nothing"), (1, "pointwise"), (1, "nothing"), (1, "everything")]
     assert found == [4, 1]
 
 
