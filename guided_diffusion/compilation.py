@@ -52,8 +52,8 @@ class CallCost:
 
 def call_cost(call: Callable[[], object]) -> CallCost:
     """The cost of `call`, by making it; with tensors on the device "meta" nothing is computed."""
-    with _Counting() as counting:
-        call()
+    with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()), _Counting() as counting:
+        call()  # in inference mode convolutions are dispatched under other names
     return CallCost(counting.flops, counting.kernels)
 
 

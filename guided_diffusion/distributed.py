@@ -213,19 +213,6 @@ def gathered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: cast(Tensor, gather(value.to(this_process().device))).cpu() for name, value in values.items()}
 
 
-def gathered_rows(rows: Tensor) -> list[Tensor]:
-    """Rows (N, ..) of every process in the order of ranks, on every process; N may differ. On the process's device."""
-    from accelerate.utils.operations import gather, pad_across_processes
-
-    if this_process().world_size == 1:
-        return [rows]
-    counts = cast(Tensor, gather(torch.tensor([len(rows)], device=rows.device))).tolist()
-    if not any(counts):
-        return [rows for _ in counts]
-    padded = cast(Tensor, pad_across_processes(rows))[None]
-    return [part[:count] for part, count in zip(cast(Tensor, gather(padded)), counts, strict=True)]
-
-
 def shard(network: nn.Module, *, device_type: str) -> None:
     """Shard the network's parameters over all processes, level by level and block by block, in place."""
     from torch.distributed.device_mesh import init_device_mesh

@@ -28,7 +28,7 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[1]
 IMPORTED = (
     "accelerate", "PIL.Image", "scipy.linalg", "torch.distributed.fsdp", "torch.distributed.tensor",
-    "torch.utils.data",
+    "torch.utils.data", "torchmetrics",
     *(f"guided_diffusion.commands.{path.stem}" for path in sorted((REPOSITORY / "scripts").glob("*.py"))),
 )  # fmt: skip
 """Modules that the server imports for all scripts."""

@@ -168,16 +168,16 @@ class _Accumulators:
         self._extractor_device = probe.pooled.device
         kinds = {"pooled": probe.pooled, "spatial": probe.spatial}
         self._moments = {
-            kind: GaussianAccumulator(rows.shape[1], device=device) for kind, rows in kinds.items() if rows is not None
+            kind: GaussianAccumulator(rows.shape[1]).to(device) for kind, rows in kinds.items() if rows is not None
         }
         self._waiting: dict[str, list[Tensor]] = {kind: [] for kind in self._moments}
         probabilities = probe.probabilities if keeps_rows else None  # 4 GB for a million images
         numbers = torch.zeros(1).long()
         kinds = {"features": probe.pooled, "probabilities": probabilities, "labels": numbers, "fingerprints": numbers}
-        self._rows = {kind: RowAccumulator() for kind, rows in kinds.items() if rows is not None}
+        self._rows = {kind: RowAccumulator().to(device) for kind, rows in kinds.items() if rows is not None}
         for kind, accumulator in self._rows.items():
             # A process without batches of its own still has to know how wide the rows are, and of what type.
-            accumulator.update(cast(Tensor, kinds[kind])[:0])
+            accumulator.update(cast(Tensor, kinds[kind])[:0].to(device))
 
     def add(self, row: Row, *, kept: Tensor) -> None:
         """Add a batch; kept: (N,) bool on the CPU, the rows of the pooled features to keep."""
@@ -191,7 +191,7 @@ class _Accumulators:
         kinds |= {"probabilities": features.probabilities, "fingerprints": row.fingerprints}
         for kind, accumulator in self._rows.items():
             if (rows := kinds[kind]) is not None:
-                accumulator.update(rows)
+                accumulator.update(rows.to(self._device))
         if sum(map(len, self._waiting["pooled"])) >= _ROWS_PER_MERGE:
             self._merge()
 
@@ -199,7 +199,7 @@ class _Accumulators:
         """Statistics and rows of all processes; every one of them must call."""
         self._merge()
         statistics = {kind: accumulator.gaussian() for kind, accumulator in self._moments.items()}
-        rows = {kind: accumulator.compute(self._device) for kind, accumulator in self._rows.items()}
+        rows = {kind: accumulator.compute() for kind, accumulator in self._rows.items()}
         return MeasuredSet(
             pooled=statistics["pooled"],
             spatial=statistics.get("spatial"),

@@ -45,7 +45,7 @@ _OF_THE_SET = ("num_samples", "shard_size", "class_names", ENVIRONMENTS)
 _MOST_VALUES = 16
 """Longest list that is written out; a longer one is replaced by its length and hash."""
 _PACKAGES = (
-    "guided-diffusion", "torch", "numpy", "scipy", "pillow", "accelerate", "timm", "torch-fidelity",
+    "guided-diffusion", "torch", "numpy", "scipy", "pillow", "accelerate", "timm", "torchmetrics", "torch-fidelity",
 )  # fmt: skip
 
 
