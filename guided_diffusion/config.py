@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import yaml
@@ -147,10 +147,12 @@ def _with_lists(arguments: Sequence[str], options: Mapping[str, Any]) -> list[st
         option = rest.pop(0)
         joined.append(option)
         kind = options.get(option.removeprefix("--")) if option.startswith("--") else None
-        if any(get_origin(one) is tuple for one in (kind, *get_args(kind))):
+        members = (kind,) if get_origin(kind) is tuple else get_args(kind)
+        if any(get_origin(one) is tuple for one in members):
             words = list(itertools.takewhile(lambda word: not word.startswith("--") and word != "-h", rest))
             rest = rest[len(words) :]
-            if words and (words[0].startswith("[") or words == ["null"]):
+            names = ["null", *(name for one in members if get_origin(one) is Literal for name in get_args(one))]
+            if words and (words[0].startswith("[") or (len(words) == 1 and words[0] in names)):
                 joined.append(" ".join(words))  # a YAML list that the shell split at its blanks: "[8," "4]"
             elif words:  # quoted, so that YAML reads no comma or colon in them; jsonargparse converts to numbers
                 joined.append(json.dumps(words, ensure_ascii=False))

@@ -205,6 +205,8 @@ class ListsConfig:
     """Names."""
     steps: tuple[int | str, ...] = ()
     """Numbers or names."""
+    levels: tuple[int, ...] | Literal["all"] | Literal["none"] = "none"
+    """A list, or a name in its place."""
     out: Path = Path("out")
     """No list."""
 
@@ -220,6 +222,8 @@ class ListsConfig:
         ("--steps 25 ddim25 10,15", ListsConfig(steps=(25, "ddim25", "10,15"))),
         ("--numbers 4", ListsConfig(numbers=(4,))),
         ("--files one", ListsConfig(files=(Path("one"),))),
+        ("--levels all", ListsConfig(levels="all")),
+        ("--levels 8 4 --kinds a", ListsConfig(levels=(8, 4), kinds=("a",))),
         ("--numbers [1,2]", ListsConfig(numbers=(1, 2))),
         ("--numbers=[1,2] --out x", ListsConfig(numbers=(1, 2), out=Path("x"))),
         ("--files [runs/a, runs/b]", ListsConfig(files=(Path("runs/a"), Path("runs/b")))),
@@ -238,6 +242,7 @@ def test_a_list_is_several_words_or_one_value(words, expected):
         ("--kinds c", "kinds takes a list, such as '[a,b]', each of it a or b; got"),
         ("--sides", "sides takes whole numbers as a list, such as '[8,4]'; got nothing"),
         ("--sides 4 8 --out x y", "'y' belongs to no option"),
+        ("--levels all none", "levels takes whole numbers as a list, such as '[8,4]', all or none; got"),
         ("--sides 4 8.5", "sides takes whole numbers as a list, such as '[8,4]'; got 8.5"),
     ],
 )

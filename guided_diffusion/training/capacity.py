@@ -36,18 +36,21 @@ def fitting_size(state: TrainState, before: Mapping[str, int]) -> int:
     another order differ in their last bits.
     """
     config, share, device = state.run.config, state.share, state.process.device
-    known = before["micro_size"] if before.get("share") == share else None
-    if config.batch.per_process != "auto":
-        known = min(config.batch.per_process, share)
-    if device.type == "cpu" or config.shard:
-        if known is None and device.type != "cpu":
-            raise ValueError(
-                "training.shard cannot search for the batch that fits, because a process that runs out of memory would "
-                "leave the others waiting; give --training.batch.per_process"
-            )
-        fitting = known or _cpu_size(state)
-    else:
-        fitting = evenly_cut(share, most=size_by_trial(state, [known] if known else halves(share)))
+    wanted, known = config.batch.per_process, before["micro_size"] if before.get("share") == share else None
+    if wanted != "auto":
+        known = min(wanted, share)
+    if config.shard and known is None and device.type != "cpu":
+        raise ValueError(
+            "training.shard cannot search for the batch that fits, because a process that runs out of memory would "
+            "leave the others waiting; give --training.batch.per_process"
+        )
+    if known and (config.shard or (wanted != "auto" and device.type == "cpu")):
+        return known
+    by_trial = partial(size_by_trial, state, [known] if known else halves(share))
+    fitting = evenly_cut(share, most=_cpu_size(state) if device.type == "cpu" else by_trial())
+    if state.recomputed and config.recompute_sizes == "auto":
+        option = state.recomputed if state.recomputed == "pointwise" else f"'{[*state.recomputed]}'"
+        print_from_main(f"memory is short: training goes on as with --training.recompute_sizes {option}")
     return known or int(gathered({"fitting": torch.tensor([fitting])})["fitting"].min())
 
 
@@ -61,7 +64,7 @@ def _cpu_size(state: TrainState) -> int:
         image = bytes_per_image(state)
         if image <= CPU_SHARE * _room(network):
             break
-    return evenly_cut(state.share, most=cpu_limit(network, image))
+    return cpu_limit(network, image)
 
 
 def size_by_trial(state: TrainState, sizes: Sequence[int]) -> int:
@@ -79,8 +82,6 @@ def size_by_trial(state: TrainState, sizes: Sequence[int]) -> int:
         (size, way) for size in sizes for way in (all_ways if size == sizes[-1] else cheap)
     ]
     size, state.recomputed = first_fitting(candidates, attempt)
-    if state.recomputed and state.run.config.recompute_sizes == "auto":
-        print_from_main(f"memory is short: training goes on as with --training.recompute_sizes {state.recomputed}")
     return size
 
 
