@@ -45,7 +45,7 @@ def first_fitting(candidates: Sequence[T], attempt: Callable[[T], object]) -> T:
     for candidate in others:
         try:
             attempt(candidate)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if not is_out_of_memory(error):
                 raise
         else:

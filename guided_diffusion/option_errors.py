@@ -28,6 +28,7 @@ RENAMED_OPTIONS: Mapping[str, str] = {
     "inception.weights": "extractor.weights",
     "dinov2.weights": "extractor.weights",
     "data.decode": "--data.decode has been removed: images are always decoded whole; leave it out",
+    "training.channels_last": "--training.channels_last has been removed: the faster format is chosen; leave it out",
 }
 """Options of earlier versions and their present names, or a sentence for one that has none.
 

@@ -191,6 +191,11 @@ def test_an_old_name_that_a_command_has_is_no_old_name():
         parse(SweepConfig, ["--steps", "fast"])
 
 
+def test_the_memory_format_of_earlier_versions_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"^--training\.channels_last has been removed: the faster format is chosen"):
+        parse(TrainDiffusionConfig, ["--data.path=x", "--out=y", "--training.channels_last", "true"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class ListsConfig:
     """Of every kind."""

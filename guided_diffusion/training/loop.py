@@ -119,14 +119,14 @@ def _iterate(state: TrainState, log: TrainingLog, stop: StopRequest) -> None:
     config = state.run.config
     for micro_batches in _batches(state):
         try:
-            gradients = accumulate(state, micro_batches, stop)
+            update = accumulate(state, micro_batches, stop)
         except InterruptedWork:
             _settle(state, log)
             return
         if _settle(state, log):  # the update before; the device has come so far that its outcome is on the host
             state.optimizer.zero_grad()
             return
-        launch(state, gradients, stop)
+        launch(state, update, stop)
         intervals = (config.log_every_iterations, config.save_every_iterations, config.observe_every_iterations)
         if state.settles_late and state.save_from is None and not any(map(state.is_due, intervals)):
             continue

@@ -76,17 +76,17 @@ class HostCopy:
         return self._copy
 
 
-@dataclass(frozen=True, kw_only=True)
-class LaunchedUpdate:
-    """An update that the device has been given, and whose outcome the host may not know yet."""
+@dataclass(kw_only=True)
+class Update:
+    """An update from its gradients, which are accumulated in the network, to its outcome."""
 
     micro_batches: Sequence[Batch]
-    flags: HostCopy
-    """(4,) bool: loss not finite, gradient not finite, loss absurdly large, a process was asked to stop."""
-    numbers: Mapping[str, Tensor]
-    """This process's, () each, for the log; among them the loss."""
+    numbers: dict[str, Tensor]
+    """() each, for the log: the means of the losses over this process's share and, once launched, the gradient's norm."""
     observed: Mapping[str, Tensor]
     """(B,) each, as in `Losses`."""
+    flags: HostCopy | None = None
+    """Once launched, (4,) bool: loss not finite, gradient not finite, loss absurdly large, a process asked to stop."""
 
 
 @dataclass(kw_only=True)
@@ -109,7 +109,7 @@ class TrainState:
     """Updates made so far."""
     data: Mapping[str, Any]
     """Number and fingerprint of the images, for the checkpoints of the main process."""
-    launched: LaunchedUpdate | None = None
+    launched: Update | None = None
     """The update that is not settled: its average is not made, and its outcome not judged."""
     waited: float = 0.0
     """Seconds spent waiting for images since the last line of the log."""

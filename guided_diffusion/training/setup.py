@@ -1,5 +1,6 @@
 """The state of a training at its start or where it is resumed, its network as fast as the device and budget allow."""
 
+import logging
 import math
 import time
 from dataclasses import replace
@@ -12,7 +13,7 @@ from torch import nn
 from ..checkpoint import load_weights, open_checkpoint
 from ..compilation import COMPILING_SECONDS, CallCost, call_cost, can_repay, compile_or_warn, repays
 from ..distributed import make_accelerator, on_main_process, print_from_main, shard, this_process
-from ..memory import keep_freed_memory
+from ..memory import first_fitting, keep_freed_memory
 from ..models.memory_format import memory_format_of
 from ..models.unet import recompute
 from .capacity import fitting_size, free_bytes, loss_of_first_image, processes_here, try_size
@@ -23,6 +24,8 @@ from .saving import largest_weight
 
 if TYPE_CHECKING:
     from ..distributed import Accelerator
+
+_logger = logging.getLogger(__name__)
 
 
 def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
@@ -103,8 +106,12 @@ def _compile(state: TrainState, cost: CallCost) -> None:
         for size in sizes:
             try_size(state, size)
 
-    if compile_or_warn(state.run.network, trial):
-        print_from_main(f"compiled the network in {time.perf_counter() - begin:.0f} s")
+    def attempt(is_compiled: bool) -> None:
+        if is_compiled and compile_or_warn(state.run.network, trial):
+            print_from_main(f"compiled the network in {time.perf_counter() - begin:.0f} s")
+
+    if not first_fitting([True, False], attempt):
+        _logger.warning("there is no memory for the compiled network, which runs uncompiled, more slowly")
 
 
 def _prepared(run: TrainingRun, accelerator: "Accelerator", *, compiled: bool) -> nn.Module:

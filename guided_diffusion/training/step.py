@@ -12,24 +12,13 @@ from ..diffusion.noise import SeededNoise, sample_seed
 from ..distributed import clip_gradients, gathered, gradients_synced, on_any_process
 from ..stop_request import InterruptedWork, StopRequest
 from .objective import Losses
-from .run import HostCopy, LaunchedUpdate, TrainState
+from .run import HostCopy, TrainState, Update
 
 DROPOUT = 1 << 32
 """Added to the seed, so that dropout's generator differs from that of the sample with the iteration's number."""
 
 MOST_LOSS_GROWTH = 1e4
 """An update whose loss is over this many times the largest of all sound ones is not sound: its weights are ruined."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gradients:
-    """Gradients of an update, accumulated in the network."""
-
-    micro_batches: Sequence[Batch]
-    means: Mapping[str, Tensor]
-    """() each: the means of the logged losses over this process's share."""
-    observed: Mapping[str, Tensor]
-    """(B,) each, as in `Losses`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +32,7 @@ class UpdateResult:
     """Some process was asked to stop."""
 
 
-def accumulate(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest) -> Gradients:
+def accumulate(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest) -> Update:
     """Accumulate the gradients of this process's share of a batch.
 
     Raises:
@@ -63,36 +52,33 @@ def accumulate(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequ
             means[name] = means.get(name, 0.0) + value.detach() * (len(batch.y) / state.share)
         observed.append(losses.observed)
     joined = {name: torch.cat([micro[name].detach() for micro in observed]) for name in observed[0]}
-    return Gradients(micro_batches=micro_batches, means=means, observed=joined)
+    return Update(micro_batches=micro_batches, numbers=means, observed=joined)
 
 
-def launch(state: TrainState, gradients: Gradients, stop: StopRequest) -> None:
-    """One optimiser update, which counts as an iteration; the device skips it where loss or gradient are not finite."""
+def launch(state: TrainState, update: Update, stop: StopRequest) -> None:
+    """Make an update, which counts as an iteration; the device skips it where loss or gradient are not finite."""
     accelerator, optimizer, config = state.accelerator, state.optimizer, state.run.config
     remaining = 1 - state.iteration / config.total_iterations if config.anneal == "linear" else 1.0
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * remaining
     accelerator.unscale_gradients(optimizer)
-    norm, loss = clip_gradients(state.model, max_norm=config.max_grad_norm), gradients.means["loss"]
+    norm, loss = clip_gradients(state.model, max_norm=config.max_grad_norm), update.numbers["loss"]
     flags = on_any_process(
         ~loss.isfinite(), ~norm.isfinite(), loss > MOST_LOSS_GROWTH * state.largest_loss, stop.requested
     )
-    host_flags = HostCopy(flags)  # before the optimiser's work, which need not be waited for
+    update.flags = HostCopy(flags)  # before the optimiser's work, which need not be waited for
     if accelerator.scaler is None:  # a loss scale skips the update by itself, and learns from it
         cast(Any, optimizer).optimizer.found_inf = flags[:2].any().float()
     optimizer.step()
     optimizer.zero_grad()
     state.iteration += 1
-    state.launched = LaunchedUpdate(
-        micro_batches=gradients.micro_batches, flags=host_flags, numbers={**gradients.means, "grad_norm": norm},
-        observed=gradients.observed,
-    )  # fmt: skip
+    update.numbers["grad_norm"], state.launched = norm, update
 
 
 def settle(state: TrainState) -> UpdateResult | None:
     """Judge the launched update, and follow it by the averages; None if there is none. To be called before the next."""
     launched, state.launched = state.launched, None
-    if launched is None:
+    if launched is None or launched.flags is None:
         return None
     broken_losses, broken_gradients, absurd_losses, stops = launched.flags.read().tolist()
     is_finite, scaler = not broken_losses and not broken_gradients, state.accelerator.scaler

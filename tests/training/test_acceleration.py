@@ -23,7 +23,7 @@ from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.models.recomputation import Recomputed
 from guided_diffusion.models.unet import UNet, UNetConfig, recompute
 from guided_diffusion.run_directory import latest
-from guided_diffusion.training import capacity
+from guided_diffusion.training import capacity, setup
 from guided_diffusion.training.capacity import activation_bytes, size_by_trial
 from guided_diffusion.training.config import PreviewConfig
 from guided_diffusion.training.run import TrainState
@@ -139,6 +139,34 @@ def test_a_network_that_cannot_be_compiled_is_trained_as_it_is(tmp_path, class_f
     assert len(warnings) == 1
     assert warnings[0].startswith("the network could not be compiled and runs uncompiled, more slowly: InvalidCxx")
     small_loop.assert_same_training(latest(tmp_path / "failed"), latest(tmp_path / "plain"))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_compiled_network_without_memory_is_trained_uncompiled(tmp_path, class_folder, caplog, monkeypatch):
+    def without_memory(state: TrainState, size: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(setup, "try_size", without_memory)
+    for name, compile in (("plain", "off"), ("failed", "on")):
+        small_loop.train(tmp_path / name, class_folder, tiny.loop(iterations=2, compile=compile))
+    warnings = [record.getMessage() for record in caplog.records if record.name.startswith("guided_diffusion")]
+    assert warnings == ["there is no memory for the compiled network, which runs uncompiled, more slowly"]
+    small_loop.assert_same_training(latest(tmp_path / "failed"), latest(tmp_path / "plain"))
+
+
+def test_a_cpu_recomputes_what_one_image_needs_at_the_start_and_when_resumed(
+    tmp_path, class_folder, capsys, monkeypatch
+):
+    def measured(state: TrainState) -> int:
+        return 1 if state.run.network.levels[0].blocks[0].recomputed == "everything" else 1 << 60
+
+    monkeypatch.setattr(capacity, "bytes_per_image", measured)
+    for iterations in (1, 2):
+        train_diffusion(
+            tiny.diffusion_config(tmp_path, class_folder, network=NETWORK, iterations=iterations, resume="auto")
+        )
+        message = "memory is short: training goes on as with --training.recompute_sizes '[8, 4]'\n"
+        assert message in capsys.readouterr().err
 
 
 def test_memory_that_is_short_has_pointwise_operations_recomputed_before_the_batch_is_cut(
