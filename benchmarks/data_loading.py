@@ -6,9 +6,10 @@ Without --data.path, of JPEG files of 500x375 smooth random pixels. All from a w
 not the published one: it resizes with a filter once, where the published code takes means of 2x2 pixels first.
 """
 
+import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def main(config: LoadingBenchmark) -> None:
         directory, data = Path(name), config.data
         if data.path == PHOTOS and not PHOTOS.exists():
             data = replace(data, path=write_photographs(directory / "photographs"))
-        prepare_data(PrepareConfig(data=data, size=config.size, out=directory / "packed"))
+        with redirect_stdout(sys.stderr):
+            prepare_data(PrepareConfig(data=data, size=config.size, out=directory / "packed"))
         ways = {
             "ours, as it is": stream(data, config),
             "ours, prepared": stream(replace(data, path=directory / "packed"), config),

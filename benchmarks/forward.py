@@ -20,6 +20,8 @@ from torch import nn
 from guided_diffusion.config import run_command
 from guided_diffusion.distributed import default_device
 
+OTHER_SIZE = "denoising-diffusion-pytorch's network has another size: compare operations a second."
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardBenchmark:
@@ -54,7 +56,7 @@ def main(config: ForwardBenchmark) -> None:
         "denoising-diffusion-pytorch": (lambda: ddpm_unet(size), lambda: ddpm_unet(size).to(device)),
     }  # fmt: skip
     works = {name: offered(lambda pair=pair: work(*pair, size, config.batch)) for name, pair in networks.items()}
-    note = f"Batch {config.batch}, {size.network.image_size} pixels. {deviation(ours, size)}"
+    note = f"Batch {config.batch}, {size.network.image_size} pixels. {deviation(ours, size)} {OTHER_SIZE}"
     print(compared("Forward pass", works, rounds=config.rounds, device=device, note=note))
     by_batch = {batch: by_default(size, batch=batch) for batch in config.batches}
     by_side = {side: by_default(sized(config, side), batch=4) for side in config.sides}

@@ -1,6 +1,8 @@
 """Our networks as a user opens them, with random weights: sampling runs and trainings under the library's defaults."""
 
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import islice
@@ -186,7 +188,8 @@ def training_state(size: Size, directory: Path, *, batch: int, num_workers: int 
     side, packed = size.network.image_size, directory / "packed"
     if not packed.exists():
         folder = write_images(directory / "images", image_size=side, count=256)
-        prepare_data(PrepareConfig(data=DataConfig(path=folder, num_workers=num_workers), size=side, out=packed))
+        with redirect_stdout(sys.stderr):
+            prepare_data(PrepareConfig(data=DataConfig(path=folder, num_workers=num_workers), size=side, out=packed))
     data = open_training_set(DataConfig(path=packed, num_workers=num_workers), image_size=side)
     model = DiffusionConfig(network=size.unet, chain=ChainConfig())
     settings = LoopConfig(**{"iterations": 100_000, "batch": BatchConfig(size=batch)} | training)

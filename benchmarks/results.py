@@ -20,8 +20,8 @@ from guided_diffusion.config import run_command
 
 HERE = Path(__file__).parent
 SUBJECTS = (
-    "forward", "training_step", "guided_step", "guided_runs", "features", "metrics", "data_loading", "start_up",
-    "peak_memory", "sampling_overhead",
+    "forward", "training_step", "guided_step", "guided_runs", "features", "metrics", "data_loading", "data_start",
+    "start_up", "peak_memory", "sampling_overhead",
 )  # fmt: skip
 """Files here that print tables, in the order of their sections."""
 GPU_TABLES = "GPU.md"
@@ -92,6 +92,8 @@ def section(subject: str, *, timeout: int) -> str:
     if failed:
         print(errors, file=sys.stderr)
         tables += f"\n{NOT_MEASURED}: {(errors.strip().splitlines() or ['no output'])[-1]}\n"
+    if "|" not in tables:
+        tables = f"```\n{tables.strip()}\n```"
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(started))
     note = f"{date}, load {before} before and {load()} after, {time.time() - started:.0f} s."
     return f"## {subject}\n\n`python {' '.join(command)}`, {note}\n\n{tables.strip()}\n"

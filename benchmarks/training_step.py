@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from comparison import Work, compared, counted, grown, offered
+from forward import OTHER_SIZE
 from networks import Size, iterate, small, tiny, training_state, unet
 from peers import ddpm_unet, diffusers_unet, plain, plain_iteration, simple_loss
 from torch import nn
@@ -50,7 +51,7 @@ def main(config: TrainingBenchmark) -> None:
     with TemporaryDirectory() as directory:
         works = {"ours by default": offered(lambda: ours(size, Path(directory), config.batch))}
         works |= {name: offered(lambda pair=pair: peer(size, config.batch, *pair)) for name, pair in peers.items()}
-        note = f"Batch {config.batch}, {size.network.image_size} pixels, float32 on a CPU."
+        note = f"Batch {config.batch}, {size.network.image_size} pixels, float32 on a CPU. {OTHER_SIZE}"
         print(compared("Training iteration", works, rounds=config.rounds, device=device, note=note))
         by_batch = {batch: ours(size, Path(directory), batch).way for batch in config.batches}
         print(grown("Growth of a training iteration", {"batch": by_batch}))

@@ -48,8 +48,10 @@ def run_command(
         is_positional = positional is not None and words and not words[0].startswith("-")
         run(parse(config_class, [f"--{positional}", *words] if is_positional else words))
         sys.stdout.flush()
+        _leave_process_group()
     except InterruptedWork as stopped:
         print(stopped, end="\n" if str(stopped) else "", file=sys.stderr)
+        _leave_process_group()
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         from .memory import is_out_of_memory, out_of_memory_message  # here, since it imports torch
 
@@ -65,6 +67,13 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _leave_process_group() -> None:
+    """End this process's part in collectives, without which gloo may abort a program that ends soon after one."""
+    dist: Any = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def check_at_least(config: object, **smallest: int) -> None:

@@ -78,6 +78,7 @@ DIFFUSION = (
 
 SAMPLING = (
     "batch_size",
+    "compile",
     "cpu_threads",
     "out",
     "precision",

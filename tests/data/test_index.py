@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import programs
 import pytest
-from data.storages import encoded, png, write_folder, write_zip
+from data.storages import encoded, png, write_folder, write_shards, write_zip
 from PIL import Image
 
 from guided_diffusion.data import crops, index
@@ -201,9 +201,8 @@ def test_on_slow_disks_a_sample_is_compared_and_all_if_it_differs(folder, read, 
 def test_a_linked_folder_has_the_index_of_its_target(folder, read, tmp_path):
     opened(folder)
     (tmp_path / "link").symlink_to(folder)
-    read.clear()
     assert opened(tmp_path / "link").paths[0] == tmp_path / "link" / "ant" / "0.png"
-    assert read == []
+    assert len(read) == 7
 
 
 @pytest.mark.parametrize("content", [b"", b"no npz", "cut", "misfit"])
@@ -265,13 +264,14 @@ def test_a_broken_image_is_named_at_every_start_and_the_others_are_not_read_agai
     assert facts(opened(folder, on_error="skip")) == without_index(folder, monkeypatch, on_error="skip")
 
 
-def test_members_of_a_zip_are_known_again_by_their_sums(tmp_path, read):
+def test_members_of_archives_are_known_again(tmp_path, read):
     path, files = tmp_path / "data.zip", {f"ant/{number}.png": png(number) for number in range(3)}
-    first = facts(opened(write_zip(path, files)))
+    shards = write_shards(tmp_path / "shards")
+    first = facts(opened(write_zip(path, files))), facts(opened(shards))
     read.clear()
-    assert (facts(opened(path)), read) == (first, [])
-    opened(write_zip(path, files | {"ant/1.png": png(1, size=(4, 4))}))
-    assert read == ["1.png", "2.png"]  # the latter lies elsewhere
+    assert ((facts(opened(path)), facts(opened(shards))), read) == (first, [])
+    opened(write_zip(path, files | {"ant/1.png": png(1, size=(4, 4))}))  # moves the next one
+    assert read == ["1.png", "2.png"]
 
 
 def test_a_set_takes_less_than_60_bytes_an_image(tmp_path):

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import Labels
 from ..labels import Label, numbered
-from .storage import PackedNames, StoredImages
+from .storage import PackedNames, StoredImages, narrow
 from .tree import EXTENSIONS
 
 # WebDataset's rule: the key ends at the first dot of the file's name, wherever the file lies.
@@ -47,16 +48,23 @@ class TarImages:
     def __init__(self, shards: Sequence[Path], samples: Sequence[Sequence[_Sample]]) -> None:
         """samples: those of each shard."""
         self._shards = tuple(shards)
-        self._names = PackedNames(sample.name for shard in samples for sample in shard)
+        self.names = PackedNames(sample.name for shard in samples for sample in shard)
         self._ends = np.cumsum([len(shard) for shard in samples])
         places = [(sample.offset, sample.size) for shard in samples for sample in shard]
-        self._places = np.array(places, dtype=np.int64).reshape(len(places), 2)
+        self._offsets, self._sizes = map(narrow, np.array(places, dtype=np.int64).reshape(len(places), 2).T)
 
     def path(self, index: int) -> Path:
-        return self._shard(index) / self._names[index]
+        return self._shard(index) / self.names[index]
+
+    def states(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n, 3): bytes, the last change of the shard, and the place in it."""
+        found = [shard.stat() for shard in self._shards]
+        changed = np.array([max(status.st_mtime_ns, status.st_ctime_ns) for status in found])
+        changed = changed[np.searchsorted(self._ends, indices, side="right")]
+        return np.stack([self._sizes[indices], changed, self._offsets[indices]], axis=1).astype(np.int64)
 
     def open(self, index: int) -> IO[bytes]:
-        offset, size = self._places[index].tolist()
+        offset, size = int(self._offsets[index]), int(self._sizes[index])
         if size > _MOST_BYTES:
             raise ValueError(f"it has {size:,} bytes")
         with self._shard(index).open("rb") as shard:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..config import Labels
 from .npz import refuse_damage
-from .storage import PackedNames, StoredImages
+from .storage import PackedNames, StoredImages, narrow
 from .tree import archive_tree, tree_labels
 
 _logger = logging.getLogger(__name__)
@@ -29,19 +29,20 @@ class ZipImages:
         self._root = root
         self.names = PackedNames(member.filename for member in members)
         numbers = [(m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type) for m in members]
-        self._numbers = np.array(numbers, dtype=np.int64).reshape(len(members), 5)
+        self._numbers = [*map(narrow, np.array(numbers, dtype=np.int64).reshape(len(members), 5).T)]
 
     def path(self, index: int) -> Path:
         return self._root / self.names[index]
 
     def states(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n, 3): bytes, CRC and place, as the zip's directory has them."""
-        return self._numbers[indices][:, [2, 3, 0]]
+        return np.stack([self._numbers[column][indices].astype(np.int64) for column in (2, 3, 0)], axis=1)
 
     def open(self, index: int) -> IO[bytes]:
         """The member, decompressed while read; reading to its end checks its CRC."""
         member = zipfile.ZipInfo(self.names[index])
-        offset, member.compress_size, member.file_size, member.CRC, member.compress_type = self._numbers[index].tolist()
+        numbers = (int(column[index]) for column in self._numbers)
+        offset, member.compress_size, member.file_size, member.CRC, member.compress_type = numbers
         file = self._root.open("rb")
         try:
             file.seek(offset)
