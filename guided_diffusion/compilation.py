@@ -18,8 +18,8 @@ from tqdm import tqdm
 from .memory import is_out_of_memory
 from .models.precision import InPrecision, Prepare
 
-Compile = Literal["auto", "on", "off"]
-"""on, off, or by what the budget repays."""
+Compile = Literal["auto", "on", "off"] | bool
+"""on, off, or by what the budget repays; on and off are true and false in YAML."""
 
 EAGER_FLOPS, COMPILED_FLOPS = 1.2e14, 3.4e14
 """Operations a second of ADM's 64-pixel network, batch 64, in bfloat16 on an H100 (measured)."""
@@ -52,7 +52,8 @@ class CallCost:
 
 def call_cost(call: Callable[[], object]) -> CallCost:
     """The cost of `call`, by making it; with tensors on the device "meta" nothing is computed."""
-    with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()), _Counting() as counting:
+    is_grad_enabled = torch.is_grad_enabled()  # leaving inference mode enables it
+    with torch.inference_mode(False), torch.set_grad_enabled(is_grad_enabled), _Counting() as counting:
         call()  # in inference mode convolutions are dispatched under other names
     return CallCost(counting.flops, counting.kernels)
 
@@ -93,10 +94,11 @@ def compile_or_warn(network: nn.Module, trial: Callable[[], object], *, graphs: 
     Where it fails a warning says why, and the network runs as before. A trial without memory fails as it would have.
     graphs: replay the kernels of a call as one CUDA graph; its outputs are overwritten by the next call.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache()))
-    network.compile(dynamic=False, mode="reduce-overhead" if graphs else None)
     try:
-        trial()
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache()))
+        network.compile(dynamic=False, mode="reduce-overhead" if graphs else None)
+        with torch._dynamo.config.patch(recompile_limit=sys.maxsize):  # else 8, for all networks of a program together
+            trial()
     except Exception as error:  # any: compilers, their caches and their drivers fail in many ways
         network._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage]  # torch has no way back of its own
         if is_out_of_memory(error):
@@ -136,14 +138,17 @@ def preparation(asked: Compile, device: torch.device, *, images: float) -> Prepa
         if is_half:  # a copy of the user's network
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]  # undeclared form
         trial = partial(_refuse_difference, call, expected, most=0.05 if is_half else 0.01)
-        return compile_or_warn(network, trial, graphs=expected.is_cuda and cost.is_launch_bound)
+        # No graphs with gradients: a graph of another network would overwrite what a backward pass needs.
+        is_plain = expected.is_cuda and not torch.is_grad_enabled()
+        return compile_or_warn(network, trial, graphs=is_plain and cost.is_launch_bound)
 
-    return prepare if asked == "on" or (asked == "auto" and can_repay(device)) else None
+    return prepare if asked in ("on", True) or (asked == "auto" and can_repay(device)) else None
 
 
 def _refuse_difference(call: Callable[[], Tensor], expected: Tensor, *, most: float) -> None:
     """Refuse outputs whose root mean square difference is more than a share `most` of the expected ones'."""
     for _ in range(3):  # a CUDA graph is warmed up, recorded and replayed
+        torch.compiler.cudagraph_mark_step_begin()
         found = call()
         difference, size = ((value.double().square().mean()) ** 0.5 for value in (found - expected, expected))
         if not difference <= most * size + 1e-6:

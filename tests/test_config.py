@@ -82,6 +82,15 @@ def test_options_alone_are_enough():
     assert parse(OuterConfig, ["--inner.width=7"]) == OuterConfig(inner=InnerConfig(width=7))
 
 
+def test_compile_is_on_or_off_in_a_file_too(tmp_path):
+    (tmp_path / "file.yaml").write_text("compile: on\n")  # true to YAML
+    given = ["--out", "samples", "--diffusion", "run"]
+    assert parse(SampleConfig, ["--config", str(tmp_path / "file.yaml"), *given]).compile is True
+    assert parse(SampleConfig, [*given, "--compile", "off"]).compile == "off"
+    with pytest.raises(ValueError, match="compile takes auto, on or off or true or false; got maybe"):
+        parse(SampleConfig, [*given, "--compile", "maybe"])
+
+
 def test_null_means_none(yaml_file):
     assert parse(OuterConfig, [f"--config={yaml_file}", "--maybe=0.25"]).maybe == 0.25
     assert parse(OuterConfig, [f"--config={yaml_file}", "--maybe=0.25", "--maybe=null"]).maybe is None

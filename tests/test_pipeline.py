@@ -90,6 +90,12 @@ def test_what_the_script_refuses_is_refused(guided, options, message):
         guided.sample(**options)
 
 
+def test_sampling_in_memory_joins_no_other_processes(guided, monkeypatch):
+    # One process of a user's own run may sample alone; it used to wait for the others here.
+    monkeypatch.setattr("accelerate.PartialState.__init__", pytest.fail)
+    assert guided.sample(steps=2, compile="auto").shape[0] == 2
+
+
 def test_labels_keep_their_order_in_any_array_and_a_set_has_none(guided):
     listed = guided.sample([1, 0], steps=2)
     for labels in (torch.tensor([1, 0]), np.array(["light", "dark"]), range(1, -1, -1)):

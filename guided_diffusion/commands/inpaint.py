@@ -71,7 +71,7 @@ def write_inpainted(run: SamplingRun, config: InpaintConfig) -> None:
     plan = Plan(num_samples=len(images), shard_size=config.shard_size, labels=rule, seed=config.seed)
     inpainting = InpaintingRun(run=run, images=images, fill=fill, resample_steps=config.resample_steps)
     run.log_warnings()
-    run.prepare(plan)
+    run.prepare(plan, processes=this_process().world_size)
     make_shards(config, plan, inpainting.manifest(plan), inpainting.sample, run.evaluations)
     if this_process().is_main:
         inpainting.write_comparison(config.out)

@@ -55,7 +55,7 @@ def write_samples(run: SamplingRun, config: SampleConfig) -> None:
     """Write the samples of an opened run, as `sample`; `config.upsampler` is not used."""
     plan = run.plan(config)
     run.log_warnings()
-    run.prepare(plan)
+    run.prepare(plan, processes=this_process().world_size)
     make_shards(config, plan, run.manifest(plan), run.sample, run.evaluations)
     if config.animate and this_process().is_main:
         write_animation(config.out / "animation.webp", run, plan, count=config.animate)

@@ -100,7 +100,7 @@ def sweep(config: SweepConfig) -> None:
 
     refuse_among(config.real, config.out)
     settings = sample_configs(config)
-    opened = SamplingRun.open(settings[0])
+    opened = SamplingRun.open(settings[0], *(setting.out for setting in settings))
     evaluator = Evaluator.open(config, opened)
     runs = [opened.reconfigured(setting, setting.guidance) for setting in settings]
     for run, setting in zip(runs, settings, strict=True):

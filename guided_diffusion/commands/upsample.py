@@ -51,7 +51,8 @@ def upsample(config: UpsampleConfig) -> None:
     from ..data.image_set import open_image_set  # with Pillow, which no help needs
 
     refuse_among(config.base, config.out)
-    device, rate, evaluations = this_process().device, config.conditioning_noise, Counter[str]()
+    process, rate, evaluations = this_process(), config.conditioning_noise, Counter[str]()
+    device = process.device
     upsampler = load_upsampler(config.upsampler, weights=config.weights, device=device)
     source = open_image_set(config.base)
     run = UpsamplingRun(settings=config, upsampler=upsampler, base=stored_base(source), conditioning_noise=rate)
@@ -73,7 +74,7 @@ def upsample(config: UpsampleConfig) -> None:
         pixels = base_images(first)[ids.start - first : ids.stop - first]
         return to_uint8(run.x0(batch, from_uint8(pixels.to(device))))
 
-    compiled_for([upsampler], config, images=plan.num_samples * len(run.chain))
+    compiled_for([upsampler], config, device, images=plan.num_samples * len(run.chain) / process.world_size)
     make_shards(config, plan, run.manifest(plan), enlarge, evaluations)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from ..compilation import Compile
 from ..config import check_at_least
@@ -32,7 +32,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, batch_size=1)
-        if self.compile not in get_args(Compile):
+        if self.compile not in ("auto", "on", "off", True, False):
             raise ValueError(f'compile is auto, on or off; got "{self.compile}"')
         if not -(2**63) <= self.seed < 2**63:  # larger ones would draw the noise of smaller ones
             raise ValueError(f"seed is a whole number of 64 bits, got {self.seed}")

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,9 @@ def sampling_precision(
     if device.type == "cpu":
         return "float32"
     for directory in directories:
-        if (directory / MANIFEST_NAME).is_file():
-            return read_manifest(directory)["precision"]
+        recorded = read_manifest(directory).get("precision") if (directory / MANIFEST_NAME).is_file() else None
+        if recorded in get_args(Precision):
+            return cast(Precision, recorded)
     return measured()
 
 

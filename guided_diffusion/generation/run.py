@@ -50,10 +50,10 @@ class SamplingRun:
         _ = self.chain  # refuses timesteps before anything is written
 
     @classmethod
-    def open(cls, config: GuidedRunConfig) -> "SamplingRun":
-        """Load what a config names, on this process's device."""
+    def open(cls, config: GuidedRunConfig, *directories: Path) -> "SamplingRun":
+        """Load what a config names, on this process's device; directories: of further samples in its precision."""
         model = load_diffusion(config.diffusion, weights=config.weights, device=this_process().device)
-        precision = on_main_process(lambda: _precision(model, config, config.out, config.out / "base"))
+        precision = on_main_process(lambda: _precision(model, config, config.out, config.out / "base", *directories))
         return cls.assemble(
             model, config.classifier, guidance=config.guidance, settings=replace(config, precision=precision)
         )
@@ -129,9 +129,10 @@ class SamplingRun:
         rule = self.label_rule(config.labels)
         return Plan(num_samples=config.num_samples, shard_size=config.shard_size, labels=rule, seed=config.seed)
 
-    def prepare(self, plan: Plan) -> None:
-        """Have the networks compiled, by `SamplingConfig.compile`, when they are first called."""
-        compiled_for(self.loaded, self.settings, images=plan.num_samples * len(self.chain))
+    def prepare(self, plan: Plan, *, processes: int = 1) -> None:
+        """Have the networks compiled, by `SamplingConfig.compile`, when first called; processes: sharing the plan."""
+        images = plan.num_samples * len(self.chain) / processes
+        compiled_for(self.loaded, self.settings, self.device, images=images)
 
     def sample(self, batch: SampleBatch) -> Tensor:
         """uint8 images (B, C, H, W) of a batch."""
@@ -212,10 +213,9 @@ class SamplingRun:
             )
 
 
-def compiled_for(loaded: Iterable[Any], settings: SamplingConfig, *, images: float) -> None:
-    """Have the networks of loaded models compiled when first called, for `images` evaluations by all processes."""
-    process = this_process()
-    if (prepare := preparation(settings.compile, process.device, images=images / process.world_size)) is None:
+def compiled_for(loaded: Iterable[Any], settings: SamplingConfig, device: torch.device, *, images: float) -> None:
+    """Have the networks of loaded models compiled when first called, for `images` evaluations by this process."""
+    if (prepare := preparation(settings.compile, device, images=images)) is None:
         return
     for one in loaded:
         if isinstance(one.network, EvaluatedNetwork):

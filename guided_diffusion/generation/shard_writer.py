@@ -132,6 +132,7 @@ def environment(config: RunConfig, device: torch.device) -> dict[str, Any]:
         "kernels": None if on_gpu else torch.backends.cpu.get_cpu_capability(),
         "cpu_threads": None if on_gpu else config.cpu_threads,
         "batch_size": config.batch_size,
+        "compile": config.compile,
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "tf32_convolutions": torch.backends.cudnn.allow_tf32 if on_gpu else None,
         "tf32_matrix_products": torch.backends.cuda.matmul.allow_tf32 if on_gpu else None,

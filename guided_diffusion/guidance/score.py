@@ -62,7 +62,7 @@ def summed(*terms: ScoreTerm) -> ScoreTerm:
 def log_prob_and_gradient(log_prob: CleanLogProb, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """log_prob (B, num_classes) at x, and the gradient of log p(y) with respect to it; neither keeps a graph."""
     with torch.inference_mode(False), torch.enable_grad():
-        x_in = x.clone().requires_grad_(True)  # a tensor of inference mode could not be differentiated
+        x_in = x.detach().clone().requires_grad_(True)  # a tensor of inference mode could not be differentiated
         log_p = log_prob(x_in)
         (gradient,) = torch.autograd.grad(log_p.gather(1, y.clone().reshape(-1, 1)).sum(), x_in)
     return log_p.detach(), gradient

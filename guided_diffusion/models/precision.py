@@ -56,26 +56,28 @@ class EvaluatedNetwork(nn.Module):
         super().__init__()
         self.network, self._counter, self._counted_as = InPrecision(network, precision), counter, counted_as
         self._prepare: Prepare | None = None
-        self._is_compiled, self._compiled_size = False, 0
+        self._compiled_size, self._compiled_with_gradients = 0, cast(bool | None, None)
         counter[counted_as] += 0
 
     def compile_by(self, prepare: Prepare) -> None:
         """Have the next call decide on compiling, unless it is compiled."""
-        self._prepare = None if self._is_compiled else prepare
+        self._prepare = prepare if self._compiled_with_gradients is None else None
 
     def forward(self, x_t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self._counter[self._counted_as] += len(x_t)
         if self._prepare is not None:  # again with fewer images, if memory runs out
-            call = partial(_with_input_gradient, self.network, x_t, *args, **kwargs)
-            self._is_compiled = self._prepare(self.network, call)
+            call = partial(_with_input_gradient, self.network, x_t.contiguous(), *args, **kwargs)
+            self._compiled_with_gradients = torch.is_grad_enabled() if self._prepare(self.network, call) else None
             self._prepare = None
-        return self._compiled(x_t, *args, **kwargs) if self._is_compiled else self.network(x_t, *args, **kwargs)
+        if self._compiled_with_gradients == torch.is_grad_enabled():
+            return self._compiled(x_t, *args, **kwargs)
+        return self.network.forward(x_t, *args, **kwargs)  # called, a compiled network would be compiled once more
 
     def _compiled(self, x_t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """A call with as many images as the largest before, so that a short last batch compiles nothing anew."""
         images, size = len(x_t), max(self._compiled_size, len(x_t))
         self._compiled_size = 0  # where memory runs out, the next batch is smaller, and to be computed as it is
-        padded = [_padded(value, images, size) for value in (x_t, *args)]
+        padded = [_padded(value, images, size) for value in (x_t.contiguous(), *args)]  # other strides compile anew
         named = {name: _padded(value, images, size) for name, value in kwargs.items()}
         torch.compiler.cudagraph_mark_step_begin()
         output = self.network(*padded, **named)[:images].clone()  # a graph's own is overwritten by the next call

@@ -61,7 +61,7 @@ class LoopConfig:
     recompute_sizes: Recomputed | Literal["auto"] = "auto"
     """Activation checkpointing, less memory for more time: of the levels with feature maps of these sides, pixels; or
     pointwise, of all that is neither convolution, matrix product nor attention. auto: only where memory is short."""
-    compile: Compile | bool = "auto"
+    compile: Compile = "auto"
     """torch.compile the network: minutes at the start for faster iterations on GPUs. auto: where the budget repays
     them; true and false are on and off. Where compiling fails, the network runs uncompiled."""
     shard: bool = False
@@ -119,11 +119,6 @@ class LoopConfig:
             raise ValueError(f"training.ema_decays names an average twice: {self.ema_decays}")
         if self.shard and self.precision == "float16":
             raise ValueError("training.shard takes float32 or bfloat16: the loss scale of float16 is not sharded")
-
-    @property
-    def wanted_compile(self) -> Compile:
-        """`compile` without booleans."""
-        return ("on" if self.compile else "off") if isinstance(self.compile, bool) else self.compile
 
     @property
     def total_iterations(self) -> int:

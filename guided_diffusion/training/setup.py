@@ -77,8 +77,8 @@ def _refuse_beyond_memory(run: TrainingRun, share: int) -> None:
 
 def _cost_to_compile(run: TrainingRun, device: torch.device) -> CallCost | None:
     """The cost of computing this process's share of an update, if the network is to be compiled; None if not."""
-    wanted = run.config.wanted_compile
-    if wanted == "off" or (wanted == "auto" and not can_repay(device)):
+    wanted = run.config.compile
+    if wanted in ("off", False) or (wanted == "auto" and not can_repay(device)):
         return None
     if wanted == "auto" and run.config.shard:
         print_from_main(
@@ -89,7 +89,7 @@ def _cost_to_compile(run: TrainingRun, device: torch.device) -> CallCost | None:
     one = call_cost(lambda: loss_of_first_image(run, device).backward())
     run.network.zero_grad()
     cost = replace(one, flops=one.flops * run.batches.share(this_process().world_size))
-    if wanted == "on" or repays(cost, run.config.total_iterations, device):
+    if wanted in ("on", True) or repays(cost, run.config.total_iterations, device):
         return cost
     print_from_main("the network is not compiled: the training is too short to repay it (--training.compile on)")
     return None

@@ -70,6 +70,15 @@ def test_a_run_that_goes_on_keeps_the_precision_of_its_samples(tmp_path, model):
     assert sampling_precision("auto", gpu, measured=lambda: "float16") == "float16"
 
 
+def test_a_manifest_without_a_known_precision_leaves_the_choice(tmp_path, model):
+    generate(tiny.sample_config(tmp_path, num_samples=2, steps=2), model)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for value in ("fp8", None):
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"precision": value}))
+        found = sampling_precision("auto", torch.device("cuda"), directories=[tmp_path], measured=lambda: "bfloat16")
+        assert found == "bfloat16"
+
+
 def test_unknown_precisions_are_refused(tmp_path):
     with pytest.raises(ValueError, match='no precision "fp8"'):
         sampling_precision("fp8", torch.device("cpu"), measured=never)  # type: ignore[arg-type]

@@ -111,7 +111,7 @@ def test_the_manifest_lists_what_computed_the_samples_and_never_compares_it(tmp_
     generate(config(tmp_path), model)
     (first,) = environments()
     assert first["torch"] == torch.__version__.split("+")[0]
-    assert (first["batch_size"], first["cpu_threads"]) == (10, 1)
+    assert (first["batch_size"], first["cpu_threads"], first["compile"]) == (10, 1, "auto")
     generate(config(tmp_path, batch_size=3), model)  # all there: nothing was computed
     assert environments() == [first]
     (tmp_path / "shard-00001.npz").unlink()

@@ -71,6 +71,29 @@ def test_gradients_pass_the_padding():
     assert torch.equal(gradient, 2 * x)
 
 
+def test_a_network_is_compiled_for_calls_with_gradients_or_for_those_without():
+    called: list[bool] = []
+    network, _ = evaluated(Rows())
+    network.network.register_forward_hook(lambda *_: called.append(torch.is_grad_enabled()))  # of the compiled call
+    for is_enabled in (False, True, False):
+        with torch.set_grad_enabled(is_enabled):
+            network(torch.randn(2, 2), torch.ones(2))
+    assert called == [False, False]
+
+
+def test_a_compiled_network_sees_contiguous_images_alone():
+    class Strides(nn.Module):
+        def forward(self, x_t: Tensor) -> Tensor:
+            seen.add(x_t.stride())
+            return x_t
+
+    seen = set[tuple[int, ...]]()
+    network, _ = evaluated(Strides())
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(network(x), network(x.to(memory_format=torch.channels_last)))
+    assert seen == {(48, 16, 4, 1)}
+
+
 def test_an_uncompiled_network_sees_batches_as_they_are():
     rows = Rows()
     network, _ = evaluated(rows, compiles=False)
