@@ -82,7 +82,7 @@ class Update:
 
     micro_batches: Sequence[Batch]
     numbers: dict[str, Tensor]
-    """() each, for the log: the means of the losses over this process's share and, once launched, the gradient's norm."""
+    """() each, for the log: means of the losses over this process's share and, once launched, the gradient's norm."""
     observed: Mapping[str, Tensor]
     """(B,) each, as in `Losses`."""
     flags: HostCopy | None = None

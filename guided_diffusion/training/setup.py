@@ -15,7 +15,7 @@ from ..compilation import COMPILING_SECONDS, CallCost, call_cost, can_repay, com
 from ..distributed import make_accelerator, on_main_process, print_from_main, shard, this_process
 from ..memory import first_fitting, keep_freed_memory
 from ..models.memory_format import memory_format_of
-from ..models.unet import recompute
+from ..models.unet import level_sizes, recompute
 from .capacity import fitting_size, free_bytes, loss_of_first_image, processes_here, try_size
 from .ema import EMA
 from .resume import data_record, read_resume, starting_checkpoint
@@ -86,6 +86,7 @@ def _cost_to_compile(run: TrainingRun, device: torch.device) -> CallCost | None:
         )
         return None
     run.network.to(device)
+    recompute(run.network, tuple(level_sizes(run.network)))  # of memory nothing is known yet; costs stay in proportion
     one = call_cost(lambda: loss_of_first_image(run, device).backward())
     run.network.zero_grad()
     cost = replace(one, flops=one.flops * run.batches.share(this_process().world_size))

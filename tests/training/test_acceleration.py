@@ -24,9 +24,9 @@ from guided_diffusion.models.recomputation import Recomputed
 from guided_diffusion.models.unet import UNet, UNetConfig, recompute
 from guided_diffusion.run_directory import latest
 from guided_diffusion.training import capacity, setup
-from guided_diffusion.training.capacity import activation_bytes, size_by_trial
+from guided_diffusion.training.capacity import activation_bytes, loss_of_first_image, size_by_trial
 from guided_diffusion.training.config import PreviewConfig
-from guided_diffusion.training.run import TrainState
+from guided_diffusion.training.run import TrainingRun, TrainState
 
 NETWORK = tiny.encoder(channel_mult=(1.0, 2.0), attention_sizes=(4,), blocks_per_level=2)
 DROPOUT = replace(NETWORK, dropout=0.2)
@@ -152,6 +152,21 @@ def test_a_compiled_network_without_memory_is_trained_uncompiled(tmp_path, class
     warnings = [record.getMessage() for record in caplog.records if record.name.startswith("guided_diffusion")]
     assert warnings == ["there is no memory for the compiled network, which runs uncompiled, more slowly"]
     small_loop.assert_same_training(latest(tmp_path / "failed"), latest(tmp_path / "plain"))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_the_cost_of_compiling_is_found_with_as_little_memory_as_a_level_needs(tmp_path, class_folder, monkeypatch):
+    seen: list[str] = []
+
+    def observed(run: TrainingRun, device: torch.device) -> Tensor:
+        seen.extend({block.recomputed for level in run.network.levels for block in level.blocks})
+        return loss_of_first_image(run, device)
+
+    monkeypatch.setattr(setup, "loss_of_first_image", observed)
+    monkeypatch.setattr(setup, "compile_or_warn", lambda network, trial: False)
+    options = {"compile": "on", "recompute_sizes": "auto"}
+    train_diffusion(tiny.diffusion_config(tmp_path, class_folder, network=NETWORK, iterations=1, **options))
+    assert seen == ["everything"]
 
 
 def test_a_cpu_recomputes_what_one_image_needs_at_the_start_and_when_resumed(
