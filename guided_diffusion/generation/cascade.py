@@ -122,9 +122,7 @@ class UpsamplingRun:
         def bound(network: nn.Module) -> NetworkDenoiser:
             return replace(model, network=network).denoiser(y, low_res=low_res[rows], conditioning_noise=rate)
 
-        def measured() -> Precision:
-            return least_lossy_half(model.network, bound, self.chain, model.config.image_shape, low_res.device)
-
+        measured = partial(least_lossy_half, model.network, bound, self.chain, model.config.image_shape, low_res.device)
         return sampling_precision(self.settings.precision, low_res.device, directories=directories, measured=measured)
 
     def x0(self, batch: SampleBatch, low_res: Tensor) -> Tensor:

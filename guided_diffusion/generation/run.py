@@ -224,13 +224,9 @@ def compiled_for(loaded: Iterable[Any], settings: SamplingConfig, device: torch.
 
 def _precision(model: DiffusionModel, settings: SamplingConfig, *directories: Path) -> Precision:
     """The precision asked for, that of the samples in `directories`, or the one that loses least."""
-    y, chain = torch.arange(IMAGES, device=model.device) % (model.config.network.num_classes or 1), model.config.chain
-
-    def measured() -> Precision:
-        bind = partial(model.config.denoiser, y=y, clip=1.0)
-        levels = settings.sampler.levels(chain)
-        return least_lossy_half(model.network, bind, levels, model.image_shape, model.device)
-
+    y = torch.arange(IMAGES, device=model.device) % (model.config.network.num_classes or 1)
+    bind, levels = partial(model.config.denoiser, y=y, clip=1.0), settings.sampler.levels(model.config.chain)
+    measured = partial(least_lossy_half, model.network, bind, levels, model.image_shape, model.device)
     return sampling_precision(settings.precision, model.device, directories=directories, measured=measured)
 
 
