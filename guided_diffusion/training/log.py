@@ -22,8 +22,7 @@ from ..data.pictures import read_png
 from ..distributed import reduced
 from ..files import atomic_write
 from ..records import DamagedRecordError, parse_record
-from .run import TrainState
-from .step import UpdateResult
+from .run import TrainState, Update
 
 _logger = logging.getLogger(__name__)
 
@@ -71,10 +70,10 @@ class TrainingLog:
         for writer in self.writers:
             writer.close()
 
-    def add(self, updated: UpdateResult) -> None:
+    def add(self, updated: Update) -> None:
         """Count an iteration."""
         self.bar.update()
-        if updated.numbers is None:
+        if not updated.is_finite:
             self.skipped += 1
             return
         for name, value in updated.numbers.items():

@@ -87,6 +87,10 @@ class Update:
     """(B,) each, as in `Losses`."""
     flags: HostCopy | None = None
     """Once launched, (4,) bool: loss not finite, gradient not finite, loss absurdly large, a process asked to stop."""
+    is_finite: bool = True
+    """Once settled: loss and gradient were finite on every process; else nothing has changed."""
+    stop_requested: bool = False
+    """Once settled: some process was asked to stop."""
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,6 @@
 """One optimiser update, on one process or many, of a whole batch or in micro-batches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -19,17 +18,6 @@ DROPOUT = 1 << 32
 
 MOST_LOSS_GROWTH = 1e4
 """An update whose loss is over this many times the largest of all sound ones is not sound: its weights are ruined."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpdateResult:
-    """The outcome of an update; the same on every process but for the numbers."""
-
-    micro_batches: Sequence[Batch]
-    numbers: Mapping[str, Tensor] | None
-    """This process's, () each, for the log; None if loss or gradient were not finite, and nothing has changed."""
-    stop_requested: bool = False
-    """Some process was asked to stop."""
 
 
 def accumulate(state: TrainState, micro_batches: Sequence[Batch], stop: StopRequest) -> Update:
@@ -75,23 +63,22 @@ def launch(state: TrainState, update: Update, stop: StopRequest) -> None:
     update.numbers["grad_norm"], state.launched = norm, update
 
 
-def settle(state: TrainState) -> UpdateResult | None:
+def settle(state: TrainState) -> Update | None:
     """Judge the launched update, and follow it by the averages; None if there is none. To be called before the next."""
     launched, state.launched = state.launched, None
     if launched is None or launched.flags is None:
         return None
-    broken_losses, broken_gradients, absurd_losses, stops = launched.flags.read().tolist()
-    is_finite, scaler = not broken_losses and not broken_gradients, state.accelerator.scaler
+    broken_losses, broken_gradients, absurd_losses, launched.stop_requested = launched.flags.read().tolist()
+    launched.is_finite, scaler = not broken_losses and not broken_gradients, state.accelerator.scaler
     can_be_lowered = scaler is not None and scaler.get_scale() > 1
     is_overflow = broken_gradients and not broken_losses and can_be_lowered
-    _judge(state, launched.numbers["loss"], is_sound=is_finite and not absurd_losses, is_overflow=is_overflow)
-    if is_finite:
+    _judge(state, launched.numbers["loss"], is_sound=launched.is_finite and not absurd_losses, is_overflow=is_overflow)
+    if launched.is_finite:
         state.ema.update()
         if state.run.adaptive_timesteps is not None:
             of_whole_batch = gathered(launched.observed)  # in stream order
             state.run.adaptive_timesteps.learn(of_whole_batch["k"], of_whole_batch["loss"])
-    numbers = launched.numbers if is_finite else None
-    return UpdateResult(micro_batches=launched.micro_batches, numbers=numbers, stop_requested=stops)
+    return launched
 
 
 def _judge(state: TrainState, loss: Tensor, *, is_sound: bool, is_overflow: bool) -> None:
