@@ -202,6 +202,15 @@ def test_resuming_without_the_resume_directory_is_refused(tmp_path, class_folder
         train(tmp_path, class_folder, tiny.loop(iterations=2), resume=True)
 
 
+@pytest.fixture
+def terminal():
+    """The signal of a closed terminal is heard, also where the tests were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_request_to_stop_saves_where_the_training_is_and_it_continues_to_the_bit(tmp_path, class_folder, number):
     def stop_at_3(network: nn.Module, now: int) -> dict[str, float]:
