@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
+from .files import cache_folder
 from .memory import is_out_of_memory
+from .models.memory_format import lay_out
 from .models.precision import InPrecision, Prepare
 
 Compile = Literal["auto", "on", "off"] | bool
@@ -95,7 +96,8 @@ def compile_or_warn(network: nn.Module, trial: Callable[[], object], *, graphs: 
     graphs: replay the kernels of a call as one CUDA graph; its outputs are overwritten by the next call.
     """
     try:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache()))
+        if (folder := cache_folder()) is not None:  # torch's own lies in /tmp, which the next run may find empty
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "compiled"))
         network.compile(dynamic=False, mode="reduce-overhead" if graphs else None)
         with torch._dynamo.config.patch(recompile_limit=sys.maxsize):  # else 8, for all networks of a program together
             trial()
@@ -136,7 +138,7 @@ def preparation(asked: Compile, device: torch.device, *, images: float) -> Prepa
         tqdm.write(f"compiling a network for {calls:,.0f} calls: about {seconds:.0f} s", file=sys.stderr)
         is_half = isinstance(network, InPrecision) and network.dtype != torch.float32
         if is_half:  # a copy of the user's network
-            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]  # undeclared form
+            lay_out(network, torch.channels_last)
         trial = partial(_refuse_difference, call, expected, most=0.05 if is_half else 0.01)
         # No graphs with gradients: a graph of another network would overwrite what a backward pass needs.
         is_plain = expected.is_cuda and not torch.is_grad_enabled()
@@ -153,9 +155,3 @@ def _refuse_difference(call: Callable[[], Tensor], expected: Tensor, *, most: fl
         difference, size = ((value.double().square().mean()) ** 0.5 for value in (found - expected, expected))
         if not difference <= most * size + 1e-6:
             raise ValueError(f"its outputs differ by {float(difference / size):.2g} of their size")
-
-
-def _cache() -> Path:
-    """Directory of compiled code, which the next run finds again; torch's own lies in /tmp."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "guided-diffusion" / "compiled"

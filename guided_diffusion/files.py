@@ -229,6 +229,15 @@ def open_regular(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
+def cache_folder() -> Path | None:
+    """This project's folder for what later runs need not make again; None without a home. XDG_CACHE_HOME moves it."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # as its specification says
+        with suppress(RuntimeError):
+            base = Path.home() / ".cache"
+    return base / "guided-diffusion" if base.is_absolute() else None
+
+
 def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes, computed once in a process for as long as the file stays the same.
 

@@ -95,7 +95,14 @@ def _expected(kind: Any) -> str:  # any field's type
         return f"a list, such as '[a,b]', each of it {_expected(element)}"
     if dataclasses.is_dataclass(kind):
         return "no value itself, only its own options (--help lists them) or a YAML file of them"
-    return _alternatives([_expected(one) for one in get_args(kind)])
+    return _alternatives([choice for one in get_args(kind) for choice in _choices(one)])
+
+
+def _choices(kind: Any) -> list[str]:  # any field's type
+    """The values of one alternative of several, each by itself."""
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    return ["true", "false"] if kind is bool else [_expected(kind)]
 
 
 _KINDS: Mapping[Any, str] = {

@@ -87,7 +87,7 @@ def test_compile_is_on_or_off_in_a_file_too(tmp_path):
     given = ["--out", "samples", "--diffusion", "run"]
     assert parse(SampleConfig, ["--config", str(tmp_path / "file.yaml"), *given]).compile is True
     assert parse(SampleConfig, [*given, "--compile", "off"]).compile == "off"
-    with pytest.raises(ValueError, match="compile takes auto, on or off or true or false; got maybe"):
+    with pytest.raises(ValueError, match="compile takes auto, on, off, true or false; got maybe"):
         parse(SampleConfig, [*given, "--compile", "maybe"])
 
 

@@ -15,7 +15,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +25,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from ..files import SETTLED_NS, atomic_write
+from ..files import SETTLED_NS, atomic_write, cache_folder
 from .formats.npz import DAMAGED_FILE_ERRORS, opened_npz
 from .formats.storage import EncodedImages, IndexedImages, encoded_names
 
@@ -99,14 +99,11 @@ def opened_index(files: IndexedImages, path: Path) -> Iterator[ImageIndex]:
 
 def _place(path: Path, count: int) -> Path | None:
     """The file of the index; None for small sets, and without a home."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():
-        with suppress(RuntimeError):
-            base = Path.home() / ".cache"
-    if count < FEWEST or not base.is_absolute():
+    folder = cache_folder()
+    if count < FEWEST or folder is None:
         return None
     key = sha256(os.fsencode(path.resolve())).hexdigest()[:32]
-    return base / "guided-diffusion" / "data" / f"{key}.npz"
+    return folder / "data" / f"{key}.npz"
 
 
 def _stored(place: Path, files: IndexedImages, path: Path) -> ImageIndex | None:

@@ -17,7 +17,7 @@ from ..checkpoint import Checkpoint, load_weights, open_checkpoint
 from ..config import from_plain
 from ..data.labels import class_name
 from ..files import file_sha256
-from ..models.memory_format import memory_format_of
+from ..models.memory_format import lay_out, memory_format_of
 from ..models.unet import UNet, UNetConfig
 from ..models.upsampler import Upsampler, UpsamplerConfig
 from .denoiser import Clip, Network, NetworkDenoiser, Prediction, Variance, has_learned_variance
@@ -248,8 +248,7 @@ def load_network(
         raise ValueError(f"{source} describes a network that cannot be built: {error}") from None
     load_weights(network, checkpoint, weights)
     network.eval().requires_grad_(False).to(device)
-    in_memory = memory_format_of(torch.device(device), cast(Any, config).network.image_size)
-    network.to(memory_format=in_memory)  # pyright: ignore[reportCallIssue, reportArgumentType]  # undeclared form
+    lay_out(network, memory_format_of(torch.device(device), cast(Any, config).network.image_size))
     return config, network, checkpoint, file.stem
 
 

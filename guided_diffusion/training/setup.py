@@ -14,7 +14,7 @@ from ..checkpoint import load_weights, open_checkpoint
 from ..compilation import COMPILING_SECONDS, CallCost, call_cost, can_repay, compile_or_warn, repays
 from ..distributed import make_accelerator, on_main_process, print_from_main, shard, this_process
 from ..memory import first_fitting, keep_freed_memory
-from ..models.memory_format import memory_format_of
+from ..models.memory_format import lay_out, memory_format_of
 from ..models.unet import level_sizes, recompute
 from .capacity import fitting_size, free_bytes, loss_of_first_image, processes_here, try_size
 from .ema import EMA
@@ -122,7 +122,7 @@ def _prepared(run: TrainingRun, accelerator: "Accelerator", *, compiled: bool) -
     network.to(accelerator.device)
     if not config.shard:  # FSDP takes contiguous weights alone
         layout = memory_format_of(accelerator.device, run.batches.images.image_size, compiled=compiled)
-        network.to(memory_format=layout)  # pyright: ignore[reportCallIssue, reportArgumentType]  # undeclared form
+        lay_out(network, layout)
     else:
         if accelerator.num_processes == 1:
             raise ValueError("training.shard spreads a network over processes, but there is one; start several")
