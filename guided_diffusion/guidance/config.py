@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from ..config import check_at_least
 from ..data.labels import parse_label
 from .classifier import classifier_score, entropy_scaled_score
 from .score import LogProb, Scale, ScoreTerm
@@ -86,6 +87,12 @@ class GuidanceConfig:
     """Extrapolation from a weaker model."""
     clean_classifier: CleanClassifierConfig = CleanClassifierConfig()
     """A classifier that was not trained on noise."""
+    particles: int = 1
+    """Particles of each sample, by which ddpm, dpmpp_2m_sde and ddim with noise sample p(x) p(y | x)^s itself: guided,
+    weighted, resampled, and one drawn at the end; 1 is guidance alone. Costs as many times as much."""
+    particle_weight: Literal["twisted", "feynman_kac"] = "twisted"
+    """Weight of particles. twisted is exact for the sampler's own chain as particles grow in number; feynman_kac as
+    links shrink, and varies less where the classifier is rough."""
     sigma_min: float = 0.0
     """Guide only above this noise level, sqrt(1 / alpha_bar - 1); below it no guidance network is evaluated."""
     sigma_max: float = float("inf")
@@ -96,6 +103,12 @@ class GuidanceConfig:
             raise ValueError(
                 f"guidance acts where guidance.sigma_min < sigma <= guidance.sigma_max; got {self.sigma_min:g} and "
                 f"{self.sigma_max:g}"
+            )
+        check_at_least(self, particles=1)
+        if self.particles == 1 and self.particle_weight != type(self).particle_weight:
+            raise ValueError(
+                f"guidance.particle_weight {self.particle_weight} weighs particles, and there is one; give "
+                f"guidance.particles"
             )
         weaker = self.autoguidance
         if (weaker.model is None) != (weaker.weight is None):
