@@ -37,7 +37,7 @@ class SeededNoise:
 
     @classmethod
     def of_particles(cls, seed: int, ids: Sequence[int], count: int) -> "SeededNoise":
-        """Noise of `count` particles of each sample, one sample's particles in a row; the first has its sample's own."""
+        """Noise of `count` particles of each sample, in a row; the first has the sample's own."""
         noise = cls(seed, ())
         noise.generators = [
             torch.Generator().manual_seed(sample_seed(_particle_seed(seed, particle), i))

@@ -24,12 +24,15 @@ from ..diffusion.denoiser import Clip, Denoiser, bounded
 from ..diffusion.model import DiffusionModel, class_difference, load_diffusion, weights_record
 from ..models.precision import CLASSIFIER, Precision, in_precision
 from ..samplers import SamplerConfig
+from ..samplers.config import make_particle_filter
+from .classifier import class_log_density
 from .classifier_free import extrapolated
 from .compatibility import check_classifier, check_images, check_null_class, check_weaker, refuse_difference
 from .config import CleanClassifierConfig, GuidanceConfig
 from .estimate import guided_at_estimate, guided_through, joint_log_prob
 from .interval import between, is_inside, within
-from .score import Scale, ScoreTerm, summed
+from .score import LogDensity, Scale, ScoreTerm, summed
+from .twist import Twist
 
 C = TypeVar("C", Classifier, CleanClassifier)
 
@@ -72,6 +75,8 @@ class Guidance:
         self.config.scales_by_label(self.class_names)  # refuses unknown classes, and one named twice
         if self.config.is_limited:
             _check_interval(self)
+        if self.config.particles > 1:
+            _check_particles(self)
 
     @property
     def knows_classes(self) -> bool:
@@ -101,6 +106,17 @@ class Guidance:
         terms = [score(one.log_prob, y, scale) for one, scale in zip(classifiers, scales, strict=True)]
         term = summed(*terms) if len(terms) > 1 else terms[0]
         return within(term, self.config.sigma_min, self.config.sigma_max) if self.config.is_limited else term
+
+    def twist(self, y: Tensor) -> Twist:
+        """The log-density of the classifiers of noisy images by which particles of labels y (B,) are weighed."""
+        return Twist(self._log_densities(y), self.config.sigma_min, self.config.sigma_max)
+
+    def _log_densities(self, y: Tensor) -> tuple[tuple[LogDensity, Scale], ...]:
+        """log p(y | x_t) of each classifier of noisy images, and its scale."""
+        classifiers = () if self.classifier is None else (self.classifier, *self.further)
+        scales = (self._scale_of(y), *self.config.further.values())
+        guiding = zip(classifiers, scales, strict=False)  # a scale without a classifier is 1, and guides nothing
+        return tuple((class_log_density(one.log_prob, y), scale) for one, scale in guiding)
 
     def network_evaluations(self, step: Step) -> int:
         """Evaluations of denoising networks, for each sample, in one call of `denoiser` at `step`."""
@@ -135,6 +151,8 @@ class Guidance:
             "class_scales": {str(label): scale for label, scale in scales.items()} or None,
             config.score: None if config.score == GuidanceConfig.score else config.all_score_options() or True,
             **self.sampler.guidance_record(),
+            "particles": config.particles if config.particles > 1 else None,
+            "particle_weight": config.particle_weight if config.particles > 1 else None,
             "further": [classifier_record(one) | {"scale": scale} for one, scale in further] or None,
             "free_weight": config.classifier_free.weight,
             "weak": self.weaker and weights_record(self.weaker) | {"weight": config.autoguidance.weight},
@@ -252,6 +270,21 @@ def _check_requested(guidance: Guidance) -> None:
         shown = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
                           for name, value in given.items())  # fmt: skip
         raise ValueError(f"guidance was asked for without a classifier ({shown}); add --classifier RUN")
+
+
+def _check_particles(guidance: Guidance) -> None:
+    config = guidance.config
+    make_particle_filter(guidance.sampler, config.particles, config.particle_weight)  # refuses links without noise
+    if guidance.classifier is None:
+        raise ValueError(
+            f"guidance.particles {config.particles} weighs samples by a classifier of noisy images, and there is none; "
+            f"add --classifier RUN"
+        )
+    if config.score != GuidanceConfig.score:
+        raise ValueError(
+            f"guidance.particles {config.particles} samples p(x) p(y | x)^s, and guidance.score {config.score} leads "
+            f"elsewhere; leave one of them out"
+        )
 
 
 def _check_interval(guidance: Guidance) -> None:

@@ -40,8 +40,8 @@ class Entry:
     """Refuses values of the options with a ValueError."""
     warning: Callable[..., str | None] | None = None
     """Sentence about a chain and options with which samples are bad; None for good ones."""
-    link: Callable[..., Link | None] | None = None
-    """Its link with the options, where it draws noise and particles can therefore be weighed; None: it draws none."""
+    link: Callable[[Mapping[str, Any]], Link | None] = lambda own: None
+    """From its options to its link, by whose density particles are weighed; None where it draws no noise."""
     measures_nats: bool = True
     """True where each link is guided once, so that its nats can be counted."""
 
@@ -56,17 +56,17 @@ SAMPLERS: Mapping[SamplerName, Entry] = {
         spacing.by_stride,
         options=("eta",),
         check=check_eta,
-        link=lambda eta: partial(ddim_link, eta=eta) if eta > 0 else None,
+        link=lambda own: partial(ddim_link, **own) if own["eta"] > 0 else None,
     ),
     "ddpm": Entry(
         ddpm,
         spacing.evenly,
         guidance="mean_shift",
         options=("gradient_at",),
-        link=lambda gradient_at: ancestral_link if gradient_at == "x_t" else None,
+        link=lambda own: ancestral_link if own["gradient_at"] == "x_t" else None,
     ),
     "dpmpp_2m": Entry(dpmpp_2m, spacing.uniformly_in_t),
-    "dpmpp_2m_sde": Entry(dpmpp_2m_sde, spacing.uniformly_in_t, link=lambda: sde_link),
+    "dpmpp_2m_sde": Entry(dpmpp_2m_sde, spacing.uniformly_in_t, link=lambda own: sde_link),
     "dpmpp_2s": Entry(dpmpp_2s, spacing.uniformly_in_t),
     "heun": Entry(heun, spacing.by_rho),
     "langevin": Entry(
@@ -208,8 +208,7 @@ def make_particle_filter(config: SamplerConfig, count: int, weight: Weight) -> P
     Raises:
         ValueError: links without noise, which give weights no density, or guided at the mean.
     """
-    make_link = config.entry.link
-    link = None if make_link is None else make_link(**config.options)
+    link = config.entry.link(config.options)
     if link is None:
         own = "".join(f" with {name} {value}" for name, value in config.options.items())
         raise ValueError(

@@ -36,6 +36,8 @@ class Weighted:
     """(B,) float64, nats: each an estimate of log Z(s), Z(s) = E_{p(x_0)} p(y | x_0)^s; of Z itself without bias."""
     ess: Tensor
     """(K, B) effective number of particles over their number at each level, the noisiest first, before resampling."""
+    nats: Tensor
+    """(K - 1, B) 1/2 term.S.term of each link but the last, on average over particles."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class State:
     """The twist at x; None where it does not act."""
     last: tuple[LastLink, LastLink] | None = None
     """The link that led here, of the unguided and of the guided sampler."""
+    nats: Tensor | float = 0.0
+    """(B * count,) 1/2 term.S.term of that link."""
 
     def weighted(self, log_ratio: Tensor) -> "State":
         """Weights times exp of log_ratio (B * count,)."""
@@ -58,7 +62,7 @@ class State:
     def resampled(self, u: Tensor) -> "State":
         """Particles by their weights, where fewer than half are effective; u: (B,) uniform in [0, 1)."""
         chosen, log_w = systematic(self.log_w, u)
-        last = self.last and tuple(LastLink(link.x0[chosen], link.step) for link in self.last)
+        last = self.last and (self.last[0].of(chosen), self.last[1].of(chosen))
         return State(self.x[chosen], log_w, self.at and self.at.of(chosen), last)
 
 
@@ -90,7 +94,7 @@ class ParticleFilter:
         is kept. on_step is shown each sample's first particle. The last link draws no noise and is left unguided, or
         its weight would have no density; the classifier is asked about x_0 at the chain's first timestep.
         """
-        ess = list[Tensor]()
+        ess, nats = list[Tensor](), list[Tensor]()
         state = State(x_T, torch.zeros(len(x_T) // self.count, self.count, dtype=torch.float64, device=x_T.device))
         for k in reversed(range(len(chain))):
             step = chain.at(k, like=x_T)
@@ -99,11 +103,12 @@ class ParticleFilter:
             state = state.resampled(broadcast_like(choices(), x_T))
             estimate = denoiser(state.x, step)
             state = self._moved(state, estimate, step, noise if k > 0 else None)
+            nats.append((state.log_w.new_zeros(len(x_T)) + state.nats).reshape(-1, self.count).mean(dim=1))
             if on_step is not None:
                 first = slice(None, None, self.count)
                 on_step(k, state.x[first], replace(estimate, x0=estimate.x0[first]))
         state = self._arrived(state, twist, chain.at(0, like=x_T), is_active=False)
-        return drawn(state, broadcast_like(choices(), x_T), torch.stack(ess))
+        return drawn(state, broadcast_like(choices(), x_T), torch.stack(ess), torch.stack(nats[:-1]))
 
     def _arrived(self, state: State, twist: Twist, step: Step, *, is_active: bool) -> State:
         """Particles weighted by the twist where a link led them, or where guidance begins."""
@@ -124,7 +129,7 @@ class ParticleFilter:
         plain, var = self.link(state.x, estimate, step, state.last and state.last[0])
         if noise is None or term is None or state.at is None:
             x = plain if noise is None else plain + var**0.5 * noise(state.x)
-            return replace(state, x=x, last=last)
+            return replace(state, x=x, last=last, nats=0.0)
         if self.place == "mean_shift":
             guided = plain + var * term
         else:
@@ -134,7 +139,7 @@ class ParticleFilter:
             ratio = state.at.drift(var)
         else:  # N(plain, var) over N(guided, var) at x_s
             ratio = -(var**-0.5 * d.double() * z).flatten(1).sum(dim=1) - 0.5 * squared(d, 1 / var)
-        return replace(state, x=guided + var**0.5 * z, last=last).weighted(ratio)
+        return replace(state, x=guided + var**0.5 * z, last=last, nats=0.5 * squared(term, var)).weighted(ratio)
 
 
 def effective_share(log_w: Tensor) -> Tensor:
@@ -158,11 +163,11 @@ def systematic(log_w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     return rows.flatten(), torch.where(is_poor, even, log_w)
 
 
-def drawn(state: State, u: Tensor, ess: Tensor) -> Weighted:
+def drawn(state: State, u: Tensor, ess: Tensor, nats: Tensor) -> Weighted:
     """One particle of each sample, by weight; u: (B,) uniform in [0, 1)."""
     count = state.log_w.shape[1]
     log_mean = state.log_w.logsumexp(dim=1) - math.log(count)
     chosen = torch.searchsorted(state.log_w.softmax(dim=1).cumsum(dim=1), u[:, None]).clamp(max=count - 1).flatten()
     x_0 = state.x[chosen + count * torch.arange(len(chosen), device=chosen.device)]
     broken = ~log_mean.isfinite().reshape(-1, *(1,) * (x_0.ndim - 1))  # a particle that is not finite is not dropped
-    return Weighted(x_0.masked_fill(broken, math.nan), log_mean, ess)
+    return Weighted(x_0.masked_fill(broken, math.nan), log_mean, ess, nats)

@@ -25,6 +25,10 @@ class LastLink:
     x0: Tensor
     step: Step
 
+    def of(self, states: Tensor) -> "LastLink":
+        """That of some of the states, (B,) int64."""
+        return LastLink(self.x0[states], self.step)
+
 
 class Link(Protocol):
     """A link of a sampler that draws noise: p(x_s | x_t) = N(mean, var)."""
