@@ -57,6 +57,16 @@ class Sampler(Protocol):
         ...
 
 
+def in_turn(first: OnStep, second: OnStep) -> OnStep:
+    """Both, one after the other."""
+
+    def on_step(k: int, x: Tensor, estimate: Estimate) -> None:
+        first(k, x, estimate)
+        second(k, x, estimate)
+
+    return on_step
+
+
 def guided_sampler(function: Callable[..., Tensor], place: GuidancePlace) -> Sampler:
     """A sampling function as a `Sampler`: a score term becomes its `mean_shift`, or tilts the denoiser it is given."""
 
