@@ -1,10 +1,9 @@
-"""Objectives and held-out measurements of targets other than classes, and the table of their kinds."""
+"""The objective of targets other than classes, their values in tables, and the table of their kinds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from guided_diffusion.data.batches import Batch
@@ -21,16 +20,16 @@ from .target_model import Column, TargetName, mean_and_log_var
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of target: outputs (B, O) of a network, values (B, K) of the table's K columns."""
+    """A kind of target, as functions of a network's outputs (B, O) and standardised values (B, K) of K columns."""
 
     num_outputs: Callable[[int], int]
     """O of K."""
-    columns: Callable[[Tensor, Sequence[str], Path], tuple[Column, ...]]
-    """The columns of values (N, K), their names and their table; columns that teach nothing are a ValueError."""
+    columns: Callable[[Tensor, Sequence[str]], tuple[Column, ...]]
+    """The columns of values (N, K) as they are in the table, and their names; a ValueError refuses unfit ones."""
     log_likelihood: Callable[[Tensor, Tensor], Tensor]
-    """(outputs, values) -> (B,) nats."""
-    measure: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
-    """(outputs, values) -> further numbers () of the batch, by name."""
+    """log p(values) (B,), nats."""
+    numbers: Callable[[Tensor, Tensor, Sequence[Column]], Mapping[str, Tensor]]
+    """Further numbers () by name."""
 
 
 @dataclass(frozen=True)
@@ -40,63 +39,77 @@ class TargetObjective:
     chain: TrainingChain | None
     """None: clean images, at t = 0."""
     target: Target
+    columns: Sequence[Column]
 
     def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
         """The mean loss, and the target's own numbers of the batch."""
         outputs = network(*noised(self.chain, batch.x0, noise)).float()
         loss = -self.target.log_likelihood(outputs, batch.y).mean()
-        return Losses(total=loss, logged=self.target.measure(outputs, batch.y))
+        return Losses(total=loss, logged=self.target.numbers(outputs.detach(), batch.y, self.columns))
+
+
+def learned_columns(images: ImageSet, table: Path, names: Sequence[str], kind: TargetName) -> tuple[Column, ...]:
+    """The columns that a training on these images learns.
+
+    Raises:
+        FileNotFoundError, ValueError: as `column_values`, or a column that teaches nothing.
+    """
+    try:
+        return TARGETS[kind].columns(column_values(images, table, names), names)
+    except ValueError as error:
+        raise ValueError(f"{table}: {error}") from None
 
 
 def with_values(images: ImageSet, table: Path, columns: Sequence[Column]) -> ImageSet:
-    """The images, labelled with their standardised values in the table's columns."""
+    """The images, labelled with their standardised values in the table."""
     values = column_values(images, table, [column.name for column in columns])
-    mean, std = (values.new_tensor([getattr(column, field) for column in columns]) for field in ("mean", "std"))
+    mean, std = values.new_tensor([(column.mean, column.std) for column in columns]).T
     return replace(images, labels=((values - mean) / std).float())
 
 
-def real_column(values: Tensor, names: Sequence[str], table: Path) -> tuple[Column, ...]:
-    """The one column of a regression, with mean and standard deviation of its values."""
+def _real_column(values: Tensor, names: Sequence[str]) -> tuple[Column, ...]:
     low, high = values.min().item(), values.max().item()
     if low == high:
-        raise ValueError(f'the column "{names[0]}" of {table} is {low:g} for every image; there is nothing to learn')
+        raise ValueError(f'the column "{names[0]}" is {low:g} for every image; there is nothing to learn')
     mean, std = values.mean().item(), values.std(correction=0).item()
     return (Column(name=names[0], mean=mean, std=std, lowest=low, highest=high),)
 
 
-def binary_columns(values: Tensor, names: Sequence[str], table: Path) -> tuple[Column, ...]:
-    """The columns of attributes, each with zeros and ones."""
-    for name, column in zip(names, values.unbind(dim=1), strict=True):
-        found = column.unique().tolist()
+def _binary_columns(values: Tensor, names: Sequence[str]) -> tuple[Column, ...]:
+    for name, found in zip(names, (column.unique().tolist() for column in values.T), strict=True):
         if found != [0, 1]:
-            shown = f"{found[0]:g} for every image" if len(found) == 1 else ", ".join(f"{x:g}" for x in found[:5])
+            shown = ", ".join(f"{value:g}" for value in found[:5]) + (", .." if len(found) > 5 else "")
             raise ValueError(
-                f'attributes are 0 for no and 1 for yes, with images of both; the column "{name}" of {table} is {shown}'
+                f'attributes are 0 for no and 1 for yes, and images of both are needed; "{name}" holds {shown}'
             )
     return tuple(Column(name=name) for name in names)
 
 
-def regression_log_likelihood(outputs: Tensor, values: Tensor) -> Tensor:
-    """log N(value; mean, var) (B,), nats, of a standardised value: -1.42 where only its mean and variance are known."""
-    return gaussian_log_likelihood(*mean_and_log_var(outputs), values[:, 0])
+def _gaussian_numbers(outputs: Tensor, values: Tensor, columns: Sequence[Column]) -> dict[str, Tensor]:
+    """Root mean square error in the unit of the table, and the correlation of predicted and true values, 0 of one."""
+    mean, value = mean_and_log_var(outputs)[0], values[:, 0]
+    centred, other = mean - mean.mean(), value - value.mean()
+    correlation = (centred * other).sum() / (centred.norm() * other.norm()).clamp(min=1e-12)
+    return {"rmse": columns[0].std * (mean - value).square().mean().sqrt(), "correlation": correlation}
 
 
-def regression_numbers(outputs: Tensor, values: Tensor) -> dict[str, Tensor]:
-    """The mean squared error over the variance of all values: 1 where only their mean is known."""
-    return {"squared_error": ((mean_and_log_var(outputs)[0] - values[:, 0]) ** 2).mean()}
-
-
-def attributes_log_likelihood(outputs: Tensor, values: Tensor) -> Tensor:
-    """log prod_i p(a_i) (B,), nats."""
-    return bernoulli_log_likelihood(outputs, values).sum(dim=1)
-
-
-def attributes_numbers(outputs: Tensor, values: Tensor) -> dict[str, Tensor]:
-    """The share of attributes that are predicted rightly."""
-    return {"accuracy": ((outputs > 0) == (values > 0)).float().mean()}
+def _binary_numbers(outputs: Tensor, values: Tensor, columns: Sequence[Column]) -> dict[str, Tensor]:
+    """The share of predictions that are right, of each attribute."""
+    right = ((outputs > 0) == (values > 0.5)).float().mean(dim=0)
+    return {f"accuracy_{column.name}": share for column, share in zip(columns, right, strict=True)}
 
 
 TARGETS: Mapping[TargetName, Target] = {
-    "regression": Target(lambda _: 2, real_column, regression_log_likelihood, regression_numbers),
-    "attributes": Target(lambda count: count, binary_columns, attributes_log_likelihood, attributes_numbers),
+    "regression": Target(
+        num_outputs=lambda _: 2,
+        columns=_real_column,
+        log_likelihood=lambda outputs, values: gaussian_log_likelihood(*mean_and_log_var(outputs), values[:, 0]),
+        numbers=_gaussian_numbers,
+    ),
+    "attributes": Target(
+        num_outputs=lambda count: count,
+        columns=_binary_columns,
+        log_likelihood=lambda outputs, values: bernoulli_log_likelihood(outputs, values).sum(dim=1),
+        numbers=_binary_numbers,
+    ),
 }

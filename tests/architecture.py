@@ -38,7 +38,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "guided_diffusion/html.py", "guided_diffusion/distributed.py", "guided_diffusion/memory.py",
         "guided_diffusion/compilation.py",
         "guided_diffusion/openai/", "guided_diffusion/data/", "guided_diffusion/diffusion/model.py",
-        "classifiers/trained_model.py", "classifiers/off_the_shelf.py", "classifiers/activations.py",
+        "classifiers/trained_model.py", "classifiers/target_model.py", "classifiers/off_the_shelf.py",
+        "classifiers/activations.py",
     ),
     "guidance of a run": (
         "guided_diffusion/guidance/config.py", "guided_diffusion/guidance/compatibility.py",

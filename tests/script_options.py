@@ -289,11 +289,13 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "train_classifier": (
         *TRAINING,
+        "columns",
         "diffusion",
         "entropy_weight",
         "heldout",
         "heldout_images",
         "pooling",
+        "target",
     ),
     "train_diffusion": (
         *TRAINING,

@@ -25,7 +25,7 @@ def column_values(images: ImageSet, table: Path, columns: Sequence[str]) -> Tens
     """
     source = images.path / table if (images.path / table).is_file() else table
     if not source.is_file():
-        raise FileNotFoundError(f"there is no {table}, neither in {images.path} nor from here; give --data.labels TABLE")
+        raise FileNotFoundError(f"there is no {table}, neither in {images.path} nor from here; give --data.labels")
     row_of = _rows(source, columns)
     paths = [place.relative_to(images.path) if place.is_relative_to(images.path) else place for place in images.paths]
     files = [normalize("NFC", path.as_posix()) for path in paths]
