@@ -18,14 +18,14 @@ LEAST_VAR = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
-    """A column of a table; to the network its values are (value - mean) / std."""
+class Columns:
+    """Columns of a table, with numbers of each; to the network a value is (value - mean) / std."""
 
-    name: str
-    mean: float = 0.0
-    std: float = 1.0
-    lowest: float = 0.0
-    highest: float = 1.0
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,11 @@ class TargetModelConfig:
     """The encoder, its pooling, and in place of classes the outputs: log odds of attributes, `mean_and_log_var`."""
     chain: ChainConfig | None
     """The chain of the diffusion model whose noise it was trained on; null: clean images only."""
-    columns: tuple[Column, ...]
+    columns: Columns
     """The columns of the table."""
 
 
 def mean_and_log_var(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log variance (B,) of a standardised value, by outputs (B, 2): the mean, and log(variance - LEAST_VAR)."""
+    """Mean and log variance (B,) of a standardised value by outputs (B, 2), its mean and log(variance - LEAST_VAR)."""
     mean, raw = outputs.unbind(dim=1)
     return mean, torch.logaddexp(raw, torch.full_like(raw, math.log(LEAST_VAR)))

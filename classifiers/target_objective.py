@@ -15,7 +15,7 @@ from guided_diffusion.guidance.densities import bernoulli_log_likelihood, gaussi
 from guided_diffusion.training.objective import Losses
 
 from .classifier_objective import noised
-from .target_model import Column, TargetName, mean_and_log_var
+from .target_model import Columns, TargetName, mean_and_log_var
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Target:
 
     num_outputs: Callable[[int], int]
     """O of K."""
-    columns: Callable[[Tensor, Sequence[str]], tuple[Column, ...]]
+    columns: Callable[[Tensor, Sequence[str]], Columns]
     """The columns of values (N, K) as they are in the table, and their names; a ValueError refuses unfit ones."""
     log_likelihood: Callable[[Tensor, Tensor], Tensor]
     """log p(values) (B,), nats."""
-    numbers: Callable[[Tensor, Tensor, Sequence[Column]], Mapping[str, Tensor]]
+    numbers: Callable[[Tensor, Tensor, Columns], Mapping[str, Tensor]]
     """Further numbers () by name."""
 
 
@@ -39,7 +39,7 @@ class TargetObjective:
     chain: TrainingChain | None
     """None: clean images, at t = 0."""
     target: Target
-    columns: Sequence[Column]
+    columns: Columns
 
     def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
         """The mean loss, and the target's own numbers of the batch."""
@@ -48,7 +48,7 @@ class TargetObjective:
         return Losses(total=loss, logged=self.target.numbers(outputs.detach(), batch.y, self.columns))
 
 
-def learned_columns(images: ImageSet, table: Path, names: Sequence[str], kind: TargetName) -> tuple[Column, ...]:
+def learned_columns(images: ImageSet, table: Path, names: Sequence[str], kind: TargetName) -> Columns:
     """The columns that a training on these images learns.
 
     Raises:
@@ -60,43 +60,44 @@ def learned_columns(images: ImageSet, table: Path, names: Sequence[str], kind: T
         raise ValueError(f"{table}: {error}") from None
 
 
-def with_values(images: ImageSet, table: Path, columns: Sequence[Column]) -> ImageSet:
+def with_values(images: ImageSet, table: Path, columns: Columns) -> ImageSet:
     """The images, labelled with their standardised values in the table."""
-    values = column_values(images, table, [column.name for column in columns])
-    mean, std = values.new_tensor([(column.mean, column.std) for column in columns]).T
+    values = column_values(images, table, columns.names)
+    mean, std = values.new_tensor((columns.mean, columns.std))
     return replace(images, labels=((values - mean) / std).float())
 
 
-def _real_column(values: Tensor, names: Sequence[str]) -> tuple[Column, ...]:
+def _real_column(values: Tensor, names: Sequence[str]) -> Columns:
     low, high = values.min().item(), values.max().item()
     if low == high:
         raise ValueError(f'the column "{names[0]}" is {low:g} for every image; there is nothing to learn')
     mean, std = values.mean().item(), values.std(correction=0).item()
-    return (Column(name=names[0], mean=mean, std=std, lowest=low, highest=high),)
+    return Columns(names=(*names,), mean=(mean,), std=(std,), lowest=(low,), highest=(high,))
 
 
-def _binary_columns(values: Tensor, names: Sequence[str]) -> tuple[Column, ...]:
+def _binary_columns(values: Tensor, names: Sequence[str]) -> Columns:
     for name, found in zip(names, (column.unique().tolist() for column in values.T), strict=True):
         if found != [0, 1]:
             shown = ", ".join(f"{value:g}" for value in found[:5]) + (", .." if len(found) > 5 else "")
             raise ValueError(
                 f'attributes are 0 for no and 1 for yes, and images of both are needed; "{name}" holds {shown}'
             )
-    return tuple(Column(name=name) for name in names)
+    zeros, ones = (0.0,) * len(names), (1.0,) * len(names)
+    return Columns(names=(*names,), mean=zeros, std=ones, lowest=zeros, highest=ones)
 
 
-def _gaussian_numbers(outputs: Tensor, values: Tensor, columns: Sequence[Column]) -> dict[str, Tensor]:
+def _gaussian_numbers(outputs: Tensor, values: Tensor, columns: Columns) -> dict[str, Tensor]:
     """Root mean square error in the unit of the table, and the correlation of predicted and true values, 0 of one."""
     mean, value = mean_and_log_var(outputs)[0], values[:, 0]
     centred, other = mean - mean.mean(), value - value.mean()
     correlation = (centred * other).sum() / (centred.norm() * other.norm()).clamp(min=1e-12)
-    return {"rmse": columns[0].std * (mean - value).square().mean().sqrt(), "correlation": correlation}
+    return {"rmse": columns.std[0] * (mean - value).square().mean().sqrt(), "correlation": correlation}
 
 
-def _binary_numbers(outputs: Tensor, values: Tensor, columns: Sequence[Column]) -> dict[str, Tensor]:
+def _binary_numbers(outputs: Tensor, values: Tensor, columns: Columns) -> dict[str, Tensor]:
     """The share of predictions that are right, of each attribute."""
     right = ((outputs > 0) == (values > 0.5)).float().mean(dim=0)
-    return {f"accuracy_{column.name}": share for column, share in zip(columns, right, strict=True)}
+    return {f"accuracy_{name}": share for name, share in zip(columns.names, right, strict=True)}
 
 
 TARGETS: Mapping[TargetName, Target] = {

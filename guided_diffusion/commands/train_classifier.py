@@ -94,7 +94,7 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         target, table = TARGETS[config.target], Path(config.data.labels)
         columns = learned_columns(data, table, config.columns or (), config.target)
         data = with_values(data, table, columns)
-        outputs = network(num_classes=target.num_outputs(len(columns)))
+        outputs = network(num_classes=target.num_outputs(len(columns.names)))
         model = TargetModelConfig(target=config.target, network=outputs, chain=chain, columns=columns)
         objective = TargetObjective(levels, target, columns)
     heldout = None if config.heldout is None else replace(config.data, path=config.heldout)
