@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from classifiers import diagnosis as diagnostics
-from classifiers.diagnosis import LevelMeasurement, Probes, correction_ratio, measure_levels, measure_slopes, summarize
+from classifiers import probes as measurements
+from classifiers.diagnosis import summarize
+from classifiers.probes import LevelMeasurement, Probes, correction_ratio, measure_levels, measure_slopes
 from classifiers.trained_model import load_classifier
 from classifiers.validation import open_heldout, predictions, read_images
 from guided_diffusion.commands.diagnose_classifier import DiagnoseConfig, diagnose_classifier
@@ -21,6 +23,14 @@ from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.guidance import classifier_score
 
 CHAIN = make_chain(tiny.CHAIN)
+
+
+def measurement(log_p: torch.Tensor, *, t: float = 0.0) -> LevelMeasurement:
+    ones = torch.ones(len(log_p))
+    return LevelMeasurement(
+        t=t, alpha_bar=0.5, log_p=log_p, corrections=0.1 * ones, slope_error=0.0, squared_gradients=ones.double(),
+        path_log_p=log_p,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("batch_size", [64, 7])
@@ -59,7 +69,7 @@ def test_the_scale_is_pooled_over_the_levels_that_know_something():
     knowing = torch.nn.functional.one_hot(right, 2).double() * 2
     ignorant = torch.nn.functional.one_hot(torch.zeros_like(y), 2).double() * 50
     levels = [
-        LevelMeasurement(float(t), 0.5, logits.log_softmax(dim=1), torch.full((100,), 0.1), 0.0)
+        measurement(logits.log_softmax(dim=1), t=float(t))
         for t, logits in enumerate((knowing, ignorant))
     ]
     found = summarize(levels, y, classifier="c", data=Path("d"), trained_on_it=False, guides=True)
@@ -73,13 +83,13 @@ def test_the_scale_is_pooled_over_the_levels_that_know_something():
 def test_a_constant_answer_on_uneven_classes_is_no_knowledge():
     y = torch.tensor([0] * 90 + [1] * 10)
     constant = torch.tensor([[3.0, 0.0]]).log_softmax(dim=1).expand(100, 2)
-    level = LevelMeasurement(0.0, 0.9, constant, torch.full((100,), 0.1), 0.0)
+    level = measurement(constant)
     found = summarize([level], y, classifier="c", data=Path("d"), trained_on_it=False, guides=True)
     assert (found.commonest, found.levels[0].accuracy, found.scale) == (0.9, 0.9, None)
 
 
 def test_broken_weights_are_named():
-    level = LevelMeasurement(7.0, 0.9, torch.full((2, 2), math.nan), torch.zeros(2), 0.0)
+    level = measurement(torch.full((2, 2), math.nan), t=7.0)
     with pytest.raises(
         ValueError, match=r"run/c gives log-probabilities that are not finite at t = 7: its weights are"
     ):
@@ -134,7 +144,7 @@ def test_an_interrupted_diagnosis_leaves_nothing(tmp_path, class_folder, classif
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(diagnostics, "measure_slopes", interrupted)
+    monkeypatch.setattr(measurements, "measure_slopes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         diagnose_classifier(
             DiagnoseConfig(classifier=classifier_run, data=tiny.data(class_folder), out=tmp_path / "d.json")

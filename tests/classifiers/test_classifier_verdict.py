@@ -7,7 +7,7 @@ import pytest
 
 from classifiers.calibration import SCALE_LIMIT
 from classifiers.diagnosis import Diagnosis, LevelReport
-from classifiers.diagnosis_report import verdict
+from classifiers.diagnosis_verdict import verdict
 
 LEVEL = LevelReport(
     t=0.0, alpha_bar=0.99, accuracy=0.9, log_likelihood=-0.3, confidence=0.9, calibration_error=0.02, entropy=0.2,
