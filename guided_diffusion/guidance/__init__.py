@@ -7,22 +7,25 @@ subtracts sqrt(1 - alpha_bar) * term from eps (ADM Algorithm 2), which works wit
 means to each of them.
 """
 
-from .classifier import classifier_score, entropy_scaled_score
+from .classifier import class_log_density, classifier_score, entropy_scaled_score
 from .classifier_free import extrapolated
 from .estimate import guided_at_estimate, guided_through, joint_log_prob
 from .interval import between, within
-from .score import LogProb, ScoreTerm, summed, tilted
+from .score import LogDensity, LogProb, ScoreTerm, score_of, summed, tilted
 
 __all__ = [
+    "LogDensity",
     "LogProb",
     "ScoreTerm",
     "between",
+    "class_log_density",
     "classifier_score",
     "entropy_scaled_score",
     "extrapolated",
     "guided_at_estimate",
     "guided_through",
     "joint_log_prob",
+    "score_of",
     "summed",
     "tilted",
     "within",
