@@ -52,8 +52,8 @@ def format_diagnosis(diagnosis: Diagnosis) -> str:
     paired = bool(diagnosis.pairs)
     columns = {name: cell for name, cell in _COLUMNS.items() if paired or name != "nats"}
     legend = [
-        "ECE: expected calibration error. entropy: of the prediction, 1 = uniform. correction: of eps at scale 1,",
-        "as a share of eps. slope error: of the gradient against finite differences, relative.",
+        "ECE: expected calibration error. entropy: of the prediction, 1 = uniform. correction: of eps at",
+        "scale 1, as a share of eps. slope error: of the gradient against finite differences, relative.",
     ]
     lines = [
         f"{diagnosis.num_images} images of {diagnosis.data}; chance: {diagnosis.chance:.1%}, "
@@ -71,8 +71,8 @@ def format_diagnosis(diagnosis: Diagnosis) -> str:
             "",
             *_table(_PAIR_COLUMNS, diagnosis.pairs),
             "",
-            "gained: rise of the mean log p(y), nats; an exact classifier gains what it spends. moved: probability",
-            "between bins of p(y); z: the largest change of a bin in standard errors, and its mean p at t and s.",
+            "gained: rise of the mean log p(y), nats, which is what an exact classifier spends. moved: probability",
+            "between bins of p(y). z: the largest change of a bin in standard errors, and its mean p at t and s.",
         ]
     return "\n".join(lines)
 

@@ -68,10 +68,7 @@ def test_the_scale_is_pooled_over_the_levels_that_know_something():
     right = torch.where(torch.arange(100) < 80, y, 1 - y)  # 80% right at log-odds 2: honest times log(4) / 2
     knowing = torch.nn.functional.one_hot(right, 2).double() * 2
     ignorant = torch.nn.functional.one_hot(torch.zeros_like(y), 2).double() * 50
-    levels = [
-        measurement(logits.log_softmax(dim=1), t=float(t))
-        for t, logits in enumerate((knowing, ignorant))
-    ]
+    levels = [measurement(logits.log_softmax(dim=1), t=float(t)) for t, logits in enumerate((knowing, ignorant))]
     found = summarize(levels, y, classifier="c", data=Path("d"), trained_on_it=False, guides=True)
     assert found.scale == pytest.approx(math.log(4) / 2, rel=1e-9)
     assert (found.chance, found.commonest, found.num_images) == (0.5, 0.5, 100)
@@ -105,6 +102,11 @@ def test_a_diagnosis_is_printed_and_written_with_a_figure(tmp_path, class_folder
     assert record["levels"][0]["accuracy"] == 1.0
     assert record["levels"][2]["log_likelihood"] < math.log(0.9)  # pure noise tells nothing
     assert record["scale"] > 0
+    spent = [level["nats"] for level in record["levels"]]
+    assert record["information"]["spent"] == pytest.approx(sum(spent))
+    assert record["information"]["ceiling"] == pytest.approx(math.log(2))
+    assert [(pair["t"], pair["s"]) for pair in record["pairs"]] == [(24, 0), (49, 24)]
+    assert 0 < sum(pair["spent"] for pair in record["pairs"]) <= sum(spent)
     printed = capsys.readouterr().out
     assert "20 images of" in printed
     assert all(sentence in " ".join(printed.split()) for sentence in record["verdict"])
@@ -129,6 +131,7 @@ def test_a_judge_has_one_level_no_figure_and_no_scale_to_start_from(tmp_path, cl
     record = json.loads(out.read_text())
     assert [(level["t"], level["alpha_bar"]) for level in record["levels"]] == [(0, 1)]
     assert record["levels"][0]["correction"] == 0
+    assert (record["levels"][0]["nats"], record["information"], record["pairs"]) == (None, None, [])
     assert not any("--guidance.scale" in sentence for sentence in record["verdict"])
     assert not out.with_suffix(".png").exists()
 
