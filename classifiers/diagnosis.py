@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -139,11 +140,9 @@ def diagnosed(
         levels, y, classifier=classifier.name, data=data.path, guides=chain is not None,
         trained_on_it=classifier.checkpoint.was_trained_on(data.path),
     )  # fmt: skip
-    return (
-        diagnosis
-        if chain is None or len(links) == 1
-        else between_levels(diagnosis, levels, y, link_weights(chain, links))
-    )
+    if chain is None or len(links) == 1:
+        return diagnosis
+    return between_levels(diagnosis, levels, y, link_weights(chain, links))
 
 
 def summarize(
@@ -155,22 +154,22 @@ def summarize(
         ValueError: log-probabilities that are not finite.
     """
     for level in levels:
-        if not bool(level.log_p.isfinite().all()):
+        if not bool(level.predictions.log_p.isfinite().all()):
             raise ValueError(
                 f"{classifier} gives log-probabilities that are not finite at t = {level.t:g}: its weights are broken, "
                 f"take another checkpoint"
             )
-    chance = 1 / levels[0].log_p.shape[1]
+    chance = 1 / levels[0].predictions.log_p.shape[1]
     reports = [
         LevelReport(
             t=level.t,
             alpha_bar=level.alpha_bar,
-            accuracy=accuracy(level.log_p, y),
-            log_likelihood=log_likelihood(level.log_p, y),
-            confidence=mean_confidence(level.log_p),
-            calibration_error=calibration_error(level.log_p, y),
-            entropy=normalized_entropy(level.log_p),
-            correction=float(level.corrections.mean()),
+            accuracy=accuracy(level.predictions.log_p, y),
+            log_likelihood=log_likelihood(level.predictions.log_p, y),
+            confidence=mean_confidence(level.predictions.log_p),
+            calibration_error=calibration_error(level.predictions.log_p, y),
+            entropy=normalized_entropy(level.predictions.log_p),
+            correction=float(level.predictions.corrections.mean()),
             slope_error=level.slope_error,
         )
         for level in levels
@@ -179,7 +178,9 @@ def summarize(
         classifier=classifier, data=str(data), num_images=len(y), trained_on_it=trained_on_it, guides=guides,
         chance=chance, commonest=max(chance, float(y.bincount().max()) / len(y)), levels=tuple(reports), scale=None,
     )  # fmt: skip
-    informed = [level.log_p for level, report in zip(levels, reports, strict=True) if diagnosis.is_informed(report)]
+    informed = [
+        level.predictions.log_p for level, report in zip(levels, reports, strict=True) if diagnosis.is_informed(report)
+    ]
     if not informed:
         return diagnosis
     return replace(diagnosis, scale=calibrating_scale(torch.cat(informed), y.repeat(len(informed))))
@@ -190,28 +191,23 @@ def between_levels(diagnosis: Diagnosis, measured: Sequence[LevelMeasurement], y
 
     measured: two levels or more. weights: `link_weights` of them.
     """
-    squared = torch.stack([level.squared_gradients for level in measured], dim=1)
-    spent, levels = weights @ squared.mean(dim=0), diagnosis.levels
-    pairs = [
-        pair_report(
-            levels[j - 1],
-            levels[j],
-            martingale_bins(measured[j - 1].path_log_p, measured[j].path_log_p),
-            spent=float(spent[j]),
-        )
-        for j in range(1, len(levels))
+    squared, levels = torch.stack([level.predictions.squared_gradients for level in measured], dim=1), diagnosis.levels
+    bins = [
+        martingale_bins(one.predictions.path_log_p, noisier.predictions.path_log_p)
+        for one, noisier in pairwise(measured)
     ]
-    nats = weights.sum(dim=0) * squared.mean(dim=0)
+    spent = (weights @ squared.mean(dim=0)).tolist()[1:]
+    nats = (weights.sum(dim=0) * squared.mean(dim=0)).tolist()
     return replace(
         diagnosis,
-        levels=tuple(replace(level, nats=float(share)) for level, share in zip(levels, nats, strict=True)),
+        levels=tuple(replace(level, nats=share) for level, share in zip(levels, nats, strict=True)),
         information=spent_information(squared, weights, log_likelihood=levels[0].log_likelihood, y=y),
-        pairs=tuple(pairs),
+        pairs=tuple(pair_report(*pair) for pair in zip(levels, levels[1:], bins, spent, strict=False)),
     )
 
 
-def pair_report(less_noisy: LevelReport, noisier: LevelReport, bins: tuple[Bin, ...], *, spent: float) -> PairReport:
-    """The report of a pair from those of its levels, the bins of its martingale test and the nats spent between."""
+def pair_report(less_noisy: LevelReport, noisier: LevelReport, bins: tuple[Bin, ...], spent: float) -> PairReport:
+    """The report of two neighbouring levels. bins: of their martingale test; spent: nats, between the two."""
     num_images = sum(one.count * one.p_t for one in bins)  # an image's probabilities sum to 1
     return PairReport(
         t=noisier.t, s=less_noisy.t, spent=spent, gained=less_noisy.log_likelihood - noisier.log_likelihood,

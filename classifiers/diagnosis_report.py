@@ -71,8 +71,8 @@ def format_diagnosis(diagnosis: Diagnosis) -> str:
             "",
             *_table(_PAIR_COLUMNS, diagnosis.pairs),
             "",
-            "gained: rise of the mean log p(y), nats, which is what an exact classifier spends. moved: probability",
-            "between bins of p(y). z: the largest change of a bin in standard errors, and its mean p at t and s.",
+            "gained: rise of the mean log p(y), nats; an exact classifier spends as much. moved: probability",
+            "between bins of p(y). z: the largest change of a bin, in standard errors; its mean p at t and at s.",
         ]
     return "\n".join(lines)
 

@@ -121,8 +121,8 @@ def _consistency(pairs: Sequence[PairReport]) -> str:
         )
     failed = sum(pair.z > limit for pair in pairs)
     return (
-        f"It contradicts itself at {failed} of {len(pairs)} pairs of noise levels: classes of {pair.worst.p_t:.3f} at "
-        f"t = {pair.t:g} have {pair.worst.p_s:.3f} on average at t = {pair.s:g} of the same noising paths "
+        f"It contradicts itself at {failed} of {len(pairs)} pairs of noise levels: classes of p = {pair.worst.p_t:.3f} "
+        f"at t = {pair.t:g} have {pair.worst.p_s:.3f} on average at t = {pair.s:g} of the same noising paths "
         f"({pair.z:.1f} standard errors), where an exact classifier keeps the mean. One of the two levels is wrong, "
         f"however well each is calibrated."
     )
@@ -150,12 +150,12 @@ def _excess(diagnosis: Diagnosis, found: Information) -> str:
     unguided = sum(pair.spent for pair in diagnosis.pairs if pair.s >= last)
     excess, pair = found.spent - found.known, max(diagnosis.pairs, key=lambda pair: pair.spent - pair.gained)
     remedy = (
-        f"--guidance.sigma_max as above spares {unguided:.2f}."
+        f"The above --guidance.sigma_max spares {unguided:.2f}."
         if unguided > excess / 2
         else "Train it longer, on more images or with more weight decay."
     )
     return (
-        f"{excess:.2f} nats are errors of its gradients, most of them between t = {pair.s:g} and {pair.t:g}, where it "
+        f"{excess:.2f} nats go into errors of its gradients, the most between t = {pair.s:g} and {pair.t:g}, where it "
         f"spends {pair.spent:.2f} and gains {pair.gained:.2f}. {remedy}"
     )
 

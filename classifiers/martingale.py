@@ -5,9 +5,9 @@ Let x_s be less noisy than x_t, on one noising path of an image. The exact p(y |
     E[p(y | x_s) | x_t] = p(y | x_t) for every class y,
 
 and the test compares the means of p(y | x_s) and p(y | x_t) in bins of p(y | x_t), over all images and classes. It
-needs no label: a bin's difference is the calibration error of p(y | x_t) less that of p(y | x_s), both in this bin. With
-an exact p(y | x_s) it is the calibration error at t. In general it also sees a level that lost what a noisier one knows,
-though each is calibrated by itself. It does not see errors that all levels share, or that cancel within a bin.
+needs no label: a bin's difference is the calibration error of p(y | x_t) less that of p(y | x_s), both in this bin. If
+p(y | x_s) is exact, that is the calibration error at t. In general the test also sees a level that lost what a noisier
+one knows, though each is calibrated. It does not see errors that all levels share, or that cancel within a bin.
 """
 
 import math

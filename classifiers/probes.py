@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,31 +27,27 @@ HALF_WIDTH = 1e-4
 and float64's rounding, about 1e-12, are both far below float32's rounding of the gradient."""
 
 
+class NoisedPredictions(NamedTuple):
+    """Predictions and gradients for N images at one noise level, on the CPU."""
+
+    log_p: Tensor
+    """(N, num_classes) log p(y | x_t), nats."""
+    path_log_p: Tensor
+    """The same on the noising path of each image through all levels."""
+    corrections: Tensor
+    """(N,) of `correction_ratio`."""
+    squared_gradients: Tensor
+    """(N,) float64 |grad log p(y | x_t)|^2."""
+
+
 @dataclass(frozen=True)
 class LevelMeasurement:
-    """Predictions and gradients for N images at one noise level."""
+    """All measurements at one noise level."""
 
     t: float
     alpha_bar: float
-    log_p: Tensor
-    """(N, num_classes) log p(y | x_t), nats, on the CPU."""
-    corrections: Tensor
-    """(N,) of `correction_ratio`."""
+    predictions: NoisedPredictions
     slope_error: float
-    squared_gradients: Tensor
-    """(N,) float64 |grad log p(y | x_t)|^2."""
-    path_log_p: Tensor
-    """(N, num_classes) log p(y | x_t), nats, on the noising path of each image through all levels."""
-
-
-@dataclass(frozen=True)
-class NoisedPredictions:
-    """Predictions and gradients for a batch at one link, fields as in `LevelMeasurement`."""
-
-    log_p: Tensor
-    path_log_p: Tensor
-    corrections: Tensor
-    squared_gradients: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,20 +74,16 @@ def measure_levels(network: NoisyClassifier, probes: Probes, *, batch_size: int)
         for first in range(0, len(chosen), batch_size):
             x0, y = (tensor.to(device) for tensor in read_images(probes.images, chosen[first : first + batch_size]))
             noise = SeededNoise(probes.seed, range(first, first + len(x0)))
-            for k, predictions in zip(
-                probes.links, noised_predictions(network.log_prob, chain, probes.links, x0, y, noise), strict=True
-            ):
+            at_links = noised_predictions(network.log_prob, chain, probes.links, x0, y, noise)
+            for k, predictions in zip(probes.links, at_links, strict=True):
                 found[k].append(predictions)
                 bar.update(len(x0))
     return [
         LevelMeasurement(
             t=0.0 if chain is None else float(chain.t[k]),
             alpha_bar=1.0 if chain is None else float(chain.alpha_bar[k]),
-            log_p=torch.cat([batch.log_p for batch in found[k]]),
-            corrections=torch.cat([batch.corrections for batch in found[k]]),
+            predictions=NoisedPredictions(*map(torch.cat, zip(*found[k], strict=True))),
             slope_error=error,
-            squared_gradients=torch.cat([batch.squared_gradients for batch in found[k]]),
-            path_log_p=torch.cat([batch.path_log_p for batch in found[k]]),
         )
         for k, error in zip(probes.links, measure_slopes(network, probes), strict=True)
     ]

@@ -13,7 +13,14 @@ from PIL import Image
 from classifiers import diagnosis as diagnostics
 from classifiers import probes as measurements
 from classifiers.diagnosis import summarize
-from classifiers.probes import LevelMeasurement, Probes, correction_ratio, measure_levels, measure_slopes
+from classifiers.probes import (
+    LevelMeasurement,
+    NoisedPredictions,
+    Probes,
+    correction_ratio,
+    measure_levels,
+    measure_slopes,
+)
 from classifiers.trained_model import load_classifier
 from classifiers.validation import open_heldout, predictions, read_images
 from guided_diffusion.commands.diagnose_classifier import DiagnoseConfig, diagnose_classifier
@@ -27,10 +34,7 @@ CHAIN = make_chain(tiny.CHAIN)
 
 def measurement(log_p: torch.Tensor, *, t: float = 0.0) -> LevelMeasurement:
     ones = torch.ones(len(log_p))
-    return LevelMeasurement(
-        t=t, alpha_bar=0.5, log_p=log_p, corrections=0.1 * ones, slope_error=0.0, squared_gradients=ones.double(),
-        path_log_p=log_p,
-    )  # fmt: skip
+    return LevelMeasurement(t, 0.5, NoisedPredictions(log_p, log_p, 0.1 * ones, ones.double()), slope_error=0.0)
 
 
 @pytest.mark.parametrize("batch_size", [64, 7])
@@ -47,9 +51,9 @@ def test_levels_are_measured_with_the_gradient_and_the_noise_of_each_picture(bat
         x_t = q_sample(x0, eps, step)
         ratio = correction_ratio(classifier_score(network.log_prob, y, 1.0)(x_t, step), eps, step)
         assert (level.t, level.alpha_bar) == (k, float(CHAIN.alpha_bar[k]))
-        assert torch.allclose(level.corrections, ratio, rtol=1e-4)  # float32, other batch sizes
+        assert torch.allclose(level.predictions.corrections, ratio, rtol=1e-4)  # float32, other batch sizes
         expected = predictions(network.log_prob, CHAIN, x0, k=k, seed=3, device=torch.device("cpu"))
-        assert torch.allclose(level.log_p, expected, rtol=0, atol=1e-5)
+        assert torch.allclose(level.predictions.log_p, expected, rtol=0, atol=1e-5)
 
 
 def test_a_real_networks_gradient_is_its_slope_and_a_corrupted_one_is_not(class_folder, classifier_run):
