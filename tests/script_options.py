@@ -115,6 +115,7 @@ GUIDANCE = (
     "guidance.further",
     "guidance.scale",
     "guidance.score",
+    "guidance.score_options",
     "guidance.sigma_max",
     "guidance.sigma_min",
 )

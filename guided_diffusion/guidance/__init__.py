@@ -9,6 +9,7 @@ means to each of them.
 
 from .classifier import class_log_density, classifier_score, entropy_scaled_score
 from .classifier_free import extrapolated
+from .divergence import divergence_score
 from .estimate import clean_log_density, guided_at_estimate, guided_through, joint_log_prob
 from .function import Guide, at_estimate, noisy, through_network
 from .interval import between, within
@@ -24,6 +25,7 @@ __all__ = [
     "class_log_density",
     "classifier_score",
     "clean_log_density",
+    "divergence_score",
     "entropy_scaled_score",
     "extrapolated",
     "guided_at_estimate",

@@ -36,7 +36,7 @@ from .compatibility import (
     check_weaker,
     refuse_difference,
 )
-from .config import CLASSIFIER_SCORES, CleanClassifierConfig, GuidanceConfig, check_settings
+from .config import CleanClassifierConfig, GuidanceConfig, check_settings
 from .estimate import clean_log_density, guided_at_estimate, guided_through, joint_log_prob
 from .function import Guide, Place, combined
 from .guides import load_guide, tried
@@ -109,7 +109,7 @@ class Guidance:
 
     def term(self, y: Tensor, *, ids: Sequence[int] | None = None) -> ScoreTerm | None:
         """The score of what guides by x_t, for labels y (B,) and samples `ids`; None without any."""
-        score = CLASSIFIER_SCORES[self.config.score]
+        score = self.config.score_function
         terms = [score(one.log_prob, y, scale) for one, scale in self._classifiers(y)]
         terms += [score_of(*density) for density in self._densities(y, ids, "x_t")]
         if not terms:
@@ -157,7 +157,7 @@ class Guidance:
             "sigma_min": config.sigma_min or None,
             "sigma_max": config.sigma_max if config.sigma_max < float("inf") else None,  # JSON has no infinity
             "class_scales": {str(label): scale for label, scale in scales.items()} or None,
-            config.score: config.score != GuidanceConfig.score or None,
+            config.score: None if config.score == GuidanceConfig.score else config.all_score_options() or True,
             **self.sampler.guidance_record(),
             "further": [classifier_record(one) | {"scale": scale} for one, scale in further] or None,
             "free_weight": config.classifier_free.weight,
