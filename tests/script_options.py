@@ -112,6 +112,7 @@ GUIDANCE = (
     "guidance.further",
     "guidance.scale",
     "guidance.score",
+    "guidance.score_options",
     "guidance.sigma_max",
     "guidance.sigma_min",
 )

@@ -9,6 +9,7 @@ means to each of them.
 
 from .classifier import class_log_density, classifier_score, entropy_scaled_score
 from .classifier_free import extrapolated
+from .divergence import divergence_score
 from .estimate import guided_at_estimate, guided_through, joint_log_prob
 from .interval import between, within
 from .score import LogDensity, LogProb, ScoreTerm, score_of, summed, tilted
@@ -20,6 +21,7 @@ __all__ = [
     "between",
     "class_log_density",
     "classifier_score",
+    "divergence_score",
     "entropy_scaled_score",
     "extrapolated",
     "guided_at_estimate",

@@ -1,32 +1,33 @@
 """Settings of guidance, and the table of scores of classifiers of noisy images."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from functools import partial
+from typing import Literal
 
-from torch import Tensor
+import torch
 
 from ..data.labels import parse_label
 from .classifier import classifier_score, entropy_scaled_score
-from .score import LogProb, Scale, ScoreTerm
+from .divergence import divergence_score, forward_kl, jensen_shannon, reverse_kl
+from .score import LogProb, ScoreTerm
 
-ScoreName = Literal["plain", "entropy_scaled"]
+ScoreName = Literal["plain", "entropy_scaled", "forward_kl", "reverse_kl", "jensen_shannon"]
 
 LARGEST_STRENGTH = 1e6
 """Of any scale or weight. Published ones are below 100; from about 1e30 on, float32 overflows in the first step."""
 
 
-class ClassifierScore(Protocol):
-    """A kind of classifier guidance."""
-
-    def __call__(self, log_prob: LogProb, y: Tensor, scale: Scale) -> ScoreTerm:
-        """The score term of a classifier for labels y (B,)."""
-        ...
-
+ClassifierScore = Callable[..., ScoreTerm]
+"""(log_prob, y, scale) -> the score term of a classifier for labels y (B,). Keywords with a default are its options."""
 
 CLASSIFIER_SCORES: Mapping[ScoreName, ClassifierScore] = {
     "plain": classifier_score,
     "entropy_scaled": entropy_scaled_score,
+    "forward_kl": partial(divergence_score, forward_kl),
+    "reverse_kl": partial(divergence_score, reverse_kl),
+    "jensen_shannon": partial(divergence_score, jensen_shannon),
 }
 
 
@@ -76,7 +77,11 @@ class GuidanceConfig:
     """Other scales for some classes, by label or name: '{3: 2.5, cat: 4}'; the others keep `scale`."""
     score: ScoreName = "plain"
     """Score of the classifiers. entropy_scaled divides the scale by the entropy of each prediction over the largest
-    possible (ED-DPM, 2206.11474): 1 is then Bayes' rule where a classifier is wholly uncertain and more elsewhere."""
+    possible (ED-DPM, 2206.11474): 1 is then Bayes' rule where a classifier is wholly uncertain and more elsewhere.
+    forward_kl, reverse_kl and jensen_shannon subtract a divergence of the prediction from the label (2511.05844)."""
+    score_options: dict[str, float] = field(default_factory=dict[str, float])
+    """Numbers of `score` that are not its defaults: '{weight: 0.5, smoothing: 0.1}' of the divergence and the label
+    (defaults 1 and 0.1)."""
     further: dict[str, float] = field(default_factory=dict[str, float])
     """More classifiers trained on the same noise, with scales of their own, whose scores are added to --classifier's:
     '{runs/other: 2.0}', run directories or checkpoints."""
@@ -107,10 +112,31 @@ class GuidanceConfig:
             raise ValueError(
                 "guidance.classifier_free and guidance.autoguidance both extrapolate, each from another model; give one"
             )
+        never_called: LogProb = torch.add  # a score checks its options before it has anything to evaluate
+        self.score_function(never_called, torch.empty(0), 0.0)
         for name, value in self.strengths.items():
             if not abs(value) <= LARGEST_STRENGTH:
                 most = f"{LARGEST_STRENGTH:g}"
                 raise ValueError(f"{name} must be a number between -{most} and {most}, got {value:g}")
+
+    @property
+    def score_function(self) -> ClassifierScore:
+        """The score of the classifiers, with its options."""
+        return partial(CLASSIFIER_SCORES[self.score], **self.all_score_options())
+
+    def all_score_options(self) -> dict[str, float]:
+        """The options of `score`, those that are not given at their defaults.
+
+        Raises:
+            ValueError: an option that it does not have.
+        """
+        parameters = inspect.signature(CLASSIFIER_SCORES[self.score]).parameters.items()
+        defaults = {name: its.default for name, its in parameters if its.default is not its.empty}
+        for name in self.score_options:
+            if name not in defaults:
+                own = f"its options are {', '.join(defaults)}" if defaults else "it has none"
+                raise ValueError(f"guidance.score {self.score} has no option {name} (guidance.score_options); {own}")
+        return defaults | self.score_options
 
     @property
     def strengths(self) -> dict[str, float]:

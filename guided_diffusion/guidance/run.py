@@ -26,14 +26,14 @@ from ..models.precision import CLASSIFIER, Precision, in_precision
 from ..samplers import SamplerConfig
 from .classifier_free import extrapolated
 from .compatibility import check_classifier, check_images, check_null_class, check_weaker, refuse_difference
-from .config import CLASSIFIER_SCORES, CleanClassifierConfig, GuidanceConfig
+from .config import CleanClassifierConfig, GuidanceConfig
 from .estimate import guided_at_estimate, guided_through, joint_log_prob
 from .interval import between, is_inside, within
 from .score import Scale, ScoreTerm, summed
 
 C = TypeVar("C", Classifier, CleanClassifier)
 
-CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "further")
+CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "score_options", "further")
 """Fields of `GuidanceConfig` that say something of `--classifier`."""
 
 
@@ -96,7 +96,7 @@ class Guidance:
         """The score of the classifiers of noisy images for labels y (B,); None without any."""
         if self.classifier is None:
             return None
-        score = CLASSIFIER_SCORES[self.config.score]
+        score = self.config.score_function
         classifiers, scales = (self.classifier, *self.further), (self._scale_of(y), *self.config.further.values())
         terms = [score(one.log_prob, y, scale) for one, scale in zip(classifiers, scales, strict=True)]
         term = summed(*terms) if len(terms) > 1 else terms[0]
@@ -133,7 +133,7 @@ class Guidance:
             "sigma_min": config.sigma_min or None,
             "sigma_max": config.sigma_max if config.sigma_max < float("inf") else None,  # JSON has no infinity
             "class_scales": {str(label): scale for label, scale in scales.items()} or None,
-            config.score: config.score != GuidanceConfig.score or None,
+            config.score: None if config.score == GuidanceConfig.score else config.all_score_options() or True,
             **self.sampler.guidance_record(),
             "further": [classifier_record(one) | {"scale": scale} for one, scale in further] or None,
             "free_weight": config.classifier_free.weight,
