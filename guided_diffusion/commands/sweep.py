@@ -1,4 +1,4 @@
-"""Sweep guidance scales, samplers and steps: python scripts/sweep.py --diffusion RUN --classifier RUN --real DIR .."""
+"""Sweep scales, samplers, options: python scripts/sweep.py --diffusion RUN --classifier RUN --real DIR --out DIR"""
 
 import json
 import shutil
@@ -140,8 +140,10 @@ class Networks:
         if self.opened is None or loaded_by(setting) != self.loaded:
             self.opened = None
             free_cached_memory()
-            self.opened, self.loaded = SamplingRun.open(setting, *self.directories), loaded_by(setting)
-        return self.opened.reconfigured(setting, setting.guidance)
+            with naming(setting.out):
+                self.opened, self.loaded = SamplingRun.open(setting, *self.directories), loaded_by(setting)
+        with naming(setting.out):
+            return self.opened.reconfigured(setting, setting.guidance)
 
 
 def _outcome(networks: Networks, setting: SampleConfig, evaluator: "Evaluator") -> "Outcome":
