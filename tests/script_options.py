@@ -282,6 +282,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         *EVALUATING,
         *GUIDANCE,
         *SAMPLING,
+        "axes",
         "classifier",
         "diffusion",
         "labels",
