@@ -279,6 +279,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         *EVALUATING,
         *GUIDANCE,
         *SAMPLING,
+        "axes",
         "classifier",
         "diffusion",
         "labels",
