@@ -144,7 +144,7 @@ def informed(spent: float, *, noisy: float = 0.1, change: float = 0.0) -> str:
 def test_nats_are_held_against_what_is_known_and_what_can_be():
     text = informed(2.1)
     assert "At scale 1 its guidance spends 2.10 nats (standard error 0.05), 0.25 of them at noise levels where" in text
-    assert "It knows 2.00 at t = 0, and at most 2.30 can be known. It spends what it knows" in text
+    assert "It knows 2.00 at t = 0, and at most 2.30 can be known. That is what it knows, to within 0.20" in text
     assert "It spends less than it knows" in informed(1.7)
     assert "It spends more than it knows: 0.40 nats go into errors of its gradients" in informed(2.4)
     assert "It spends more than can be known: 1.00 nats" in informed(3.0)
@@ -155,9 +155,10 @@ def test_nats_in_noise_are_spared_by_an_interval_and_others_are_not():
     text = informed(3.0, noisy=0.9)
     assert "between t = 500 and 999, where it spends 0.90 and gains 0.10" in text
     assert "The above --guidance.sigma_max spares 0.90" in text
+    assert "Train it longer" not in text
     text = informed(3.0)
     assert "between t = 0 and 500, where it spends 2.90 and gains 1.90" in text
-    assert "spares" not in text
+    assert "spares 0.10. Train it longer, or if it is overfit on more images" in text
 
 
 def test_levels_that_contradict_each_other_are_named_with_what_they_say():
