@@ -24,6 +24,7 @@ from ..diffusion.noise import SeededNoise, particle_choices
 from ..distributed import on_main_process, this_process
 from ..guidance import ScoreTerm
 from ..guidance.config import GuidanceConfig
+from ..guidance.function import Guide
 from ..guidance.nats import NatsMeter
 from ..guidance.run import Guidance, classifier_record, load_guidance
 from ..models.precision import EvaluatedNetwork, Precision, in_precision
@@ -73,6 +74,7 @@ class SamplingRun:
         classifier: Path | Classifier | None,
         *,
         clean: CleanClassifier | None = None,
+        function: Guide | None = None,
         guidance: GuidanceConfig,
         settings: SamplingConfig,
     ) -> "SamplingRun":
@@ -83,6 +85,7 @@ class SamplingRun:
             model=in_precision(model, precision, counter=evaluations),
             classifier=classifier,
             clean=clean,
+            function=function,
             sampler=settings.sampler,
             precision=precision,
             counter=evaluations,
@@ -147,8 +150,8 @@ class SamplingRun:
         if self.guidance.config.particles > 1:
             return self._by_particles(batch)
         x_T = batch.noise(torch.empty(len(batch.ids), *self.model.image_shape, device=self.device))
-        denoiser = self.guidance.denoiser(batch.y, clip=self.settings.sampler.clipping)
-        return self.made(batch, self.sampler, denoiser, x_T, self.guidance.term(batch.y))
+        denoiser = self.guidance.denoiser(batch.y, clip=self.settings.sampler.clipping, ids=batch.ids)
+        return self.made(batch, self.sampler, denoiser, x_T, self.guidance.term(batch.y, ids=batch.ids))
 
     def made(
         self, batch: SampleBatch, sampler: Sampler, denoiser: Denoiser, x_T: Tensor, term: ScoreTerm | None
@@ -169,9 +172,10 @@ class SamplingRun:
         count = config.particles
         noise, y = SeededNoise.of_particles(seed, ids, count), batch.y.repeat_interleave(count)
         x_T = noise(torch.empty(len(y), *self.model.image_shape, device=self.device))
-        denoiser = self.guidance.denoiser(y, clip=self.settings.sampler.clipping)
+        owners = [i for i in ids for _ in range(count)]
+        denoiser = self.guidance.denoiser(y, clip=self.settings.sampler.clipping, ids=owners)
         sampler = make_particle_filter(self.settings.sampler, count, config.particle_weight)
-        how = {"twist": self.guidance.twist(y), "choices": particle_choices(seed, ids).uniform}
+        how = {"twist": self.guidance.twist(y, ids=owners), "choices": particle_choices(seed, ids).uniform}
         found = list[Weighted]()
 
         def sampled(on_step: OnStep) -> Tensor:

@@ -1,10 +1,14 @@
-"""Compatibility of guiding networks with the model that they guide."""
+"""Compatibility of guides with the model that they guide, and of an interval with a sampler's levels."""
 
 from pathlib import Path
 
 from classifiers.trained_model import Classifier
 
+from ..diffusion.chain import DiffusionChain, sigma
 from ..diffusion.model import DiffusionConfig, DiffusionModel, chain_difference, class_difference
+from ..samplers import SamplerConfig
+from ..samplers.config import make_particle_filter
+from .config import GuidanceConfig
 
 
 def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
@@ -66,3 +70,28 @@ def refuse_difference(difference: str | None, name: str | Path, guided: str | Pa
     """Refuse, by a ValueError, a network that differs from the model that it should guide."""
     if difference is not None:
         raise ValueError(f"{name} cannot guide {guided}: {difference}")
+
+
+def check_interval(lower: float, upper: float, chain: DiffusionChain) -> None:
+    """Refuse, by a ValueError, an interval of guidance that holds none of a sampler's levels."""
+    levels = [sigma(float(alpha_bar)) for alpha_bar in chain.alpha_bar]
+    if not any(lower < level <= upper for level in levels):
+        raise ValueError(
+            f"none of the sampler's noise levels, {levels[0]:.3g} to {levels[-1]:.3g}, lies above guidance.sigma_min "
+            f"{lower:g} and up to guidance.sigma_max {upper:g}, so that nothing would be guided; widen the interval"
+        )
+
+
+def check_particles(config: GuidanceConfig, sampler: SamplerConfig, *, has_density: bool) -> None:
+    """Refuse, by a ValueError, particles that nothing weighs; has_density: a log-density of x_t guides."""
+    make_particle_filter(sampler, config.particles, config.particle_weight)  # refuses links without noise
+    if not has_density:
+        raise ValueError(
+            f"guidance.particles {config.particles} weighs samples by a classifier of noisy images, or by a noisy "
+            f"guidance.function, and there is none; add --classifier RUN"
+        )
+    if config.score != GuidanceConfig.score:
+        raise ValueError(
+            f"guidance.particles {config.particles} samples p(x) p(y | x)^s, and guidance.score {config.score} leads "
+            f"elsewhere; leave one of them out"
+        )

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -14,11 +14,16 @@ from .classifier import classifier_score, entropy_scaled_score
 from .divergence import divergence_score, forward_kl, jensen_shannon, reverse_kl
 from .score import LogProb, ScoreTerm
 
+if TYPE_CHECKING:
+    from .run import Guidance
+
 ScoreName = Literal["plain", "entropy_scaled", "forward_kl", "reverse_kl", "jensen_shannon"]
 
 LARGEST_STRENGTH = 1e6
 """Of any scale or weight. Published ones are below 100; from about 1e30 on, float32 overflows in the first step."""
 
+CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "score_options", "further")
+"""Fields of `GuidanceConfig` that say something of `--classifier`."""
 
 ClassifierScore = Callable[..., ScoreTerm]
 """(log_prob, y, scale) -> the score term of a classifier for labels y (B,). Keywords with a default are its options."""
@@ -92,6 +97,14 @@ class GuidanceConfig:
     """Extrapolation from a weaker model."""
     clean_classifier: CleanClassifierConfig = CleanClassifierConfig()
     """A classifier that was not trained on noise."""
+    function: str | None = None
+    """Any differentiable function of images as a log-density: your own, MODULE:NAME, importable from the working
+    directory, of the estimate of x_0 unless it is marked noisy or through_network; or measurement, of a linear operator
+    y = A x_0 + noise: inpainting, super-resolution, deblurring (docs/guidance.md)."""
+    function_options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Options of the function by name: '{target: 0.3}'."""
+    function_scale: float | None = None
+    """s of the function's gradient; null: 1, which is Bayes' rule where its values are log-likelihoods in nats."""
     particles: int = 1
     """Particles of each sample, by which ddpm, dpmpp_2m_sde and ddim with noise sample p(x) p(y | x)^s itself: guided,
     weighted, resampled, and one drawn at the end; 1 is guidance alone. Costs as many times as much."""
@@ -159,6 +172,7 @@ class GuidanceConfig:
             "classifier_free.weight": self.classifier_free.weight,
             "autoguidance.weight": self.autoguidance.weight,
             "clean_classifier.scale": self.clean_classifier.scale,
+            "function_scale": self.function_scale,
         }
         strengths |= {f"class_scales of {name}": scale for name, scale in self.class_scales.items()}
         strengths |= {f"further of {name}": scale for name, scale in self.further.items()}
@@ -185,3 +199,29 @@ class GuidanceConfig:
                 )
             named[label] = key
         return {label: self.class_scales[key] for label, key in sorted(named.items())}
+
+
+def check_settings(guidance: "Guidance") -> None:
+    """Refuse, by a ValueError, settings of guides that are not there."""
+    if guidance.clean is None and guidance.config.clean_classifier != CleanClassifierConfig():
+        raise ValueError(
+            "guidance.clean_classifier has settings but no classifier; add --guidance.clean_classifier.name NAME"
+        )
+    config, plain, function = guidance.config, GuidanceConfig(), guidance.function
+    if function is None and (config.function_options or config.function_scale is not None):
+        raise ValueError(
+            "guidance.function has options or a scale, but no function; add --guidance.function MODULE:NAME"
+        )
+    if guidance.classifier is not None:
+        return
+    given = {f"guidance.{name}": getattr(config, name) for name in CLASSIFIER_OPTIONS
+             if getattr(config, name) != getattr(plain, name)}  # fmt: skip
+    if function is None or function.place != "x_t":
+        given |= {f"sampler.{name}": value for name, value in guidance.sampler.guidance_record().items()}
+    is_guided = bool(guidance.weaker or guidance.clean or function) or config.classifier_free.weight is not None
+    if config.is_limited and not is_guided:
+        given |= {"guidance.sigma_min": config.sigma_min, "guidance.sigma_max": config.sigma_max}
+    if given:
+        shown = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+                          for name, value in given.items())  # fmt: skip
+        raise ValueError(f"guidance was asked for without a classifier ({shown}); add --classifier RUN")
