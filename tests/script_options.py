@@ -115,6 +115,8 @@ GUIDANCE = (
     "guidance.further",
     "guidance.scale",
     "guidance.score",
+    "guidance.particle_weight",
+    "guidance.particles",
     "guidance.score_options",
     "guidance.sigma_max",
     "guidance.sigma_min",

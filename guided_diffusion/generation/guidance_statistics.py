@@ -41,19 +41,16 @@ def joined(batches: Sequence[GuidanceStatistics | None]) -> dict[str, np.ndarray
 
 
 def guidance_measured(
-    shards: Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]],
+    of_shards: Iterable[Mapping[str, np.ndarray]],
 ) -> dict[str, Any] | None:
-    """The record for a manifest, from the labels and arrays of all shards; None unless all were measured.
+    """The record for a manifest, from the statistics of all shards; None unless all were measured.
 
     log_mean_weight is the logarithm of the mean weight, log Z(s), over all samples and over those of each label.
     """
-    labels, arrays = list[np.ndarray](), list[Mapping[str, np.ndarray]]()
-    for of_shard, measured in shards:
-        labels.append(of_shard)
-        arrays.append(measured)
+    arrays = list(of_shards)
     if not all("nats" in measured for measured in arrays):
         return None
-    sizes, y = [len(of_shard) for of_shard in labels], np.concatenate(labels)
+    sizes, y = [len(measured["nats"]) for measured in arrays], np.concatenate([one["labels"] for one in arrays])
 
     def by_level(name: str) -> list[list[float]]:
         means = np.average([measured[name] for measured in arrays], axis=0, weights=sizes)

@@ -25,18 +25,12 @@ from .npz import opened_npz, refuse_damage, rows_within, write_array, write_rows
 from .storage import NO_LABEL, StoredImages
 
 MANIFEST_NAME = "manifest.json"
-ENVIRONMENTS = "environments"
-"""Key of the manifest that lists the hardware and libraries that computed the samples; never compared."""
-MEASURED = "measured"
-"""Key of the manifest for what was measured of the samples; never compared."""
-_STATISTIC = "measured_"
+ENVIRONMENTS, MEASURED = "environments", "measured"
+"""Keys of the manifest for the hardware and libraries that computed the samples, and for measurements; not compared."""
 REMEDY = "make the samples again in another directory"
 _FIELDS: Fields = {"num_samples": int, "shard_size": int}
-_OPTIONAL_FIELDS: Fields = {
-    "class_names": list[str] | None,
-    ENVIRONMENTS: list[dict[str, Any]] | None,
-    MEASURED: dict[str, Any] | None,
-}
+_OPTIONAL_FIELDS: Fields = {"class_names": list[str] | None, ENVIRONMENTS: list[dict[str, Any]] | None}
+_OPTIONAL_FIELDS |= {MEASURED: dict[str, Any] | None}
 
 
 @dataclass(frozen=True)
@@ -109,8 +103,8 @@ def write_shard(directory: Path, n: int, shard: Shard) -> Path:
     """Write shard n atomically and return its path. The same shard gives the same bytes: there is no time stamp."""
     path = shard_path(directory, n)
     with atomic_write(path) as file:
-        measured: dict[str, Any] = {f"{_STATISTIC}{name}": values for name, values in shard.statistics.items()}
-        np.savez(file, images=shard.images, labels=shard.labels, ids=shard.ids, **measured)
+        arrays: dict[str, Any] = {"images": shard.images, "labels": shard.labels, "ids": shard.ids, **shard.statistics}
+        np.savez(file, **arrays)
     return path
 
 
@@ -140,26 +134,18 @@ def read_labels(directory: Path) -> np.ndarray:
     Raises:
         ValueError: shards are missing or damaged, or do not make up the number of samples.
     """
-    labels: list[np.ndarray] = []
-    for path in complete_shards(directory):
-        with _arrays(path) as arrays:
-            labels.append(arrays["labels"])
+    labels = [arrays["labels"] for arrays in read_statistics(directory)]
     joined, num_samples = np.concatenate(labels), read_manifest(directory)["num_samples"]
     if len(joined) != num_samples:
         raise ValueError(f"{directory} holds {len(joined)} labels of {num_samples} samples; make them again")
     return joined
 
 
-def read_statistics(directory: Path) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
-    """Labels (N,) and statistics of each shard; images are not read.
-
-    Raises:
-        ValueError: shards are missing or damaged.
-    """
+def read_statistics(directory: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """Labels, ids and statistics of each shard, errors as `complete_shards`; images are not read."""
     for path in complete_shards(directory):
         with _arrays(path) as arrays:
-            named = {name.removeprefix(_STATISTIC): arrays[name] for name in arrays if name.startswith(_STATISTIC)}
-            yield arrays["labels"], named
+            yield {name: arrays[name] for name in arrays if name != "images"}
 
 
 def record_measured(directory: Path, measured: Mapping[str, Any]) -> None:
