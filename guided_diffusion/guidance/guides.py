@@ -24,6 +24,7 @@ from ..diffusion.model import DiffusionModel
 from ..own_code import frozen, imported, qualified_name, weights_sha256
 from .function import Guide, check_guide, check_options
 from .measurement import RULES, Operator, RuleName, average_pooling, gaussian_blur, known_pixels
+from .target_guides import attributes, regression
 
 GuideFactory = Callable[..., Guide]
 
@@ -169,5 +170,7 @@ def _check_positive(option: str, value: Any) -> None:  # of YAML
         raise ValueError(f"{option} of guidance.function measurement is a number above 0; got {value}")
 
 
-GUIDES: Mapping[str, GuideFactory] = {"measurement": measurement}
+GUIDES: Mapping[str, GuideFactory] = {
+    "measurement": measurement, "regression": regression, "attributes": attributes,
+}  # fmt: skip
 """Names that `GuidanceConfig.function` takes besides MODULE:NAME."""
