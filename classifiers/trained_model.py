@@ -14,6 +14,9 @@ from guided_diffusion.files import file_sha256
 
 from .model import ClassifierConfig, NoisyClassifier, log_probabilities
 
+DISCRIMINATOR_CLASSES = ("generated", "real")
+"""Classes of a discriminator: images that a diffusion model made without guidance, and those of its training."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierModelConfig:
