@@ -58,7 +58,7 @@ def run_command(
         is_bad_input = isinstance(error, ValueError | OSError | ImportError)
         if os.environ.get("GUIDED_DIFFUSION_DEBUG") or not (is_bad_input or is_out_of_memory(error)):
             raise
-        text = str(error) if is_bad_input else out_of_memory_message(error, dict(_options(config_class)))
+        text = str(error) if is_bad_input else out_of_memory_message(error, dict(options_of(config_class)))
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
             # Without the operating system's error number; a file that was to be renamed is known by its new name.
             text = f"{error.strerror}: {error.filename2 or error.filename}"
@@ -98,7 +98,7 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
             a file that is no YAML.
         SystemExit: `--help` was asked for.
     """
-    options = dict(_options(config_class))
+    options = dict(options_of(config_class))
     # The list form of `args` keeps jsonargparse from reading sys.argv when a caller passes an empty command line.
     arguments = _with_lists(sys.argv[1:] if argv is None else argv, options)
     for file in config_files(arguments):
@@ -138,14 +138,46 @@ def _refuse_duplicates(file: Path) -> None:
                 nodes += [(value, [*holders, node]) for _, value in node.value]
 
 
-def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def options_of(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every option's dotted name and type, those of nested configs too."""
     hints = get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         name, kind = prefix + field.name, hints[field.name]
         yield name, kind
         if dataclasses.is_dataclass(kind):
-            yield from _options(cast(type, kind), f"{name}.")
+            yield from options_of(cast(type, kind), f"{name}.")
+
+
+def parse_values(config_class: type, name: str, values: Sequence[Any]) -> list[Any]:  # of the option's type
+    """Values of the option of a dotted name, each of them as the command line takes it.
+
+    Raises:
+        ValueError: an unknown or misspelt name, or a value of the wrong type.
+    """
+    options = dict(options_of(config_class))
+    if name not in options:
+        raise ValueError(in_words(f"unrecognized arguments: --{name}", options, ()))
+    if dataclasses.is_dataclass(options[name]):
+        raise ValueError(f"{name} is a group of options; name one of them, as --help lists them")
+    parser = _jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=list[options[name]])
+    try:
+        return [parser.parse_object({"value": [value]})["value"][0] for value in values]
+    except jsonargparse.ArgumentError as error:
+        raise ValueError(in_words(str(error).replace('"value"', f'"{name}"', 1), options, ())) from None
+
+
+def with_options(config: C, values: Mapping[str, Any]) -> C:
+    """A copy of a config with other values of the options of these dotted names; it checks them together.
+
+    Raises:
+        ValueError: values that do not fit together.
+    """
+    own = {name: value for name, value in values.items() if "." not in name}
+    for group in {name.partition(".")[0] for name in values.keys() - own.keys()}:
+        inner = {name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{group}.")}
+        own[group] = with_options(own.get(group, getattr(config, group)), inner)
+    return dataclasses.replace(cast(Any, config), **own)
 
 
 def _with_lists(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
@@ -186,7 +218,7 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
     """
     parser = _jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=config_class)
-    options = dict(_options(config_class))
+    options = dict(options_of(config_class))
     for name, kind in options.items():
         configs = [one for one in (kind, *get_args(kind)) if dataclasses.is_dataclass(one)]
         value: Any = reduce(lambda inner, key: inner.get(key, {}), name.split("."), plain)

@@ -38,6 +38,9 @@ CLASSIFIER = (
     *(option for option in tiny.DIFFUSION_OPTIONS if not option.startswith(("--chain", "--preview"))),
     "--training.ema_decays=[]", *RUN,
 )  # fmt: skip
+REGRESSION = (
+    "--data.path=data", "--data.labels=table.csv", "--target=regression", "--columns", "slant",
+)  # fmt: skip
 USUAL: dict[str, tuple[str, ...]] = {
     "train_diffusion": DIFFUSION,
     "train_classifier": CLASSIFIER,
@@ -172,6 +175,12 @@ def _classes(*names: str, mode: str = "L") -> None:
     for name in names:
         _picture(f"data/{name}/0.png", mode)
         _picture(f"data/{name}/1.png", mode)
+
+
+def _valued(*rows: str, header: str = "file,slant") -> None:
+    """Pictures a/0.png and a/1.png in data/, and the rows of a table beside them."""
+    _classes("a")
+    _put("data/table.csv", "\n".join([header, *rows]))
 
 
 def _zipped(*names: str) -> None:
@@ -461,6 +470,27 @@ DATA_CASES = (
     BadInput(name="Held-out images of a class that training has not", script="train_classifier",
              make=lambda: _classes("dark", "grey"), options=("--heldout=data",),
              says=("data holds 1 classes, 'grey' for one, that are not among the 2 asked for (dark, light)",)),
+    BadInput(name="A target without its table", script="train_classifier", options=REGRESSION[2:],
+             says=("--target regression learns columns of a table: give --data.labels TABLE.csv, not folders",)),
+    BadInput(name="A target without columns", script="train_classifier", options=REGRESSION[:3],
+             says=("--target regression learns one column of table.csv; give --columns NAME",)),
+    BadInput(name="Columns without a target", script="train_classifier", options=REGRESSION[3:],
+             says=("--columns slant need a target: give --target regression or attributes",)),
+    BadInput(name="A column that the table lacks", script="train_classifier", options=REGRESSION,
+             make=lambda: _valued("a/0.png,1", header="file,tilt"),
+             says=("data/table.csv has no column \"slant\": its first line is 'file,tilt'",)),
+    BadInput(name="A table without some image", script="train_classifier", options=REGRESSION,
+             make=lambda: _valued("a/0.png,1", "b/1.png,2"),
+             says=("data/table.csv has no row for 1 of the 2 images of data, the first a/1.png; files are named",)),
+    BadInput(name="A value that is no number", script="train_classifier", options=REGRESSION,
+             make=lambda: _valued("a/0.png,1", "a/1.png,inf"),
+             says=('line 3 of data/table.csv: "slant" of a/1.png is "inf", where a finite number was expected',)),
+    BadInput(name="A column of one value", script="train_classifier", options=REGRESSION,
+             make=lambda: _valued("a/0.png,0.5", "a/1.png,0.5"),
+             says=('table.csv: the column "slant" is 0.5 for every image; there is nothing to learn',)),
+    BadInput(name="Attributes that are not 0 and 1", script="train_classifier",
+             options=(*REGRESSION, "--target=attributes"), make=lambda: _valued("a/0.png,-1", "a/1.png,1"),
+             says=("attributes are 0 for no and 1 for yes", '"slant" holds -1, 1')),
     BadInput(name="A negative number of worker processes", options=("--data.num_workers=-1",),
              says=("data.num_workers is a number of processes, 0 or more, not -1",)),
     BadInput(name="Data that vanish during the training", make=_vanishing_data, writes=True,
@@ -696,6 +726,9 @@ RUN_CASES = (
     BadInput(name="A diffusion model to diagnose", script="diagnose_classifier",
              options=("--classifier=runs/diffusion",),
              says=('holds a model of kind "diffusion", but kind "classifier" is needed here',)),
+    BadInput(name="A regression to diagnose", script="diagnose_classifier",
+             make=_changed_record("runs/classifier", kind="regression"),
+             says=("was trained with --target regression and is no classifier; it guides as --guidance.function",)),
     BadInput(name="A diagnosis on one class", script="diagnose_classifier", make=lambda: _classes("dark"), options=DATA,
              says=("data holds images of one class only", "give images of several classes")),
     BadInput(name="A diagnosis on colour images of a classifier of grey ones", script="diagnose_classifier",

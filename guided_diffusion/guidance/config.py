@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -13,11 +13,16 @@ from .classifier import classifier_score, entropy_scaled_score
 from .divergence import divergence_score, forward_kl, jensen_shannon, reverse_kl
 from .score import LogProb, ScoreTerm
 
+if TYPE_CHECKING:
+    from .run import Guidance
+
 ScoreName = Literal["plain", "entropy_scaled", "forward_kl", "reverse_kl", "jensen_shannon"]
 
 LARGEST_STRENGTH = 1e6
 """Of any scale or weight. Published ones are below 100; from about 1e30 on, float32 overflows in the first step."""
 
+CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "score_options", "scale_outside", "further")
+"""Fields of `GuidanceConfig` that say something of `--classifier`."""
 
 ClassifierScore = Callable[..., ScoreTerm]
 """(log_prob, y, scale) -> the score term of a classifier for labels y (B,). Keywords with a default are its options."""
@@ -91,16 +96,32 @@ class GuidanceConfig:
     """Extrapolation from a weaker model."""
     clean_classifier: CleanClassifierConfig = CleanClassifierConfig()
     """A classifier that was not trained on noise."""
+    function: str | None = None
+    """Any differentiable function of images as a log-density: your own, MODULE:NAME, importable from the working
+    directory, of the estimate of x_0 unless it is marked noisy or through_network; or measurement, of a linear operator
+    y = A x_0 + noise: inpainting, super-resolution, deblurring (docs/guidance.md)."""
+    function_options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Options of the function by name: '{target: 0.3}'."""
+    function_scale: float | None = None
+    """s of the function's gradient; null: 1, which is Bayes' rule where its values are log-likelihoods in nats."""
     sigma_min: float = 0.0
     """Guide only above this noise level, sqrt(1 / alpha_bar - 1); below it no guidance network is evaluated."""
     sigma_max: float = float("inf")
     """Guide only up to this noise level."""
+    scale_outside: float = 0.0
+    """s of the classifiers outside that interval. 1 there and more below sigma_max 1 kept modes and moments best of all
+    that was tried (docs/guidance.md)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_min < self.sigma_max:
             raise ValueError(
                 f"guidance acts where guidance.sigma_min < sigma <= guidance.sigma_max; got {self.sigma_min:g} and "
                 f"{self.sigma_max:g}"
+            )
+        if self.scale_outside and not self.is_limited:
+            raise ValueError(
+                f"guidance.scale_outside {self.scale_outside:g} acts outside an interval of noise levels, and there is "
+                f"none; give guidance.sigma_max, such as 1, or guidance.sigma_min"
             )
         weaker = self.autoguidance
         if (weaker.model is None) != (weaker.weight is None):
@@ -146,6 +167,8 @@ class GuidanceConfig:
             "classifier_free.weight": self.classifier_free.weight,
             "autoguidance.weight": self.autoguidance.weight,
             "clean_classifier.scale": self.clean_classifier.scale,
+            "scale_outside": self.scale_outside or None,
+            "function_scale": self.function_scale,
         }
         strengths |= {f"class_scales of {name}": scale for name, scale in self.class_scales.items()}
         strengths |= {f"further of {name}": scale for name, scale in self.further.items()}
@@ -172,3 +195,29 @@ class GuidanceConfig:
                 )
             named[label] = key
         return {label: self.class_scales[key] for label, key in sorted(named.items())}
+
+
+def check_settings(guidance: "Guidance") -> None:
+    """Refuse, by a ValueError, settings of guides that are not there."""
+    if guidance.clean is None and guidance.config.clean_classifier != CleanClassifierConfig():
+        raise ValueError(
+            "guidance.clean_classifier has settings but no classifier; add --guidance.clean_classifier.name NAME"
+        )
+    config, plain, function = guidance.config, GuidanceConfig(), guidance.function
+    if function is None and (config.function_options or config.function_scale is not None):
+        raise ValueError(
+            "guidance.function has options or a scale, but no function; add --guidance.function MODULE:NAME"
+        )
+    if guidance.classifier is not None:
+        return
+    given = {f"guidance.{name}": getattr(config, name) for name in CLASSIFIER_OPTIONS
+             if getattr(config, name) != getattr(plain, name)}  # fmt: skip
+    if function is None or function.place != "x_t":
+        given |= {f"sampler.{name}": value for name, value in guidance.sampler.guidance_record().items()}
+    is_guided = bool(guidance.weaker or guidance.clean or function) or config.classifier_free.weight is not None
+    if config.is_limited and not is_guided:
+        given |= {"guidance.sigma_min": config.sigma_min, "guidance.sigma_max": config.sigma_max}
+    if given:
+        shown = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+                          for name, value in given.items())  # fmt: skip
+        raise ValueError(f"guidance was asked for without a classifier ({shown}); add --classifier RUN")

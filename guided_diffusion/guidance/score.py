@@ -26,8 +26,8 @@ CleanLogProb = Callable[[Tensor], Tensor]
 """x_0 -> (B, num_classes) log-probabilities, nats, differentiable with respect to x_0."""
 
 LogDensity = Callable[[Tensor, Step], Tensor]
-"""(x_t, step) -> (B,) log-density given x_t of what is asked for, nats but for a constant, differentiable with respect
-to x_t."""
+"""(x, step) -> (B,) log-density given x of what is asked for, nats but for a constant, differentiable with respect to
+x: x_t, or of guidance at the estimate x_0."""
 
 Scale = float | Tensor
 """s of the whole batch, or (B,), one a sample."""

@@ -137,17 +137,23 @@ def informed(spent: float, *, noisy: float = 0.1, change: float = 0.0) -> str:
     levels = [replace(LEVEL, nats=1.0), replace(LEVEL, t=500.0, alpha_bar=0.5, accuracy=0.4, nats=spent - 1.25),
               replace(NOISE, nats=0.25)]  # fmt: skip
     information = Information(spent=spent, standard_error=0.05, known=2.0, ceiling=2.3)
-    pairs = (pair(500, 0, spent=spent - noisy, gained=1.9), pair(999, 500, spent=noisy, gained=0.1, change=change))
+    pairs = (
+        *(pair(0, 0, spent=0.0, gained=0.0) for _ in range(8)),  # 10 pairs, as of 11 levels
+        pair(500, 0, spent=spent - noisy, gained=1.9), pair(999, 500, spent=noisy, gained=0.1, change=change),
+    )  # fmt: skip
     return said(*levels, information=information, pairs=pairs)
 
 
 def test_nats_are_held_against_what_is_known_and_what_can_be():
     text = informed(2.1)
     assert "At scale 1 its guidance spends 2.10 nats (standard error 0.05), 0.25 of them at noise levels where" in text
-    assert "It knows 2.00 at t = 0, and at most 2.30 can be known. It spends what it knows" in text
+    assert "It knows 2.00 at t = 0, and at most 2.30 can be known. That is what it knows, to within 0.20" in text
     assert "It spends less than it knows" in informed(1.7)
     assert "It spends more than it knows: 0.40 nats go into errors of its gradients" in informed(2.4)
     assert "It spends more than can be known: 1.00 nats" in informed(3.0)
+    few = (pair(999, 0, spent=0.8, gained=2.0),)
+    information = Information(spent=0.8, standard_error=0.05, known=2.0, ceiling=2.3)
+    assert "More images or --levels are needed to compare" in said(information=information, pairs=few)
     assert "nats" not in said()
 
 
@@ -155,14 +161,15 @@ def test_nats_in_noise_are_spared_by_an_interval_and_others_are_not():
     text = informed(3.0, noisy=0.9)
     assert "between t = 500 and 999, where it spends 0.90 and gains 0.10" in text
     assert "The above --guidance.sigma_max spares 0.90" in text
+    assert "Train it longer" not in text
     text = informed(3.0)
     assert "between t = 0 and 500, where it spends 2.90 and gains 1.90" in text
-    assert "spares" not in text
+    assert "spares 0.10. Train it longer, or if it is overfit on more images" in text
 
 
 def test_levels_that_contradict_each_other_are_named_with_what_they_say():
     assert "It is consistent between noise levels: along a noising path its probabilities keep their" in informed(2.1)
     assert "to within 2.0 standard errors" in informed(2.1, change=0.02)
     text = informed(2.1, change=-0.1)
-    assert "contradicts itself at 1 of 2 pairs of noise levels: classes of p = 0.250 at t = 999 have 0.150 on" in text
+    assert "contradicts itself at 1 of 10 pairs of noise levels: classes of p = 0.250 at t = 999 have 0.150 on" in text
     assert "(10.0 standard errors)" in text

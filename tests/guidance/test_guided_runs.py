@@ -20,6 +20,7 @@ from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.guidance import (
     classifier_score,
+    clean_log_density,
     entropy_scaled_score,
     extrapolated,
     guided_at_estimate,
@@ -212,7 +213,7 @@ def test_a_run_guided_at_the_estimate_is_the_nesting_with_tempered_logits(model,
     def log_prob(x_0):
         return joint_log_prob(guided.clean.network(x_0))
 
-    by_hand = guided_at_estimate(model.denoiser(Y, clip=1.0), log_prob, Y, 2.0)
+    by_hand = guided_at_estimate(model.denoiser(Y, clip=1.0), clean_log_density(log_prob, Y), 2.0)
     x_t = images(model)
     for k in (1, 20, 40):
         step = CHAIN.at(k, like=x_t)
