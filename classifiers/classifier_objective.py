@@ -75,13 +75,8 @@ def guided_chain(checkpoint: Checkpoint, data: ImageSet) -> ChainConfig:
             f"{data.mode} images of {data.image_size} pixels and could not guide it; give --network.image_size "
             f"{side} and --data.mode {mode}, or for a classifier of clean images --diffusion null"
         )
-<<<<<<< HEAD
-    difference = class_difference(model.class_names, data.class_names)
-    if difference is not None and data.class_names != DISCRIMINATOR_CLASSES:
-=======
     difference = class_difference(model.class_names if data.class_names else (), data.class_names)
-    if difference is not None:
->>>>>>> main
+    if difference is not None and data.class_names != DISCRIMINATOR_CLASSES:
         raise ValueError(
             f"a classifier trained on {data.path} could not guide {checkpoint.path}: {difference}; give the same "
             f"classes, or for a classifier of clean images --diffusion null"

@@ -112,10 +112,11 @@ class Guidance:
         config, score, classifiers = self.config, self.config.score_function, self._classifiers(y)
         terms = [score(one.log_prob, y, scale) for one, scale in classifiers]
         terms += [score_of(*density) for density in self._densities(y, ids, "x_t")]
-        if not terms or not config.is_limited:
-            return _total(terms)
+        term = _total(terms)
+        if term is None or not config.is_limited:
+            return term
         outside = _total([score(one.log_prob, y, config.scale_outside) for one, _ in classifiers])
-        return within(summed(*terms), config.sigma_min, config.sigma_max, outside=outside)
+        return within(term, config.sigma_min, config.sigma_max, outside=outside)
 
     def log_densities(self, y: Tensor, *, ids: Sequence[int] | None = None) -> list[tuple[LogDensity, Scale]]:
         """The log-densities of x_t whose scores `term` adds up, each with its scale, but for `score` and interval."""
@@ -287,7 +288,7 @@ def classifier_record(classifier: Classifier | CleanClassifier) -> dict[str, Any
 
 def _total(terms: Sequence[ScoreTerm]) -> ScoreTerm | None:
     """The sum of the terms; None of none."""
-    return summed(*terms) if terms else None
+    return summed(*terms) if len(terms) > 1 else next(iter(terms), None)
 
 
 def _or_one(scale: float | None) -> float:
