@@ -43,7 +43,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "guidance of a run": (
         "guided_diffusion/guidance/config.py", "guided_diffusion/guidance/compatibility.py",
-        "guided_diffusion/guidance/guides.py", "guided_diffusion/guidance/run.py",
+        "guided_diffusion/guidance/guides.py", "guided_diffusion/guidance/target_guides.py",
+        "guided_diffusion/guidance/run.py",
     ),
     "training": ("guided_diffusion/training/",),
     "generation": ("guided_diffusion/generation/",),

@@ -28,6 +28,7 @@ from .compatibility import check_noise
 from .discriminator import log_odds
 from .function import Guide, check_guide, check_options
 from .measurement import RULES, Operator, RuleName, average_pooling, gaussian_blur, known_pixels
+from .target_guides import attributes, regression
 
 GuideFactory = Callable[..., Guide]
 
@@ -152,8 +153,7 @@ def discriminator(model: DiffusionModel, *, run: str) -> Guide:
             f"{' and '.join(DISCRIMINATOR_CLASSES)}; train one on a folder that holds folders of these names"
         )
     check_noise(model.config, classifier, run=model.checkpoint.path)
-    record = {"run": {"name": classifier.name, "sha256": classifier.sha256}}
-    return Guide(log_odds(classifier.log_prob, of=1, against=0), "x_t", record=record)
+    return Guide(log_odds(classifier.log_prob, of=1, against=0), "x_t", record={"run": classifier.sha256})
 
 
 def open_measured(path: Path, operator: Operator, *, channels: int) -> Tensor:
@@ -192,5 +192,7 @@ def _check_positive(option: str, value: Any) -> None:  # of YAML
         raise ValueError(f"{option} of guidance.function measurement is a number above 0; got {value}")
 
 
-GUIDES: Mapping[str, GuideFactory] = {"discriminator": discriminator, "measurement": measurement}
+GUIDES: Mapping[str, GuideFactory] = {
+    "attributes": attributes, "discriminator": discriminator, "measurement": measurement, "regression": regression,
+}  # fmt: skip
 """Names that `GuidanceConfig.function` takes besides MODULE:NAME."""
