@@ -48,18 +48,6 @@ class TargetObjective:
         return Losses(total=loss, logged=self.target.numbers(outputs.detach(), batch.y, self.columns))
 
 
-def learned_columns(images: ImageSet, table: Path, names: Sequence[str], kind: TargetName) -> Columns:
-    """The columns that a training on these images learns.
-
-    Raises:
-        FileNotFoundError, ValueError: as `column_values`, or a column that teaches nothing.
-    """
-    try:
-        return TARGETS[kind].columns(column_values(images, table, names), names)
-    except ValueError as error:
-        raise ValueError(f"{table}: {error}") from None
-
-
 def with_values(images: ImageSet, table: Path, columns: Columns) -> ImageSet:
     """The images, labelled with their standardised values in the table."""
     values = column_values(images, table, columns.names)
@@ -70,7 +58,7 @@ def with_values(images: ImageSet, table: Path, columns: Columns) -> ImageSet:
 def _real_column(values: Tensor, names: Sequence[str]) -> Columns:
     low, high = values.min().item(), values.max().item()
     if low == high:
-        raise ValueError(f'the column "{names[0]}" is {low:g} for every image; there is nothing to learn')
+        raise ValueError(f'the column "{names[0]}" of the table is {low:g} for every image; there is nothing to learn')
     mean, std = values.mean().item(), values.std(correction=0).item()
     return Columns(names=(*names,), mean=(mean,), std=(std,), lowest=(low,), highest=(high,))
 
@@ -80,7 +68,7 @@ def _binary_columns(values: Tensor, names: Sequence[str]) -> Columns:
         if found != [0, 1]:
             shown = ", ".join(f"{value:g}" for value in found[:5]) + (", .." if len(found) > 5 else "")
             raise ValueError(
-                f'attributes are 0 for no and 1 for yes, and images of both are needed; "{name}" holds {shown}'
+                f'attributes are 0 for no and 1 for yes, and both are needed; "{name}" of the table holds {shown}'
             )
     zeros, ones = (0.0,) * len(names), (1.0,) * len(names)
     return Columns(names=(*names,), mean=zeros, std=ones, lowest=zeros, highest=ones)

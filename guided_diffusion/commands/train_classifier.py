@@ -71,9 +71,10 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     """Train as configured; see `fit` for how it ends."""
     # Here, so that --help does not import what reads images.
     from classifiers.classifier_objective import ClassifierObjective, guided_chain
-    from classifiers.target_objective import TARGETS, TargetObjective, learned_columns, with_values
+    from classifiers.target_objective import TARGETS, TargetObjective, with_values
     from classifiers.validation import HELDOUT_LIKELIHOOD, open_validation, refuse_one_class
 
+    from ..data.columns import column_values
     from ..training.loop import open_training_data, train
 
     try:
@@ -91,8 +92,8 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         model = ClassifierModelConfig(network=outputs, chain=chain, class_names=data.class_names)
         objective = ClassifierObjective(levels, config.entropy_weight)
     else:
-        target, table = TARGETS[config.target], Path(config.data.labels)
-        columns = learned_columns(data, table, config.columns or (), config.target)
+        target, table, names = TARGETS[config.target], Path(config.data.labels), config.columns or ()
+        columns = target.columns(column_values(data, table, names), names)
         data = with_values(data, table, columns)
         outputs = network(num_classes=target.num_outputs(len(columns.names)))
         model = TargetModelConfig(target=config.target, network=outputs, chain=chain, columns=columns)

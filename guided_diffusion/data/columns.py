@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from unicodedata import normalize
 
@@ -40,35 +41,29 @@ def column_values(images: ImageSet, table: Path, columns: Sequence[str]) -> Tens
 
 def _rows(source: Path, columns: Sequence[str]) -> dict[str, list[float]]:
     """The numbers of each file that a table names."""
+    row_of: dict[str, list[float]] = {}
     try:
-        reader = csv.reader(io.StringIO(source.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
-        header = [name.strip() for name in next(reader, [])]
+        reader = csv.DictReader(io.StringIO(source.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
+        header = [*(reader.fieldnames or ())]
         for name in ("file", *columns):
             if header.count(name) != 1:
                 found = "two columns" if name in header else "no column"
                 raise ValueError(f'{source} has {found} "{name}": its first line is {",".join(header)!r}')
-        places = {name: header.index(name) for name in columns}
-        row_of: dict[str, list[float]] = {}
-        for row in filter(None, reader):
-            if len(row) != len(header):
-                raise ValueError(f"line {reader.line_num} of {source} has {len(row)} values for {len(header)} columns")
-            file = normalize("NFC", row[header.index("file")])
+        for row in reader:
+            line = f"line {reader.line_num} of {source}"
+            if None in row or None in row.values():
+                raise ValueError(f"{line} has not the {len(header)} values of the first line")
+            file = normalize("NFC", row["file"])
             if file in row_of:
-                raise ValueError(f"line {reader.line_num} of {source} names {file} again; give each file one row")
-            row_of[file] = [_number(row[place]) for place in places.values()]
-            wrong = [name for name, value in zip(places, row_of[file], strict=True) if not math.isfinite(value)]
-            if wrong:
-                raise ValueError(
-                    f'line {reader.line_num} of {source}: "{wrong[0]}" of {file} is "{row[places[wrong[0]]]}", where a '
-                    f"finite number was expected"
-                )
+                raise ValueError(f"{line} names {file} again; give each file one row")
+            row_of[file] = [_number(row[name], f'{line}: "{name}" of {file}') for name in columns]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{source} is no CSV table of UTF-8 text ({error})") from error
     return row_of
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _number(text: str, place: str) -> float:
+    with suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise ValueError(f'{place} is "{text}", where a finite number was expected')
