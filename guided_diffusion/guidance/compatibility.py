@@ -10,6 +10,12 @@ from ..diffusion.model import DiffusionConfig, DiffusionModel, chain_difference,
 
 def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
     """Refuse, by a ValueError, a classifier of other noise, images or classes than the model's at `run`."""
+    check_noise(model, classifier, run=run)
+    refuse_difference(class_difference(model.class_names, classifier.class_names), classifier.name, run)
+
+
+def check_noise(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
+    """Refuse, by a ValueError, a classifier of one class, or of other noise or images than the model's at `run`."""
     name, chain = classifier.name, classifier.config.chain
     if chain is None:
         raise ValueError(
@@ -24,7 +30,6 @@ def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Pat
     other_noise = chain_difference(model.chain, chain)
     refuse_difference(other_noise and f"{other_noise}; train a classifier with --diffusion {run}", name, run)
     check_images(name, classifier.image_shape, model, run)
-    refuse_difference(class_difference(model.class_names, classifier.class_names), name, run)
 
 
 def check_null_class(model: DiffusionConfig, run: Path) -> None:
