@@ -19,6 +19,7 @@ from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.training.objective import Losses
 
 from .calibration import kl_to_uniform
+from .trained_model import DISCRIMINATOR_CLASSES
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ def guided_chain(checkpoint: Checkpoint, data: ImageSet) -> ChainConfig:
     Images without class names fit a model of any classes.
 
     Raises:
-        ValueError: a diffusion model of other images or other classes, which the classifier could not guide.
+        ValueError: a diffusion model of other images or other classes, which the classifier could not guide. A
+            discriminator has classes of its own.
     """
     model = from_plain(DiffusionConfig, checkpoint.model, source=str(checkpoint.path / "config.json"))
     channels, side, _ = model.image_shape
@@ -74,7 +76,7 @@ def guided_chain(checkpoint: Checkpoint, data: ImageSet) -> ChainConfig:
             f"{side} and --data.mode {mode}, or for a classifier of clean images --diffusion null"
         )
     difference = class_difference(model.class_names if data.class_names else (), data.class_names)
-    if difference is not None:
+    if difference is not None and data.class_names != DISCRIMINATOR_CLASSES:
         raise ValueError(
             f"a classifier trained on {data.path} could not guide {checkpoint.path}: {difference}; give the same "
             f"classes, or for a classifier of clean images --diffusion null"

@@ -15,6 +15,9 @@ from guided_diffusion.files import file_sha256
 
 from .model import ClassifierConfig, NoisyClassifier, log_probabilities
 
+DISCRIMINATOR_CLASSES = ("generated", "real")
+"""Classes of a discriminator: images that a diffusion model made without guidance, and those of its training."""
+
 GUIDES: Mapping[str, str] = {
     "regression": "--guidance.function regression --guidance.function_options '{run: RUN, target: VALUE}'",
     "attributes": "--guidance.function attributes --guidance.function_options '{run: RUN, wanted: {NAME: true}}'",

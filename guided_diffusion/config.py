@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -107,19 +107,27 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
         if Path(file).is_file():
             _refuse_duplicates(Path(file))
     try:
-        return _jsonargparse.auto_cli(
-            config_class,
-            as_positional=False,
-            return_instance=True,  # else public methods of the config would become subcommands
-            args=arguments,
-            description=(config_class.__doc__ or "").strip().split("\n\n")[0],
-            allow_abbrev=False,  # what is short for one option today may be short for two tomorrow
-            exit_on_error=False,  # which would print the usage, seventy lines of it, before what is wrong
-        )
+        parser = _command_parser(config_class)
+        values = parser.instantiate(parser.parse_args(arguments))
     except jsonargparse.ArgumentError as error:
         raise ValueError(in_words(str(error), options, arguments)) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{' or '.join(config_files(arguments))} is no YAML file of options: {error}") from None
+    values.pop("config")
+    return config_class(**values)
+
+
+@cache
+def _command_parser(config_class: type) -> Any:
+    """Parser of a command line. To make one takes longer than to use it."""
+    parser = _jsonargparse.ArgumentParser(
+        description=(config_class.__doc__ or "").strip().split("\n\n")[0],
+        allow_abbrev=False,  # what is short for one option today may be short for two tomorrow
+        exit_on_error=False,  # which would print the usage, seventy lines of it, before what is wrong
+    )
+    parser.add_argument("--config", action=_jsonargparse.ActionConfigFile)
+    parser.add_class_arguments(config_class, as_group=False, as_positional=False, sub_configs=True)
+    return parser
 
 
 def _refuse_duplicates(file: Path) -> None:
@@ -216,8 +224,7 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
     Raises:
         ValueError: an unknown key, a missing one, a value of the wrong type, or values that do not fit together.
     """
-    parser = _jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=config_class)
+    parser = _value_parser(config_class)
     options = dict(options_of(config_class))
     for name, kind in options.items():
         configs = [one for one in (kind, *get_args(kind)) if dataclasses.is_dataclass(one)]
@@ -233,6 +240,14 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
         raise ValueError(
             f"{source} does not hold a {config_class.__name__}: {stored_in_words(str(error), options)}"
         ) from None
+
+
+@cache
+def _value_parser(config_class: type) -> Any:
+    """Parser of a stored config, whose making takes as long as two readings."""
+    parser = _jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=config_class)
+    return parser
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plain values of any kind

@@ -114,6 +114,7 @@ GUIDANCE = (
     "guidance.function_scale",
     "guidance.further",
     "guidance.scale",
+    "guidance.scale_outside",
     "guidance.score",
     "guidance.particle_weight",
     "guidance.particles",

@@ -9,6 +9,7 @@ means to each of them.
 
 from .classifier import class_log_density, classifier_score, entropy_scaled_score
 from .classifier_free import extrapolated
+from .discriminator import log_odds
 from .divergence import divergence_score
 from .estimate import clean_log_density, guided_at_estimate, guided_through, joint_log_prob
 from .function import Guide, at_estimate, noisy, through_network
@@ -31,6 +32,7 @@ __all__ = [
     "guided_at_estimate",
     "guided_through",
     "joint_log_prob",
+    "log_odds",
     "noisy",
     "score_of",
     "summed",

@@ -13,6 +13,12 @@ from .config import GuidanceConfig
 
 def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
     """Refuse, by a ValueError, a classifier of other noise, images or classes than the model's at `run`."""
+    check_noise(model, classifier, run=run)
+    refuse_difference(class_difference(model.class_names, classifier.class_names), classifier.name, run)
+
+
+def check_noise(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
+    """Refuse, by a ValueError, a classifier of one class, or of other noise or images than the model's at `run`."""
     name, chain = classifier.name, classifier.config.chain
     if chain is None:
         raise ValueError(
@@ -27,7 +33,6 @@ def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Pat
     other_noise = chain_difference(model.chain, chain)
     refuse_difference(other_noise and f"{other_noise}; train a classifier with --diffusion {run}", name, run)
     check_images(name, classifier.image_shape, model, run)
-    refuse_difference(class_difference(model.class_names, classifier.class_names), name, run)
 
 
 def check_null_class(model: DiffusionConfig, run: Path) -> None:
@@ -90,8 +95,9 @@ def check_particles(config: GuidanceConfig, sampler: SamplerConfig, *, has_densi
             f"guidance.particles {config.particles} weighs samples by a classifier of noisy images, or by a noisy "
             f"guidance.function, and there is none; add --classifier RUN"
         )
-    if config.score != GuidanceConfig.score:
-        raise ValueError(
-            f"guidance.particles {config.particles} samples p(x) p(y | x)^s, and guidance.score {config.score} leads "
-            f"elsewhere; leave one of them out"
-        )
+    for name in ("score", "scale_outside"):
+        if (value := getattr(config, name)) != getattr(GuidanceConfig, name):
+            raise ValueError(
+                f"guidance.particles {config.particles} samples p(x) p(y | x)^s, and guidance.{name} {value} leads "
+                f"elsewhere; leave one of them out"
+            )

@@ -22,7 +22,7 @@ ScoreName = Literal["plain", "entropy_scaled", "forward_kl", "reverse_kl", "jens
 LARGEST_STRENGTH = 1e6
 """Of any scale or weight. Published ones are below 100; from about 1e30 on, float32 overflows in the first step."""
 
-CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "score_options", "further")
+CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "score_options", "scale_outside", "further")
 """Fields of `GuidanceConfig` that say something of `--classifier`."""
 
 ClassifierScore = Callable[..., ScoreTerm]
@@ -115,6 +115,9 @@ class GuidanceConfig:
     """Guide only above this noise level, sqrt(1 / alpha_bar - 1); below it no guidance network is evaluated."""
     sigma_max: float = float("inf")
     """Guide only up to this noise level."""
+    scale_outside: float = 0.0
+    """s of the classifiers outside that interval. 1 there and more below sigma_max 1 kept modes and moments best of all
+    that was tried (docs/guidance.md)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_min < self.sigma_max:
@@ -127,6 +130,11 @@ class GuidanceConfig:
             raise ValueError(
                 f"guidance.particle_weight {self.particle_weight} weighs particles, and there is one; give "
                 f"guidance.particles"
+            )
+        if self.scale_outside and not self.is_limited:
+            raise ValueError(
+                f"guidance.scale_outside {self.scale_outside:g} acts outside an interval of noise levels, and there is "
+                f"none; give guidance.sigma_max, such as 1, or guidance.sigma_min"
             )
         weaker = self.autoguidance
         if (weaker.model is None) != (weaker.weight is None):
@@ -172,6 +180,7 @@ class GuidanceConfig:
             "classifier_free.weight": self.classifier_free.weight,
             "autoguidance.weight": self.autoguidance.weight,
             "clean_classifier.scale": self.clean_classifier.scale,
+            "scale_outside": self.scale_outside or None,
             "function_scale": self.function_scale,
         }
         strengths |= {f"class_scales of {name}": scale for name, scale in self.class_scales.items()}

@@ -16,12 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from classifiers.trained_model import DISCRIMINATOR_CLASSES, load_classifier
+
 from ..data.formats.storage import NO_LABEL
 from ..data.pictures import read_mask
 from ..diffusion.chain import DiffusionChain, Step
 from ..diffusion.images import from_uint8
 from ..diffusion.model import DiffusionModel
 from ..own_code import frozen, imported, qualified_name, weights_sha256
+from .compatibility import check_noise
+from .discriminator import log_odds
 from .function import Guide, check_guide, check_options
 from .measurement import RULES, Operator, RuleName, average_pooling, gaussian_blur, known_pixels
 from .target_guides import attributes, regression
@@ -102,7 +106,7 @@ def measurement(
     blur: float | None = None,
     pool: int | None = None,
     mask: str | None = None,
-    rule: RuleName = "dps",
+    rule: RuleName = "pseudoinverse",
     noise: float = 0.05,
     gradient: str = "x_t",
 ) -> Guide:
@@ -133,16 +137,36 @@ def measurement(
     return Guide(log_density, "network" if gradient == "x_t" else "x_0", record=record)
 
 
+def discriminator(model: DiffusionModel, *, run: str) -> Guide:
+    """The log-odds of real against generated images (2211.17091), by a discriminator of the model's own samples.
+
+    run: its run directory or checkpoint.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: a classifier of other classes, noise or images.
+    """
+    classifier = load_classifier(Path(run), device=model.device)
+    if classifier.class_names != DISCRIMINATOR_CLASSES:
+        raise ValueError(
+            f"{classifier.name} is no discriminator: its classes are {', '.join(classifier.class_names)}, not "
+            f"{' and '.join(DISCRIMINATOR_CLASSES)}; train one on a folder that holds folders of these names"
+        )
+    check_noise(model.config, classifier, run=model.checkpoint.path)
+    return Guide(log_odds(classifier.log_prob, of=1, against=0), "x_t", record={"run": classifier.sha256})
+
+
 def open_measured(path: Path, operator: Operator, *, channels: int) -> Tensor:
     """The measurements (N, C, M, M) uint8 at a path, pictures or stored arrays of the side M."""
     from ..data.image_set import open_image_set  # with Pillow, which no help needs
 
     images = open_image_set(path, channels=channels)
-    side = len(operator.mask)
+    side, size = operator.rows.shape
     if images.shape[:2] != (side, side):
         height, width = images.shape[:2]
         raise ValueError(
-            f"{path} holds images of {width}x{height} pixels, but measurements of this operator have {side}x{side}"
+            f"{path} holds images of {width}x{height} pixels, but measurements of this operator have {side}x{side}; "
+            f"give those, measured at the model's {size} pixels"
         )
     return images.read(range(len(images)))
 
@@ -170,6 +194,6 @@ def _check_positive(option: str, value: Any) -> None:  # of YAML
 
 
 GUIDES: Mapping[str, GuideFactory] = {
-    "measurement": measurement, "regression": regression, "attributes": attributes,
+    "attributes": attributes, "discriminator": discriminator, "measurement": measurement, "regression": regression,
 }  # fmt: skip
 """Names that `GuidanceConfig.function` takes besides MODULE:NAME."""

@@ -114,13 +114,14 @@ class Guidance:
 
     def term(self, y: Tensor, *, ids: Sequence[int] | None = None) -> ScoreTerm | None:
         """The score of what guides by x_t, for labels y (B,) and samples `ids`; None without any."""
-        score = self.config.score_function
-        terms = [score(one.log_prob, y, scale) for one, scale in self._classifiers(y)]
+        config, score, classifiers = self.config, self.config.score_function, self._classifiers(y)
+        terms = [score(one.log_prob, y, scale) for one, scale in classifiers]
         terms += [score_of(*density) for density in self._densities(y, ids, "x_t")]
-        if not terms:
-            return None
-        term = summed(*terms) if len(terms) > 1 else terms[0]
-        return within(term, self.config.sigma_min, self.config.sigma_max) if self.config.is_limited else term
+        term = _total(terms)
+        if term is None or not config.is_limited:
+            return term
+        outside = _total([score(one.log_prob, y, config.scale_outside) for one, _ in classifiers])
+        return within(term, config.sigma_min, config.sigma_max, outside=outside)
 
     def twist(self, y: Tensor, *, ids: Sequence[int] | None = None) -> Twist:
         """The log-densities by which particles of labels y (B,) are weighed."""
@@ -143,7 +144,7 @@ class Guidance:
             return "take guidance.clean_classifier.gradient x_0"
         place = None if self.function is None else self.function.place
         if place == "network":
-            return "have guidance.function evaluated at_estimate"
+            return "have guidance.function evaluated at the estimate itself"
         is_tilted = (self.classifier is not None or place == "x_t") and self.sampler.entry.guidance == "tilted"
         return f"let the {'classifier' if self.classifier else 'function'} guide ddpm" if is_tilted else None
 
@@ -165,6 +166,7 @@ class Guidance:
             "scale": None if self.classifier is None else _or_one(config.scale),
             "sigma_min": config.sigma_min or None,
             "sigma_max": config.sigma_max if config.sigma_max < float("inf") else None,  # JSON has no infinity
+            "scale_outside": config.scale_outside or None,
             "class_scales": {str(label): scale for label, scale in scales.items()} or None,
             config.score: None if config.score == GuidanceConfig.score else config.all_score_options() or True,
             **self.sampler.guidance_record(),
@@ -293,6 +295,11 @@ def _load_weaker(name: str, *, device: torch.device) -> DiffusionModel:
 def classifier_record(classifier: Classifier | CleanClassifier) -> dict[str, Any]:
     """A classifier as manifests record it."""
     return {"name": classifier.name, "sha256": classifier.sha256}
+
+
+def _total(terms: Sequence[ScoreTerm]) -> ScoreTerm | None:
+    """The sum of the terms; None of none."""
+    return summed(*terms) if len(terms) > 1 else next(iter(terms), None)
 
 
 def _or_one(scale: float | None) -> float:

@@ -145,7 +145,7 @@ def read_statistics(directory: Path) -> Iterator[Mapping[str, np.ndarray]]:
     """Labels, ids and statistics of each shard, errors as `complete_shards`; images are not read."""
     for path in complete_shards(directory):
         with _arrays(path) as arrays:
-            yield {name: arrays[name] for name in arrays if name != "images"}
+            yield {"labels": arrays["labels"]} | {name: arrays[name] for name in arrays if name != "images"}
 
 
 def record_measured(directory: Path, measured: Mapping[str, Any]) -> None:
