@@ -6,6 +6,7 @@ from classifiers.trained_model import Classifier
 
 from ..diffusion.chain import DiffusionChain, sigma
 from ..diffusion.model import DiffusionConfig, DiffusionModel, chain_difference, class_difference
+from ..diffusion.schedules import ChainConfig
 from ..samplers import SamplerConfig
 from ..samplers.config import make_particle_filter
 from .config import GuidanceConfig
@@ -77,8 +78,18 @@ def refuse_difference(difference: str | None, name: str | Path, guided: str | Pa
         raise ValueError(f"{name} cannot guide {guided}: {difference}")
 
 
-def check_interval(lower: float, upper: float, chain: DiffusionChain) -> None:
-    """Refuse, by a ValueError, an interval of guidance that holds none of a sampler's levels."""
+def check_sampler(config: GuidanceConfig, sampler: SamplerConfig, chain: ChainConfig, *, has_density: bool) -> None:
+    """Refuse, by a ValueError, an interval without a level of the sampler, and particles that nothing can weigh.
+
+    has_density: True where a log-density of x_t guides.
+    """
+    if config.is_limited:
+        _check_interval(config.sigma_min, config.sigma_max, sampler.levels(chain))
+    if config.particles > 1:
+        _check_particles(config, sampler, has_density=has_density)
+
+
+def _check_interval(lower: float, upper: float, chain: DiffusionChain) -> None:
     levels = [sigma(float(alpha_bar)) for alpha_bar in chain.alpha_bar]
     if not any(lower < level <= upper for level in levels):
         raise ValueError(
@@ -87,8 +98,7 @@ def check_interval(lower: float, upper: float, chain: DiffusionChain) -> None:
         )
 
 
-def check_particles(config: GuidanceConfig, sampler: SamplerConfig, *, has_density: bool) -> None:
-    """Refuse, by a ValueError, particles that nothing weighs; has_density: a log-density of x_t guides."""
+def _check_particles(config: GuidanceConfig, sampler: SamplerConfig, *, has_density: bool) -> None:
     make_particle_filter(sampler, config.particles, config.particle_weight)  # refuses links without noise
     if not has_density:
         raise ValueError(

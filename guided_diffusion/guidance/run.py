@@ -31,9 +31,8 @@ from .classifier_free import extrapolated
 from .compatibility import (
     check_classifier,
     check_images,
-    check_interval,
     check_null_class,
-    check_particles,
+    check_sampler,
     check_weaker,
     refuse_difference,
 )
@@ -82,11 +81,8 @@ class Guidance:
             check_images(self.clean.name, self.clean.image_shape, model, run)
             self.clean.labels_of(self.class_names)  # refuses classes that it does not know
         self.config.scales_by_label(self.class_names)  # refuses unknown classes, and one named twice
-        if self.config.is_limited:
-            check_interval(self.config.sigma_min, self.config.sigma_max, self.sampler.levels(model.chain))
-        if self.config.particles > 1:
-            has_density = self.classifier is not None or (self.function is not None and self.function.place == "x_t")
-            check_particles(self.config, self.sampler, has_density=has_density)
+        has_density = self.classifier is not None or (self.function is not None and self.function.place == "x_t")
+        check_sampler(self.config, self.sampler, model.chain, has_density=has_density)
 
     @property
     def knows_classes(self) -> bool:
