@@ -43,13 +43,12 @@ from guided_diffusion.guidance import (
     classifier_score,
     divergence_score,
     entropy_scaled_score,
+    feedback_score,
     within,
-)  # fmt: skip
+)
 from guided_diffusion.guidance.divergence import forward_kl, jensen_shannon, reverse_kl
-from guided_diffusion.guidance.score import at_label, log_prob_and_gradient, times
 from guided_diffusion.samplers import SamplerConfig, make_sampler
 
-MOST_FEEDBACK = 10.0
 BLUR = 0.4
 WAVES = 16
 
@@ -120,16 +119,8 @@ def divergence(kind: Callable[[Tensor, Tensor], Tensor], *, weight: float, smoot
 
 
 def feedback(pi: float) -> Method:
-    """The score of the class that a classifier p(y|x) = pi p'(y|x) + (1 - pi) p(y) mixes with the prior p(y)."""
-
     def guided(run: Run, x_T: Tensor, scale: float) -> Tensor:
-        def term(x_t: Tensor, step: Step) -> Tensor:
-            log_p, gradient = log_prob_and_gradient(lambda x: run.log_prob(x, step.t), x_t, run.y)
-            ratio = at_label(log_p, run.y).exp() * log_p.shape[1]
-            factor = torch.where(ratio > 1 - pi, ratio / (ratio - (1 - pi)), torch.inf)
-            return times(scale * factor.clamp(max=MOST_FEEDBACK), gradient)
-
-        return run.sample(x_T, term)
+        return run.sample(x_T, feedback_score(run.log_prob, run.y, scale, pi=pi))
 
     return guided
 
@@ -170,7 +161,7 @@ def gibbs(rounds: int) -> Method:
 
 
 METHODS: Mapping[str, tuple[Method, tuple[float, ...]]] = {
-    "plain": (plain, (1.0, 1.25, 1.5, 2.0, 3.0)),
+    "plain": (plain, (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)),
     "sigma <= 2": (in_interval, (1.5, 2.0, 3.0, 4.0)),
     "1, then s": (one_outside, (1.25, 1.5, 2.0, 3.0, 4.0)),
     "by entropy": (by_entropy, (0.75, 1.0, 1.25, 1.5, 2.0)),

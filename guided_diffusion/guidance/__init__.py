@@ -12,6 +12,7 @@ from .classifier_free import extrapolated
 from .discriminator import log_odds
 from .divergence import divergence_score
 from .estimate import clean_log_density, guided_at_estimate, guided_through, joint_log_prob
+from .feedback import feedback_score
 from .function import Guide, at_estimate, noisy, through_network
 from .interval import between, within
 from .score import LogDensity, LogProb, ScoreTerm, score_of, summed, tilted
@@ -29,6 +30,7 @@ __all__ = [
     "divergence_score",
     "entropy_scaled_score",
     "extrapolated",
+    "feedback_score",
     "guided_at_estimate",
     "guided_through",
     "joint_log_prob",

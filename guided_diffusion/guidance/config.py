@@ -11,12 +11,13 @@ import torch
 from ..data.labels import parse_label
 from .classifier import classifier_score, entropy_scaled_score
 from .divergence import divergence_score, forward_kl, jensen_shannon, reverse_kl
+from .feedback import feedback_score
 from .score import LogProb, ScoreTerm
 
 if TYPE_CHECKING:
     from .run import Guidance
 
-ScoreName = Literal["plain", "entropy_scaled", "forward_kl", "reverse_kl", "jensen_shannon"]
+ScoreName = Literal["plain", "entropy_scaled", "feedback", "forward_kl", "reverse_kl", "jensen_shannon"]
 
 LARGEST_STRENGTH = 1e6
 """Of any scale or weight. Published ones are below 100; from about 1e30 on, float32 overflows in the first step."""
@@ -30,6 +31,7 @@ ClassifierScore = Callable[..., ScoreTerm]
 CLASSIFIER_SCORES: Mapping[ScoreName, ClassifierScore] = {
     "plain": classifier_score,
     "entropy_scaled": entropy_scaled_score,
+    "feedback": feedback_score,
     "forward_kl": partial(divergence_score, forward_kl),
     "reverse_kl": partial(divergence_score, reverse_kl),
     "jensen_shannon": partial(divergence_score, jensen_shannon),
