@@ -207,8 +207,8 @@ class SamplingRun:
         factor = float("inf") if alpha_bar == 0 else (1 - alpha_bar) * alpha_bar**-0.5
         if factor > LARGEST_TILT and self.guidance.instead_of_tilting is not None:
             _logger.warning(
-                "the noisiest timestep kept has signal power %.2g, where guidance moves x_0 by %.2g times the "
-                "classifier's gradient with respect to x_t, errors and all; take fewer steps, which leaves that "
+                "the noisiest timestep kept has signal power %.2g, where guidance moves x_0 by %.2g times a "
+                "guide's gradient with respect to x_t, errors and all; take fewer steps, which leaves that "
                 "timestep out, set guidance.sigma_max, or %s",
                 alpha_bar,
                 factor,

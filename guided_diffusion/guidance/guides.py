@@ -106,7 +106,7 @@ def measurement(
     blur: float | None = None,
     pool: int | None = None,
     mask: str | None = None,
-    rule: RuleName = "dps",
+    rule: RuleName = "pseudoinverse",
     noise: float = 0.05,
     gradient: str = "x_t",
 ) -> Guide:
@@ -161,11 +161,12 @@ def open_measured(path: Path, operator: Operator, *, channels: int) -> Tensor:
     from ..data.image_set import open_image_set  # with Pillow, which no help needs
 
     images = open_image_set(path, channels=channels)
-    side = len(operator.mask)
+    side, size = operator.rows.shape
     if images.shape[:2] != (side, side):
         height, width = images.shape[:2]
         raise ValueError(
-            f"{path} holds images of {width}x{height} pixels, but measurements of this operator have {side}x{side}"
+            f"{path} holds images of {width}x{height} pixels, but measurements of this operator have {side}x{side}; "
+            f"give those, measured at the model's {size} pixels"
         )
     return images.read(range(len(images)))
 

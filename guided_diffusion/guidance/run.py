@@ -135,7 +135,7 @@ class Guidance:
             return "take guidance.clean_classifier.gradient x_0"
         place = None if self.function is None else self.function.place
         if place == "network":
-            return "have guidance.function evaluated at_estimate"
+            return "have guidance.function evaluated at the estimate itself"
         is_tilted = (self.classifier is not None or place == "x_t") and self.sampler.entry.guidance == "tilted"
         return f"let the {'classifier' if self.classifier else 'function'} guide ddpm" if is_tilted else None
 
