@@ -7,6 +7,7 @@ subtracts sqrt(1 - alpha_bar) * term from eps (ADM Algorithm 2), which works wit
 means to each of them.
 """
 
+from .cap import capped
 from .classifier import class_log_density, classifier_score, entropy_scaled_score
 from .classifier_free import extrapolated
 from .discriminator import log_odds
@@ -24,6 +25,7 @@ __all__ = [
     "ScoreTerm",
     "at_estimate",
     "between",
+    "capped",
     "class_log_density",
     "classifier_score",
     "clean_log_density",

@@ -26,6 +26,7 @@ from ..diffusion.denoiser import Clip, Denoiser, bounded
 from ..diffusion.model import DiffusionModel, class_difference, load_diffusion, weights_record
 from ..models.precision import CLASSIFIER, Precision, in_precision
 from ..samplers import SamplerConfig
+from .cap import capped
 from .classifier import class_log_density
 from .classifier_free import extrapolated
 from .compatibility import (
@@ -113,10 +114,10 @@ class Guidance:
         terms = [score(one.log_prob, y, scale) for one, scale in classifiers]
         terms += [score_of(*density) for density in self._densities(y, ids, "x_t")]
         term = _total(terms)
-        if term is None or not config.is_limited:
-            return term
-        outside = _total([score(one.log_prob, y, config.scale_outside) for one, _ in classifiers])
-        return within(term, config.sigma_min, config.sigma_max, outside=outside)
+        if term is not None and config.is_limited:
+            outside = _total([score(one.log_prob, y, config.scale_outside) for one, _ in classifiers])
+            term = within(term, config.sigma_min, config.sigma_max, outside=outside)
+        return term if term is None or config.cap is None else capped(term, config.cap)
 
     def log_densities(self, y: Tensor, *, ids: Sequence[int] | None = None) -> list[tuple[LogDensity, Scale]]:
         """The log-densities of x_t whose scores `term` adds up, each with its scale, but for `score` and interval."""
@@ -158,6 +159,7 @@ class Guidance:
             "sigma_min": config.sigma_min or None,
             "sigma_max": config.sigma_max if config.sigma_max < float("inf") else None,  # JSON has no infinity
             "scale_outside": config.scale_outside or None,
+            "cap": config.cap,
             "class_scales": {str(label): scale for label, scale in scales.items()} or None,
             config.score: None if config.score == GuidanceConfig.score else config.all_score_options() or True,
             **self.sampler.guidance_record(),

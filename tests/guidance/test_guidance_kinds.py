@@ -13,7 +13,6 @@ from guided_diffusion.guidance import (
     classifier_score,
     clean_log_density,
     entropy_scaled_score,
-    feedback_score,
     guided_at_estimate,
     guided_through,
     joint_log_prob,
@@ -120,34 +119,6 @@ def test_a_classifier_that_is_certain_of_another_class_is_followed_a_hundredfold
     plain = classifier_score(log_prob, others, 2.0)(x_t, MIDDLE)
     assert_close(by_entropy, plain / ENTROPY_FLOOR, **EXACT)
     assert torch.isfinite(by_entropy).all()
-
-
-def test_feedback_is_bayes_rule_for_a_classifier_of_partly_random_labels():
-    def log_prob(x, t):
-        return (0.7 * MIXTURE.log_prob(x, t).exp() + 0.3 / 3).log()
-
-    bayes = classifier_score(MIXTURE.log_prob, y, 1.0)(x_t, MIDDLE)
-    sound = MIXTURE.log_prob(x_t, MIDDLE.t)[range(6), y].exp() > 0.3 / 3 / 0.7 / 9  # where the factor is below 10
-    assert sound.sum() >= 4
-    assert_close(feedback_score(log_prob, y, 1.0, pi=0.7)(x_t, MIDDLE)[sound], bayes[sound], rtol=1e-10, atol=1e-12)
-
-
-def test_feedback_without_random_labels_is_the_classifiers_score():
-    found, plain = feedback_score(MIXTURE.log_prob, y, SCALES, pi=1.0), classifier_score(MIXTURE.log_prob, y, SCALES)
-    assert_close(found(x_t, MIDDLE), plain(x_t, MIDDLE), **EXACT)
-
-
-def test_feedback_is_tenfold_where_the_class_is_lost():
-    def log_prob(x, t):
-        far = torch.tensor([900.0, 0.0, 0.0], dtype=torch.float64)
-        return (x.flatten(1)[:, :3] + far).log_softmax(dim=1)
-
-    others = torch.full((6,), 1)
-    found = feedback_score(log_prob, others, 2.0)(x_t, MIDDLE)
-    assert_close(found, classifier_score(log_prob, others, 20.0)(x_t, MIDDLE), **EXACT)
-    assert torch.isfinite(found).all()
-    with pytest.raises(ValueError, match="pi of feedback guidance is the share of sound labels"):
-        feedback_score(log_prob, others, 1.0, pi=1.5)
 
 
 def test_the_entropy_comes_from_the_same_call_of_the_classifier():
