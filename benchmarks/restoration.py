@@ -2,7 +2,8 @@
 
 python benchmarks/restoration.py --demo runs/demo --out runs/restoration
 
-Measurements are pictures of uint8 with noise of 0.05. residual: root mean square of y - A x; 0.05 is that of the noise.
+Measurements are pictures of uint8 with noise of 0.05; "noise" is the one that the rule is given. residual: root mean
+square of y - A x; 0.05 is that of the noise.
 error: root mean square of x - x_0. right: share of digits that the demo's judge gives their true class. OUT holds the
 measurements, and a picture for each operator: x_0, y, and a row for each rule.
 """
@@ -27,11 +28,13 @@ from guided_diffusion.guidance.measurement import average_pooling, gaussian_blur
 
 NOISE = 0.05
 OPERATORS = {"blur": (1.0, gaussian_blur(8, 1.0)), "pool": (2, average_pooling(8, 2))}
-GUIDES: tuple[tuple[str, str, float], ...] = (
-    ("dps", "x_t", 0.0), ("dps", "x_t", 0.3), ("dps", "x_t", 1.0), ("likelihood", "x_t", 1.0),
-    ("pseudoinverse", "x_t", 1.0), ("pseudoinverse", "x_0", 1.0),
+GUIDES: tuple[tuple[str, str, float, float], ...] = (
+    ("dps", "x_t", NOISE, 0.0), ("dps", "x_t", NOISE, 0.3), ("dps", "x_t", NOISE, 1.0),
+    ("likelihood", "x_t", NOISE, 1.0), ("likelihood", "x_t", 0.01, 1.0),
+    ("pseudoinverse", "x_t", NOISE, 1.0), ("pseudoinverse", "x_t", 0.01, 1.0), ("pseudoinverse", "x_t", NOISE, 4.0),
+    ("pseudoinverse", "x_0", NOISE, 1.0), ("pseudoinverse", "x_0", NOISE, 4.0),
 )  # fmt: skip
-"""Rules, the variable of the gradient, and scales; 0 is unguided."""
+"""Rules, the variable of the gradient, the noise that they are given, and scales; 0 is unguided."""
 SHOWN = 16
 
 
@@ -57,7 +60,7 @@ def main(config: RestorationBenchmark) -> None:
     chosen = evenly_spaced(len(digits), most=config.samples)
     x_0, y = from_uint8(digits.read(chosen)), digits.labels[list(chosen)]
     pipeline, judge = GuidedDiffusion.load(config.demo / "diffusion"), load_classifier(config.demo / "judge")
-    print("| operator | sampler | rule | gradient | s | residual | error | right |\n" + "| --- " * 8 + "|")
+    print("| operator | sampler | rule | gradient | noise | s | residual | error | right |\n" + "| --- " * 9 + "|")
     for name, (value, operator) in OPERATORS.items():
         noise = NOISE * torch.randn(operator(x_0).shape, generator=torch.Generator().manual_seed(0))
         measured = to_uint8(operator(x_0) + noise)
@@ -65,8 +68,8 @@ def main(config: RestorationBenchmark) -> None:
         shown = [to_uint8(x_0[:SHOWN]), measured[:SHOWN].repeat_interleave(8 // measured.shape[-1], dim=2)
                  .repeat_interleave(8 // measured.shape[-1], dim=3)]  # fmt: skip
         samplers: dict[Any, int] = {"ddpm": config.ddpm_steps, "ddim": config.ddim_steps}
-        for sampler, (rule, gradient, scale) in itertools.product(samplers, GUIDES):
-            options = {name: value, "images": str(config.out / name), "noise": NOISE}
+        for sampler, (rule, gradient, told, scale) in itertools.product(samplers, GUIDES):
+            options = {name: value, "images": str(config.out / name), "noise": told}
             guidance = GuidanceConfig(
                 function="measurement", function_options=options | {"rule": rule, "gradient": gradient},
                 function_scale=scale,
@@ -78,7 +81,7 @@ def main(config: RestorationBenchmark) -> None:
             shown.append(x[:SHOWN])
             numbers = measures(from_uint8(x), x_0, operator(from_uint8(x)) - from_uint8(measured))
             right = judge.log_prob(from_uint8(x), torch.zeros(len(x))).argmax(dim=1) == y
-            row = [name, f"{sampler} {samplers[sampler]}", rule, gradient, f"{scale:g}", *numbers]
+            row = [name, f"{sampler} {samplers[sampler]}", rule, gradient, f"{told:g}", f"{scale:g}", *numbers]
             print(f"| {' | '.join([*row, f'{right.float().mean():.2f}'])} |", flush=True)
         write_grid(config.out / f"{name}.png", torch.cat(shown), columns=min(SHOWN, len(x_0)))
 

@@ -32,8 +32,8 @@ from .classifier_free import extrapolated
 from .compatibility import (
     check_classifier,
     check_images,
-    check_interval,
     check_null_class,
+    check_sampler,
     check_weaker,
     refuse_difference,
 )
@@ -43,6 +43,7 @@ from .function import Guide, Place, combined
 from .guides import load_guide, tried
 from .interval import between, is_inside, within
 from .score import LogDensity, Scale, ScoreTerm, score_of, summed
+from .twist import Twist
 
 C = TypeVar("C", Classifier, CleanClassifier)
 
@@ -81,8 +82,8 @@ class Guidance:
             check_images(self.clean.name, self.clean.image_shape, model, run)
             self.clean.labels_of(self.class_names)  # refuses classes that it does not know
         self.config.scales_by_label(self.class_names)  # refuses unknown classes, and one named twice
-        if self.config.is_limited:
-            check_interval(self.config.sigma_min, self.config.sigma_max, self.sampler.levels(model.chain))
+        has_density = self.classifier is not None or (self.function is not None and self.function.place == "x_t")
+        check_sampler(self.config, self.sampler, model.chain, has_density=has_density)
 
     @property
     def knows_classes(self) -> bool:
@@ -113,11 +114,16 @@ class Guidance:
         config, score, classifiers = self.config, self.config.score_function, self._classifiers(y)
         terms = [score(one.log_prob, y, scale) for one, scale in classifiers]
         terms += [score_of(*density) for density in self._densities(y, ids, "x_t")]
-        term = _total(terms)
+        term = summed(*terms) if terms else None
         if term is not None and config.is_limited:
-            outside = _total([score(one.log_prob, y, config.scale_outside) for one, _ in classifiers])
-            term = within(term, config.sigma_min, config.sigma_max, outside=outside)
+            outside = [score(one.log_prob, y, config.scale_outside) for one, _ in classifiers]
+            elsewhere = summed(*outside) if outside else None
+            term = within(term, config.sigma_min, config.sigma_max, outside=elsewhere)
         return term if term is None or config.cap is None else capped(term, config.cap)
+
+    def twist(self, y: Tensor, *, ids: Sequence[int] | None = None) -> Twist:
+        """The log-densities by which particles of labels y (B,) are weighed."""
+        return Twist(tuple(self.log_densities(y, ids=ids)), self.config.sigma_min, self.config.sigma_max)
 
     def log_densities(self, y: Tensor, *, ids: Sequence[int] | None = None) -> list[tuple[LogDensity, Scale]]:
         """The log-densities of x_t whose scores `term` adds up, each with its scale, but for `score` and interval."""
@@ -163,6 +169,8 @@ class Guidance:
             "class_scales": {str(label): scale for label, scale in scales.items()} or None,
             config.score: None if config.score == GuidanceConfig.score else config.all_score_options() or True,
             **self.sampler.guidance_record(),
+            "particles": config.particles if config.particles > 1 else None,
+            "particle_weight": config.particle_weight if config.particles > 1 else None,
             "further": [classifier_record(one) | {"scale": scale} for one, scale in further] or None,
             "free_weight": config.classifier_free.weight,
             "weak": self.weaker and weights_record(self.weaker) | {"weight": config.autoguidance.weight},
@@ -286,11 +294,6 @@ def _load_weaker(name: str, *, device: torch.device) -> DiffusionModel:
 def classifier_record(classifier: Classifier | CleanClassifier) -> dict[str, Any]:
     """A classifier as manifests record it."""
     return {"name": classifier.name, "sha256": classifier.sha256}
-
-
-def _total(terms: Sequence[ScoreTerm]) -> ScoreTerm | None:
-    """The sum of the terms; None of none."""
-    return summed(*terms) if len(terms) > 1 else next(iter(terms), None)
 
 
 def _or_one(scale: float | None) -> float:

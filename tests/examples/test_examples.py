@@ -76,3 +76,14 @@ def test_a_guide_by_a_prompt_names_the_package_that_it_needs(diffusion_run, monk
 def test_an_own_metric_finds_copies(class_folder, judge_run, capsys):
     example("own_metric")["main"](class_folder, class_folder, f"classifier:{judge_run}")
     assert capsys.readouterr().out == "{'copies': 1.0}\n"
+
+
+def test_a_table_of_digits_has_their_slant_ink_and_attributes(tmp_path):
+    table = example("digit_table")
+    tiny.write_class_folder(tmp_path, classes=("3", "8"), per_class=1)
+    table["main"]([tmp_path])
+    header, three, eight = (line.split(",") for line in (tmp_path / "table.csv").read_text().splitlines())
+    assert header == ["file", "slant", "ink", "thick", "odd"]
+    assert (three[0], three[3:], eight[0], eight[3:]) == ("3/000.png", ["0", "1"], "8/000.png", ["1", "0"])
+    assert table["slant"](np.eye(8)[::-1]) == pytest.approx(1)  # from the lower left to the upper right
+    assert table["slant"](np.ones((8, 8))) == pytest.approx(0)
