@@ -1,6 +1,7 @@
 """A trained classifier as a whole: network, chain of its training noise, and names of classes."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,13 +85,13 @@ def load_classifier(path: Path, *, weights: str | None = None, device: torch.dev
         FileNotFoundError: no checkpoint there.
         ValueError: a checkpoint of another kind, or weights that are missing or do not fit.
     """
-    checkpoint = open_checkpoint(path, "classifier", *GUIDES)
-    if checkpoint.kind in GUIDES:
-        options = GUIDES[checkpoint.kind].replace("RUN", str(path))
-        raise ValueError(
-            f"{checkpoint.path} was trained with --target {checkpoint.kind} and is no classifier; it guides as "
-            f"{options}"
-        )
+    target = None
+    with suppress(ValueError):  # of all other kinds, and of damage
+        target = open_checkpoint(path, *GUIDES)
+    if target is not None:
+        options = GUIDES[target.kind].replace("RUN", str(path))
+        trained = f"{target.path} was trained with --target {target.kind}"
+        raise ValueError(f"{trained} and is no classifier; it guides as {options}")
     return Classifier(
         *load_network(path, "classifier", ClassifierModelConfig, NoisyClassifier, weights=weights, device=device)
     )
