@@ -47,6 +47,8 @@ class Job:
     """Command lines, without the leading "python"."""
     trains: Path | None = None
     """Run directory of the training among them."""
+    after: Path | None = None
+    """Run directory whose first checkpoint they wait for."""
 
 
 def run_demo(config: DemoConfig) -> None:
@@ -94,9 +96,10 @@ def demo_stages(config: DemoConfig) -> dict[str, list[Job]]:
 
     def sampling(sampler: str, steps: int, scale: float) -> Job:
         samples = f"{out}/samples/{sampler}-scale{scale:g}"
+        place = " --sampler.gradient_at mean" if sampler == "ddpm" else ""  # few links: docs/guidance.md#why-scale-1..
         sample = (
             f"scripts/sample.py --diffusion {out}/diffusion --classifier {out}/classifier --guidance.scale {scale:g} "
-            f"--sampler.name {sampler} --sampler.steps {steps} --num_samples {config.num_samples} "
+            f"--sampler.name {sampler} --sampler.steps {steps}{place} --num_samples {config.num_samples} "
             f"--batch_size 120 --out {samples}"
         )
         evaluated = f"{evaluate} --generated {samples} --out {samples}/evaluation.json"
@@ -104,14 +107,12 @@ def demo_stages(config: DemoConfig) -> dict[str, list[Job]]:
 
     return {
         "writing the digits": [Job("digits", (f"scripts/make_digits.py --out {out}/digits",))],
-        "training the diffusion model": [
+        "training": [
             Job("diffusion", (diffusion,), trains=config.out / "diffusion"),
             Job("judge", (judge,), trains=config.out / "judge"),
+            Job("classifier", (classifier,), trains=config.out / "classifier", after=config.out / "diffusion"),
         ],
-        "training the classifier": [
-            Job("classifier", (classifier, diagnose), trains=config.out / "classifier"),
-            Job("floor", (floor,)),
-        ],
+        "measuring the classifier and held-out digits": [Job("levels", (diagnose,)), Job("floor", (floor,))],
         "sampling and evaluating": [sampling(*setting) for setting in _settings(config)],
     }
 
@@ -169,6 +170,9 @@ def training_progress(job: Job) -> str | None:
 def _run_job(job: Job, log: Path, failed: Event) -> None:
     """Run a job's commands; end early if `failed` is set by a parallel job."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    while job.after is not None and latest(job.after) is None:
+        if failed.wait(timeout=0.2):
+            return
     with log.open("w") as output:
         for command in job.commands:
             print(f"$ python {command}", file=output, flush=True)

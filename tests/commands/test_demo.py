@@ -87,6 +87,14 @@ def test_a_job_runs_its_commands_in_order_and_keeps_their_output(tmp_path):
     assert [line for line in lines if not line.startswith("$")] == ["one", "two"]
 
 
+def test_a_job_waits_for_the_first_checkpoint_of_another(tmp_path):
+    checkpoint = tmp_path / "checkpoint-0000001"
+    making = Job("making", (f"-c \"import os, time; time.sleep(0.5); os.mkdir('{checkpoint}')\"",))
+    reading = Job("reading", (f"-c \"import os; print(os.listdir('{checkpoint}'))\"",), after=tmp_path)
+    run_stage("both", [making, reading], logs=tmp_path)
+    assert (tmp_path / "reading.log").read_text().splitlines()[-1] == "[]"
+
+
 def test_a_failing_command_ends_the_stage_at_once_with_the_end_of_its_output(tmp_path):
     never = tmp_path / "never"
     failing = Job("bad", ("-c \"import sys; print('what went wrong'); sys.exit(3)\"", f"-c \"open('{never}', 'w')\""))
