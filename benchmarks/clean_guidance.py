@@ -35,7 +35,14 @@ from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
-from guided_diffusion.guidance import between, guided_at_estimate, guided_through, joint_log_prob, tilted
+from guided_diffusion.guidance import (
+    between,
+    clean_log_density,
+    guided_at_estimate,
+    guided_through,
+    joint_log_prob,
+    tilted,
+)
 from guided_diffusion.guidance.score import log_prob_and_gradient
 from guided_diffusion.samplers import SamplerConfig, make_sampler
 
@@ -128,10 +135,10 @@ def guided_denoiser(
         return joint_log_prob(problem.guide(x_0))
 
     if kind == "x_0":
-        return guided_at_estimate(plain, joint, y, scale)
+        return guided_at_estimate(plain, clean_log_density(joint, y), scale)
     if kind == "x_t":
-        through = guided_through(problem.denoiser(y, None), lambda x_0: problem.guide(x_0).log_softmax(dim=1), y, scale)
-        return bounded(through, 1.0)
+        log_density = clean_log_density(lambda x_0: problem.guide(x_0).log_softmax(dim=1), y)
+        return bounded(guided_through(problem.denoiser(y, None), log_density, scale), 1.0)
     beta_max = float((1 - chain.alpha_bar[1:] / chain.alpha_bar[:-1]).max())
 
     def tilted_at_estimate(x_t: Tensor, step: Step) -> Estimate:

@@ -118,7 +118,7 @@ class Problem:
 
     def quality(self, x_0: Tensor) -> Quality:
         """Of samples x_0 (B, D) of the classes y, averaged over classes."""
-        return _average([self._class_quality(c, x_0[self.y == c]) for c in range(self.classes)])
+        return average([self._class_quality(c, x_0[self.y == c]) for c in range(self.classes)])
 
     def _class_quality(self, c: int, x_0: Tensor) -> Quality:
         log_p = self.mixture.log_prob(x_0[:, :, None, None], self.mixture.chain.t[0].repeat(len(x_0)))
@@ -136,9 +136,9 @@ class Problem:
 
 def main(config: GuidanceBenchmark) -> None:
     """Prints the table."""
-    problems = [_problem(seed, config) for seed in range(config.mixtures)]
+    problems = [mixture_problem(seed, config) for seed in range(config.mixtures)]
     print(f"{'sampler':>11} {'guidance':>16} scale calls p(y|x)  modes  prec. recall       FD")
-    exact = _average([problem.quality(problem.draw(seed=1)) for problem in problems])
+    exact = average([problem.quality(problem.draw(seed=1)) for problem in problems])
     print(_row("exact draws", "", "", "", exact))
     for sampler in config.samplers:
         for kind, scale in _kinds(config):
@@ -167,7 +167,8 @@ def _term(kind: Kind, log_prob: LogProb, y: Tensor, scale: float) -> ScoreTerm:
     return within(classifier_score(log_prob, y, scale), *kind)
 
 
-def _problem(seed: int, config: GuidanceBenchmark) -> Problem:
+def mixture_problem(seed: int, config: GuidanceBenchmark) -> Problem:
+    """The mixture whose means a seed draws."""
     count = config.classes * config.components
     means = draws(count, DIMENSIONS, seed=seed)
     covariances = (config.spread**2 * torch.eye(DIMENSIONS, dtype=torch.float64)).repeat(count, 1, 1)
@@ -191,10 +192,11 @@ def _measured(
         x_0 = make_sampler(sampler)(denoiser, levels, x_T, batch_noise(102), guidance=term)
         calls = log_prob.calls
         qualities.append(problem.quality(x_0.flatten(1)))
-    return calls, _average(qualities)
+    return calls, average(qualities)
 
 
-def _average(qualities: list[Quality]) -> Quality:
+def average(qualities: list[Quality]) -> Quality:
+    """The average of each number."""
     return Quality(*map(statistics.fmean, zip(*map(astuple, qualities), strict=True)))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from guided_diffusion.checkpoint import Checkpoint
 from guided_diffusion.config import from_plain, to_plain
@@ -19,6 +19,7 @@ from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.training.objective import Losses
 
 from .calibration import kl_to_uniform
+from .trained_model import DISCRIMINATOR_CLASSES
 
 _logger = logging.getLogger(__name__)
 
@@ -39,11 +40,7 @@ class ClassifierObjective:
 
     def __call__(self, network: nn.Module, batch: Batch, noise: SeededNoise) -> Losses:
         """The mean loss; logged with its two terms and the accuracy on the batch."""
-        x_t, t = batch.x0, torch.zeros(len(batch.y), device=batch.x0.device)
-        if self.chain is not None:
-            step = self.chain.drawn(noise.uniform(), like=x_t)
-            x_t, t = q_sample(x_t, noise(x_t), step), step.t
-        log_p = F.log_softmax(network(x_t, t).float(), dim=1)
+        log_p = F.log_softmax(network(*noised(self.chain, batch.x0, noise)).float(), dim=1)
         cross_entropy, certainty = F.nll_loss(log_p, batch.y), kl_to_uniform(log_p).mean()
         accuracy = (log_p.argmax(dim=1) == batch.y).float().mean()
         return Losses(
@@ -52,11 +49,22 @@ class ClassifierObjective:
         )
 
 
+def noised(chain: TrainingChain | None, x0: Tensor, noise: SeededNoise) -> tuple[Tensor, Tensor]:
+    """x_t and t (B,) at uniformly drawn indices of the chain; None: x0 itself, at t = 0."""
+    if chain is None:
+        return x0, torch.zeros(len(x0), device=x0.device)
+    step = chain.drawn(noise.uniform(), like=x0)
+    return q_sample(x0, noise(x0), step), step.t
+
+
 def guided_chain(checkpoint: Checkpoint, data: ImageSet) -> ChainConfig:
     """The chain of the diffusion run to be guided by a classifier trained on `data`, so that noise levels agree.
 
+    Images without class names fit a model of any classes.
+
     Raises:
-        ValueError: a diffusion model of other images or other classes, which the classifier could not guide.
+        ValueError: a diffusion model of other images or other classes, which the classifier could not guide. A
+            discriminator has classes of its own.
     """
     model = from_plain(DiffusionConfig, checkpoint.model, source=str(checkpoint.path / "config.json"))
     channels, side, _ = model.image_shape
@@ -67,8 +75,8 @@ def guided_chain(checkpoint: Checkpoint, data: ImageSet) -> ChainConfig:
             f"{data.mode} images of {data.image_size} pixels and could not guide it; give --network.image_size "
             f"{side} and --data.mode {mode}, or for a classifier of clean images --diffusion null"
         )
-    difference = class_difference(model.class_names, data.class_names)
-    if difference is not None:
+    difference = class_difference(model.class_names if data.class_names else (), data.class_names)
+    if difference is not None and data.class_names != DISCRIMINATOR_CLASSES:
         raise ValueError(
             f"a classifier trained on {data.path} could not guide {checkpoint.path}: {difference}; give the same "
             f"classes, or for a classifier of clean images --diffusion null"

@@ -1,14 +1,16 @@
-"""Table, figure and verdict of a diagnosis."""
+"""Tables and figure of a diagnosis."""
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from guided_diffusion.diffusion.chain import sigma
+from guided_diffusion.data.subset import evenly_spaced
 
-from .calibration import SCALE_LIMIT
-from .diagnosis import Diagnosis, LevelReport
+from .diagnosis import Diagnosis, LevelReport, PairReport
 
 _COLUMNS: dict[str, Callable[[LevelReport], str]] = {
     "t": lambda level: f"{level.t:g}",
@@ -18,7 +20,19 @@ _COLUMNS: dict[str, Callable[[LevelReport], str]] = {
     "ECE": lambda level: f"{level.calibration_error:.3f}",
     "entropy": lambda level: f"{level.entropy:.3f}",
     "correction": lambda level: f"{level.correction:.4f}",
+    "nats": lambda level: "" if level.nats is None else f"{level.nats:.3f}",
     "slope error": lambda level: f"{level.slope_error:.0e}",
+}
+
+_PAIR_COLUMNS: dict[str, Callable[[PairReport], str]] = {
+    "t": lambda pair: f"{pair.t:g}",
+    "to s": lambda pair: f"{pair.s:g}",
+    "nats spent": lambda pair: f"{pair.spent:.3f}",
+    "gained": lambda pair: f"{pair.gained:.3f}",
+    "moved": lambda pair: f"{pair.moved:.4f}",
+    "z": lambda pair: f"{pair.z:.1f}",
+    "p at t": lambda pair: f"{pair.worst.p_t:.3f}",
+    "p at s": lambda pair: f"{pair.worst.p_s:.3f}",
 }
 
 _PANELS: tuple[tuple[str, str, Callable[[LevelReport], float]], ...] = (
@@ -29,54 +43,65 @@ _PANELS: tuple[tuple[str, str, Callable[[LevelReport], float]], ...] = (
 )
 """Title, label of the y axis and curve of each panel."""
 
-RESOLUTION = 1.25
-"""Scales within this factor count as equal: ADM's tuned scales (table 14) are a quarter apart or more."""
-
-SOUND = 0.01
-"""Largest relative error of a sound slope: a hundred times float32's rounding, a hundredth of a visible effect."""
-
-WEAK = 0.5
-"""Accuracy at its best level below which a classifier is called weak, though above chance."""
-
-NEGLIGIBLE = 1e-4
-"""Corrections below this share of eps change no pixel and may be rounding alone."""
+MOST_CURVES = 5
+"""Pairs of levels in the panel of the martingale test."""
 
 
 def format_diagnosis(diagnosis: Diagnosis) -> str:
-    """A table with a row a noise level and a legend."""
-    rows = [tuple(_COLUMNS), *(tuple(cell(level) for cell in _COLUMNS.values()) for level in diagnosis.levels)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        [
-            f"{diagnosis.num_images} images of {diagnosis.data}; chance: {diagnosis.chance:.1%}, "
-            f"{math.log(diagnosis.chance):.3f} nats",
+    """A table with a row a noise level, one with a row a pair of neighbouring levels, and a legend of each."""
+    paired = bool(diagnosis.pairs)
+    columns = {name: cell for name, cell in _COLUMNS.items() if paired or name != "nats"}
+    legend = [
+        "ECE: expected calibration error. entropy: of the prediction, 1 = uniform. correction: of eps at",
+        "scale 1, as a share of eps. slope error: of the gradient against finite differences, relative.",
+    ]
+    lines = [
+        f"{diagnosis.num_images} images of {diagnosis.data}; chance: {diagnosis.chance:.1%}, "
+        f"{math.log(diagnosis.chance):.3f} nats",
+        "",
+        *_table(columns, diagnosis.levels),
+        "",
+        *legend,
+    ]
+    if paired:
+        lines += [
+            "nats: what guidance at scale 1 spends about the level, over all links of the chain.",
             "",
-            *("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows),
+            "Between neighbouring levels, from the noisier t to s, along one noising path of each image:",
             "",
-            "ECE: expected calibration error. entropy: of the prediction, 1 = uniform. correction: of eps at scale 1,",
-            "as a share of eps. slope error: of the gradient against finite differences, relative.",
+            *_table(_PAIR_COLUMNS, diagnosis.pairs),
+            "",
+            "gained: rise of the mean log p(y), nats; an exact classifier spends as much. moved: probability",
+            "between bins of p(y). z: the largest change of a bin, in standard errors; its mean p at t and at s.",
         ]
-    )
+    return "\n".join(lines)
+
+
+def _table(columns: dict[str, Callable[[Any], str]], records: Sequence[LevelReport | PairReport]) -> list[str]:
+    rows = [tuple(columns), *(tuple(cell(record) for cell in columns.values()) for record in records)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
-    """Accuracy, log-likelihood, calibration error and correction against the timestep, hollow at chance level."""
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    """Accuracy, log-likelihood, calibration error and correction against the timestep, hollow at chance level.
+
+    With several levels also the nats spent and gained between them, and the curves of the martingale test.
+    """
+    columns = 3 if diagnosis.pairs else 2
+    figure = Figure(figsize=(5 * columns, 7), layout="constrained")
     figure.suptitle(f"{diagnosis.classifier} on {diagnosis.num_images} images of {diagnosis.data}")
-    axes, levels = list(figure.subplots(2, 2, sharex=True).flat), diagnosis.levels
-    t, unknown = [level.t for level in levels], [level for level in levels if not diagnosis.is_informed(level)]
+    grid = figure.subplots(2, columns)
+    axes = list(grid[:, :2].flat)
     for axis, (title, label, value) in zip(axes, _PANELS, strict=True):
-        axis.plot(t, [value(level) for level in levels], marker="o", markersize=5, label="measured")
-        if unknown:
-            axis.plot(
-                [level.t for level in unknown], [value(level) for level in unknown], linestyle="none", marker="o",
-                markersize=5, markerfacecolor="white", color="C0", label="measured, no better than chance",
-            )  # fmt: skip
-        axis.grid(alpha=0.3)
+        _draw_levels(axis, diagnosis, value)
         axis.set_title(title, fontsize=11)
         axis.set_ylabel(label)
     accuracy, likelihood, calibration, correction = axes
-    accuracy.plot(t, [level.confidence for level in levels], "--", color="C1", label="mean confidence")
+    accuracy.plot(
+        [level.t for level in diagnosis.levels], [level.confidence for level in diagnosis.levels], "--", color="C1",
+        label="mean confidence",
+    )  # fmt: skip
     for axis, chance in ((accuracy, diagnosis.chance), (likelihood, math.log(diagnosis.chance))):
         axis.axhline(chance, color="grey", linestyle=":", label="chance")
     accuracy.set_ylim(0, 1.03)
@@ -85,100 +110,45 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
         axis.set_ylim(bottom=0)
         axis.set_xlabel("timestep t (noise grows to the right)")
     figure.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    if diagnosis.pairs:
+        _draw_information(grid[0, 2], diagnosis.pairs)
+        _draw_martingale(grid[1, 2], diagnosis.pairs)
     return figure
 
 
-def verdict(diagnosis: Diagnosis) -> list[str]:
-    """Sentences on accuracy, calibration and gradient, and a scale to start from."""
-    informed = [level for level in diagnosis.levels if diagnosis.is_informed(level)]
-    sentences: list[str] = []
-    if diagnosis.trained_on_it:
-        sentences.append(
-            "These images are not held out: the classifier was trained on this folder, which flatters every number."
-        )
-    if not informed or diagnosis.scale is None:
-        return [
-            *sentences,
-            "It is no better than chance at any noise level. Guidance by it would add noise and no class: train it "
-            "longer, and make sure that images and labels match.",
-        ]
-    sentences += [_accuracy(diagnosis, informed), _calibration(diagnosis, informed, diagnosis.scale)]
-    if not diagnosis.guides:
-        return [
-            *sentences,
-            "It was trained on clean images: it judges samples, or guides at the estimate of x_0 by "
-            "--guidance.clean_classifier.name classifier:RUN, but not as --classifier.",
-        ]
-    effective = [level for level in diagnosis.levels if level.correction > NEGLIGIBLE]
-    if not effective:
-        return [
-            *sentences,
-            f"It guides nothing: at scale 1 it corrects eps by less than {NEGLIGIBLE:g} of it everywhere.",
-        ]
-    worst = max(effective, key=lambda level: level.slope_error)
-    if worst.slope_error > SOUND:
-        return [
-            *sentences,
-            f"Its gradient is NOT sound: it misses the slope of log p(y | x_t) by {worst.slope_error:.1%} at "
-            f"t = {worst.t:g}; do not guide by it before the cause is found (precision, or a broken backward).",
-        ]
-    return [*sentences, _sound(effective, worst), _starting_scale(diagnosis.scale)]
+def _draw_levels(axis: Axes, diagnosis: Diagnosis, value: Callable[[LevelReport], float]) -> None:
+    levels, unknown = diagnosis.levels, [level for level in diagnosis.levels if not diagnosis.is_informed(level)]
+    axis.plot([level.t for level in levels], list(map(value, levels)), marker="o", markersize=5, label="measured")
+    if unknown:
+        axis.plot(
+            [level.t for level in unknown], list(map(value, unknown)), linestyle="none", marker="o",
+            markersize=5, markerfacecolor="white", color="C0", label="measured, no better than chance",
+        )  # fmt: skip
+    axis.grid(alpha=0.3)
 
 
-def _accuracy(diagnosis: Diagnosis, informed: Sequence[LevelReport]) -> str:
-    first, last = informed[0], informed[-1]
-    known = f"at {_right(first)}" if last is first else f"from {_right(first)}, to {_right(last)}"
-    span = f"It knows the classes {known}."
-    best = max(level.accuracy for level in informed)
-    if best < WEAK:
-        span = f"It is weak: it errs on {1 - best:.1%} at its best level; train it longer before it guides. {span}"
-    if last is diagnosis.levels[-1]:
-        return span
-    return (
-        f"{span} In more noise than that it is no better than chance, and its gradient means nothing: "
-        f"--guidance.sigma_max {math.ceil(100 * sigma(last.alpha_bar)) / 100:g} leaves those levels unguided."
-    )
+def _draw_information(axis: Axes, pairs: Sequence[PairReport]) -> None:
+    edges = [pairs[0].s, *(pair.t for pair in pairs)]
+    axis.stairs([pair.spent for pair in pairs], edges, fill=True, alpha=0.35, label="spent at scale 1")
+    axis.stairs([pair.gained for pair in pairs], edges, color="C1", linewidth=2, label="gained in log p(y | x_t)")
+    axis.axhline(0, color="grey", linewidth=0.8)
+    axis.grid(alpha=0.3)
+    axis.set_title("Nats between noise levels", fontsize=11)
+    axis.set_ylabel("nats")
+    axis.legend(fontsize=9)
 
 
-def _right(level: LevelReport) -> str:
-    return f"t = {level.t:g}, {level.accuracy:.1%} right"
-
-
-def _calibration(diagnosis: Diagnosis, informed: Sequence[LevelReport], scale: float) -> str:
-    chance = math.log(diagnosis.chance)
-    worst = max(informed, key=lambda level: level.calibration_error)
-    error = f"calibration error up to {worst.calibration_error:.3f}, at t = {worst.t:g}"
-    overfit = [level for level in informed if level.log_likelihood < chance]
-    if overfit:
-        level = min(overfit, key=lambda level: level.log_likelihood)
-        return (
-            f"It is overfit: at {_right(level)}, yet the right class has {level.log_likelihood:.2f} nats, less than "
-            f"the {chance:.2f} of chance, because it is sure of its errors ({error}). Early stopping "
-            f"(--training.stop_after_worse), random crops and flips, weight decay or --entropy_weight help."
-        )
-    if scale == SCALE_LIMIT:
-        return "It makes no error at the levels above chance, so these images cannot show whether it is overconfident."
-    if scale < 1 / RESOLUTION:
-        return f"It is overconfident: its log-probabilities are calibrated when scaled by {scale:.2g} ({error})."
-    if scale > RESOLUTION:
-        return f"It is underconfident: its log-probabilities are calibrated when scaled by {scale:.2g} ({error})."
-    return f"It is calibrated: scaling its log-probabilities by {scale:.2g}, about 1, is best ({error})."
-
-
-def _sound(effective: Sequence[LevelReport], worst: LevelReport) -> str:
-    least, most = min(effective, key=lambda level: level.correction), max(effective, key=lambda level: level.correction)
-    return (
-        f"Its gradient is sound, the slope of log p(y | x_t) to within {worst.slope_error:.1g}. At scale 1 it corrects "
-        f"eps by {least.correction:.2%} (t = {least.t:g}) to {most.correction:.2%} of it (t = {most.t:g})."
-    )
-
-
-def _starting_scale(scale: float) -> str:
-    if scale == 0:
-        return "There is no scale to start from: on these images its log-probabilities say less than a guess does."
-    start = 1.0 if scale == SCALE_LIMIT else scale
-    reason = "nothing here says otherwise" if scale == SCALE_LIMIT else "it calibrates p(y | x_t)"
-    return (
-        f"Start from --guidance.scale {start:.2g} ({reason}) and go up by factors of 2: this makes no promise about "
-        f"looks, for which ADM's models were sampled at 0.5 to 10 (table 14), trading diversity for likeness."
-    )
+def _draw_martingale(axis: Axes, pairs: Sequence[PairReport]) -> None:
+    shown = [pairs[i] for i in evenly_spaced(len(pairs), most=MOST_CURVES)]
+    for curve, pair in enumerate(shown):
+        axis.errorbar(
+            [one.p_t for one in pair.bins], [one.p_s for one in pair.bins], [one.standard_error for one in pair.bins],
+            color=colormaps["viridis"](curve / len(shown)), marker="o", markersize=3, linewidth=1,
+            label=f"t = {pair.t:g} to {pair.s:g}",
+        )  # fmt: skip
+    axis.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axis.grid(alpha=0.3)
+    axis.set_title("Martingale test: the diagonal is consistent", fontsize=11)
+    axis.set_xlabel("p(y | x_t), mean of a bin")
+    axis.set_ylabel("mean p(y | x_s), s less noisy")
+    axis.legend(fontsize=8)

@@ -1,13 +1,8 @@
 """Classifiers of clean images, of torchvision, trained here or a user's own, for guidance at the estimate of x_0."""
 
-import copy
-import hashlib
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
-from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -18,6 +13,7 @@ from torch.hub import download_url_to_file, get_dir
 from guided_diffusion.checkpoint import read_state_dict
 from guided_diffusion.data.labels import imagenet_class_names, matched
 from guided_diffusion.files import file_sha256
+from guided_diffusion.own_code import frozen, imported, qualified_name, weights_sha256
 
 from .activations import smoothed
 from .trained_model import load_classifier
@@ -118,11 +114,10 @@ def clean_classifier(
     images. class_names: in the order of its logits; none for those of the guided model. size: None for images of any
     size. smooth: `smoothed`. device: None leaves the network where it is.
     """
-    origin = network if hasattr(network, "__qualname__") else type(network)
-    name, sha256, reference = f"{origin.__module__}:{origin.__qualname__}", None, None
+    name, sha256, reference = qualified_name(network), None, None
     if isinstance(network, nn.Module):
-        network = copy.deepcopy(network).eval().requires_grad_(False).to(device)
-        sha256 = _state_sha256(network)
+        network = frozen(network, device)
+        sha256 = weights_sha256(network)
         reference = next((one for one in network.parameters() if one.is_floating_point()), None)
     evaluated = smoothed(network) if smooth else network
     mean_c, std_c = (torch.as_tensor(values).float().reshape(1, -1, 1, 1) for values in (mean, std))
@@ -171,12 +166,10 @@ def fitted(
 
 
 def _imported(module: str, attribute: str, *, smooth: bool, device: torch.device | str) -> CleanClassifier:
-    """A user's own classifier. Modules of the working directory are found after those that are installed."""
-    name, here = f"{module}:{attribute}", str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+    """A user's own classifier."""
+    name = f"{module}:{attribute}"
     try:
-        found = attrgetter(attribute)(import_module(module))
+        found = imported(module, attribute)
         if not isinstance(found, CleanClassifier | nn.Module):
             found = found()
         if not isinstance(found, CleanClassifier):
@@ -189,15 +182,6 @@ def _imported(module: str, attribute: str, *, smooth: bool, device: torch.device
             f"function without arguments that returns one; other names are torchvision:NAME and classifier:RUN"
         ) from error
     return replace(found, name=name)
-
-
-def _state_sha256(network: nn.Module) -> str:
-    """Hash of a network's parameters and buffers, with their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _torchvision(name: str, file: Path | None, *, smooth: bool, device: torch.device | str) -> CleanClassifier:

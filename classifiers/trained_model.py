@@ -1,5 +1,6 @@
 """A trained classifier as a whole: network, chain of its training noise, and names of classes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -7,12 +8,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from guided_diffusion.checkpoint import Checkpoint
+from guided_diffusion.checkpoint import Checkpoint, open_checkpoint
 from guided_diffusion.diffusion.model import check_class_names, load_network
 from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.files import file_sha256
 
 from .model import ClassifierConfig, NoisyClassifier, log_probabilities
+
+DISCRIMINATOR_CLASSES = ("generated", "real")
+"""Classes of a discriminator: images that a diffusion model made without guidance, and those of its training."""
+
+GUIDES: Mapping[str, str] = {
+    "regression": "--guidance.function regression --guidance.function_options '{run: RUN, target: VALUE}'",
+    "attributes": "--guidance.function attributes --guidance.function_options '{run: RUN, wanted: {NAME: true}}'",
+}
+"""Kinds of checkpoints with another target than classes, and the options with which they guide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +84,13 @@ def load_classifier(path: Path, *, weights: str | None = None, device: torch.dev
         FileNotFoundError: no checkpoint there.
         ValueError: a checkpoint of another kind, or weights that are missing or do not fit.
     """
+    checkpoint = open_checkpoint(path, "classifier", *GUIDES)
+    if checkpoint.kind in GUIDES:
+        options = GUIDES[checkpoint.kind].replace("RUN", str(path))
+        raise ValueError(
+            f"{checkpoint.path} was trained with --target {checkpoint.kind} and is no classifier; it guides as "
+            f"{options}"
+        )
     return Classifier(
         *load_network(path, "classifier", ClassifierModelConfig, NoisyClassifier, weights=weights, device=device)
     )

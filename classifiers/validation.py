@@ -3,11 +3,14 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.decoder import x0_of
 from guided_diffusion.data.fingerprint import fingerprint
 from guided_diffusion.data.image_set import ImageSet, open_training_set
 from guided_diffusion.data.subset import evenly_spaced
@@ -19,6 +22,8 @@ from guided_diffusion.training.objective import Observe
 
 from .calibration import accuracy, log_likelihood
 from .model import log_probabilities
+from .target_model import TargetModelConfig
+from .target_objective import TARGETS, with_values
 from .trained_model import ClassifierModelConfig
 
 _logger = logging.getLogger(__name__)
@@ -27,24 +32,27 @@ HELDOUT_LIKELIHOOD = "heldout_log_likelihood"
 """The metric of the best checkpoint: it falls where a classifier overfits while its accuracy still rises."""
 
 
-def open_heldout(data: DataConfig, model: ClassifierModelConfig) -> ImageSet:
-    """The images, labelled with the classifier's class numbers.
+def open_heldout(data: DataConfig, model: ClassifierModelConfig | TargetModelConfig) -> ImageSet:
+    """The images, labelled with the classifier's class numbers, or with the target's standardised values.
 
     Raises:
-        ValueError: a class that the classifier does not know, or images of another channel count.
+        ValueError: a class that the classifier does not know, images of another channel count, or a table that lacks
+            their values.
     """
-    dataset = open_training_set(data, image_size=model.network.image_size, class_names=model.class_names)
+    is_target = isinstance(model, TargetModelConfig)
+    names = None if is_target else model.class_names
+    dataset = open_training_set(data, image_size=model.network.image_size, class_names=names, is_labelled=not is_target)
     if dataset.channels != model.network.in_channels:
         raise ValueError(
             f"{data.path} holds images of {dataset.channels} channels, the classifier takes "
             f"{model.network.in_channels}; --data.mode converts"
         )
-    return dataset
+    return with_values(dataset, Path(data.labels), model.columns) if is_target else dataset
 
 
 def read_images(dataset: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Images (N, C, H, W) in [-1, 1] and labels (N,), by their indices."""
-    return torch.stack([dataset[i][0] for i in indices]), dataset.labels[list(indices)]
+    """Images (N, C, H, W) in [-1, 1] and their labels, by their indices."""
+    return torch.stack([x0_of(dataset.pixels(i)) for i in indices]), dataset.labels[list(indices)]
 
 
 def level_indices(chain: DiffusionChain | None, *, count: int) -> list[int]:
@@ -71,7 +79,7 @@ def predictions(
     device: torch.device,
     batch_size: int = 256,
 ) -> Tensor:
-    """log p(y | x_t) (N, num_classes) at index k of the chain, on the CPU.
+    """log p(y | x_t) (N, num_classes), or other outputs, at index k of the chain, on the CPU.
 
     images: (N, C, H, W) in [-1, 1]. Image number i has the same noise, of (seed, i), at every k.
     """
@@ -109,10 +117,27 @@ def _warn_of_seen_images(heldout: ImageSet, trained_on: ImageSet) -> None:
         )  # fmt: skip
 
 
+def _class_numbers(outputs: Tensor, labels: Tensor) -> tuple[float, Mapping[str, float]]:
+    log_p = log_probabilities(outputs)
+    return log_likelihood(log_p, labels), {"accuracy": accuracy(log_p, labels)}
+
+
+def _target_numbers(model: TargetModelConfig, outputs: Tensor, values: Tensor) -> tuple[float, Mapping[str, float]]:
+    target = TARGETS[model.target]
+    likelihood = float(target.log_likelihood(outputs.double(), values.double()).mean())
+    numbers = target.numbers(outputs.double(), values.double(), model.columns)
+    return likelihood, {"nll": -likelihood} | {name: float(number) for name, number in numbers.items()}
+
+
 def open_validation(
-    data: DataConfig, model: ClassifierModelConfig, *, max_images: int, trained_on: ImageSet | None = None
+    data: DataConfig,
+    model: ClassifierModelConfig | TargetModelConfig,
+    *,
+    max_images: int,
+    trained_on: ImageSet | None = None,
 ) -> Observe:
-    """Observation of held-out images: accuracy at five noise levels, and the log-likelihood averaged over them.
+    """Observation of held-out images: numbers at five noise levels, of classes the accuracy, and the log-likelihood
+    averaged over the levels.
 
     trained_on: the training images, which are not to be among them.
     """
@@ -121,16 +146,16 @@ def open_validation(
         _warn_of_seen_images(dataset, trained_on)
     images, labels = read_images(dataset, evenly_spaced(len(dataset), most=max_images))
     chain = None if model.chain is None else make_chain(model.chain)
+    measure = partial(_target_numbers, model) if isinstance(model, TargetModelConfig) else _class_numbers
 
     def observe(network: nn.Module, _iteration: int) -> Mapping[str, float]:
-        def log_prob(x_t: Tensor, t: Tensor) -> Tensor:
-            return log_probabilities(network(x_t, t))
-
         device, metrics, likelihoods = next(network.parameters()).device, dict[str, float](), list[float]()
         for k in level_indices(chain, count=5):
-            log_p = predictions(log_prob, chain, images, k=k, seed=0, device=device)
-            metrics[f"heldout_accuracy_t{0.0 if chain is None else float(chain.t[k]):g}"] = accuracy(log_p, labels)
-            likelihoods.append(log_likelihood(log_p, labels))
+            outputs = predictions(network, chain, images, k=k, seed=0, device=device)
+            likelihood, numbers = measure(outputs, labels)
+            level = 0.0 if chain is None else float(chain.t[k])
+            metrics |= {f"heldout_{name}_t{level:g}": number for name, number in numbers.items()}
+            likelihoods.append(likelihood)
         return metrics | {HELDOUT_LIKELIHOOD: sum(likelihoods) / len(likelihoods)}
 
     return observe

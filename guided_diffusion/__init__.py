@@ -13,13 +13,18 @@ if TYPE_CHECKING:
     from .diffusion.noise import SeededNoise
     from .diffusion.schedules import ChainConfig, make_chain, timestep_subset
     from .guidance import (
+        at_estimate,
         between,
         classifier_score,
+        clean_log_density,
         entropy_scaled_score,
         extrapolated,
         guided_at_estimate,
         guided_through,
+        noisy,
+        score_of,
         summed,
+        through_network,
         tilted,
         within,
     )
@@ -36,9 +41,10 @@ _MODULES = (
 )  # fmt: skip
 __all__ = [
     "ChainConfig", "DiffusionChain", "Estimate", "GuidanceConfig", "GuidedDiffusion", "NetworkDenoiser",
-    "SamplerConfig", "SeededNoise", "Step", "UNet", "UNetConfig", "between", "classifier_score", "ddim", "ddim_reverse",
-    "ddpm", "entropy_scaled_score", "extrapolated", "guided_at_estimate", "guided_through", "load_diffusion",
-    "load_upsampler", "make_chain", "summed", "tilted", "timestep_subset", "within",
+    "SamplerConfig", "SeededNoise", "Step", "UNet", "UNetConfig", "at_estimate", "between", "classifier_score",
+    "clean_log_density", "ddim", "ddim_reverse", "ddpm", "entropy_scaled_score", "extrapolated", "guided_at_estimate",
+    "guided_through", "load_diffusion", "load_upsampler", "make_chain", "noisy", "score_of", "summed",
+    "through_network", "tilted", "timestep_subset", "within",
 ]  # fmt: skip
 
 

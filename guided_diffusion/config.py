@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -58,7 +58,7 @@ def run_command(
         is_bad_input = isinstance(error, ValueError | OSError | ImportError)
         if os.environ.get("GUIDED_DIFFUSION_DEBUG") or not (is_bad_input or is_out_of_memory(error)):
             raise
-        text = str(error) if is_bad_input else out_of_memory_message(error, dict(_options(config_class)))
+        text = str(error) if is_bad_input else out_of_memory_message(error, dict(options_of(config_class)))
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
             # Without the operating system's error number; a file that was to be renamed is known by its new name.
             text = f"{error.strerror}: {error.filename2 or error.filename}"
@@ -98,7 +98,7 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
             a file that is no YAML.
         SystemExit: `--help` was asked for.
     """
-    options = dict(_options(config_class))
+    options = dict(options_of(config_class))
     # The list form of `args` keeps jsonargparse from reading sys.argv when a caller passes an empty command line.
     arguments = _with_lists(sys.argv[1:] if argv is None else argv, options)
     for file in config_files(arguments):
@@ -107,19 +107,27 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
         if Path(file).is_file():
             _refuse_duplicates(Path(file))
     try:
-        return _jsonargparse.auto_cli(
-            config_class,
-            as_positional=False,
-            return_instance=True,  # else public methods of the config would become subcommands
-            args=arguments,
-            description=(config_class.__doc__ or "").strip().split("\n\n")[0],
-            allow_abbrev=False,  # what is short for one option today may be short for two tomorrow
-            exit_on_error=False,  # which would print the usage, seventy lines of it, before what is wrong
-        )
+        parser = _command_parser(config_class)
+        values = parser.instantiate(parser.parse_args(arguments))
     except jsonargparse.ArgumentError as error:
         raise ValueError(in_words(str(error), options, arguments)) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{' or '.join(config_files(arguments))} is no YAML file of options: {error}") from None
+    values.pop("config")
+    return config_class(**values)
+
+
+@cache
+def _command_parser(config_class: type) -> Any:
+    """Parser of a command line. To make one takes longer than to use it."""
+    parser = _jsonargparse.ArgumentParser(
+        description=(config_class.__doc__ or "").strip().split("\n\n")[0],
+        allow_abbrev=False,  # what is short for one option today may be short for two tomorrow
+        exit_on_error=False,  # which would print the usage, seventy lines of it, before what is wrong
+    )
+    parser.add_argument("--config", action=_jsonargparse.ActionConfigFile)
+    parser.add_class_arguments(config_class, as_group=False, as_positional=False, sub_configs=True)
+    return parser
 
 
 def _refuse_duplicates(file: Path) -> None:
@@ -138,14 +146,46 @@ def _refuse_duplicates(file: Path) -> None:
                 nodes += [(value, [*holders, node]) for _, value in node.value]
 
 
-def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def options_of(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every option's dotted name and type, those of nested configs too."""
     hints = get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         name, kind = prefix + field.name, hints[field.name]
         yield name, kind
         if dataclasses.is_dataclass(kind):
-            yield from _options(cast(type, kind), f"{name}.")
+            yield from options_of(cast(type, kind), f"{name}.")
+
+
+def parse_values(config_class: type, name: str, values: Sequence[Any]) -> list[Any]:  # of the option's type
+    """Values of the option of a dotted name, each of them as the command line takes it.
+
+    Raises:
+        ValueError: an unknown or misspelt name, or a value of the wrong type.
+    """
+    options = dict(options_of(config_class))
+    if name not in options:
+        raise ValueError(in_words(f"unrecognized arguments: --{name}", options, ()))
+    if dataclasses.is_dataclass(options[name]):
+        raise ValueError(f"{name} is a group of options; name one of them, as --help lists them")
+    parser = _jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=list[options[name]])
+    try:
+        return [parser.parse_object({"value": [value]})["value"][0] for value in values]
+    except jsonargparse.ArgumentError as error:
+        raise ValueError(in_words(str(error).replace('"value"', f'"{name}"', 1), options, ())) from None
+
+
+def with_options(config: C, values: Mapping[str, Any]) -> C:
+    """A copy of a config with other values of the options of these dotted names; it checks them together.
+
+    Raises:
+        ValueError: values that do not fit together.
+    """
+    own = {name: value for name, value in values.items() if "." not in name}
+    for group in {name.partition(".")[0] for name in values.keys() - own.keys()}:
+        inner = {name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{group}.")}
+        own[group] = with_options(own.get(group, getattr(config, group)), inner)
+    return dataclasses.replace(cast(Any, config), **own)
 
 
 def _with_lists(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
@@ -184,9 +224,8 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
     Raises:
         ValueError: an unknown key, a missing one, a value of the wrong type, or values that do not fit together.
     """
-    parser = _jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=config_class)
-    options = dict(_options(config_class))
+    parser = _value_parser(config_class)
+    options = dict(options_of(config_class))
     for name, kind in options.items():
         configs = [one for one in (kind, *get_args(kind)) if dataclasses.is_dataclass(one)]
         value: Any = reduce(lambda inner, key: inner.get(key, {}), name.split("."), plain)
@@ -201,6 +240,14 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
         raise ValueError(
             f"{source} does not hold a {config_class.__name__}: {stored_in_words(str(error), options)}"
         ) from None
+
+
+@cache
+def _value_parser(config_class: type) -> Any:
+    """Parser of a stored config, whose making takes as long as two readings."""
+    parser = _jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=config_class)
+    return parser
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plain values of any kind

@@ -93,6 +93,8 @@ def _expected(kind: Any) -> str:  # any field's type
         if element in (int, float):
             return f"{_KINDS[element].removeprefix('a ')}s as a list, such as '[8,4]'"
         return f"a list, such as '[a,b]', each of it {_expected(element)}"
+    if get_origin(kind) is dict:
+        return f"a mapping, such as '{{name: {'[a, b]' if get_origin(get_args(kind)[1]) is list else '2.5'}}}'"
     if dataclasses.is_dataclass(kind):
         return "no value itself, only its own options (--help lists them) or a YAML file of them"
     return _alternatives([choice for one in get_args(kind) for choice in _choices(one)])

@@ -22,6 +22,8 @@ from .generation.finiteness import warn_without_content
 from .generation.plan import InTurn, Plan, batches_of
 from .generation.run import SamplingRun
 from .guidance.config import GuidanceConfig
+from .guidance.function import Guide
+from .guidance.guides import guide_of
 from .guidance.run import Guidance, load_guidance
 from .samplers import SamplerConfig, SamplerName
 
@@ -34,6 +36,8 @@ class GuidedDiffusion:
     classifier: Classifier | None = None
     clean_classifier: CleanClassifier | None = None
     """One of clean images, which guides at the estimate of x_0 by `GuidanceConfig.clean_classifier`'s settings."""
+    function: Guide | None = None
+    """Any function of images, which guides by `GuidanceConfig.function_scale`."""
 
     @classmethod
     def load(
@@ -42,13 +46,15 @@ class GuidedDiffusion:
         *,
         classifier: Path | str | None = None,
         clean_classifier: CleanClassifier | Callable[[Tensor], Tensor] | None = None,
+        function: Guide | Callable[..., Tensor] | None = None,
         weights: str | None = None,
         device: torch.device | str | None = None,
     ) -> "GuidedDiffusion":
         """Load run directories or checkpoints.
 
         clean_classifier: any module or function from images in [-1, 1] to logits of the model's classes; for another
-        range, size or order of classes, `classifiers.off_the_shelf.clean_classifier(..)`.
+        range, size or order of classes, `classifiers.off_the_shelf.clean_classifier(..)`. function: any module or
+        function from images to log-densities (B,), of the estimate of x_0 unless marked by a `guidance.function`.
         weights: the diffusion model's, such as "ema_0.9999" or "network"; None: its slowest average. device: None takes
         the GPU, if there is one.
 
@@ -62,13 +68,17 @@ class GuidedDiffusion:
         guide = None if classifier is None else load_classifier(Path(classifier), device=device)
         if clean_classifier is not None and not isinstance(clean_classifier, CleanClassifier):
             clean_classifier = make_clean_classifier(clean_classifier, device=device)
-        loaded = load_guidance(GuidanceConfig(), model=model, classifier=guide, clean=clean_classifier)
-        return cls(model, guide, loaded.clean)
+        by_function = None if function is None else guide_of(function, device=device)
+        loaded = load_guidance(
+            GuidanceConfig(), model=model, classifier=guide, clean=clean_classifier, function=by_function
+        )
+        return cls(model, guide, loaded.clean, by_function)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes that can be asked for, in label order; a classifier's where the model has none."""
-        return Guidance(model=self.model, classifier=self.classifier, clean=self.clean_classifier).class_names
+        by = {"classifier": self.classifier, "clean": self.clean_classifier, "function": self.function}
+        return Guidance(model=self.model, **by).class_names
 
     def sample(
         self,
@@ -83,7 +93,8 @@ class GuidedDiffusion:
         """uint8 images (N, H, W, C), as Pillow and matplotlib take them.
 
         labels: a label or class name for each sample, or a rule of scripts/sample.py, such as "all" or "uniform".
-        num_samples: None makes one for each label given, or for each class. scale: s of the classifier, None for 1.
+        num_samples: None makes one for each label given, or for each class. scale: s of the classifier, or without one
+        of the clean classifier, or of the function; None for 1.
         guidance: further settings; networks that it names are loaded at every call. sampler: a name or a
         `SamplerConfig`. options: of the sampler, such as steps, eta, clip, threshold; and seed, precision, batch_size.
 
@@ -95,11 +106,12 @@ class GuidedDiffusion:
         """
         guidance = guidance or GuidanceConfig()
         if scale is not None:
-            guidance = _scaled(guidance, scale, of_clean=self.classifier is None and self.clean_classifier is not None)
+            guidance = self._scaled(guidance, scale)
         settings = _settings(sampler, options)
         run = SamplingRun.assemble(
-            self.model, self.classifier, clean=self.clean_classifier, guidance=guidance, settings=settings
-        )
+            self.model, self.classifier, clean=self.clean_classifier, function=self.function, guidance=guidance,
+            settings=settings,
+        )  # fmt: skip
         run.log_warnings()
         plan = _plan(run, labels, num_samples)
         run.prepare(plan)
@@ -108,14 +120,15 @@ class GuidedDiffusion:
         warn_without_content(images, name="sample()")
         return rearrange(images, "n c h w -> n h w c").numpy()
 
-
-def _scaled(guidance: GuidanceConfig, scale: float, *, of_clean: bool) -> GuidanceConfig:
-    name = "guidance.clean_classifier.scale" if of_clean else "guidance.scale"
-    if (given := guidance.strengths.get(name)) is not None:
-        raise ValueError(f"scale {scale:g} and {name} {given:g} were given; leave one of them out")
-    if of_clean:
-        return replace(guidance, clean_classifier=replace(guidance.clean_classifier, scale=scale))
-    return replace(guidance, scale=scale)
+    def _scaled(self, guidance: GuidanceConfig, scale: float) -> GuidanceConfig:
+        by_clean = self.classifier is None and self.clean_classifier is not None
+        by_function = self.classifier is None and (self.function is not None or guidance.function is not None)
+        name = "clean_classifier.scale" if by_clean else "function_scale" if by_function else "scale"
+        if (given := guidance.strengths.get(f"guidance.{name}")) is not None:
+            raise ValueError(f"scale {scale:g} and guidance.{name} {given:g} were given; leave one of them out")
+        if by_clean:
+            return replace(guidance, clean_classifier=replace(guidance.clean_classifier, scale=scale))
+        return replace(guidance, **{name: scale})
 
 
 def _settings(sampler: SamplerName | SamplerConfig, options: dict[str, Any]) -> SamplingConfig:

@@ -1,4 +1,4 @@
-"""Sweep scales, samplers and steps: python scripts/sweep.py --diffusion RUN --classifier RUN --real DIR --out DIR"""
+"""Sweep scales, samplers, options: python scripts/sweep.py --diffusion RUN --classifier RUN --real DIR --out DIR"""
 
 from guided_diffusion.commands.sweep import main
 

@@ -1,5 +1,6 @@
 """Tiny trained models that several tests share, and the promise that tests run on the CPU alone."""
 
+import gc
 import inspect
 import os
 from collections.abc import Callable
@@ -30,6 +31,12 @@ def remember_sources_of_classes(read: Callable[[object], str] = inspect.getsourc
 
 
 remember_sources_of_classes()
+
+
+def pytest_collection_finish() -> None:
+    """Have no collection of garbage look at the libraries and the tests themselves, which stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

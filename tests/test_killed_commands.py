@@ -32,17 +32,19 @@ def test_of_two_commands_on_one_out_one_is_refused_or_both_end_well(command, mat
 
 
 def test_a_sampling_that_is_asked_to_stop_ends_on_all_processes_with_status_0_and_goes_on(material, tmp_path):
-    long = ("--num_samples=40", "--shard_size=2", "--batch_size=2", "--sampler.steps=25")
+    long = ("--num_samples=40", "--shard_size=2", "--batch_size=2", "--sampler.steps=8")
     out, whole = tmp_path / "stopped", tmp_path / "whole"
     for processes in (1, 2):
         there = len(_shards(out))
         program = start("sample", material, out, *long, processes=processes)
         _wait_for(lambda least=there + 2: len(_shards(out)) >= least, program)
         if processes == 1:
+            program.send_signal(signal.SIGSTOP)  # or it might end first
             second = start("sample", material, out, *long, processes=2)
             status, output = tiny.finish(second)
             assert status == 2
             assert output.count(f"another sampling is at work in {out}; wait for it, or choose another --out") == 2
+            program.send_signal(signal.SIGCONT)
         program.send_signal(signal.SIGTERM, to=program.pids[-1:])  # one of the processes is told, and all end
         status, output = tiny.finish(program)
         assert status == 0, output

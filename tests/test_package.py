@@ -31,16 +31,25 @@ def test_importing_the_package_and_listing_its_commands_loads_no_library():
     assert all(f"\n  {command} " in done.stdout for group in COMMANDS.values() for command in group)
 
 
-def test_help_of_no_command_imports_what_only_its_work_needs():
+def test_importing_the_pipeline_and_help_of_every_command_import_what_their_work_needs_alone():
+    # One interpreter after another would import torch each time. What is imported stays, so no step hides another's.
     code = """
 import contextlib, io, sys
 from importlib import import_module
+
+def refuse(what, heavy):
+    if found := heavy & sys.modules.keys():
+        sys.exit(f"{what} imports {found}")
+
+import guided_diffusion.distributed
+refuse("distributed", {"accelerate", "torch.distributed.tensor"})
+from guided_diffusion import GuidedDiffusion
+refuse("the pipeline", {"PIL", "accelerate", "matplotlib", "torchvision"})
 for name in sys.argv[1:]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         import_module(f"guided_diffusion.commands.{name}").main(["--help"])
     heavy = {"PIL", "accelerate", "datasets", "matplotlib", "scipy", "sklearn", "torchmetrics", "torchvision", "wandb"}
-    if found := heavy & sys.modules.keys():
-        sys.exit(f"{name} --help imports {found}")
+    refuse(f"{name} --help", heavy)
 """
     commands = [command for group in COMMANDS.values() for command in group]
     done = subprocess.run([sys.executable, "-c", code, *commands], capture_output=True, text=True)

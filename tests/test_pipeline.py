@@ -1,7 +1,5 @@
 """GuidedDiffusion: the pixels of scripts/sample.py, and its refusals."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,12 +123,7 @@ def test_a_classifier_of_clean_images_is_refused_when_it_is_loaded(diffusion_run
         GuidedDiffusion.load(diffusion_run, classifier=judge_run)
 
 
-def test_the_pipeline_is_light_to_import():
-    code = (
-        "import sys; from guided_diffusion import GuidedDiffusion; "
-        "assert not {'accelerate', 'PIL', 'matplotlib', 'torchvision'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tiny.REPOSITORY)
+def test_a_misspelt_name_of_the_pipeline_is_refused():
     import guided_diffusion
 
     with pytest.raises(AttributeError, match="has no attribute 'GuidedDifusion'"):

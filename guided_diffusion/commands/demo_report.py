@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..evaluation.metrics import HEADLINES, RANKING
 from ..html import Markup, gallery, image, png, section, table, write_page
-from .sweep_report import Outcome, metric_cells, scale_curves
+from .sweep_report import Outcome, metric_cells, quality_curves
 
 
 def write_demo_report(out: Path, outcomes: Sequence[Outcome], *, commands: Sequence[str]) -> str:
@@ -32,7 +32,7 @@ def write_demo_report(out: Path, outcomes: Sequence[Outcome], *, commands: Seque
             "{:.1%} of held-out real digits correctly, and FD, precision and recall are computed on its features. FD "
             "of the held-out real digits, the floor: {:.3f}.</p>"
         ).format(title, judge["heldout_accuracy_t0"], real[RANKING.key]),
-        section("Guidance scale against quality", image(png(scale_curves(outcomes, real=real)))),
+        section("Guidance scale against quality", image(png(quality_curves(outcomes, real=real)))),
         section("Numbers", table(head, rows)),
         Markup("<h2>Samples</h2><p>Each row is one class, 0 at the top; the seeds are the same at every scale.</p>"),
         *map(gallery, grids),

@@ -40,7 +40,8 @@ def diagnose_classifier(config: DiagnoseConfig) -> None:
     """Print the measurements and the verdict; write both as JSON, and a figure of several levels beside it."""
     # Here, so that --help does not import what reads images and draws figures.
     from classifiers.diagnosis import diagnosed
-    from classifiers.diagnosis_report import diagnosis_figure, format_diagnosis, verdict
+    from classifiers.diagnosis_report import diagnosis_figure, format_diagnosis
+    from classifiers.diagnosis_verdict import verdict
     from classifiers.trained_model import load_classifier
 
     refuse_among(config.data.path, config.out)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ..config import check_at_least, run_command
 from ..data.config import DataConfig, refuse_among
+from ..data.pictures import read_mask
 from ..distributed import this_process
 from ..generation.config import GuidedRunConfig, SampleSetConfig
-from ..generation.inpainting import InpaintingRun, read_mask
+from ..generation.inpainting import InpaintingRun
 from ..generation.input_images import open_inputs
 from ..generation.plan import InTurn, Plan
 from ..generation.run import SamplingRun

@@ -1,11 +1,11 @@
-"""Sweep guidance scales, samplers and steps: python scripts/sweep.py --diffusion RUN --classifier RUN --real DIR .."""
+"""Sweep scales, samplers, options: python scripts/sweep.py --diffusion RUN --classifier RUN --real DIR --out DIR"""
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,16 @@ from ..data.formats.samples import complete_shards, read_manifest
 from ..diffusion.chain import Step
 from ..diffusion.denoiser import Estimate
 from ..diffusion.noise import SeededNoise
-from ..distributed import locked_for_run, this_process
+from ..distributed import free_cached_memory, locked_for_run, this_process
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.extractors.config import ExtractorConfig
-from ..files import atomic_write, write_json
+from ..files import write_json
 from ..generation.config import SampleSetConfig
 from ..generation.run import SamplingRun
 from ..samplers import SamplerConfig, SamplerName
-from ..samplers.config import OPTIONS, SAMPLERS, owners
+from ..samplers.config import OPTIONS, owners
 from .sample import SampleConfig, write_samples
+from .sweep_settings import checked_axes, loaded_by, naming, sample_configs, write_sample_config
 
 if TYPE_CHECKING:
     from ..evaluation.extractors.features import FeatureExtractor
@@ -40,17 +41,22 @@ EVALUATION_NAME = "evaluation.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig(SampleSetConfig):
-    """Sample at every combination of scales, samplers and steps from the same seeds, evaluate, and name the best."""
+    """Sample at every combination of scales, samplers, steps and further axes from the same seeds, evaluate, and name
+    the best."""
 
     real: Path
     """Images to compare samples with: folder of pictures, npz batch, or npz of reference statistics."""
-    scales: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
-    """Guidance scales s, in place of guidance.scale."""
+    scales: tuple[float, ...] | None = None
+    """Guidance scales s of the classifier, in place of guidance.scale; null: 0 1 2 4 8, and none without a
+    classifier."""
     samplers: tuple[SamplerName, ...] = (SamplerConfig.name,)
     """Samplers. Their options are those of --sampler, each sampler's own for it alone; options that the default sampler
     does not have need --sampler.name as well."""
     steps: tuple[int | str, ...] = (SamplerConfig.steps,)
     """Numbers of timesteps, or timesteps, in place of sampler.steps."""
+    axes: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+    """Values of further options of scripts/sample.py, by name: '{weights: [ema_0.999, ema_0.9999], guidance.sigma_max:
+    [2, 5, .inf]}'."""
     num_samples: int = 1000
     """Samples of each setting. Few make Fréchet distances larger, of all settings alike."""
     extractor: ExtractorConfig = ExtractorConfig()
@@ -64,10 +70,8 @@ class SweepConfig(SampleSetConfig):
         super().__post_init__()
         for name in ("scales", "samplers", "steps"):
             values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
+            if values is not None and (not values or len(set(values)) < len(values)):
                 raise ValueError(f"{name} are one or more different values, got {list(values)}")
-        if self.classifier is None:
-            raise ValueError("a sweep over guidance scales needs a classifier; add --classifier RUN")
         if self.guidance.scale is not None:
             raise ValueError(
                 f"a sweep takes its scales from --scales, not from guidance.scale; got {self.guidance.scale:g}"
@@ -88,6 +92,16 @@ class SweepConfig(SampleSetConfig):
                     f"{option} {given} is for {' and '.join(owners(option))}, but the samplers are "
                     f"{', '.join(self.samplers)}; leave it out"
                 )
+        object.__setattr__(self, "axes", checked_axes(self))
+        settings = sample_configs(self)
+        if all(setting.classifier is None for setting in settings):
+            if self.scales is not None:
+                raise ValueError("--scales are those of a classifier; add --classifier RUN, or leave them out")
+            if len(settings) == 1:
+                raise ValueError(
+                    "without a classifier there are no scales, and nothing else is swept; add --classifier RUN, or "
+                    "give several --samplers, --steps or values of --axes"
+                )
 
 
 def sweep(config: SweepConfig) -> None:
@@ -100,28 +114,50 @@ def sweep(config: SweepConfig) -> None:
 
     refuse_among(config.real, config.out)
     settings = sample_configs(config)
-    opened = SamplingRun.open(settings[0], *(setting.out for setting in settings))
-    evaluator = Evaluator.open(config, opened)
-    runs = [opened.reconfigured(setting, setting.guidance) for setting in settings]
-    for run, setting in zip(runs, settings, strict=True):
-        run.plan(setting)  # refuses labels before anything is made
+    networks = Networks(tuple(setting.out for setting in settings))
+    evaluator = Evaluator.open(config, networks.run(settings[0]))
+    for setting in settings:
+        with naming(setting.out):
+            networks.run(setting).plan(setting)  # refuses labels before anything is made
     with locked_for_run(config.out, work="sweep"):
-        outcomes = [_outcome(run, setting, evaluator) for setting, run in zip(settings, runs, strict=True)]
+        outcomes = [_outcome(networks, setting, evaluator) for setting in settings]
         if this_process().is_main:
             conclude(config, settings, outcomes)
             shutil.rmtree(cache_directory(config.out / EVALUATION_NAME), ignore_errors=True)
 
 
-def _outcome(run: SamplingRun, setting: SampleConfig, evaluator: "Evaluator") -> "Outcome":
+@dataclass
+class Networks:
+    """The networks of one setting at a time, shared with those that load the same ones."""
+
+    directories: tuple[Path, ...]
+    """Of all settings' samples."""
+    loaded: str = ""
+    opened: SamplingRun | None = None
+
+    def run(self, setting: SampleConfig) -> SamplingRun:
+        """The run of a setting; networks that it does not need are freed before its own are loaded."""
+        if self.opened is None or loaded_by(setting) != self.loaded:
+            self.opened = None
+            free_cached_memory()
+            with naming(setting.out):
+                self.opened, self.loaded = SamplingRun.open(setting, *self.directories), loaded_by(setting)
+        with naming(setting.out):
+            return self.opened.reconfigured(setting, setting.guidance)
+
+
+def _outcome(networks: Networks, setting: SampleConfig, evaluator: "Evaluator") -> "Outcome":
     """Sample at a setting and evaluate, as far as that is not done yet."""
     from .sweep_report import Outcome
 
+    run = networks.run(setting)
     write_samples(run, setting)
     record = evaluator.evaluation(setting.out)
     return Outcome(
         sampler=setting.sampler.name,
         steps=setting.sampler.steps,
-        scale=setting.guidance.scale or 0.0,
+        scale=None if setting.classifier is None else setting.guidance.scale,
+        axes={name: attrgetter(name)(setting) for name in evaluator.config.axes},
         network_evaluations=network_evaluations(run),
         metrics=record.metrics,
         display_names=record.display_names,
@@ -211,7 +247,10 @@ def conclude(config: SweepConfig, settings: Sequence[SampleConfig], outcomes: Se
 
     best = best_of(outcomes)
     measure = best.display_names[RANKING.key]
-    rows = [to_plain(outcome) | {"is_best": outcome is best} for outcome in outcomes]
+    rows: list[dict[str, Any]] = []
+    for outcome in outcomes:
+        axes = json.loads(json.dumps(to_plain(outcome.axes)), parse_constant=str)  # JSON has no infinity
+        rows.append(to_plain(outcome) | {"axes": axes, "is_best": outcome is best})
     names = {"real": str(config.real), "extractor": config.extractor.name}
     write_json(config.out / "sweep.json", names | {"settings": rows})
     report = write_sweep_report(config.out, outcomes)
@@ -223,54 +262,16 @@ def conclude(config: SweepConfig, settings: Sequence[SampleConfig], outcomes: Se
         print(f"for scripts/sample.py --config: {config.write_config}")
 
 
-def sample_configs(config: SweepConfig) -> list[SampleConfig]:
-    """The sampling run of each combination, in a directory of its own, with the options that its sampler has."""
-    shared = {field.name: getattr(config, field.name) for field in fields(SampleSetConfig)}
-    configs: list[SampleConfig] = []
-    for name, steps, scale in product(config.samplers, config.steps, config.scales):
-        others = dict.fromkeys(option for option in OPTIONS if option not in SAMPLERS[name].options)
-        own = {
-            "out": config.out / "samples" / f"{name}-{str(steps).replace(',', '_')}-scale{scale:g}",
-            "sampler": replace(config.sampler, name=name, steps=steps, **others),
-            "guidance": replace(config.guidance, scale=scale),
-        }
-        configs.append(SampleConfig(**(shared | own)))
-    return configs
-
-
 def network_evaluations(run: SamplingRun) -> int:
     """Evaluations of denoising networks for each sample, counted on an image of one pixel without the networks."""
     evaluations: list[int] = []
 
     def denoiser(x_t: Tensor, step: Step) -> Estimate:
-        evaluations.append(run.guidance.network_evaluations(step))
+        evaluations.append(len(x_t) * run.guidance.network_evaluations(step))
         return Estimate(x0=x_t, log_var=0.0)
 
     run.sampler(denoiser, run.chain, torch.ones(1, 1, 1, 1), SeededNoise(0, [0]))
     return sum(evaluations)
-
-
-def write_sample_config(path: Path, setting: SampleConfig, *, header: str) -> None:
-    """Write a setting for scripts/sample.py --config, without `out` and, but for sampler and seed, without defaults."""
-    defaults = to_plain(SampleConfig(out=setting.out, diffusion=setting.diffusion))
-    values = {"diffusion": str(setting.diffusion), "seed": setting.seed} | _unlike(to_plain(setting), defaults)
-    values["sampler"] = {"name": setting.sampler.name, "steps": setting.sampler.steps} | values.get("sampler", {})
-    lines = [
-        f"# {header}",
-        f"#   python scripts/sample.py --config {path} --out runs/samples",
-        *(f"{name}: {json.dumps(value)}" for name, value in values.items()),  # a JSON value is a YAML value too
-    ]
-    with atomic_write(path) as file:
-        file.write("\n".join([*lines, ""]).encode())
-
-
-def _unlike(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that differ from the defaults, in nested mappings too."""
-    return {
-        name: _unlike(value, defaults[name]) if isinstance(value, dict) and name in defaults else value
-        for name, value in values.items()
-        if name not in defaults or value != defaults[name]
-    }
 
 
 main = partial(run_command, SweepConfig, sweep)

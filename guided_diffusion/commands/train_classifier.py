@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from classifiers.model import ClassifierConfig, NoisyClassifier, Pooling
+from classifiers.target_model import TargetModelConfig, TargetName
 from classifiers.trained_model import ClassifierModelConfig
 
 from ..checkpoint import open_checkpoint
@@ -27,6 +28,12 @@ class TrainClassifierConfig(TrainingConfig):
     """Most held-out images to use, evenly spaced."""
     pooling: Pooling = "attention"
     """attention (ADM) fixes the image size; adaptive takes any."""
+    target: TargetName | None = None
+    """Target in the table data.labels, a CSV file whose column "file" names the images: regression, the mean and
+    variance of a real number; attributes, columns of 0 and 1. null: the classes. Either guides by
+    --guidance.function."""
+    columns: tuple[str, ...] | None = None
+    """Columns of that table: one of a regression, one or more of attributes."""
     entropy_weight: float = 0.0
     """Weight of KL(p || uniform) in the loss, against overconfidence (ED-DPM, 2206.11474: 0.1); 0 is ADM's loss."""
 
@@ -34,6 +41,7 @@ class TrainClassifierConfig(TrainingConfig):
         if not 0 <= self.entropy_weight < math.inf:
             raise ValueError(f"entropy_weight weighs a penalty: 0 or more, as published 0.1; got {self.entropy_weight}")
         check_at_least(self, heldout_images=1)
+        _check_target(self)
         if self.training.stop_after_worse is not None and self.heldout is None:
             raise ValueError(
                 "training.stop_after_worse stops when held-out images grow less likely, and there are none: give "
@@ -41,33 +49,62 @@ class TrainClassifierConfig(TrainingConfig):
             )
 
 
+def _check_target(config: TrainClassifierConfig) -> None:
+    """Refuse, by a ValueError, a target without its table or columns, options of classes, and columns without one."""
+    target, columns, table = config.target, config.columns or (), config.data.labels
+    if target is None and columns:
+        raise ValueError(f"--columns {' '.join(columns)} need a target: give --target regression or attributes")
+    if target is None:
+        return
+    if not isinstance(table, Path):
+        raise ValueError(f"--target {target} learns columns of a table: give --data.labels TABLE.csv, not {table}")
+    if not columns or len({*columns}) < len(columns) or (target == "regression" and len(columns) > 1):
+        wanted = "one column" if target == "regression" else "one or more columns, each once,"
+        given = f"got {' '.join(columns)}" if columns else "give --columns NAME"
+        raise ValueError(f"--target {target} learns {wanted} of {table}; {given}")
+    if config.entropy_weight or config.data.on_error == "skip":
+        option = "entropy_weight" if config.entropy_weight else "data.on_error skip"
+        raise ValueError(f"{option} is of classes, which --target {target} has none of; leave it out")
+
+
 def train_classifier(config: TrainClassifierConfig) -> None:
     """Train as configured; see `fit` for how it ends."""
     # Here, so that --help does not import what reads images.
     from classifiers.classifier_objective import ClassifierObjective, guided_chain
+    from classifiers.target_objective import TARGETS, TargetObjective, with_values
     from classifiers.validation import HELDOUT_LIKELIHOOD, open_validation, refuse_one_class
 
+    from ..data.columns import column_values
     from ..training.loop import open_training_data, train
 
     try:
         guided = None if config.diffusion is None else open_checkpoint(config.diffusion, "diffusion")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; a classifier of clean images needs none: --diffusion null") from None
-    data = open_training_data(config, class_names=() if guided is None else guided.model.get("class_names", ()))
-    refuse_one_class(data)
-    network = ClassifierConfig(
-        **vars(config.network), num_classes=len(data.class_names), in_channels=data.channels, pooling=config.pooling
-    )
+    names = () if guided is None or config.target else guided.model.get("class_names", ())
+    data = open_training_data(config, class_names=names, is_labelled=config.target is None)
+    network = partial(ClassifierConfig, **vars(config.network), in_channels=data.channels, pooling=config.pooling)
     chain = None if guided is None else guided_chain(guided, data)
-    model = ClassifierModelConfig(network=network, chain=chain, class_names=data.class_names)
+    levels = None if chain is None else training_chain(chain)
+    if config.target is None:
+        refuse_one_class(data)
+        outputs = network(num_classes=len(data.class_names))
+        model = ClassifierModelConfig(network=outputs, chain=chain, class_names=data.class_names)
+        objective = ClassifierObjective(levels, config.entropy_weight)
+    else:
+        target, table, names = TARGETS[config.target], Path(config.data.labels), config.columns or ()
+        columns = target.columns(column_values(data, table, names), names)
+        data = with_values(data, table, columns)
+        outputs = network(num_classes=target.num_outputs(len(columns.names)))
+        model = TargetModelConfig(target=config.target, network=outputs, chain=chain, columns=columns)
+        objective = TargetObjective(levels, target, columns)
     heldout = None if config.heldout is None else replace(config.data, path=config.heldout)
     observe = None if heldout is None else open_validation(
         heldout, model, max_images=config.heldout_images, trained_on=data
     )  # fmt: skip
     train(
-        config, data, kind="classifier", model=model, make_network=partial(NoisyClassifier, network),
-        objective=ClassifierObjective(None if chain is None else training_chain(chain), config.entropy_weight),
-        observe=observe, best_by=HELDOUT_LIKELIHOOD,
+        config, data, kind=config.target or "classifier", model=model, make_network=partial(NoisyClassifier, outputs),
+        objective=objective, observe=observe, best_by=HELDOUT_LIKELIHOOD,
     )  # fmt: skip
 
 

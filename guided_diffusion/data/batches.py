@@ -30,7 +30,7 @@ class Batch:
     x0: Tensor
     """(B, C, H, W) float32 in [-1, 1]."""
     y: Tensor
-    """(B,) int64 labels."""
+    """(B,) int64 labels, or (B, K) float32 numbers of a table."""
     counter: Tensor
     """(B,) int64 positions in the endless stream."""
 

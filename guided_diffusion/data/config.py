@@ -29,7 +29,8 @@ class DataConfig:
     """Labels of the images in folders and zips. folders: the directory. filenames: the name up to the first "_", as
     published. Else a table, looked for below `path` first: .csv with the columns file,label, or .json,
     {"FILE": LABEL, ..} or {"labels": [["FILE", LABEL], ..]}; FILE is relative to `path`, and whole numbers are class
-    numbers, anything else names. Of a Hugging Face dataset: the name of the ClassLabel column, if there are several."""
+    numbers, anything else names; for train_classifier's --target, .csv with a column file and others. Of a Hugging Face
+    dataset: the name of the ClassLabel column, if there are several."""
     mode: Literal["auto", "L", "RGB"] = "auto"
     """Grey (L, one channel) or colour (RGB, three). auto: the mode of the files, which must all have the same."""
     window: Window | None = None

@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
@@ -42,7 +42,7 @@ class ImageSet:
     shape: tuple[int, int, int]
     """(H, W, C) of every image."""
     labels: Tensor
-    """(N,) int64, -1 for an image without one."""
+    """(N,) int64, -1 for an image without one; where training learns a table's numbers, these: (N, K) float32."""
     class_names: tuple[str, ...]
     """Names of the labels; empty where the storage does not tell."""
     manifest: Mapping[str, Any] | None = None
@@ -206,13 +206,16 @@ def _image_set(
     return images
 
 
-def open_training_set(config: DataConfig, *, image_size: int, class_names: Sequence[str] | None = None) -> ImageSet:
-    """Labelled pictures as training reads them; every header is read once, and kept for the next start.
+def open_training_set(
+    config: DataConfig, *, image_size: int, class_names: Sequence[str] | None = None, is_labelled: bool = True
+) -> ImageSet:
+    """Pictures as training reads them; every header is read once, and kept for the next start.
 
     All processes of a run open a set at the same time: one reads, and tells the others.
     image_size: side of the crops, in pixels.
     class_names: the classes, in the order of their labels; None takes those that the data have, class folders by name.
         Held-out data are opened with the names of the training data, and may lack some of them.
+    is_labelled: False opens the pictures without labels, whatever `config.labels` says.
 
     Raises:
         FileNotFoundError: nothing at the path.
@@ -222,12 +225,18 @@ def open_training_set(config: DataConfig, *, image_size: int, class_names: Seque
     """
     if image_size < 1:
         raise ValueError(f"image_size is a number of pixels, at least 1, not {image_size}")
-    return opened_once(config.path, lambda: _training_set(config, image_size, class_names))
+    return opened_once(config.path, lambda: _training_set(config, image_size, class_names, is_labelled))
 
 
-def _training_set(config: DataConfig, image_size: int, class_names: Sequence[str] | None) -> ImageSet:
-    stored, files = open_pictures(config.path, config.labels)
+def _training_set(
+    config: DataConfig, image_size: int, class_names: Sequence[str] | None, is_labelled: bool
+) -> ImageSet:
+    stored, files = open_pictures(config.path, config.labels if is_labelled else None)
     labels, names = stored.labels, stored.class_names
+    if not is_labelled:
+        labels, names = np.full(len(labels), NO_LABEL), ()
+        others = {kind: [file for file in left if file != str(config.labels)] for kind, left in stored.left_out.items()}
+        stored = replace(stored, left_out={kind: left for kind, left in others.items() if left})
     if class_names is not None:
         labels, names = renumbered(labels, names, class_names, path=config.path), tuple(class_names)
     headers = read_headers(stored, files, config.path, config, window=config.window)
@@ -251,7 +260,7 @@ def _training_set(config: DataConfig, image_size: int, class_names: Sequence[str
     )  # fmt: skip
 
 
-def open_pictures(path: Path, labels: Labels) -> tuple[StoredImages, EncodedImages]:
+def open_pictures(path: Path, labels: Labels | None) -> tuple[StoredImages, EncodedImages]:
     """The record of the pictures at a path, and the pictures; arrays are refused. labels: as `DataConfig.labels`."""
     stored = open_stored(path, labels)
     if isinstance(stored.images, ImageArrays):

@@ -1,4 +1,4 @@
-"""PNG files of images and grids."""
+"""PNG files of images, grids and masks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,3 +79,38 @@ def write_grid(
         draw.text((left + (column + 0.5) * pitch[1], top / 2), text, fill="black", font=font, anchor="mm")
     with atomic_write(path) as file:
         page.save(file, format="PNG")
+
+
+def read_mask(path: Path, *, size: int) -> Tensor:
+    """White pixels of a mask, (1, 1, S, S) bool.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no picture, one of another size or with grey in it, or one all black or all white.
+    """
+    from .crops import opened  # here, so that commands show their help without Pillow
+
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no mask {path}; expected a picture of {size}x{size} pixels, white and black")
+    try:
+        with path.open("rb") as file, opened(file) as picture:
+            values = np.asarray(picture.convert("L"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the mask {path} cannot be read as a picture ({error}); expected a PNG file") from error
+    if values.shape != (size, size):
+        height, width = values.shape
+        raise ValueError(
+            f"the mask {path} has {width}x{height} pixels, but the model makes {size}x{size}; draw it at that size, on "
+            f"the centre crop"
+        )
+    grey = int(((values > 0) & (values < 255)).sum())
+    if grey:
+        raise ValueError(
+            f"the mask {path} has {grey} pixels that are neither black (keep) nor white (make anew); save it as PNG "
+            f"without smoothing"
+        )
+    fill = torch.from_numpy(values == 255)
+    if bool(fill.all()) or not bool(fill.any()):
+        said = "white, so nothing is kept" if bool(fill.all()) else "black, so nothing is made"
+        raise ValueError(f"the mask {path} is all {said}; draw the part to be made in white on black")
+    return rearrange(fill, "h w -> 1 1 h w")

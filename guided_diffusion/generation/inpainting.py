@@ -6,7 +6,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -38,8 +37,9 @@ class InpaintingRun:
         run, fill = self.run, self.fill.to(self.run.device)
         originals = self.images[batch.ids.start : batch.ids.stop].to(run.device)
         known = from_uint8(originals)
-        denoiser = with_known_pixels(run.guidance.denoiser(batch.y, clip=run.settings.sampler.clipping), known, fill)
-        term = run.guidance.term(batch.y)
+        guided = run.guidance.denoiser(batch.y, clip=run.settings.sampler.clipping, ids=batch.ids)
+        denoiser = with_known_pixels(guided, known, fill)
+        term = run.guidance.term(batch.y, ids=batch.ids)
         term = None if term is None else masked(term, fill)
         x_T = initial_state(batch.noise(known), known, fill, run.chain)
         sampler = run.sampler
@@ -66,38 +66,3 @@ class InpaintingRun:
         grey = torch.where(self.fill, 128, originals).to(torch.uint8)
         shown = rearrange([originals, grey, made], "three n c h w -> (n three) c h w")
         write_grid(directory / "comparison.png", shown, columns=6, heads=["original", "mask", "result"] * min(2, count))
-
-
-def read_mask(path: Path, *, size: int) -> Tensor:
-    """White pixels of a mask, (1, 1, S, S) bool.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no picture, one of another size or with grey in it, or one all black or all white.
-    """
-    from ..data.crops import opened  # here, so that commands show their help without Pillow
-
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no mask {path}; expected a picture of {size}x{size} pixels, white and black")
-    try:
-        with path.open("rb") as file, opened(file) as picture:
-            values = np.asarray(picture.convert("L"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the mask {path} cannot be read as a picture ({error}); expected a PNG file") from error
-    if values.shape != (size, size):
-        height, width = values.shape
-        raise ValueError(
-            f"the mask {path} has {width}x{height} pixels, but the model makes {size}x{size}; draw it at that size, on "
-            f"the centre crop"
-        )
-    grey = int(((values > 0) & (values < 255)).sum())
-    if grey:
-        raise ValueError(
-            f"the mask {path} has {grey} pixels that are neither black (keep) nor white (make anew); save it as PNG "
-            f"without smoothing"
-        )
-    fill = torch.from_numpy(values == 255)
-    if bool(fill.all()) or not bool(fill.any()):
-        said = "white, so nothing is kept" if bool(fill.all()) else "black, so nothing is made"
-        raise ValueError(f"the mask {path} is all {said}; draw the part to be made in white on black")
-    return rearrange(fill, "h w -> 1 1 h w")

@@ -21,6 +21,7 @@ from ..diffusion.images import to_uint8
 from ..diffusion.model import DiffusionModel, load_diffusion, weights_record
 from ..distributed import on_main_process, this_process
 from ..guidance.config import GuidanceConfig
+from ..guidance.function import Guide
 from ..guidance.run import Guidance, classifier_record, load_guidance
 from ..models.precision import EvaluatedNetwork, Precision, in_precision
 from ..samplers import OnStep, Sampler, make_sampler
@@ -65,6 +66,7 @@ class SamplingRun:
         classifier: Path | Classifier | None,
         *,
         clean: CleanClassifier | None = None,
+        function: Guide | None = None,
         guidance: GuidanceConfig,
         settings: SamplingConfig,
     ) -> "SamplingRun":
@@ -75,6 +77,7 @@ class SamplingRun:
             model=in_precision(model, precision, counter=evaluations),
             classifier=classifier,
             clean=clean,
+            function=function,
             sampler=settings.sampler,
             precision=precision,
             counter=evaluations,
@@ -137,8 +140,8 @@ class SamplingRun:
     def sample(self, batch: SampleBatch) -> Tensor:
         """uint8 images (B, C, H, W) of a batch."""
         x_T = batch.noise(torch.empty(len(batch.ids), *self.model.image_shape, device=self.device))
-        denoiser = self.guidance.denoiser(batch.y, clip=self.settings.sampler.clipping)
-        term = self.guidance.term(batch.y)
+        denoiser = self.guidance.denoiser(batch.y, clip=self.settings.sampler.clipping, ids=batch.ids)
+        term = self.guidance.term(batch.y, ids=batch.ids)
         return to_uint8(
             self.finite(
                 lambda on_step: self.sampler(denoiser, self.chain, x_T, batch.noise, guidance=term, on_step=on_step),

@@ -7,23 +7,36 @@ subtracts sqrt(1 - alpha_bar) * term from eps (ADM Algorithm 2), which works wit
 means to each of them.
 """
 
-from .classifier import classifier_score, entropy_scaled_score
+from .classifier import class_log_density, classifier_score, entropy_scaled_score
 from .classifier_free import extrapolated
-from .estimate import guided_at_estimate, guided_through, joint_log_prob
+from .discriminator import log_odds
+from .divergence import divergence_score
+from .estimate import clean_log_density, guided_at_estimate, guided_through, joint_log_prob
+from .function import Guide, at_estimate, noisy, through_network
 from .interval import between, within
-from .score import LogProb, ScoreTerm, summed, tilted
+from .score import LogDensity, LogProb, ScoreTerm, score_of, summed, tilted
 
 __all__ = [
+    "Guide",
+    "LogDensity",
     "LogProb",
     "ScoreTerm",
+    "at_estimate",
     "between",
+    "class_log_density",
     "classifier_score",
+    "clean_log_density",
+    "divergence_score",
     "entropy_scaled_score",
     "extrapolated",
     "guided_at_estimate",
     "guided_through",
     "joint_log_prob",
+    "log_odds",
+    "noisy",
+    "score_of",
     "summed",
+    "through_network",
     "tilted",
     "within",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.chain import Step
-from .score import LogProb, Scale, ScoreTerm, is_zero, log_prob_and_gradient, times
+from .score import LogDensity, LogProb, Scale, ScoreTerm, at_label, is_zero, log_prob_and_gradient, score_of, times
 
 ENTROPY_FLOOR = 0.01
 """Entropy, over that of a uniform prediction, below which `entropy_scaled_score` grows no further: a hundredfold."""
@@ -19,13 +19,16 @@ def classifier_score(log_prob: LogProb, y: Tensor, scale: Scale) -> ScoreTerm:
     code does, and `ddpm(..., gradient_at="mean")` what Algorithm 1 prints. At scale 0 the classifier is not called.
     """
 
-    def term(x_t: Tensor, step: Step) -> Tensor:
-        if is_zero(scale):
-            return torch.zeros_like(x_t)
-        _, gradient = log_prob_and_gradient(lambda x: log_prob(x, step.t), x_t, y)
-        return times(scale, gradient)
+    return score_of(class_log_density(log_prob, y), scale)
 
-    return term
+
+def class_log_density(log_prob: LogProb, y: Tensor) -> LogDensity:
+    """log p(y | x_t) of a noisy-image classifier, for labels y (B,) int64."""
+
+    def log_density(x_t: Tensor, step: Step) -> Tensor:
+        return at_label(log_prob(x_t, step.t), y)
+
+    return log_density
 
 
 def entropy_scaled_score(log_prob: LogProb, y: Tensor, scale: Scale) -> ScoreTerm:

@@ -1,14 +1,21 @@
-"""Compatibility of guiding networks with the model that they guide."""
+"""Compatibility of guides with the model that they guide, and of an interval with a sampler's levels."""
 
 from pathlib import Path
 
 from classifiers.trained_model import Classifier
 
+from ..diffusion.chain import DiffusionChain, sigma
 from ..diffusion.model import DiffusionConfig, DiffusionModel, chain_difference, class_difference
 
 
 def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
     """Refuse, by a ValueError, a classifier of other noise, images or classes than the model's at `run`."""
+    check_noise(model, classifier, run=run)
+    refuse_difference(class_difference(model.class_names, classifier.class_names), classifier.name, run)
+
+
+def check_noise(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
+    """Refuse, by a ValueError, a classifier of one class, or of other noise or images than the model's at `run`."""
     name, chain = classifier.name, classifier.config.chain
     if chain is None:
         raise ValueError(
@@ -23,7 +30,6 @@ def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Pat
     other_noise = chain_difference(model.chain, chain)
     refuse_difference(other_noise and f"{other_noise}; train a classifier with --diffusion {run}", name, run)
     check_images(name, classifier.image_shape, model, run)
-    refuse_difference(class_difference(model.class_names, classifier.class_names), name, run)
 
 
 def check_null_class(model: DiffusionConfig, run: Path) -> None:
@@ -66,3 +72,13 @@ def refuse_difference(difference: str | None, name: str | Path, guided: str | Pa
     """Refuse, by a ValueError, a network that differs from the model that it should guide."""
     if difference is not None:
         raise ValueError(f"{name} cannot guide {guided}: {difference}")
+
+
+def check_interval(lower: float, upper: float, chain: DiffusionChain) -> None:
+    """Refuse, by a ValueError, an interval of guidance that holds none of a sampler's levels."""
+    levels = [sigma(float(alpha_bar)) for alpha_bar in chain.alpha_bar]
+    if not any(lower < level <= upper for level in levels):
+        raise ValueError(
+            f"none of the sampler's noise levels, {levels[0]:.3g} to {levels[-1]:.3g}, lies above guidance.sigma_min "
+            f"{lower:g} and up to guidance.sigma_max {upper:g}, so that nothing would be guided; widen the interval"
+        )

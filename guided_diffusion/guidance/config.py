@@ -1,32 +1,38 @@
 """Settings of guidance, and the table of scores of classifiers of noisy images."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
+import torch
 
 from ..data.labels import parse_label
 from .classifier import classifier_score, entropy_scaled_score
-from .score import LogProb, Scale, ScoreTerm
+from .divergence import divergence_score, forward_kl, jensen_shannon, reverse_kl
+from .score import LogProb, ScoreTerm
 
-ScoreName = Literal["plain", "entropy_scaled"]
+if TYPE_CHECKING:
+    from .run import Guidance
+
+ScoreName = Literal["plain", "entropy_scaled", "forward_kl", "reverse_kl", "jensen_shannon"]
 
 LARGEST_STRENGTH = 1e6
 """Of any scale or weight. Published ones are below 100; from about 1e30 on, float32 overflows in the first step."""
 
+CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "score_options", "scale_outside", "further")
+"""Fields of `GuidanceConfig` that say something of `--classifier`."""
 
-class ClassifierScore(Protocol):
-    """A kind of classifier guidance."""
-
-    def __call__(self, log_prob: LogProb, y: Tensor, scale: Scale) -> ScoreTerm:
-        """The score term of a classifier for labels y (B,)."""
-        ...
-
+ClassifierScore = Callable[..., ScoreTerm]
+"""(log_prob, y, scale) -> the score term of a classifier for labels y (B,). Keywords with a default are its options."""
 
 CLASSIFIER_SCORES: Mapping[ScoreName, ClassifierScore] = {
     "plain": classifier_score,
     "entropy_scaled": entropy_scaled_score,
+    "forward_kl": partial(divergence_score, forward_kl),
+    "reverse_kl": partial(divergence_score, reverse_kl),
+    "jensen_shannon": partial(divergence_score, jensen_shannon),
 }
 
 
@@ -76,7 +82,11 @@ class GuidanceConfig:
     """Other scales for some classes, by label or name: '{3: 2.5, cat: 4}'; the others keep `scale`."""
     score: ScoreName = "plain"
     """Score of the classifiers. entropy_scaled divides the scale by the entropy of each prediction over the largest
-    possible (ED-DPM, 2206.11474): 1 is then Bayes' rule where a classifier is wholly uncertain and more elsewhere."""
+    possible (ED-DPM, 2206.11474): 1 is then Bayes' rule where a classifier is wholly uncertain and more elsewhere.
+    forward_kl, reverse_kl and jensen_shannon subtract a divergence of the prediction from the label (2511.05844)."""
+    score_options: dict[str, float] = field(default_factory=dict[str, float])
+    """Numbers of `score` that are not its defaults: '{weight: 0.5, smoothing: 0.1}' of the divergence and the label
+    (defaults 1 and 0.1)."""
     further: dict[str, float] = field(default_factory=dict[str, float])
     """More classifiers trained on the same noise, with scales of their own, whose scores are added to --classifier's:
     '{runs/other: 2.0}', run directories or checkpoints."""
@@ -86,16 +96,32 @@ class GuidanceConfig:
     """Extrapolation from a weaker model."""
     clean_classifier: CleanClassifierConfig = CleanClassifierConfig()
     """A classifier that was not trained on noise."""
+    function: str | None = None
+    """Any differentiable function of images as a log-density: your own, MODULE:NAME, importable from the working
+    directory, of the estimate of x_0 unless it is marked noisy or through_network; or measurement, of a linear operator
+    y = A x_0 + noise: inpainting, super-resolution, deblurring (docs/guidance.md)."""
+    function_options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Options of the function by name: '{target: 0.3}'."""
+    function_scale: float | None = None
+    """s of the function's gradient; null: 1, which is Bayes' rule where its values are log-likelihoods in nats."""
     sigma_min: float = 0.0
     """Guide only above this noise level, sqrt(1 / alpha_bar - 1); below it no guidance network is evaluated."""
     sigma_max: float = float("inf")
     """Guide only up to this noise level."""
+    scale_outside: float = 0.0
+    """s of the classifiers outside that interval. 1 there and more below sigma_max 1 kept modes and moments best of all
+    that was tried (docs/guidance.md)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_min < self.sigma_max:
             raise ValueError(
                 f"guidance acts where guidance.sigma_min < sigma <= guidance.sigma_max; got {self.sigma_min:g} and "
                 f"{self.sigma_max:g}"
+            )
+        if self.scale_outside and not self.is_limited:
+            raise ValueError(
+                f"guidance.scale_outside {self.scale_outside:g} acts outside an interval of noise levels, and there is "
+                f"none; give guidance.sigma_max, such as 1, or guidance.sigma_min"
             )
         weaker = self.autoguidance
         if (weaker.model is None) != (weaker.weight is None):
@@ -107,10 +133,31 @@ class GuidanceConfig:
             raise ValueError(
                 "guidance.classifier_free and guidance.autoguidance both extrapolate, each from another model; give one"
             )
+        never_called: LogProb = torch.add  # a score checks its options before it has anything to evaluate
+        self.score_function(never_called, torch.empty(0), 0.0)
         for name, value in self.strengths.items():
             if not abs(value) <= LARGEST_STRENGTH:
                 most = f"{LARGEST_STRENGTH:g}"
                 raise ValueError(f"{name} must be a number between -{most} and {most}, got {value:g}")
+
+    @property
+    def score_function(self) -> ClassifierScore:
+        """The score of the classifiers, with its options."""
+        return partial(CLASSIFIER_SCORES[self.score], **self.all_score_options())
+
+    def all_score_options(self) -> dict[str, float]:
+        """The options of `score`, those that are not given at their defaults.
+
+        Raises:
+            ValueError: an option that it does not have.
+        """
+        parameters = inspect.signature(CLASSIFIER_SCORES[self.score]).parameters.items()
+        defaults = {name: its.default for name, its in parameters if its.default is not its.empty}
+        for name in self.score_options:
+            if name not in defaults:
+                own = f"its options are {', '.join(defaults)}" if defaults else "it has none"
+                raise ValueError(f"guidance.score {self.score} has no option {name} (guidance.score_options); {own}")
+        return defaults | self.score_options
 
     @property
     def strengths(self) -> dict[str, float]:
@@ -120,6 +167,8 @@ class GuidanceConfig:
             "classifier_free.weight": self.classifier_free.weight,
             "autoguidance.weight": self.autoguidance.weight,
             "clean_classifier.scale": self.clean_classifier.scale,
+            "scale_outside": self.scale_outside or None,
+            "function_scale": self.function_scale,
         }
         strengths |= {f"class_scales of {name}": scale for name, scale in self.class_scales.items()}
         strengths |= {f"further of {name}": scale for name, scale in self.further.items()}
@@ -146,3 +195,29 @@ class GuidanceConfig:
                 )
             named[label] = key
         return {label: self.class_scales[key] for label, key in sorted(named.items())}
+
+
+def check_settings(guidance: "Guidance") -> None:
+    """Refuse, by a ValueError, settings of guides that are not there."""
+    if guidance.clean is None and guidance.config.clean_classifier != CleanClassifierConfig():
+        raise ValueError(
+            "guidance.clean_classifier has settings but no classifier; add --guidance.clean_classifier.name NAME"
+        )
+    config, plain, function = guidance.config, GuidanceConfig(), guidance.function
+    if function is None and (config.function_options or config.function_scale is not None):
+        raise ValueError(
+            "guidance.function has options or a scale, but no function; add --guidance.function MODULE:NAME"
+        )
+    if guidance.classifier is not None:
+        return
+    given = {f"guidance.{name}": getattr(config, name) for name in CLASSIFIER_OPTIONS
+             if getattr(config, name) != getattr(plain, name)}  # fmt: skip
+    if function is None or function.place != "x_t":
+        given |= {f"sampler.{name}": value for name, value in guidance.sampler.guidance_record().items()}
+    is_guided = bool(guidance.weaker or guidance.clean or function) or config.classifier_free.weight is not None
+    if config.is_limited and not is_guided:
+        given |= {"guidance.sigma_min": config.sigma_min, "guidance.sigma_max": config.sigma_max}
+    if given:
+        shown = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+                          for name, value in given.items())  # fmt: skip
+        raise ValueError(f"guidance was asked for without a classifier ({shown}); add --classifier RUN")

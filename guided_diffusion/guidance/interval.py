@@ -11,11 +11,15 @@ from ..diffusion.denoiser import Denoiser, Estimate
 from .score import ScoreTerm
 
 
-def within(term: ScoreTerm, sigma_min: float, sigma_max: float) -> ScoreTerm:
-    """`term` where sigma_min < sigma <= sigma_max, zero elsewhere without calling it; errors as `is_inside`."""
+def within(term: ScoreTerm, sigma_min: float, sigma_max: float, *, outside: ScoreTerm | None = None) -> ScoreTerm:
+    """`term` where sigma_min < sigma <= sigma_max, `outside` elsewhere; only one is called. None: zero.
+
+    Errors as `is_inside`.
+    """
 
     def limited(x_t: Tensor, step: Step) -> Tensor:
-        return term(x_t, step) if is_inside(step, sigma_min, sigma_max) else torch.zeros_like(x_t)
+        chosen = term if is_inside(step, sigma_min, sigma_max) else outside
+        return torch.zeros_like(x_t) if chosen is None else chosen(x_t, step)
 
     return limited
 

@@ -1,6 +1,7 @@
 """Guidance of a sampling run: load the networks, check that they fit the model, compose them, record them.
 
-    tilted(between(guided_at_estimate(bounded(extrapolated(D, reference, w), clip), ..), bounded(D, clip), lo, hi),
+    tilted(between(guided_at_estimate(bounded(guided_through(extrapolated(D, reference, w), ..), clip), ..),
+                   bounded(D, clip), lo, hi),
            within(summed(score, ..), lo, hi))
 
 without the parts that a config does not ask for. A sampler with a mean shift takes the score there, in place of the
@@ -9,6 +10,7 @@ with respect to x_0 come after it, as published, and their result is not clipped
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,22 +21,29 @@ from torch import Tensor
 from classifiers.off_the_shelf import CleanClassifier, fitted, load_clean_classifier
 from classifiers.trained_model import Classifier, load_classifier
 
-from ..diffusion.chain import Step, sigma
+from ..diffusion.chain import Step
 from ..diffusion.denoiser import Clip, Denoiser, bounded
 from ..diffusion.model import DiffusionModel, class_difference, load_diffusion, weights_record
 from ..models.precision import CLASSIFIER, Precision, in_precision
 from ..samplers import SamplerConfig
+from .classifier import class_log_density
 from .classifier_free import extrapolated
-from .compatibility import check_classifier, check_images, check_null_class, check_weaker, refuse_difference
-from .config import CLASSIFIER_SCORES, CleanClassifierConfig, GuidanceConfig
-from .estimate import guided_at_estimate, guided_through, joint_log_prob
+from .compatibility import (
+    check_classifier,
+    check_images,
+    check_interval,
+    check_null_class,
+    check_weaker,
+    refuse_difference,
+)
+from .config import CleanClassifierConfig, GuidanceConfig, check_settings
+from .estimate import clean_log_density, guided_at_estimate, guided_through, joint_log_prob
+from .function import Guide, Place, combined
+from .guides import load_guide, tried
 from .interval import between, is_inside, within
-from .score import Scale, ScoreTerm, summed
+from .score import LogDensity, Scale, ScoreTerm, score_of, summed
 
 C = TypeVar("C", Classifier, CleanClassifier)
-
-CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "further")
-"""Fields of `GuidanceConfig` that say something of `--classifier`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +62,11 @@ class Guidance:
     """In the order of `GuidanceConfig.further`."""
     weaker: DiffusionModel | None = None
     clean: CleanClassifier | None = None
+    function: Guide | None = None
 
     def __post_init__(self) -> None:
         model, run = self.model.config, self.model.checkpoint.path
-        _check_requested(self)
+        check_settings(self)
         if self.config.classifier_free.weight is not None:
             check_null_class(model, run)
         if self.weaker is not None:
@@ -71,12 +81,13 @@ class Guidance:
             self.clean.labels_of(self.class_names)  # refuses classes that it does not know
         self.config.scales_by_label(self.class_names)  # refuses unknown classes, and one named twice
         if self.config.is_limited:
-            _check_interval(self)
+            check_interval(self.config.sigma_min, self.config.sigma_max, self.sampler.levels(model.chain))
 
     @property
     def knows_classes(self) -> bool:
-        """True where the model is conditional or a classifier guides it."""
-        return self.model.config.is_conditional or self.classifier is not None or self.clean is not None
+        """True where the model is conditional, or guided by a classifier or by a function of its labels."""
+        by_function = self.function is not None and self.function.needs("y") and bool(self.class_names)
+        return self.model.config.is_conditional or bool(self.classifier or self.clean) or by_function
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -84,23 +95,33 @@ class Guidance:
         classifiers = (one for one in (self.classifier, self.clean) if one is not None)
         return self.model.config.class_names or next((one.class_names for one in classifiers), ())
 
-    def denoiser(self, y: Tensor, *, clip: Clip) -> Denoiser:
-        """The model's, for labels y (B,), with all guidance that is not a score of x_t."""
-        unclipped = self._extrapolated(y)
-        guided = bounded(unclipped, clip) if self.clean is None else self._by_clean(self.clean, unclipped, y, clip=clip)
+    def denoiser(self, y: Tensor, *, clip: Clip, ids: Sequence[int] | None = None) -> Denoiser:
+        """The model's, for labels y (B,), with all guidance that is not a score of x_t; ids: of the samples."""
+        guided = self._extrapolated(y)
+        if through := self._densities(y, ids, "network"):
+            guided = guided_through(guided, *combined(through))
+        guided = bounded(guided, clip)
+        if at_estimate := self._densities(y, ids, "x_0"):
+            guided = guided_at_estimate(guided, *combined(at_estimate))
         if not self.config.is_limited:
             return guided
         return between(guided, self.model.denoiser(y, clip=clip), self.config.sigma_min, self.config.sigma_max)
 
-    def term(self, y: Tensor) -> ScoreTerm | None:
-        """The score of the classifiers of noisy images for labels y (B,); None without any."""
-        if self.classifier is None:
-            return None
-        score = CLASSIFIER_SCORES[self.config.score]
-        classifiers, scales = (self.classifier, *self.further), (self._scale_of(y), *self.config.further.values())
-        terms = [score(one.log_prob, y, scale) for one, scale in zip(classifiers, scales, strict=True)]
-        term = summed(*terms) if len(terms) > 1 else terms[0]
-        return within(term, self.config.sigma_min, self.config.sigma_max) if self.config.is_limited else term
+    def term(self, y: Tensor, *, ids: Sequence[int] | None = None) -> ScoreTerm | None:
+        """The score of what guides by x_t, for labels y (B,) and samples `ids`; None without any."""
+        config, score, classifiers = self.config, self.config.score_function, self._classifiers(y)
+        terms = [score(one.log_prob, y, scale) for one, scale in classifiers]
+        terms += [score_of(*density) for density in self._densities(y, ids, "x_t")]
+        term = _total(terms)
+        if term is None or not config.is_limited:
+            return term
+        outside = _total([score(one.log_prob, y, config.scale_outside) for one, _ in classifiers])
+        return within(term, config.sigma_min, config.sigma_max, outside=outside)
+
+    def log_densities(self, y: Tensor, *, ids: Sequence[int] | None = None) -> list[tuple[LogDensity, Scale]]:
+        """The log-densities of x_t whose scores `term` adds up, each with its scale, but for `score` and interval."""
+        classifiers = [(class_log_density(one.log_prob, y), scale) for one, scale in self._classifiers(y)]
+        return [*classifiers, *self._densities(y, ids, "x_t")]
 
     def network_evaluations(self, step: Step) -> int:
         """Evaluations of denoising networks, for each sample, in one call of `denoiser` at `step`."""
@@ -112,14 +133,18 @@ class Guidance:
         """The alternative, in words, to tilting x_0 by a gradient with respect to x_t; None where none tilts it."""
         if self.clean is not None and self.config.clean_classifier.gradient == "x_t":
             return "take guidance.clean_classifier.gradient x_0"
-        is_tilted = self.classifier is not None and self.sampler.entry.guidance == "tilted"
-        return "let the classifier guide ddpm" if is_tilted else None
+        place = None if self.function is None else self.function.place
+        if place == "network":
+            return "have guidance.function evaluated at_estimate"
+        is_tilted = (self.classifier is not None or place == "x_t") and self.sampler.entry.guidance == "tilted"
+        return f"let the {'classifier' if self.classifier else 'function'} guide ddpm" if is_tilted else None
 
     @property
     def strengths(self) -> dict[str, float]:
         """All scales and weights that guide the samples, by option."""
-        networks = {"guidance.scale": self.classifier, "guidance.clean_classifier.scale": self.clean}
-        return {name: 1.0 for name, network in networks.items() if network is not None} | self.config.strengths
+        guides = {"scale": self.classifier, "clean_classifier.scale": self.clean, "function_scale": self.function}
+        defaults = {f"guidance.{name}": 1.0 for name, guide in guides.items() if guide is not None}
+        return defaults | self.config.strengths
 
     def record(self) -> dict[str, Any] | None:
         """The guidance as manifests record it; None without any."""
@@ -132,13 +157,15 @@ class Guidance:
             "scale": None if self.classifier is None else _or_one(config.scale),
             "sigma_min": config.sigma_min or None,
             "sigma_max": config.sigma_max if config.sigma_max < float("inf") else None,  # JSON has no infinity
+            "scale_outside": config.scale_outside or None,
             "class_scales": {str(label): scale for label, scale in scales.items()} or None,
-            config.score: config.score != GuidanceConfig.score or None,
+            config.score: None if config.score == GuidanceConfig.score else config.all_score_options() or True,
             **self.sampler.guidance_record(),
             "further": [classifier_record(one) | {"scale": scale} for one, scale in further] or None,
             "free_weight": config.classifier_free.weight,
             "weak": self.weaker and weights_record(self.weaker) | {"weight": config.autoguidance.weight},
             "off_the_shelf": self.clean and classifier_record(self.clean) | by_clean,
+            "function": self.function and self.function.manifest() | {"scale": _or_one(config.function_scale)},
         }
         return {name: value for name, value in record.items() if value is not None} or None
 
@@ -152,20 +179,28 @@ class Guidance:
             return extrapolated(main, self.weaker.denoiser(y, clip=None), auto.weight)
         return main
 
-    def _by_clean(self, clean: CleanClassifier, denoiser: Denoiser, y: Tensor, *, clip: Clip) -> Denoiser:
-        """An unclipped `denoiser`, guided by a classifier of clean images and clipped."""
-        labels = torch.tensor(clean.labels_of(self.class_names), device=y.device)[y]
-        scale = _or_one(self.config.clean_classifier.scale)
+    def _classifiers(self, y: Tensor) -> list[tuple[Classifier, Scale]]:
+        """The classifiers of noisy images and their scales."""
+        if self.classifier is None:
+            return []
+        further = zip(self.further, self.config.further.values(), strict=True)
+        return [(self.classifier, self._scale_of(y)), *further]
 
-        def log_prob(x_0: Tensor) -> Tensor:
-            return clean.network(x_0).log_softmax(dim=1)
+    def _densities(self, y: Tensor, ids: Sequence[int] | None, place: Place) -> list[tuple[LogDensity, Scale]]:
+        """The log-densities of `place` that guide besides classifiers of noisy images, and their scales."""
+        densities = list[tuple[LogDensity, Scale]]()
+        clean, is_through = self.clean, self.config.clean_classifier.gradient == "x_t"
+        if clean is not None and place == ("network" if is_through else "x_0"):
+            labels = torch.tensor(clean.labels_of(self.class_names), device=y.device)[y]
 
-        def joint(x_0: Tensor) -> Tensor:
-            return joint_log_prob(clean.network(x_0))
+            def log_prob(x_0: Tensor) -> Tensor:
+                logits = clean.network(x_0)
+                return logits.log_softmax(dim=1) if is_through else joint_log_prob(logits)
 
-        if self.config.clean_classifier.gradient == "x_t":
-            return bounded(guided_through(denoiser, log_prob, labels, scale), clip)
-        return guided_at_estimate(bounded(denoiser, clip), joint, labels, scale)
+            densities.append((clean_log_density(log_prob, labels), _or_one(self.config.clean_classifier.scale)))
+        if self.function is not None and place == self.function.place:
+            densities.append((self.function.log_density(y, ids), _or_one(self.config.function_scale)))
+        return densities
 
     def _scale_of(self, y: Tensor) -> Scale:
         own, default = self.config.scales_by_label(self.class_names), _or_one(self.config.scale)
@@ -181,13 +216,14 @@ def load_guidance(
     model: DiffusionModel,
     classifier: Path | Classifier | None = None,
     clean: CleanClassifier | None = None,
+    function: Guide | None = None,
     sampler: SamplerConfig | None = None,
     precision: Precision = "float32",
     counter: Counter[str] | None = None,
 ) -> Guidance:
     """The guidance of `model`, its networks loaded on the model's device.
 
-    clean: of clean images, if `config` names none. precision, counter: as for `in_precision`, of all but the model.
+    clean, function: if `config` names none. precision, counter: as for `in_precision`, of further models alone.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `Guidance`, and networks that cannot be loaded.
@@ -202,23 +238,39 @@ def load_guidance(
     if config.autoguidance.model is not None:
         weaker = _load_weaker(config.autoguidance.model, device=model.device)
         weaker = in_precision(weaker, precision, counter=counter)
-    clean = _load_clean(config.clean_classifier, model) if config.clean_classifier.name is not None else clean
-    if clean is not None and clean.image_shape is None:
-        shape, names = model.config.image_shape, model.config.class_names
-        clean = fitted(clean, image_shape=shape, class_names=names, device=model.device)
+    clean = _load_clean(config.clean_classifier, clean, model)
+    sampler = sampler or SamplerConfig()
     return Guidance(
         model=model,
         config=config,
-        sampler=sampler or SamplerConfig(),
+        sampler=sampler,
         classifier=classifier and classifying(classifier),
         further=tuple(classifying(load_classifier(Path(run), device=model.device)) for run in config.further),
         weaker=weaker,
         clean=clean and classifying(clean),
+        function=_load_function(config, function, model, sampler),
     )
 
 
-def _load_clean(config: CleanClassifierConfig, model: DiffusionModel) -> CleanClassifier:
-    return load_clean_classifier(config.name or "", smooth=config.gradient == "x_0", device=model.device)
+def _load_clean(
+    config: CleanClassifierConfig, clean: CleanClassifier | None, model: DiffusionModel
+) -> CleanClassifier | None:
+    """The clean classifier that `config` names, else the one given, tried on images of the model's shape."""
+    if config.name is not None:
+        clean = load_clean_classifier(config.name, smooth=config.gradient == "x_0", device=model.device)
+    if clean is None or clean.image_shape is not None:
+        return clean
+    shape, names = model.config.image_shape, model.config.class_names
+    return fitted(clean, image_shape=shape, class_names=names, device=model.device)
+
+
+def _load_function(
+    config: GuidanceConfig, function: Guide | None, model: DiffusionModel, sampler: SamplerConfig
+) -> Guide | None:
+    """The function that `config` names, else the one given, tried at the sampler's levels."""
+    if config.function is not None:
+        function = load_guide(config.function, config.function_options, model=model)
+    return function and tried(function, model, sampler.levels(model.config.chain))
 
 
 def _load_weaker(name: str, *, device: torch.device) -> DiffusionModel:
@@ -234,34 +286,9 @@ def classifier_record(classifier: Classifier | CleanClassifier) -> dict[str, Any
     return {"name": classifier.name, "sha256": classifier.sha256}
 
 
-def _check_requested(guidance: Guidance) -> None:
-    if guidance.clean is None and guidance.config.clean_classifier != CleanClassifierConfig():
-        raise ValueError(
-            "guidance.clean_classifier has settings but no classifier; add --guidance.clean_classifier.name NAME"
-        )
-    if guidance.classifier is not None:
-        return
-    config, plain = guidance.config, GuidanceConfig()
-    given = {f"guidance.{name}": getattr(config, name) for name in CLASSIFIER_OPTIONS
-             if getattr(config, name) != getattr(plain, name)}  # fmt: skip
-    given |= {f"sampler.{name}": value for name, value in guidance.sampler.guidance_record().items()}
-    is_guided = guidance.weaker is not None or guidance.clean is not None or config.classifier_free.weight is not None
-    if config.is_limited and not is_guided:
-        given |= {"guidance.sigma_min": config.sigma_min, "guidance.sigma_max": config.sigma_max}
-    if given:
-        shown = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-                          for name, value in given.items())  # fmt: skip
-        raise ValueError(f"guidance was asked for without a classifier ({shown}); add --classifier RUN")
-
-
-def _check_interval(guidance: Guidance) -> None:
-    lower, upper = guidance.config.sigma_min, guidance.config.sigma_max
-    levels = [sigma(float(alpha_bar)) for alpha_bar in guidance.sampler.levels(guidance.model.config.chain).alpha_bar]
-    if not any(lower < level <= upper for level in levels):
-        raise ValueError(
-            f"none of the sampler's noise levels, {levels[0]:.3g} to {levels[-1]:.3g}, lies above guidance.sigma_min "
-            f"{lower:g} and up to guidance.sigma_max {upper:g}, so that nothing would be guided; widen the interval"
-        )
+def _total(terms: Sequence[ScoreTerm]) -> ScoreTerm | None:
+    """The sum of the terms; None of none."""
+    return summed(*terms) if len(terms) > 1 else next(iter(terms), None)
 
 
 def _or_one(scale: float | None) -> float:

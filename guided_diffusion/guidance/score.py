@@ -25,8 +25,24 @@ LogProb = Callable[[Tensor, Tensor], Tensor]
 CleanLogProb = Callable[[Tensor], Tensor]
 """x_0 -> (B, num_classes) log-probabilities, nats, differentiable with respect to x_0."""
 
+LogDensity = Callable[[Tensor, Step], Tensor]
+"""(x, step) -> (B,) log-density given x of what is asked for, nats but for a constant, differentiable with respect to
+x: x_t, or of guidance at the estimate x_0."""
+
 Scale = float | Tensor
 """s of the whole batch, or (B,), one a sample."""
+
+
+def score_of(log_density: LogDensity, scale: Scale) -> ScoreTerm:
+    """scale * grad_{x_t} of any log-density, at the x_t that the sampler gives. At scale 0 it is not evaluated."""
+
+    def term(x_t: Tensor, step: Step) -> Tensor:
+        if is_zero(scale):
+            return torch.zeros_like(x_t)
+        _, gradient = value_and_gradient(lambda x: log_density(x, step), x_t)
+        return times(scale, gradient)
+
+    return term
 
 
 def tilted(denoiser: Denoiser, term: ScoreTerm) -> Denoiser:
@@ -59,13 +75,30 @@ def summed(*terms: ScoreTerm) -> ScoreTerm:
     return total
 
 
-def log_prob_and_gradient(log_prob: CleanLogProb, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """log_prob (B, num_classes) at x, and the gradient of log p(y) with respect to it; neither keeps a graph."""
+def value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """A function (B,) of each sample of x, and its gradient with respect to x; neither keeps a graph."""
     with torch.inference_mode(False), torch.enable_grad():
         x_in = x.detach().clone().requires_grad_(True)  # a tensor of inference mode could not be differentiated
-        log_p = log_prob(x_in)
-        (gradient,) = torch.autograd.grad(log_p.gather(1, y.clone().reshape(-1, 1)).sum(), x_in)
-    return log_p.detach(), gradient
+        value = function(x_in)
+        (gradient,) = torch.autograd.grad(value.sum(), x_in)
+    return value.detach(), gradient
+
+
+def log_prob_and_gradient(log_prob: CleanLogProb, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """log_prob (B, num_classes) at x, and the gradient of log p(y) with respect to it; neither keeps a graph."""
+    log_p = list[Tensor]()
+
+    def of_class(x_in: Tensor) -> Tensor:
+        log_p.append(log_prob(x_in))
+        return at_label(log_p[0], y)
+
+    _, gradient = value_and_gradient(of_class, x)
+    return log_p[0].detach(), gradient
+
+
+def at_label(log_p: Tensor, y: Tensor) -> Tensor:
+    """The columns y (B,) of log-probabilities (B, num_classes): (B,)."""
+    return log_p.gather(1, y.clone().reshape(-1, 1)).flatten()
 
 
 def is_zero(scale: Scale) -> bool:

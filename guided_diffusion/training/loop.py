@@ -40,15 +40,17 @@ from .step import MOST_LOSS_GROWTH, accumulate, launch, settle
 _logger = logging.getLogger(__name__)
 
 
-def open_training_data(config: TrainingConfig, *, class_names: Sequence[str] = ()) -> ImageSet:
+def open_training_data(
+    config: TrainingConfig, *, class_names: Sequence[str] = (), is_labelled: bool = True
+) -> ImageSet:
     """The images of a training, opened once its run directory is known to do.
 
     class_names: of the model to be guided. The same classes have the order and spelling of the run that is resumed, or
-        else of these: decomposed accents sort otherwise.
+        else of these: decomposed accents sort otherwise. is_labelled: as for `open_training_set`.
     """
     refuse_among(config.data.path, config.out)
     check_run_directory(config.out, resume=config.resume == "auto")
-    images = open_training_set(config.data, image_size=config.network.image_size)
+    images = open_training_set(config.data, image_size=config.network.image_size, is_labelled=is_labelled)
     names = stored_class_names(config.out) or tuple(class_names)
     if names != images.class_names and sorted(matched(names, images.class_names)) == [*range(len(images.class_names))]:
         images = open_training_set(config.data, image_size=config.network.image_size, class_names=names)

@@ -11,7 +11,16 @@ import torch
 from PIL import Image
 
 from classifiers import diagnosis as diagnostics
-from classifiers.diagnosis import LevelMeasurement, Probes, correction_ratio, measure_levels, measure_slopes, summarize
+from classifiers import probes as measurements
+from classifiers.diagnosis import summarize
+from classifiers.probes import (
+    LevelMeasurement,
+    NoisedPredictions,
+    Probes,
+    correction_ratio,
+    measure_levels,
+    measure_slopes,
+)
 from classifiers.trained_model import load_classifier
 from classifiers.validation import open_heldout, predictions, read_images
 from guided_diffusion.commands.diagnose_classifier import DiagnoseConfig, diagnose_classifier
@@ -21,6 +30,11 @@ from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.guidance import classifier_score
 
 CHAIN = make_chain(tiny.CHAIN)
+
+
+def measurement(log_p: torch.Tensor, *, t: float = 0.0) -> LevelMeasurement:
+    ones = torch.ones(len(log_p))
+    return LevelMeasurement(t, 0.5, NoisedPredictions(log_p, log_p, 0.1 * ones, ones.double()), slope_error=0.0)
 
 
 @pytest.mark.parametrize("batch_size", [64, 7])
@@ -37,9 +51,9 @@ def test_levels_are_measured_with_the_gradient_and_the_noise_of_each_picture(bat
         x_t = q_sample(x0, eps, step)
         ratio = correction_ratio(classifier_score(network.log_prob, y, 1.0)(x_t, step), eps, step)
         assert (level.t, level.alpha_bar) == (k, float(CHAIN.alpha_bar[k]))
-        assert torch.allclose(level.corrections, ratio, rtol=1e-4)  # float32, other batch sizes
+        assert torch.allclose(level.predictions.corrections, ratio, rtol=1e-4)  # float32, other batch sizes
         expected = predictions(network.log_prob, CHAIN, x0, k=k, seed=3, device=torch.device("cpu"))
-        assert torch.allclose(level.log_p, expected, rtol=0, atol=1e-5)
+        assert torch.allclose(level.predictions.log_p, expected, rtol=0, atol=1e-5)
 
 
 def test_a_real_networks_gradient_is_its_slope_and_a_corrupted_one_is_not(class_folder, classifier_run):
@@ -58,10 +72,7 @@ def test_the_scale_is_pooled_over_the_levels_that_know_something():
     right = torch.where(torch.arange(100) < 80, y, 1 - y)  # 80% right at log-odds 2: honest times log(4) / 2
     knowing = torch.nn.functional.one_hot(right, 2).double() * 2
     ignorant = torch.nn.functional.one_hot(torch.zeros_like(y), 2).double() * 50
-    levels = [
-        LevelMeasurement(float(t), 0.5, logits.log_softmax(dim=1), torch.full((100,), 0.1), 0.0)
-        for t, logits in enumerate((knowing, ignorant))
-    ]
+    levels = [measurement(logits.log_softmax(dim=1), t=float(t)) for t, logits in enumerate((knowing, ignorant))]
     found = summarize(levels, y, classifier="c", data=Path("d"), trained_on_it=False, guides=True)
     assert found.scale == pytest.approx(math.log(4) / 2, rel=1e-9)
     assert (found.chance, found.commonest, found.num_images) == (0.5, 0.5, 100)
@@ -73,13 +84,13 @@ def test_the_scale_is_pooled_over_the_levels_that_know_something():
 def test_a_constant_answer_on_uneven_classes_is_no_knowledge():
     y = torch.tensor([0] * 90 + [1] * 10)
     constant = torch.tensor([[3.0, 0.0]]).log_softmax(dim=1).expand(100, 2)
-    level = LevelMeasurement(0.0, 0.9, constant, torch.full((100,), 0.1), 0.0)
+    level = measurement(constant)
     found = summarize([level], y, classifier="c", data=Path("d"), trained_on_it=False, guides=True)
     assert (found.commonest, found.levels[0].accuracy, found.scale) == (0.9, 0.9, None)
 
 
 def test_broken_weights_are_named():
-    level = LevelMeasurement(7.0, 0.9, torch.full((2, 2), math.nan), torch.zeros(2), 0.0)
+    level = measurement(torch.full((2, 2), math.nan), t=7.0)
     with pytest.raises(
         ValueError, match=r"run/c gives log-probabilities that are not finite at t = 7: its weights are"
     ):
@@ -95,6 +106,11 @@ def test_a_diagnosis_is_printed_and_written_with_a_figure(tmp_path, class_folder
     assert record["levels"][0]["accuracy"] == 1.0
     assert record["levels"][2]["log_likelihood"] < math.log(0.9)  # pure noise tells nothing
     assert record["scale"] > 0
+    spent = [level["nats"] for level in record["levels"]]
+    assert record["information"]["spent"] == pytest.approx(sum(spent))
+    assert record["information"]["ceiling"] == pytest.approx(math.log(2))
+    assert [(pair["t"], pair["s"]) for pair in record["pairs"]] == [(24, 0), (49, 24)]
+    assert 0 < sum(pair["spent"] for pair in record["pairs"]) <= sum(spent)
     printed = capsys.readouterr().out
     assert "20 images of" in printed
     assert all(sentence in " ".join(printed.split()) for sentence in record["verdict"])
@@ -119,6 +135,7 @@ def test_a_judge_has_one_level_no_figure_and_no_scale_to_start_from(tmp_path, cl
     record = json.loads(out.read_text())
     assert [(level["t"], level["alpha_bar"]) for level in record["levels"]] == [(0, 1)]
     assert record["levels"][0]["correction"] == 0
+    assert (record["levels"][0]["nats"], record["information"], record["pairs"]) == (None, None, [])
     assert not any("--guidance.scale" in sentence for sentence in record["verdict"])
     assert not out.with_suffix(".png").exists()
 
@@ -134,7 +151,7 @@ def test_an_interrupted_diagnosis_leaves_nothing(tmp_path, class_folder, classif
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(diagnostics, "measure_slopes", interrupted)
+    monkeypatch.setattr(measurements, "measure_slopes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         diagnose_classifier(
             DiagnoseConfig(classifier=classifier_run, data=tiny.data(class_folder), out=tmp_path / "d.json")

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from classifiers.diagnosis import correction_ratio, slope_error
+from classifiers.probes import correction_ratio, slope_error
 from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas
 from guided_diffusion.guidance import classifier_score
 

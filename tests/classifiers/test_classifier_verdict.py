@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from classifiers.calibration import SCALE_LIMIT
-from classifiers.diagnosis import Diagnosis, LevelReport
-from classifiers.diagnosis_report import verdict
+from classifiers.diagnosis import Diagnosis, LevelReport, PairReport
+from classifiers.diagnosis_verdict import verdict
+from classifiers.information import Information
+from classifiers.martingale import Bin
 
 LEVEL = LevelReport(
     t=0.0, alpha_bar=0.99, accuracy=0.9, log_likelihood=-0.3, confidence=0.9, calibration_error=0.02, entropy=0.2,
@@ -123,3 +125,51 @@ def test_better_than_chance_means_beyond_a_constant_answer_and_beyond_luck():
     assert not diagnosis(commonest=0.2, num_images=1000).is_informed(level)
     usual = diagnosis()
     assert [level.t for level in usual.levels if usual.is_informed(level)] == [0.0, 500.0]
+
+
+def pair(t: float, s: float, *, spent: float, gained: float, change: float = 0.0) -> PairReport:
+    bins = tuple(Bin(count=1000, p_t=p, p_s=p + change, standard_error=0.01) for p in (0.25, 0.75))
+    return PairReport(t=t, s=s, spent=spent, gained=gained, moved=0.0, z=abs(change) / 0.01, bins=bins)
+
+
+def informed(spent: float, *, noisy: float = 0.1, change: float = 0.0) -> str:
+    """The verdict where 2.0 nats are known; `noisy` is spent between the last level above chance and pure noise."""
+    levels = [replace(LEVEL, nats=1.0), replace(LEVEL, t=500.0, alpha_bar=0.5, accuracy=0.4, nats=spent - 1.25),
+              replace(NOISE, nats=0.25)]  # fmt: skip
+    information = Information(spent=spent, standard_error=0.05, known=2.0, ceiling=2.3)
+    pairs = (
+        *(pair(0, 0, spent=0.0, gained=0.0) for _ in range(8)),  # 10 pairs, as of 11 levels
+        pair(500, 0, spent=spent - noisy, gained=1.9), pair(999, 500, spent=noisy, gained=0.1, change=change),
+    )  # fmt: skip
+    return said(*levels, information=information, pairs=pairs)
+
+
+def test_nats_are_held_against_what_is_known_and_what_can_be():
+    text = informed(2.1)
+    assert "At scale 1 its guidance spends 2.10 nats (standard error 0.05), 0.25 of them at noise levels where" in text
+    assert "It knows 2.00 at t = 0, and at most 2.30 can be known. That is what it knows, to within 0.20" in text
+    assert "It spends less than it knows" in informed(1.7)
+    assert "It spends more than it knows: 0.40 nats go into errors of its gradients" in informed(2.4)
+    assert "It spends more than can be known: 1.00 nats" in informed(3.0)
+    few = (pair(999, 0, spent=0.8, gained=2.0),)
+    information = Information(spent=0.8, standard_error=0.05, known=2.0, ceiling=2.3)
+    assert "More images or --levels are needed to compare" in said(information=information, pairs=few)
+    assert "nats" not in said()
+
+
+def test_nats_in_noise_are_spared_by_an_interval_and_others_are_not():
+    text = informed(3.0, noisy=0.9)
+    assert "between t = 500 and 999, where it spends 0.90 and gains 0.10" in text
+    assert "The above --guidance.sigma_max spares 0.90" in text
+    assert "Train it longer" not in text
+    text = informed(3.0)
+    assert "between t = 0 and 500, where it spends 2.90 and gains 1.90" in text
+    assert "spares 0.10. Train it longer, or if it is overfit on more images" in text
+
+
+def test_levels_that_contradict_each_other_are_named_with_what_they_say():
+    assert "It is consistent between noise levels: along a noising path its probabilities keep their" in informed(2.1)
+    assert "to within 2.0 standard errors" in informed(2.1, change=0.02)
+    text = informed(2.1, change=-0.1)
+    assert "contradicts itself at 1 of 10 pairs of noise levels: classes of p = 0.250 at t = 999 have 0.150 on" in text
+    assert "(10.0 standard errors)" in text

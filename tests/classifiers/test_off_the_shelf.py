@@ -17,7 +17,7 @@ from classifiers.trained_model import load_classifier
 from guided_diffusion.data.labels import imagenet_class_names
 from guided_diffusion.diffusion.denoiser import NetworkDenoiser
 from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas
-from guided_diffusion.guidance import guided_at_estimate, guided_through
+from guided_diffusion.guidance import clean_log_density, guided_at_estimate, guided_through
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CHAIN = chain_from_betas(linear_betas(1000))
@@ -97,10 +97,10 @@ def test_a_torchvision_network_guides_each_sample_to_its_class(weights, guided):
 
     plain = denoiser(x_t, step).x0
     scale = 100.0 if guided is guided_through else 100.0 * step.alpha_bar**-0.5  # equal moves
-    moved = guided(denoiser, log_prob, y, scale)(x_t, step).x0
+    moved = guided(denoiser, clean_log_density(log_prob, y), scale)(x_t, step).x0
     before, after = (log_prob(x).gather(1, y[:, None]) for x in (plain, moved))
     assert (after > before + 0.003).all()
-    alone = guided(denoiser, log_prob, y[1:2], scale)(x_t[1:2], CHAIN.at(300, like=x_t[:1])).x0
+    alone = guided(denoiser, clean_log_density(log_prob, y[1:2]), scale)(x_t[1:2], CHAIN.at(300, like=x_t[:1])).x0
     assert_close(moved[1:2], alone, rtol=1e-4, atol=1e-5)
 
 

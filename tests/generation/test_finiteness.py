@@ -68,7 +68,10 @@ def test_weights_that_are_not_finite_are_named_and_nothing_is_written(tmp_path, 
     ("options", "cause"),
     [
         ({"guidance": GuidanceConfig(scale=1e6)}, r"guidance.scale 1e\+06"),
-        ({"sampler": "langevin", "snr": 1e20, "langevin_steps": 100}, r"sampler.snr 1e\+20"),
+        (
+            {"sampler": "langevin", "snr": 1e20, "langevin_steps": 100, "steps": 2, "num_samples": 1},
+            r"sampler.snr 1e\+20",
+        ),
     ],
 )
 def test_settings_that_leave_the_range_of_numbers_are_named(tmp_path, model, guide, options, cause):
@@ -82,7 +85,7 @@ def test_float16_is_a_likelier_cause_than_any_setting():
 
 
 def test_after_a_refusal_other_settings_may_take_the_directory(tmp_path, model):
-    refused(tmp_path, model, match="sampler.snr", sampler="langevin", snr=1e20)
+    refused(tmp_path, model, match="sampler.snr", sampler="langevin", snr=1e20, steps=2, num_samples=1)
     tiny.generate(config(tmp_path), model)
     with pytest.raises(ValueError, match="already holds samples made with other settings"):
         tiny.generate(config(tmp_path, steps=6), model)
@@ -126,7 +129,7 @@ def test_guidance_that_leads_out_of_the_range_of_training_is_said_once_a_run(
 
 def test_the_noise_that_langevin_has_yet_to_remove_is_not_laid_on_guidance(tmp_path, model, guide, caplog):
     # Its state, scaled to the next level of 5, has a root mean square of 3 there without any guidance.
-    options = {"sampler": "langevin", "steps": 5, "langevin_steps": 100}
+    options = {"sampler": "langevin", "steps": 5, "langevin_steps": 30}
     tiny.generate(config(tmp_path, num_samples=4, guidance=GuidanceConfig(scale=0.0), **options), model, guide)
     assert "out of range" not in caplog.text
 

@@ -11,8 +11,8 @@ from classifiers.trained_model import load_classifier
 from guided_diffusion.commands.inpaint import InpaintConfig, write_inpainted
 from guided_diffusion.data.formats.samples import iterate_shards, read_manifest, without_environments
 from guided_diffusion.data.image_set import open_training_set
+from guided_diffusion.data.pictures import read_mask
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
-from guided_diffusion.generation.inpainting import read_mask
 from guided_diffusion.guidance.config import GuidanceConfig
 
 

@@ -11,6 +11,7 @@ from guided_diffusion.diffusion.denoiser import Estimate, NetworkDenoiser, trans
 from guided_diffusion.diffusion.schedules import chain_from_betas, cosine_betas, linear_betas, timestep_subset
 from guided_diffusion.guidance import (
     classifier_score,
+    clean_log_density,
     entropy_scaled_score,
     guided_at_estimate,
     guided_through,
@@ -64,9 +65,9 @@ def test_scales_of_samples_are_those_of_separate_runs(score):
 
 @pytest.mark.parametrize("guided", [guided_through, guided_at_estimate])
 def test_scales_of_samples_under_a_clean_classifier_are_those_of_separate_runs(guided):
-    together = guided(MIXTURE.denoiser, linear, y, SCALES)(x_t, MIDDLE).x0
+    together = guided(MIXTURE.denoiser, clean_log_density(linear, y), SCALES)(x_t, MIDDLE).x0
     for i, scale in enumerate(SCALES.tolist()):
-        alone = guided(MIXTURE.denoiser, linear, y[i : i + 1], scale)(*one(i)).x0
+        alone = guided(MIXTURE.denoiser, clean_log_density(linear, y[i : i + 1]), scale)(*one(i)).x0
         assert_close(together[i : i + 1], alone, rtol=1e-13, atol=1e-14)
 
 
@@ -81,8 +82,8 @@ def test_float32_images_take_scales_of_any_precision_and_stay_float32():
         outputs = [
             classifier_score(log_prob, y, scale)(images, step),
             entropy_scaled_score(log_prob, y, scale)(images, step),
-            guided_through(denoiser, log_prob, y, scale)(images, step).x0,
-            guided_at_estimate(denoiser, log_prob, y, scale)(images, step).x0,
+            guided_through(denoiser, clean_log_density(log_prob, y), scale)(images, step).x0,
+            guided_at_estimate(denoiser, clean_log_density(log_prob, y), scale)(images, step).x0,
         ]
         assert {output.dtype for output in outputs} == {torch.float32}
 
@@ -142,7 +143,7 @@ def test_guiding_a_gaussian_through_its_denoiser_by_a_linear_classifier_is_exact
         mean + scale * A @ covariance, covariance.expand(3, 4, 4), torch.ones(3).double() / 3, CHAIN
     )
     step = CHAIN.at(k, like=x_t)
-    guided = guided_through(GAUSSIAN.denoiser, linear, y, scale)(x_t, step)
+    guided = guided_through(GAUSSIAN.denoiser, clean_log_density(linear, y), scale)(x_t, step)
     # (1 - alpha_bar) / sqrt(alpha_bar) times the denoiser's slope: cancellation leaves ten digits.
     assert_close(guided.x0, moved.component_mean(x_t, step, y), rtol=1e-10, atol=1e-10)
 
@@ -155,7 +156,7 @@ def test_guiding_at_the_estimate_is_exact_for_gaussian_data_of_unit_variance(k):
     data = GaussianMixture(GAUSSIAN.means, unit[None], torch.ones(1).double(), CHAIN)
     moved = GaussianMixture(GAUSSIAN.means[0] + 2 * A, unit.expand(3, 4, 4), torch.ones(3).double() / 3, CHAIN)
     step = CHAIN.at(k, like=x_t)
-    guided = guided_at_estimate(data.denoiser, linear, y, 2.0)(x_t, step)
+    guided = guided_at_estimate(data.denoiser, clean_log_density(linear, y), 2.0)(x_t, step)
     assert_close(guided.x0, moved.component_mean(x_t, step, y), **EXACT)
 
 
@@ -163,14 +164,16 @@ def test_guiding_at_the_estimate_moves_it_by_the_scaled_gradient_at_most():
     for chain in (CHAIN, chain_from_betas(cosine_betas(1000)), chain_from_betas(linear_betas(20))):
         for k in (0, len(chain) - 1):
             step = chain.at(k, like=x_t)
-            guided = guided_at_estimate(lambda x, step: Estimate(x0=x, log_var=0.0), linear, y, 2.0)(x_t, step)
+            identity, log_density = lambda x, step: Estimate(x0=x, log_var=0.0), clean_log_density(linear, y)
+            guided = guided_at_estimate(identity, log_density, 2.0)(x_t, step)
             assert ((guided.x0 - x_t).abs() <= 2 * A[y].reshape(x_t.shape).abs() + 1e-12).all()
 
 
 def test_the_classifier_is_asked_about_the_estimate():
     asked = []
-    guided_at_estimate(MIXTURE.denoiser, lambda x: asked.append(x.detach()) or linear(x), y, 2.0)(x_t, MIDDLE)
-    guided_through(MIXTURE.denoiser, lambda x: asked.append(x.detach()) or linear(x), y, 2.0)(x_t, MIDDLE)
+    log_density = clean_log_density(lambda x: asked.append(x.detach()) or linear(x), y)
+    guided_at_estimate(MIXTURE.denoiser, log_density, 2.0)(x_t, MIDDLE)
+    guided_through(MIXTURE.denoiser, log_density, 2.0)(x_t, MIDDLE)
     for x_0 in asked:
         assert torch.equal(x_0, MIXTURE.denoiser(x_t, MIDDLE).x0)
 
@@ -179,14 +182,14 @@ def test_the_classifier_is_asked_about_the_estimate():
 def test_a_clean_classifier_costs_one_call_of_the_denoiser(guided, differentiates):
     watched = Watched(MIXTURE.denoiser)
     with torch.no_grad():
-        guided(watched, linear, y, 2.0)(x_t, MIDDLE)
+        guided(watched, clean_log_density(linear, y), 2.0)(x_t, MIDDLE)
     assert [x.requires_grad for x in watched.asked] == [differentiates]
 
 
 @pytest.mark.parametrize("guided", [guided_through, guided_at_estimate])
 def test_scale_zero_leaves_the_estimate_and_does_not_call_the_clean_classifier(guided):
     calls = []
-    result = guided(MIXTURE.denoiser, lambda x: calls.append(1), y, 0.0)(x_t, MIDDLE)
+    result = guided(MIXTURE.denoiser, clean_log_density(lambda x: calls.append(1), y), 0.0)(x_t, MIDDLE)
     assert torch.equal(result.x0, MIXTURE.denoiser(x_t, MIDDLE).x0)
     assert calls == []
 
@@ -195,7 +198,7 @@ def test_guiding_through_the_denoiser_keeps_no_graph_and_keeps_the_variance():
     def denoiser(x, step):
         return Estimate(x0=x.tanh(), log_var=x.sin(), mean=x)
 
-    guided = guided_through(denoiser, linear, y, 2.0)(x_t.clone().requires_grad_(True), MIDDLE)
+    guided = guided_through(denoiser, clean_log_density(linear, y), 2.0)(x_t.clone().requires_grad_(True), MIDDLE)
     assert not guided.x0.requires_grad
     assert not guided.log_var.requires_grad
     assert torch.equal(guided.log_var, x_t.sin())
@@ -204,13 +207,13 @@ def test_guiding_through_the_denoiser_keeps_no_graph_and_keeps_the_variance():
 
 def test_where_the_estimate_was_clipped_no_gradient_goes_through():
     denoiser = NetworkDenoiser(lambda x, t: 9 * x.sign() + 0 * x, "x0", "small", clip=1.0)
-    assert torch.equal(guided_through(denoiser, linear, y, 5.0)(x_t, MIDDLE).x0, x_t.sign())
+    assert torch.equal(guided_through(denoiser, clean_log_density(linear, y), 5.0)(x_t, MIDDLE).x0, x_t.sign())
 
 
 def test_guidance_nests_in_any_order_where_the_terms_do_not_depend_on_x_0():
     score = classifier_score(MIXTURE.log_prob, y, 1.5)
-    inside = guided_at_estimate(tilted(MIXTURE.denoiser, score), linear, y, 0.5)
-    outside = tilted(guided_at_estimate(MIXTURE.denoiser, linear, y, 0.5), score)
+    inside = guided_at_estimate(tilted(MIXTURE.denoiser, score), clean_log_density(linear, y), 0.5)
+    outside = tilted(guided_at_estimate(MIXTURE.denoiser, clean_log_density(linear, y), 0.5), score)
     assert_close(inside(x_t, MIDDLE).x0, outside(x_t, MIDDLE).x0, **EXACT)
 
 
@@ -219,7 +222,7 @@ def test_sampling_a_gaussian_guided_through_its_denoiser_samples_the_tilted_one(
     x_T, labels = draws(3, 2, 1, 2, seed=4), torch.tensor([0, 1, 2])
     mean, covariance = GAUSSIAN.means[0], GAUSSIAN.covariances[0]
     moved = GaussianMixture(mean + A @ covariance, covariance.expand(3, 4, 4), torch.ones(3).double() / 3, CHAIN)
-    guided = ddim(guided_through(GAUSSIAN.denoiser, linear, labels, 1.0), SHORT, x_T, batch_noise(0))
+    guided = ddim(guided_through(GAUSSIAN.denoiser, clean_log_density(linear, labels), 1.0), SHORT, x_T, batch_noise(0))
     assert_close(guided, ddim(moved.component_denoiser(labels), SHORT, x_T, batch_noise(0)), rtol=1e-9, atol=1e-9)
 
 

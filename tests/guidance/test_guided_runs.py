@@ -20,6 +20,7 @@ from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.diffusion.schedules import make_chain
 from guided_diffusion.guidance import (
     classifier_score,
+    clean_log_density,
     entropy_scaled_score,
     extrapolated,
     guided_at_estimate,
@@ -167,6 +168,16 @@ def test_a_further_classifier_adds_its_score(model, classifier, classifier_run):
     )
 
 
+@pytest.mark.parametrize(("k", "scale"), [(2, 3.0), (45, 1.0)])
+def test_outside_the_interval_classifiers_have_the_scale_for_there(model, classifier, classifier_run, k, scale):
+    x_t, step = images(model), CHAIN.at(k, like=images(model))
+    limits = {"sigma_max": 1.0, "scale_outside": 1.0}
+    guided = guidance(model, classifier, scale=3.0, further={str(classifier_run): 3.0}, **limits)
+    by_hand = summed(*(classifier_score(classifier.log_prob, Y, scale) for _ in range(2)))
+    assert torch.equal(guided.term(Y)(x_t, step), by_hand(x_t, step))
+    assert guided.strengths["guidance.scale_outside"] == guided.record()["scale_outside"] == 1.0
+
+
 @pytest.mark.parametrize("gradient", ["x_0", "x_t"])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_a_judge_of_clean_images_guides_to_the_class_it_is_asked_for(tmp_path, model, judge_run, gradient, sampler):
@@ -212,7 +223,7 @@ def test_a_run_guided_at_the_estimate_is_the_nesting_with_tempered_logits(model,
     def log_prob(x_0):
         return joint_log_prob(guided.clean.network(x_0))
 
-    by_hand = guided_at_estimate(model.denoiser(Y, clip=1.0), log_prob, Y, 2.0)
+    by_hand = guided_at_estimate(model.denoiser(Y, clip=1.0), clean_log_density(log_prob, Y), 2.0)
     x_t = images(model)
     for k in (1, 20, 40):
         step = CHAIN.at(k, like=x_t)
@@ -303,6 +314,7 @@ REFUSED_CONFIGS = {
     "go together; got guidance.autoguidance.model None and guidance.autoguidance.weight 2.0": {
         "autoguidance": AutoguidanceConfig(weight=2.0)
     },
+    "scale_outside 1 acts outside an interval of noise levels, and there is none": {"scale_outside": 1.0},
     "both extrapolate, each from another model; give one": by_weaker("run", 2.0) | free_of_class(2.0),
     "guidance.scale must be a number between -1e\\+06 and 1e\\+06, got nan": {"scale": math.nan},
     "guidance.scale must be .*, got 1e\\+30": {"scale": 1e30},
