@@ -16,13 +16,15 @@ noisy images are in closed form. Three tables:
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from classifiers.model import NoisyClassifier
 from classifiers.trained_model import load_classifier
 from guided_diffusion.config import run_command
 from guided_diffusion.data.image_set import open_image_set
@@ -31,7 +33,7 @@ from guided_diffusion.diffusion.denoiser import Denoiser, Estimate, clipped
 from guided_diffusion.diffusion.images import from_uint8, to_uint8
 from guided_diffusion.diffusion.model import load_diffusion
 from guided_diffusion.diffusion.noise import SeededNoise
-from guided_diffusion.diffusion.schedules import make_chain
+from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.metrics.neighbours import precision_recall
 from guided_diffusion.guidance import LogProb, ScoreTerm, classifier_score, within
@@ -61,8 +63,10 @@ class ScaleOneBenchmark:
     """Of ddpm; null is its default, the state before the link."""
     scales: tuple[float, ...] = (1.0, 2.0, 4.0)
     """Guidance scales; 0 is measured once for each denoiser."""
+    sigma_min: float = 0.0
+    """Noise down to which classifiers guide."""
     sigma_max: float = math.inf
-    """Noise above which no classifier guides."""
+    """Noise up to which they do."""
     samples: int = 360
     """Of each row, the ten classes in turn."""
     seed: int = 0
@@ -73,7 +77,7 @@ class ScaleOneBenchmark:
 
 @dataclass(frozen=True)
 class KernelDensity:
-    """Gaussians of standard deviation `width` at images (N, C, H, W) with labels (N,): exact denoiser and classifier."""
+    """Gaussians of standard deviation `width` at images (N, C, H, W) of classes `labels` (N,), with exact networks."""
 
     images: Tensor
     labels: Tensor
@@ -111,7 +115,7 @@ class KernelDensity:
 class Judge:
     """The demonstration's judge, and its features of the training digits."""
 
-    network: torch.nn.Module
+    network: NoisyClassifier
     images: Tensor
     labels: Tensor
 
@@ -148,23 +152,33 @@ class PathMeter:
 
     def __init__(self) -> None:
         self.nats: dict[float, float] = {}
-        self._term: Tensor | None = None
+        self._last: tuple[float, Tensor] | None = None
 
     def metered(self, term: ScoreTerm) -> ScoreTerm:
         """`term`, whose value in each link is remembered."""
 
         def measured(x_t: Tensor, step: Step) -> Tensor:
-            self._term = term(x_t, step)
-            self._t = float(step.t[0])
-            return self._term
+            value = term(x_t, step)
+            self._last = float(step.t[0]), value
+            return value
 
         return measured
 
     def on_step(self, k: int, x: Tensor, estimate: Estimate) -> None:
         """Count the link at index k, an `OnStep`."""
-        if k > 0 and self._term is not None:
+        if k > 0 and self._last is not None:
+            t, term = self._last
             var = torch.as_tensor(estimate.log_var).exp() if estimate.var is None else torch.as_tensor(estimate.var)
-            self.nats[self._t] = 0.5 * float((var * self._term.square()).flatten(1).sum(dim=1).mean())
+            self.nats[t] = 0.5 * float((var * term.square()).flatten(1).sum(dim=1).mean())
+
+    @property
+    def total(self) -> float:
+        """Of all links."""
+        return sum(self.nats.values())
+
+    def between(self, low: int, high: int) -> float:
+        """Of the links at timesteps from `low` and below `high`."""
+        return sum(nats for t, nats in self.nats.items() if low <= t < high)
 
 
 def main(config: ScaleOneBenchmark) -> None:
@@ -172,34 +186,41 @@ def main(config: ScaleOneBenchmark) -> None:
     train, test = digits(config.demo / "digits" / "train"), digits(config.demo / "digits" / "test")
     judge = Judge(load_classifier(config.demo / "judge").network, *train)
     models = {str(run): load_diffusion(run) for run in (config.demo / "diffusion", *config.diffusions)}
-    chain_config = next(iter(models.values())).config.chain
-    exact = KernelDensity(*train, width=config.width, chain=make_chain(chain_config))
-    y = torch.arange(config.samples) % 10
+    chain = next(iter(models.values())).config.chain
+    exact = KernelDensity(*train, width=config.width, chain=make_chain(chain))
     classifiers: dict[str, LogProb] = {"exact": exact.log_prob}
     for run in (config.demo / "classifier", *config.classifiers):
         classifiers[str(run)] = load_classifier(run).log_prob
+
+    def denoisers(y: Tensor) -> dict[str, Denoiser]:
+        return {"exact": exact.denoiser} | {name: model.denoiser(y) for name, model in models.items()}
+
     print_real(judge, test, count=config.samples)
-    held_out = {"exact": exact.denoiser} | {name: model.denoiser(test[1]) for name, model in models.items()}
-    print_levels(held_out, classifiers, test, exact=exact)
-    denoisers = {"exact": exact.denoiser} | {name: model.denoiser(y) for name, model in models.items()}
-    print(f"\n{'sampler':8}{'denoiser':28}{'classifier':28}{'s':>4}{'FD':>8}{'even FD':>9}{'accuracy':>10}{'precision':>11}"
-          f"{'recall':>8}{'nats':>7}" + "".join(f"{f't {low}-{high}':>11}" for low, high in BANDS))  # fmt: skip
-    for sampler in config.samplers:
+    print_levels(denoisers(test[1]), classifiers, test, exact=exact)
+    y = torch.arange(config.samples) % 10
+    print_samples(judge, denoisers(y), classifiers, y, chain=chain, config=config)
+
+
+def print_samples(
+    judge: Judge, denoisers: dict[str, Denoiser], classifiers: dict[str, LogProb], y: Tensor, *, chain: ChainConfig,
+    config: ScaleOneBenchmark,
+) -> None:  # fmt: skip
+    """A row for each sampler, denoiser, classifier and scale."""
+    head = f"{'sampler':8}{'denoiser':22}{'classifier':22}{'s':>4}{'FD':>8}{'even FD':>9}{'accuracy':>10}"
+    bands = "".join(f"{f't {low}-{high}':>11}" for low, high in BANDS)
+    print(f"\n{head}{'precision':>11}{'recall':>8}{'nats':>8}{bands}")
+    for sampler, (denoiser_name, denoiser) in product(config.samplers, denoisers.items()):
         settings = SamplerConfig(name=sampler, steps=config.steps, gradient_at=config.gradient_at)
-        for denoiser_name, denoiser in denoisers.items():
-            for name, scale in [("", 0.0)] + [(name, scale) for name in classifiers for scale in config.scales]:
-                term = classifier_score(classifiers[name or "exact"], y, scale)
-                term, meter = within(term, 0.0, config.sigma_max), PathMeter()
-                noise = SeededNoise(config.seed, range(config.samples))
-                x = make_sampler(settings)(
-                    denoiser, settings.levels(chain_config), noise(torch.empty(config.samples, *train[0].shape[1:])),
-                    noise, guidance=meter.metered(term), on_step=meter.on_step,
-                )  # fmt: skip
-                nats = "".join(
-                    f"{sum(n for t, n in meter.nats.items() if low <= t < high):11.2f}" for low, high in BANDS
-                )
-                print(f"{sampler:8}{denoiser_name[-27:]:28}{name[-27:]:28}{scale:4g}{judge.row(x, y)}"
-                      f"{sum(meter.nats.values()):7.2f}{nats}", flush=True)  # fmt: skip
+        for name, scale in [("", 0.0), *product(classifiers, config.scales)]:
+            term, meter = classifier_score(classifiers[name or "exact"], y, scale), PathMeter()
+            noise = SeededNoise(config.seed, range(config.samples))
+            x = make_sampler(settings)(
+                denoiser, settings.levels(chain), noise(torch.empty(config.samples, *judge.images.shape[1:])), noise,
+                guidance=meter.metered(within(term, config.sigma_min, config.sigma_max)), on_step=meter.on_step,
+            )  # fmt: skip
+            bands = "".join(f"{meter.between(*band):11.2f}" for band in BANDS)
+            networks = f"{sampler:8}{denoiser_name[-21:]:22}{name[-21:]:22}"
+            print(f"{networks}{scale:4g}{judge.row(x, y)}{meter.total:8.2f}{bands}", flush=True)
 
 
 def digits(path: Path) -> tuple[Tensor, Tensor]:
@@ -226,8 +247,9 @@ def print_real(judge: Judge, test: tuple[Tensor, Tensor], *, count: int) -> None
 
 
 def print_levels(
-    denoisers: dict[str, Denoiser], classifiers: dict[str, LogProb], test: tuple[Tensor, Tensor], *, exact: KernelDensity
-) -> None:
+    denoisers: dict[str, Denoiser], classifiers: dict[str, LogProb], test: tuple[Tensor, Tensor], *,
+    exact: KernelDensity,
+) -> None:  # fmt: skip
     """Likelihoods, cosines and errors by noise level, on held-out digits."""
     x_0, y = test
     print("\nlog p(y | x_t) and cosine of its gradient with the exact: " + ", ".join(classifiers))
@@ -236,16 +258,21 @@ def print_levels(
         step = exact.chain.at(k, like=x_0)
         eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(k))
         x_t = diffused(x_0, eps, alpha_bar=step.alpha_bar)
-        log_p, gradients = zip(*(
-            log_prob_and_gradient(lambda x, log_prob=log_prob: log_prob(x, step.t), x_t, y)
-            for log_prob in classifiers.values()
-        ), strict=True)  # fmt: skip
-        likelihoods = [float(one.gather(1, y[:, None]).mean()) for one in log_p]
-        cosines = [float(F.cosine_similarity(one.flatten(), gradients[0].flatten(), dim=0)) for one in gradients[1:]]
+        found = [log_prob_and_gradient(partial(_at, log_prob, step.t), x_t, y) for log_prob in classifiers.values()]
+        likelihoods = [float(log_p.gather(1, y[:, None]).mean()) for log_p, _ in found]
+        cosines = [float(F.cosine_similarity(one.flatten(), found[0][1].flatten(), dim=0)) for _, one in found[1:]]
         with torch.no_grad():
             errors = [float(F.mse_loss(clipped(one(x_t, step).x0, 1.0), x_0)) for one in denoisers.values()]
-        print(f"t {k:4} sigma {sigma(float(step.alpha_bar)):6.2f}  log p" + "".join(f"{v:8.3f}" for v in likelihoods)
-              + "  cosine" + "".join(f"{v:6.2f}" for v in cosines) + "  error" + "".join(f"{v:8.4f}" for v in errors))  # fmt: skip
+        level = f"t {k:4} sigma {sigma(float(step.alpha_bar)):6.2f}  log p{_row(likelihoods, 3)}"
+        print(f"{level}  cosine{_row(cosines, 2)}  error{_row(errors, 4)}")
+
+
+def _at(log_prob: LogProb, t: Tensor, x_t: Tensor) -> Tensor:
+    return log_prob(x_t, t)
+
+
+def _row(values: list[float], digits: int) -> str:
+    return "".join(f"{value:{digits + 5}.{digits}f}" for value in values)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_every_command_of_the_demonstration_has_the_options_it_is_given(monkeypa
     for script, *options in map(shlex.split, commands):
         module = importlib.import_module(f"guided_diffusion.commands.{Path(script).stem}")
         parse(module.main.args[0], options)
-    assert len(commands) == 6 + 2 * 2 * 5
+    assert len(commands) == 6 + 2 * (2 * 5 + 2)
 
 
 def test_a_running_training_shows_its_loss_and_the_time_left(tmp_path):
