@@ -1,7 +1,7 @@
 """Numbers of digits for train_classifier.py --target: python examples/digit_table.py runs/demo/digits/train [FOLDER..]
 
 table.csv in each folder gets the columns file, slant (the shear of the digit, positive where it leans to the right),
-ink (mean darkness, 0..1), and as 0 or 1 thick (ink above 0.31) and odd.
+ink (mean darkness, 0..1), and as 0 or 1 thick (ink above THICK) and odd.
 """
 
 import csv
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from guided_diffusion.files import atomic_write
+
+THICK = 0.31
 
 
 def slant(ink: NDArray) -> float:
@@ -28,7 +30,7 @@ def main(folders: list[Path]) -> None:
         rows = [["file", "slant", "ink", "thick", "odd"]]
         for file in sorted(folder.glob("*/*.png")):
             ink = np.asarray(Image.open(file)) / 255
-            thick, odd = int(ink.mean() > 0.31), int(file.parent.name) % 2
+            thick, odd = int(ink.mean() > THICK), int(file.parent.name) % 2
             rows.append([file.relative_to(folder).as_posix(), f"{slant(ink):.4f}", f"{ink.mean():.4f}", thick, odd])
         with atomic_write(folder / "table.csv") as stream, io.TextIOWrapper(stream, "utf-8", newline="") as text:
             csv.writer(text, lineterminator="\n").writerows(rows)

@@ -115,8 +115,8 @@ class GuidedDiffusion:
         run.log_warnings()
         plan = _plan(run, labels, num_samples)
         run.prepare(plan)
-        batches = batches_of(range(plan.num_samples), settings.batch_size)
-        images = torch.cat([run.sample(plan.batch(ids, device=run.device)).cpu() for ids in batches])
+        batches = batches_of(range(plan.num_samples), run.samples_at_a_time)
+        images = torch.cat([run.sample(plan.batch(ids, device=run.device)).images.cpu() for ids in batches])
         warn_without_content(images, name="sample()")
         return rearrange(images, "n c h w -> n h w c").numpy()
 

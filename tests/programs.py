@@ -1,19 +1,22 @@
 """Scripts as processes of their own that need not import torch first, which takes seconds.
 
-A server process imports the libraries once and forks for every script that is started. The scripts are processes like
-any other: signals end them, and they have their own memory, environment and exit status.
+A server process, one for all workers of a test run, imports the libraries once and forks for every script that is
+started. The scripts are processes like any other: signals end them, and they have their own memory, environment and
+exit status.
 
-    python tests/programs.py
+    python tests/programs.py SOCKET
 
 is the server; tests call `start`.
 """
 
 import atexit
+import fcntl
 import gc
 import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -23,7 +26,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 REPOSITORY = Path(__file__).parents[1]
 IMPORTED = (
@@ -121,7 +124,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-_server: subprocess.Popen[str] | None = None
+_connection: TextIO | None = None
 _outputs: tempfile.TemporaryDirectory[str] | None = None
 
 
@@ -132,39 +135,72 @@ def _directory() -> str:
 
 
 def _ask(request: dict[str, Any]) -> Any:
-    global _server
-    if _server is None:
-        environment = os.environ | {
-            "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}",
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, str(Path(__file__))]
-        _server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY
-        )
-    assert _server.stdin is not None
-    assert _server.stdout is not None
-    _server.stdin.write(json.dumps(request) + "\n")
-    _server.stdin.flush()
-    return json.loads(_server.stdout.readline())
+    global _connection
+    _connection = _connection or _connected()
+    _connection.write(json.dumps(request) + "\n")
+    _connection.flush()
+    return json.loads(_connection.readline())
 
 
-def _serve() -> dict[str, Any]:
-    """Answer requests until there are no more; in a forked process, return its own request."""
+def _connected() -> TextIO:
+    """A connection to the server, which the first worker to ask for it starts while the others wait."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
+    path = Path(tempfile.gettempdir()) / f"programs-{run}"
+    connection = socket.socket(socket.AF_UNIX)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            connection.connect(str(path))
+        except OSError:  # there is none yet, or it was killed
+            path.unlink(missing_ok=True)
+            environment = os.environ | {
+                "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}",
+                "OMP_NUM_THREADS": "1",
+            }
+            command = [sys.executable, str(Path(__file__)), str(path)]
+            server = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY
+            )
+            assert server.stdout is not None
+            server.stdout.readline()  # it listens
+            connection.connect(str(path))
+    return connection.makefile("rw")
+
+
+def _serve(path: Path) -> dict[str, Any]:
+    """Answer requests until all workers have ended; in a forked process, return its own request."""
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # or every program's first collection would copy this process's memory
-    for line in iter(sys.stdin.readline, ""):
-        request = json.loads(line)
-        if "wait" in request:
-            pid, status = os.waitpid(request["wait"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
-        else:
-            answer = os.fork()
-            if answer == 0:
-                return request
-        print(json.dumps(answer), flush=True)
-    sys.exit()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    print("listening", flush=True)
+    workers: dict[socket.socket, TextIO] = {}
+    while True:
+        for ready in select.select([listener, *workers], [], [])[0]:
+            if ready is listener:
+                worker, _ = listener.accept()
+                workers[worker] = worker.makefile("r")
+            elif line := workers[ready].readline():  # each waits for its answer before it asks again
+                request = json.loads(line)
+                answer = _status(request["wait"]) if "wait" in request else os.fork()
+                if answer == 0 and "wait" not in request:
+                    for opened in (listener, *workers, *workers.values()):
+                        opened.close()
+                    return request
+                ready.sendall(f"{json.dumps(answer)}\n".encode())
+            else:
+                del workers[ready]
+        if not workers:
+            path.unlink()
+            path.with_suffix(".lock").unlink(missing_ok=True)
+            sys.exit()
+
+
+def _status(pid: int) -> int | None:
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def _become(request: dict[str, Any]) -> None:
@@ -221,4 +257,6 @@ def _ended(request: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    os._exit(_ended(_serve()))  # an interpreter of so many modules takes more than a second to be taken apart
+    os._exit(
+        _ended(_serve(Path(sys.argv[1])))
+    )  # an interpreter of so many modules takes more than a second to be taken apart

@@ -116,6 +116,8 @@ GUIDANCE = (
     "guidance.scale",
     "guidance.scale_outside",
     "guidance.score",
+    "guidance.particle_weight",
+    "guidance.particles",
     "guidance.score_options",
     "guidance.sigma_max",
     "guidance.sigma_min",

@@ -56,7 +56,8 @@ def write_samples(run: SamplingRun, config: SampleConfig) -> None:
     plan = run.plan(config)
     run.log_warnings()
     run.prepare(plan, processes=this_process().world_size)
-    make_shards(config, plan, run.manifest(plan), run.sample, run.evaluations)
+    sized = replace(config, batch_size=run.samples_at_a_time)
+    make_shards(sized, plan, run.manifest(plan), run.sample, run.evaluations)
     if config.animate and this_process().is_main:
         write_animation(config.out / "animation.webp", run, plan, count=config.animate)
 

@@ -32,6 +32,8 @@ class Outcome:
     network_evaluations: int
     """Evaluations of denoising networks for each sample, those of classifier-free guidance and autoguidance included,
     those of classifiers not."""
+    nats: float | None = None
+    """Mean nats of guidance for each sample; None where they are not measured."""
     metrics: Mapping[str, float]
     display_names: Mapping[str, str]
     """Printed names of the metrics, with the number of samples."""
@@ -248,8 +250,10 @@ def _cells(outcomes: Sequence[Outcome]) -> list[list[str]]:
     options = [name for name in outcomes[0].setting if name != SCALE or values_of(outcomes, SCALE) != [None]]
     heads = {SAMPLER: "sampler", STEPS: "steps", SCALE: "s"}
     head = [heads.get(name, short_name(name)) for name in options]
-    rows = [[*head, "evaluations", *(outcomes[0].display_names[key] for key in numbers)]]
+    measured = ["nats"] if any(outcome.nats is not None for outcome in outcomes) else []
+    rows = [[*head, "evaluations", *measured, *(outcomes[0].display_names[key] for key in numbers)]]
     for outcome in outcomes:
+        nats = ["" if outcome.nats is None else f"{outcome.nats:.2f}" for _ in measured]
         own = ["" if name == SCALE and outcome.scale is None else shown(outcome.setting[name]) for name in options]
-        rows.append([*own, str(outcome.network_evaluations), *metric_cells(outcome.metrics, numbers)])
+        rows.append([*own, str(outcome.network_evaluations), *nats, *metric_cells(outcome.metrics, numbers)])
     return rows

@@ -16,7 +16,7 @@ from ..distributed import on_main_process, this_process
 from ..generation.cascade import UpsamplingRun, stored_base
 from ..generation.config import RunConfig
 from ..generation.half_precision import IMAGES
-from ..generation.plan import SampleBatch
+from ..generation.plan import MadeSamples, SampleBatch
 from ..generation.run import compiled_for
 from ..generation.shard_writer import make_shards
 from ..models.precision import Precision, in_precision
@@ -68,11 +68,11 @@ def upsample(config: UpsampleConfig) -> None:
     def base_images(first: int) -> Tensor:
         return source.read(range(first, min(first + plan.shard_size, plan.num_samples)))
 
-    def enlarge(batch: SampleBatch) -> Tensor:
+    def enlarge(batch: SampleBatch) -> MadeSamples:
         ids = batch.ids
         first = ids.start // plan.shard_size * plan.shard_size
         pixels = base_images(first)[ids.start - first : ids.stop - first]
-        return to_uint8(run.x0(batch, from_uint8(pixels.to(device))))
+        return MadeSamples(to_uint8(run.x0(batch, from_uint8(pixels.to(device)))))
 
     compiled_for([upsampler], config, device, images=plan.num_samples * len(run.chain) / process.world_size)
     make_shards(config, plan, run.manifest(plan), enlarge, evaluations)

@@ -195,8 +195,12 @@ def bounded(denoiser: Denoiser, clip: Clip) -> Denoiser:
 def transition(estimate: Estimate, x_t: Tensor, step: Step) -> tuple[Tensor, Tensor | float]:
     """Mean (B, C, H, W) and variance of p(x_s | x_t), DDPM eq. 1 with the mean of eq. 7 at the estimated x_0."""
     mean = posterior_mean(x_t, estimate.x0, step) if estimate.mean is None else estimate.mean
-    var = estimate.var if estimate.var is not None else _exp(estimate.log_var)
-    return mean, var
+    return mean, link_variance(estimate)
+
+
+def link_variance(estimate: Estimate) -> Tensor | float:
+    """Variance of p(x_s | x_t)."""
+    return estimate.var if estimate.var is not None else _exp(estimate.log_var)
 
 
 def _exp(log_var: Tensor | float) -> Tensor | float:

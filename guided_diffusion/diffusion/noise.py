@@ -4,7 +4,7 @@ Every sample has its own generator, seeded from the run's seed and the sample's 
 whatever the batch size, the order and the number of processes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from .chain import broadcast_like
 
 _LOW_32_BITS = 0xFFFFFFFF
+_PARTICLES = 1 << 24
+"""Particles, and the choice among them, have seeds of their own, beyond those of labels and of upsamplers' stages."""
 
 
 class Noise(Protocol):
@@ -33,6 +35,16 @@ class SeededNoise:
         """ids: the samples' numbers, in batch order; their generators are seeded by `sample_seed(seed, id)`."""
         self.generators = [torch.Generator().manual_seed(sample_seed(seed, i)) for i in ids]
 
+    @classmethod
+    def of_particles(cls, seed: int, ids: Sequence[int], count: int) -> "SeededNoise":
+        """Noise of `count` particles of each sample, in a row; the first has the sample's own."""
+        noise = cls(seed, ())
+        noise.generators = [
+            torch.Generator().manual_seed(sample_seed(_particle_seed(seed, particle), i))
+            for i in ids for particle in range(count)
+        ]  # fmt: skip
+        return noise
+
     def __call__(self, like: Tensor) -> Tensor:
         """Standard normal (B, ...) of like's shape, dtype and device, row i from sample i's generator.
 
@@ -49,6 +61,15 @@ class SeededNoise:
     def uniform(self) -> Tensor:
         """(B,) float64 in [0, 1), one from each sample's generator."""
         return torch.stack([torch.rand((), generator=one, dtype=torch.float64) for one in self.generators])
+
+
+def particle_choices(seed: int, ids: Iterable[int]) -> SeededNoise:
+    """Source of the draws among particles: its `uniform` gives one for each sample."""
+    return SeededNoise(seed ^ _PARTICLES << 32, ids)
+
+
+def _particle_seed(seed: int, particle: int) -> int:
+    return seed if particle == 0 else seed ^ (_PARTICLES + particle) << 32
 
 
 def sample_seed(seed: int, sample_id: int) -> int:

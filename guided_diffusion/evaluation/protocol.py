@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from ..data.formats.samples import ENVIRONMENTS
+from ..data.formats.samples import ENVIRONMENTS, MEASURED
 from ..data.image_set import ImageSet
 from ..files import file_sha256
 from .extractors.features import FeatureExtractor
@@ -40,7 +40,7 @@ _SAMPLING_FIELDS = {
     "classifier_sha256": "classifier.sha256",
 }
 """Fields of every record of sampling, and their places in a manifest."""
-_OF_THE_SET = ("num_samples", "shard_size", "class_names", ENVIRONMENTS)
+_OF_THE_SET = ("num_samples", "shard_size", "class_names", ENVIRONMENTS, MEASURED)
 """Parts of a manifest that concern the set, not the making of one sample."""
 _MOST_VALUES = 16
 """Longest list that is written out; a longer one is replaced by its length and hash."""

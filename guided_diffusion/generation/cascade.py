@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..data.formats.samples import without_environments
+from ..data.formats.samples import settings_of
 from ..diffusion.chain import DiffusionChain, diffused
 from ..diffusion.denoiser import NetworkDenoiser
 from ..diffusion.model import (
@@ -53,7 +53,7 @@ def stored_base(source: "ImageSet") -> Base:
     """The base of images on disk, all of which are read if they have no manifest."""
     height, width, channels = source.shape
     if source.manifest is not None:
-        record = {"manifest": without_environments(source.manifest)}
+        record = {"manifest": settings_of(source.manifest)}
     else:  # the same for any files that hold these labels and pixels
         digest = sha256(repr((len(source), source.shape)).encode())
         if source.is_labelled:

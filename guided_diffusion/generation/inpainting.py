@@ -1,6 +1,6 @@
 """Inpainting: images of which a part is made anew, and the rest is kept to the byte."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..data.formats.samples import iterate_shards
 from ..data.pictures import write_grid
-from ..diffusion.images import from_uint8, to_uint8
+from ..diffusion.images import from_uint8
 from ..samplers import guided_sampler, repaint
 from ..samplers.repaint import initial_state, masked, with_known_pixels
-from .plan import Plan, SampleBatch
+from .plan import MadeSamples, Plan, SampleBatch
 from .run import SamplingRun
 
 SHOWN = 16
@@ -32,8 +32,8 @@ class InpaintingRun:
     resample_steps: int = 1
     """Times that each link is taken; 1 leaves the run's own sampler."""
 
-    def sample(self, batch: SampleBatch) -> Tensor:
-        """uint8 images (B, C, H, W) of a batch."""
+    def sample(self, batch: SampleBatch) -> MadeSamples:
+        """The images of a batch, filled in."""
         run, fill = self.run, self.fill.to(self.run.device)
         originals = self.images[batch.ids.start : batch.ids.stop].to(run.device)
         known = from_uint8(originals)
@@ -45,11 +45,9 @@ class InpaintingRun:
         sampler = run.sampler
         if self.resample_steps > 1:
             sampler = guided_sampler(partial(repaint, resample_steps=self.resample_steps), "mean_shift")
-        made = run.finite(
-            lambda on_step: sampler(denoiser, run.chain, x_T, batch.noise, guidance=term, on_step=on_step), batch
-        )
+        made = run.made(batch, sampler, denoiser, x_T, term)
         # From the originals themselves: to_uint8 truncates, and would darken known pixels by a grey level.
-        return torch.where(fill, to_uint8(made), originals)
+        return replace(made, images=torch.where(fill, made.images, originals))
 
     def manifest(self, plan: Plan) -> dict[str, Any]:
         """The run's manifest, and the task."""

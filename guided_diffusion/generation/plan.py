@@ -18,6 +18,7 @@ from ..data.formats.storage import NO_LABEL
 from ..data.labels import class_name, parse_label, parse_labels
 from ..diffusion.noise import SeededNoise, sample_seed
 from ..samplers import OnStep
+from .guidance_statistics import GuidanceStatistics
 
 _POLICIES = ("all", "balanced", "uniform")
 NUM_SEEDS = 2**32
@@ -79,6 +80,16 @@ class SampleBatch:
     """Noise of each sample's own generator."""
     on_step: OnStep | None = None
     """Called by the sampler after every step."""
+
+
+@dataclass(frozen=True)
+class MadeSamples:
+    """The samples of a batch."""
+
+    images: Tensor
+    """(B, C, H, W) uint8."""
+    statistics: GuidanceStatistics | None = None
+    """Measured while they were made; None where nothing guides x_t."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,18 +17,26 @@ from classifiers.trained_model import Classifier
 from ..compilation import preparation
 from ..config import to_plain
 from ..diffusion.chain import DiffusionChain
+from ..diffusion.denoiser import Denoiser
 from ..diffusion.images import to_uint8
 from ..diffusion.model import DiffusionModel, load_diffusion, weights_record
+from ..diffusion.noise import SeededNoise, particle_choices
 from ..distributed import on_main_process, this_process
+from ..guidance import ScoreTerm
 from ..guidance.config import GuidanceConfig
 from ..guidance.function import Guide
+from ..guidance.nats import NatsMeter
 from ..guidance.run import Guidance, classifier_record, load_guidance
 from ..models.precision import EvaluatedNetwork, Precision, in_precision
 from ..samplers import OnStep, Sampler, make_sampler
+from ..samplers.config import make_particle_filter
+from ..samplers.particles import Weighted
+from ..samplers.sampler import in_turn
 from .config import GuidedRunConfig, SampleSetConfig, SamplingConfig
 from .finiteness import finite_samples, likeliest_cause
+from .guidance_statistics import GuidanceStatistics
 from .half_precision import IMAGES, least_lossy_half, sampling_precision
-from .plan import LabelRule, Plan, SampleBatch, label_rule
+from .plan import LabelRule, MadeSamples, Plan, SampleBatch, label_rule
 
 LARGEST_TILT = 1000.0
 """A linear schedule's last level has 157, a cosine schedule's 20,000 (T = 1000)."""
@@ -134,20 +142,55 @@ class SamplingRun:
 
     def prepare(self, plan: Plan, *, processes: int = 1) -> None:
         """Have the networks compiled, by `SamplingConfig.compile`, when first called; processes: sharing the plan."""
-        images = plan.num_samples * len(self.chain) / processes
+        images = plan.num_samples * self.guidance.config.particles * len(self.chain) / processes
         compiled_for(self.loaded, self.settings, self.device, images=images)
 
-    def sample(self, batch: SampleBatch) -> Tensor:
-        """uint8 images (B, C, H, W) of a batch."""
+    def sample(self, batch: SampleBatch) -> MadeSamples:
+        """The samples of a batch."""
+        if self.guidance.config.particles > 1:
+            return self._by_particles(batch)
         x_T = batch.noise(torch.empty(len(batch.ids), *self.model.image_shape, device=self.device))
         denoiser = self.guidance.denoiser(batch.y, clip=self.settings.sampler.clipping, ids=batch.ids)
-        term = self.guidance.term(batch.y, ids=batch.ids)
-        return to_uint8(
-            self.finite(
-                lambda on_step: self.sampler(denoiser, self.chain, x_T, batch.noise, guidance=term, on_step=on_step),
-                batch,
-            )
-        )
+        return self.made(batch, self.sampler, denoiser, x_T, self.guidance.term(batch.y, ids=batch.ids))
+
+    def made(
+        self, batch: SampleBatch, sampler: Sampler, denoiser: Denoiser, x_T: Tensor, term: ScoreTerm | None
+    ) -> MadeSamples:
+        """The samples of a batch by a sampler, and their nats where a score of x_t guides them."""
+        meter = NatsMeter() if term is not None and self.settings.sampler.entry.measures_nats else None
+        guidance = term if meter is None or term is None else meter.metered(term)
+
+        def sampled(on_step: OnStep) -> Tensor:
+            both = on_step if meter is None else in_turn(meter.on_step, on_step)
+            return sampler(denoiser, self.chain, x_T, batch.noise, guidance=guidance, on_step=both)
+
+        images = to_uint8(self.finite(sampled, batch))
+        return MadeSamples(images, meter and GuidanceStatistics(self.chain.t.flip(0), torch.stack(meter.by_level)))
+
+    def _by_particles(self, batch: SampleBatch) -> MadeSamples:
+        config, seed, ids = self.guidance.config, self.settings.seed, batch.ids
+        count = config.particles
+        noise, y = SeededNoise.of_particles(seed, ids, count), batch.y.repeat_interleave(count)
+        x_T = noise(torch.empty(len(y), *self.model.image_shape, device=self.device))
+        owners = [i for i in ids for _ in range(count)]
+        denoiser = self.guidance.denoiser(y, clip=self.settings.sampler.clipping, ids=owners)
+        sampler = make_particle_filter(self.settings.sampler, count, config.particle_weight)
+        how = {"twist": self.guidance.twist(y, ids=owners), "choices": particle_choices(seed, ids).uniform}
+        found = list[Weighted]()
+
+        def sampled(on_step: OnStep) -> Tensor:
+            found.append(sampler(denoiser, self.chain, x_T, noise, **how, on_step=on_step))
+            return found[0].x_0
+
+        images = to_uint8(self.finite(sampled, batch))
+        weighted = found[0]
+        measured = GuidanceStatistics(self.chain.t.flip(0), weighted.nats, weighted.log_mean_weight, weighted.ess)
+        return MadeSamples(images, measured)
+
+    @property
+    def samples_at_a_time(self) -> int:
+        """Samples of a batch, so that a batch has `SamplingConfig.batch_size` images, particles included."""
+        return max(1, self.settings.batch_size // self.guidance.config.particles)
 
     def finite(self, sampled: Callable[[OnStep], Tensor], batch: SampleBatch) -> Tensor:
         """The result of a sampler for a batch.
@@ -207,8 +250,8 @@ class SamplingRun:
         factor = float("inf") if alpha_bar == 0 else (1 - alpha_bar) * alpha_bar**-0.5
         if factor > LARGEST_TILT and self.guidance.instead_of_tilting is not None:
             _logger.warning(
-                "the noisiest timestep kept has signal power %.2g, where guidance moves x_0 by %.2g times the "
-                "classifier's gradient with respect to x_t, errors and all; take fewer steps, which leaves that "
+                "the noisiest timestep kept has signal power %.2g, where guidance moves x_0 by %.2g times a "
+                "guide's gradient with respect to x_t, errors and all; take fewer steps, which leaves that "
                 "timestep out, set guidance.sigma_max, or %s",
                 alpha_bar,
                 factor,

@@ -60,7 +60,7 @@ class Film:
 def write_animation(path: Path, run: SamplingRun, plan: Plan, *, count: int) -> None:
     """Sample ids 0 .. count - 1 once more and write their denoising as an animated WebP, x_t beside E[x_0 | x_t]."""
     films: list[tuple[Tensor, Tensor]] = []
-    for ids in batches_of(range(count), run.settings.batch_size):
+    for ids in batches_of(range(count), run.samples_at_a_time):
         film = Film(len(run.chain))
         run.sample(plan.batch(ids, device=run.device, on_step=film))
         films.append(film.frames())

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,7 +17,16 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.formats.samples import MANIFEST_NAME, Shard, check_manifest, missing_shards, open_manifest, write_shard
+from ..data.formats.samples import (
+    MANIFEST_NAME,
+    Shard,
+    check_manifest,
+    missing_shards,
+    open_manifest,
+    read_statistics,
+    record_measured,
+    write_shard,
+)
 from ..diffusion.denoiser import Estimate
 from ..distributed import (
     Tally,
@@ -31,11 +41,12 @@ from ..memory import is_out_of_memory
 from ..stop_request import InterruptedWork, StopRequest, stop_requests
 from .config import RunConfig
 from .finiteness import warn_without_content
-from .plan import Plan, SampleBatch
+from .guidance_statistics import GuidanceStatistics, guidance_measured, joined
+from .plan import MadeSamples, Plan, SampleBatch
 from .sample_pictures import write_class_grid
 
-MakeImages = Callable[[SampleBatch], Tensor]
-"""uint8 images (B, C, H, W) of a batch."""
+MakeSamples = Callable[[SampleBatch], MadeSamples]
+"""The samples of a batch."""
 
 SHARDS, IMAGES, ENDED, STOPPED = "shards", "images", "ended", "stopped"
 """Names of the tally: shards and images made, processes at their end, and those that were asked to stop."""
@@ -44,12 +55,12 @@ _logger = logging.getLogger(__name__)
 
 
 def make_shards(
-    config: RunConfig, plan: Plan, manifest: Mapping[str, Any], make_images: MakeImages, evaluations: Counter[str]
+    config: RunConfig, plan: Plan, manifest: Mapping[str, Any], make_samples: MakeSamples, evaluations: Counter[str]
 ) -> None:
     """Make the shards of `plan` that `config.out` lacks, shared by the processes, then a grid of the first samples.
 
     manifest: all that pixels depend on; a directory of samples with another is refused, and nothing is written.
-    evaluations: the count that the networks of `make_images` add to.
+    evaluations: the count that the networks of `make_samples` add to.
 
     Raises:
         ValueError: `config.out` holds other samples, or another run is writing there.
@@ -69,7 +80,7 @@ def make_shards(
         bar = Progress(tally, evaluations, total, stop=stop, name=config.out.name, is_shown=is_main)
         with closing(bar) as progress:
             with suppress(InterruptedWork):
-                _write_shards(config, plan, missing[process.rank :: process.world_size], make_images, progress)
+                _write_shards(config, plan, missing[process.rank :: process.world_size], make_samples, progress)
             progress.wait_for_all(process.world_size)  # a collective would give up after minutes
             if broadcast_from_main(tally.total(STOPPED)):
                 written, all_shards = tally.total(SHARDS) - len(missing), plan.num_shards
@@ -77,17 +88,18 @@ def make_shards(
                 raise InterruptedWork(text if is_main else "")
             if is_main:
                 progress.report()
+                _record_measured(config.out)
                 write_class_grid(config.out / "grid.png", config.out)
 
 
 def _write_shards(
-    config: RunConfig, plan: Plan, shards: Iterable[int], make_images: MakeImages, progress: "Progress"
+    config: RunConfig, plan: Plan, shards: Iterable[int], make_samples: MakeSamples, progress: "Progress"
 ) -> None:
     """Make and write these shards, in batches of at most `config.batch_size` images."""
     size, warned = config.batch_size, False
     for n in shards:
         try:
-            images, size = _made(plan, plan.ids(n), size, make_images, progress)
+            images, statistics, size = _made(plan, plan.ids(n), size, make_samples, progress)
         except ValueError:  # samples that are not finite; other settings may take a directory without shards
             if this_process().world_size == 1 and not any(config.out.glob("shard-*.npz")):
                 (config.out / MANIFEST_NAME).unlink(missing_ok=True)
@@ -95,20 +107,33 @@ def _write_shards(
         warned = warned or warn_without_content(images, name=str(config.out))
         labels = np.array([plan.label(i) for i in plan.ids(n)])
         pixels = rearrange(images, "n c h w -> n h w c").numpy()
-        write_shard(config.out, n, Shard(images=pixels, labels=labels, ids=np.array(plan.ids(n))))
+        write_shard(config.out, n, Shard(pixels, labels, np.array(plan.ids(n)), statistics))
         progress.written()
 
 
-def _made(plan: Plan, ids: range, size: int, make_images: MakeImages, progress: "Progress") -> tuple[Tensor, int]:
-    """Images of the ids on the CPU, and the batch size that fitted: `size`, or less where memory ran out.
+def _record_measured(directory: Path) -> None:
+    """Add to the manifest what was measured of guidance, and print the nats."""
+    if (measured := guidance_measured(read_statistics(directory))) is None:
+        return
+    record_measured(directory, measured)
+    print(f"guidance spent {measured['nats']:.3g} nats a sample", file=sys.stderr)
+
+
+def _made(
+    plan: Plan, ids: range, size: int, make_samples: MakeSamples, progress: "Progress"
+) -> tuple[Tensor, dict[str, np.ndarray], int]:
+    """Images of the ids on the CPU, their statistics, and the batch size that fitted: `size`, or less where memory ran
+    out.
 
     Each sample has its own noise, so a batch can be made again in two halves.
     """
-    made: list[Tensor] = []
+    made, statistics = list[Tensor](), list[GuidanceStatistics | None]()
     device = this_process().device
     while ids:
         try:
-            made.append(make_images(plan.batch(ids[:size], device=device, on_step=progress.step)).cpu())
+            samples = make_samples(plan.batch(ids[:size], device=device, on_step=progress.step))
+            made.append(samples.images.cpu())
+            statistics.append(samples.statistics)
         except (RuntimeError, MemoryError) as error:
             if min(size, len(ids)) == 1 or not is_out_of_memory(error):
                 raise
@@ -119,7 +144,7 @@ def _made(plan: Plan, ids: range, size: int, make_images: MakeImages, progress: 
         size = -(-min(size, len(ids)) // 2)
         free_cached_memory()  # here, where the error no longer holds on to what failed
         _logger.warning("out of memory: from here on %d images at a time", size)
-    return torch.cat(made), size
+    return torch.cat(made), joined(statistics), size
 
 
 def environment(config: RunConfig, device: torch.device) -> dict[str, Any]:

@@ -6,6 +6,10 @@ from classifiers.trained_model import Classifier
 
 from ..diffusion.chain import DiffusionChain, sigma
 from ..diffusion.model import DiffusionConfig, DiffusionModel, chain_difference, class_difference
+from ..diffusion.schedules import ChainConfig
+from ..samplers import SamplerConfig
+from ..samplers.config import make_particle_filter
+from .config import GuidanceConfig
 
 
 def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
@@ -74,11 +78,36 @@ def refuse_difference(difference: str | None, name: str | Path, guided: str | Pa
         raise ValueError(f"{name} cannot guide {guided}: {difference}")
 
 
-def check_interval(lower: float, upper: float, chain: DiffusionChain) -> None:
-    """Refuse, by a ValueError, an interval of guidance that holds none of a sampler's levels."""
+def check_sampler(config: GuidanceConfig, sampler: SamplerConfig, chain: ChainConfig, *, has_density: bool) -> None:
+    """Refuse, by a ValueError, an interval without a level of the sampler, and particles that nothing can weigh.
+
+    has_density: True where a log-density of x_t guides.
+    """
+    if config.is_limited:
+        _check_interval(config.sigma_min, config.sigma_max, sampler.levels(chain))
+    if config.particles > 1:
+        _check_particles(config, sampler, has_density=has_density)
+
+
+def _check_interval(lower: float, upper: float, chain: DiffusionChain) -> None:
     levels = [sigma(float(alpha_bar)) for alpha_bar in chain.alpha_bar]
     if not any(lower < level <= upper for level in levels):
         raise ValueError(
             f"none of the sampler's noise levels, {levels[0]:.3g} to {levels[-1]:.3g}, lies above guidance.sigma_min "
             f"{lower:g} and up to guidance.sigma_max {upper:g}, so that nothing would be guided; widen the interval"
         )
+
+
+def _check_particles(config: GuidanceConfig, sampler: SamplerConfig, *, has_density: bool) -> None:
+    make_particle_filter(sampler, config.particles, config.particle_weight)  # refuses links without noise
+    if not has_density:
+        raise ValueError(
+            f"guidance.particles {config.particles} weighs samples by a classifier of noisy images, or by a noisy "
+            f"guidance.function, and there is none; add --classifier RUN"
+        )
+    for name in ("score", "scale_outside"):
+        if (value := getattr(config, name)) != getattr(GuidanceConfig, name):
+            raise ValueError(
+                f"guidance.particles {config.particles} samples p(x) p(y | x)^s, and guidance.{name} {value} leads "
+                f"elsewhere; leave one of them out"
+            )

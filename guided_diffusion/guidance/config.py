@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ..config import check_at_least
 from ..data.labels import parse_label
 from .classifier import classifier_score, entropy_scaled_score
 from .divergence import divergence_score, forward_kl, jensen_shannon, reverse_kl
@@ -104,6 +105,12 @@ class GuidanceConfig:
     """Options of the function by name: '{target: 0.3}'."""
     function_scale: float | None = None
     """s of the function's gradient; null: 1, which is Bayes' rule where its values are log-likelihoods in nats."""
+    particles: int = 1
+    """Particles of each sample, by which ddpm, dpmpp_2m_sde and ddim with noise sample p(x) p(y | x)^s itself: guided,
+    weighted, resampled, and one drawn at the end; 1 is guidance alone. Costs as many times as much."""
+    particle_weight: Literal["twisted", "feynman_kac"] = "twisted"
+    """Weight of particles. twisted is exact for the sampler's own chain as particles grow in number; feynman_kac as
+    links shrink, and varies less where the classifier is rough."""
     sigma_min: float = 0.0
     """Guide only above this noise level, sqrt(1 / alpha_bar - 1); below it no guidance network is evaluated."""
     sigma_max: float = float("inf")
@@ -117,6 +124,12 @@ class GuidanceConfig:
             raise ValueError(
                 f"guidance acts where guidance.sigma_min < sigma <= guidance.sigma_max; got {self.sigma_min:g} and "
                 f"{self.sigma_max:g}"
+            )
+        check_at_least(self, particles=1)
+        if self.particles == 1 and self.particle_weight != type(self).particle_weight:
+            raise ValueError(
+                f"guidance.particle_weight {self.particle_weight} weighs particles, and there is one; give "
+                f"guidance.particles"
             )
         if self.scale_outside and not self.is_limited:
             raise ValueError(

@@ -1,8 +1,8 @@
 """Guides: differentiable functions of images, the log-densities that samples are guided by.
 
 A guide is a function of images (B, C, H, W) to (B,) nats, in which each value depends on its own image alone. It is
-evaluated at the estimate of x_0, unless one of the decorators here says otherwise. Parameters of these names are filled
-in (`CONTEXT`), and all others are options:
+evaluated at the estimate of x_0, unless `noisy` or `through_network` says otherwise, as a decorator or in a call with
+options. Parameters of these names are filled in (`CONTEXT`), and all others are options:
 
     step    the link: step.t, step.alpha_bar, ..
     t       timesteps (B,), as networks are conditioned on them
@@ -72,19 +72,23 @@ class Guide:
         return log_density
 
 
-def noisy(function: Callable[..., Any]) -> Guide:
+def noisy(function: Callable[..., Any], **options: Any) -> Guide:
     """A guide of x_t, whose score is added as a noisy-image classifier's: `def f(x_t, t)` or `def f(x_t, step)`."""
-    return Guide(function, "x_t")
+    return _placed(function, "x_t", options)
 
 
-def at_estimate(function: Callable[..., Any]) -> Guide:
+def at_estimate(function: Callable[..., Any], **options: Any) -> Guide:
     """A guide of the estimate of x_0, without the network's gradient (`guided_at_estimate`)."""
-    return Guide(function, "x_0")
+    return _placed(function, "x_0", options)
 
 
-def through_network(function: Callable[..., Any]) -> Guide:
+def through_network(function: Callable[..., Any], **options: Any) -> Guide:
     """A guide of the estimate of x_0 whose gradient goes through the network (`guided_through`)."""
-    return Guide(function, "network")
+    return _placed(function, "network", options)
+
+
+def _placed(function: Callable[..., Any], place: Place, options: Mapping[str, Any]) -> Guide:
+    return Guide(function.function if isinstance(function, Guide) else function, place, options)
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], *, name: str) -> None:

@@ -127,13 +127,14 @@ def measurement(
     _check_positive("noise", noise)
     measure = _operator(model.image_shape[1], {"blur": blur, "pool": pool, "mask": mask})
     stored = open_measured(Path(images), measure, channels=model.image_shape[0])
-    y = (from_uint8(stored) * measure.mask).to(model.device)
+    record = {"images": sha256(stored.numpy().data).hexdigest()}
+    record |= {} if mask is None else {"mask": sha256(measure.mask.numpy().data).hexdigest()}
+    measure = Operator(measure.rows.float().to(model.device), measure.mask.to(model.device))
+    y = from_uint8(stored).to(model.device) * measure.mask
 
     def log_density(x_0: Tensor, step: Step, ids: Tensor) -> Tensor:
         return RULES[rule](measure, y[ids % len(y)] - measure(x_0), noise, step)
 
-    record = {"images": sha256(stored.numpy().data).hexdigest()}
-    record |= {} if mask is None else {"mask": sha256(measure.mask.numpy().data).hexdigest()}
     return Guide(log_density, "network" if gradient == "x_t" else "x_0", record=record)
 
 

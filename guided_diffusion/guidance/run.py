@@ -31,8 +31,8 @@ from .classifier_free import extrapolated
 from .compatibility import (
     check_classifier,
     check_images,
-    check_interval,
     check_null_class,
+    check_sampler,
     check_weaker,
     refuse_difference,
 )
@@ -42,6 +42,7 @@ from .function import Guide, Place, combined
 from .guides import load_guide, tried
 from .interval import between, is_inside, within
 from .score import LogDensity, Scale, ScoreTerm, score_of, summed
+from .twist import Twist
 
 C = TypeVar("C", Classifier, CleanClassifier)
 
@@ -80,8 +81,8 @@ class Guidance:
             check_images(self.clean.name, self.clean.image_shape, model, run)
             self.clean.labels_of(self.class_names)  # refuses classes that it does not know
         self.config.scales_by_label(self.class_names)  # refuses unknown classes, and one named twice
-        if self.config.is_limited:
-            check_interval(self.config.sigma_min, self.config.sigma_max, self.sampler.levels(model.chain))
+        has_density = self.classifier is not None or (self.function is not None and self.function.place == "x_t")
+        check_sampler(self.config, self.sampler, model.chain, has_density=has_density)
 
     @property
     def knows_classes(self) -> bool:
@@ -118,6 +119,10 @@ class Guidance:
         outside = _total([score(one.log_prob, y, config.scale_outside) for one, _ in classifiers])
         return within(term, config.sigma_min, config.sigma_max, outside=outside)
 
+    def twist(self, y: Tensor, *, ids: Sequence[int] | None = None) -> Twist:
+        """The log-densities by which particles of labels y (B,) are weighed."""
+        return Twist(tuple(self.log_densities(y, ids=ids)), self.config.sigma_min, self.config.sigma_max)
+
     def log_densities(self, y: Tensor, *, ids: Sequence[int] | None = None) -> list[tuple[LogDensity, Scale]]:
         """The log-densities of x_t whose scores `term` adds up, each with its scale, but for `score` and interval."""
         classifiers = [(class_log_density(one.log_prob, y), scale) for one, scale in self._classifiers(y)]
@@ -135,7 +140,7 @@ class Guidance:
             return "take guidance.clean_classifier.gradient x_0"
         place = None if self.function is None else self.function.place
         if place == "network":
-            return "have guidance.function evaluated at_estimate"
+            return "have guidance.function evaluated at the estimate itself"
         is_tilted = (self.classifier is not None or place == "x_t") and self.sampler.entry.guidance == "tilted"
         return f"let the {'classifier' if self.classifier else 'function'} guide ddpm" if is_tilted else None
 
@@ -161,6 +166,8 @@ class Guidance:
             "class_scales": {str(label): scale for label, scale in scales.items()} or None,
             config.score: None if config.score == GuidanceConfig.score else config.all_score_options() or True,
             **self.sampler.guidance_record(),
+            "particles": config.particles if config.particles > 1 else None,
+            "particle_weight": config.particle_weight if config.particles > 1 else None,
             "further": [classifier_record(one) | {"scale": scale} for one, scale in further] or None,
             "free_weight": config.classifier_free.weight,
             "weak": self.weaker and weights_record(self.weaker) | {"weight": config.autoguidance.weight},

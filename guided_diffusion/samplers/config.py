@@ -12,12 +12,13 @@ from ..diffusion.chain import DiffusionChain
 from ..diffusion.denoiser import Clip, Threshold
 from ..diffusion.schedules import ChainConfig, make_chain, sampling_chain
 from . import spacing
-from .ddim import check_eta, ddim
-from .ddpm import GradientAt, ddpm
-from .dpmpp import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s
+from .ddim import check_eta, ddim, ddim_link
+from .ddpm import GradientAt, ancestral_link, ddpm
+from .dpmpp import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s, sde_link
 from .heun import heun
 from .langevin import check_langevin, langevin, langevin_warning, predictor_corrector
-from .sampler import GuidancePlace, Sampler, guided_sampler
+from .particles import ParticleFilter, Weight
+from .sampler import GuidancePlace, Link, Sampler, guided_sampler
 from .unipc import unipc
 
 SamplerName = Literal[
@@ -39,6 +40,10 @@ class Entry:
     """Refuses values of the options with a ValueError."""
     warning: Callable[..., str | None] | None = None
     """Sentence about a chain and options with which samples are bad; None for good ones."""
+    link: Callable[[Mapping[str, Any]], Link | None] = lambda own: None
+    """From its options to its link, by whose density particles are weighed; None where it draws no noise."""
+    measures_nats: bool = True
+    """True where each link is guided once, so that its nats can be counted."""
 
     def default(self, option: str) -> Any:  # of any type
         """The published value of one of its options."""
@@ -46,10 +51,22 @@ class Entry:
 
 
 SAMPLERS: Mapping[SamplerName, Entry] = {
-    "ddim": Entry(ddim, spacing.by_stride, options=("eta",), check=check_eta),
-    "ddpm": Entry(ddpm, spacing.evenly, guidance="mean_shift", options=("gradient_at",)),
+    "ddim": Entry(
+        ddim,
+        spacing.by_stride,
+        options=("eta",),
+        check=check_eta,
+        link=lambda own: partial(ddim_link, **own) if own["eta"] > 0 else None,
+    ),
+    "ddpm": Entry(
+        ddpm,
+        spacing.evenly,
+        guidance="mean_shift",
+        options=("gradient_at",),
+        link=lambda own: ancestral_link if own["gradient_at"] == "x_t" else None,
+    ),
     "dpmpp_2m": Entry(dpmpp_2m, spacing.uniformly_in_t),
-    "dpmpp_2m_sde": Entry(dpmpp_2m_sde, spacing.uniformly_in_t),
+    "dpmpp_2m_sde": Entry(dpmpp_2m_sde, spacing.uniformly_in_t, link=lambda own: sde_link),
     "dpmpp_2s": Entry(dpmpp_2s, spacing.uniformly_in_t),
     "heun": Entry(heun, spacing.by_rho),
     "langevin": Entry(
@@ -58,9 +75,14 @@ SAMPLERS: Mapping[SamplerName, Entry] = {
         options=("snr", "langevin_steps"),
         check=check_langevin,
         warning=langevin_warning,
+        measures_nats=False,
     ),
     "predictor_corrector": Entry(
-        predictor_corrector, spacing.uniformly_in_t, options=("snr", "langevin_steps"), check=check_langevin
+        predictor_corrector,
+        spacing.uniformly_in_t,
+        options=("snr", "langevin_steps"),
+        check=check_langevin,
+        measures_nats=False,
     ),
     "unipc": Entry(unipc, spacing.uniformly_in_t),
 }
@@ -178,6 +200,22 @@ def owners(option: str) -> tuple[SamplerName, ...]:
 def make_sampler(config: SamplerConfig) -> Sampler:
     """The sampler that a config names, with its options."""
     return guided_sampler(partial(config.entry.function, **config.options), config.entry.guidance)
+
+
+def make_particle_filter(config: SamplerConfig, count: int, weight: Weight) -> ParticleFilter:
+    """Particles that follow the links of the sampler that a config names.
+
+    Raises:
+        ValueError: links without noise, which give weights no density, or guided at the mean.
+    """
+    link = config.entry.link(config.options)
+    if link is None:
+        own = "".join(f" with {name} {value}" for name, value in config.options.items())
+        raise ValueError(
+            f"guidance.particles {count} weighs samples by the density of the noise that each link draws, and "
+            f"{config.name}{own} has none to weigh by; take ddpm, dpmpp_2m_sde, or ddim with sampler.eta 1"
+        )
+    return ParticleFilter(link, config.entry.guidance, count, weight)
 
 
 def check_clip(clip: float | None) -> None:

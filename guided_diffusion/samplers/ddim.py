@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from ..diffusion.chain import DiffusionChain, eps_from_x0
-from ..diffusion.denoiser import Denoiser
+from ..diffusion.chain import DiffusionChain, Step, eps_from_x0
+from ..diffusion.denoiser import Denoiser, Estimate
 from ..diffusion.noise import Noise
-from .sampler import OnStep
+from .sampler import LastLink, OnStep
 
 
 @torch.no_grad()
@@ -31,15 +31,21 @@ def ddim(
     for k in reversed(range(len(chain))):
         step = chain.at(k, like=x_t)
         estimate = denoiser(x_t, step)
-        eps = eps_from_x0(x_t, estimate.x0, step)
-        alpha_bar, alpha_bar_prev = float(step.alpha_bar), float(step.alpha_bar_prev)
-        var = eta**2 * (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
-        x_t = alpha_bar_prev**0.5 * estimate.x0 + max(1 - alpha_bar_prev - var, 0.0) ** 0.5 * eps
-        if var > 0:
-            x_t = x_t + var**0.5 * noise(x_t)
+        mean, var = ddim_link(x_t, estimate, step, eta=eta)
+        x_t = mean if var == 0 else mean + var**0.5 * noise(mean)
         if on_step is not None:
             on_step(k, x_t, estimate)
     return x_t
+
+
+def ddim_link(
+    x_t: Tensor, estimate: Estimate, step: Step, last: LastLink | None = None, *, eta: float
+) -> tuple[Tensor, float]:
+    """The `Link` of `ddim`, eq. 12 and 16."""
+    eps = eps_from_x0(x_t, estimate.x0, step)
+    alpha_bar, alpha_bar_prev = float(step.alpha_bar), float(step.alpha_bar_prev)
+    var = eta**2 * (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
+    return alpha_bar_prev**0.5 * estimate.x0 + max(1 - alpha_bar_prev - var, 0.0) ** 0.5 * eps, var
 
 
 @torch.no_grad()

@@ -5,11 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..diffusion.chain import DiffusionChain
-from ..diffusion.denoiser import Denoiser, transition
+from ..diffusion.chain import DiffusionChain, Step
+from ..diffusion.denoiser import Denoiser, Estimate, transition
 from ..diffusion.noise import Noise
 from ..guidance import ScoreTerm
-from .sampler import OnStep
+from .sampler import LastLink, OnStep
 
 GradientAt = Literal["x_t", "mean"]
 """Place of the mean shift's gradient: the state before the link, or the mean of the one after it."""
@@ -46,3 +46,10 @@ def ddpm(
         if on_step is not None:
             on_step(k, x_t, estimate)
     return x_t
+
+
+def ancestral_link(
+    x_t: Tensor, estimate: Estimate, step: Step, last: LastLink | None = None
+) -> tuple[Tensor, Tensor | float]:
+    """The `Link` of `ddpm`: the model's own p(x_s | x_t)."""
+    return transition(estimate, x_t, step)

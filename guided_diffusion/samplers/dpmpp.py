@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..diffusion.chain import DiffusionChain
-from ..diffusion.denoiser import Denoiser
+from ..diffusion.chain import DiffusionChain, Step
+from ..diffusion.denoiser import Denoiser, Estimate
 from ..diffusion.noise import Noise
-from .sampler import OnStep
+from .sampler import LastLink, OnStep
 
 
 def dpmpp_2m(
@@ -24,7 +24,12 @@ def dpmpp_2m(
 
     Deterministic, one evaluation a link. The first link is of first order, having no estimate behind it.
     """
-    return _multistep(denoiser, chain, x_T, exponential_step, on_step=on_step)
+
+    def link(x_t: Tensor, estimate: Estimate, step: Step, last: LastLink | None) -> Tensor:
+        d, alpha_bar, alpha_bar_s = _along(estimate, step, last), float(step.alpha_bar), float(step.alpha_bar_prev)
+        return exponential_step(x_t, d, alpha_bar=alpha_bar, alpha_bar_s=alpha_bar_s)
+
+    return _multistep(denoiser, chain, x_T, link, on_step=on_step)
 
 
 def dpmpp_2m_sde(
@@ -35,34 +40,47 @@ def dpmpp_2m_sde(
     One evaluation a link; noise is drawn at every link but the last.
     """
 
-    def link(x_t: Tensor, d: Tensor, *, alpha_bar: float, alpha_bar_s: float) -> Tensor:
-        h = half_log_snr(alpha_bar_s) - half_log_snr(alpha_bar)
-        kept = ((1 - alpha_bar_s) / (1 - alpha_bar)) ** 0.5 * math.exp(-h)
-        x_s = kept * x_t - alpha_bar_s**0.5 * math.expm1(-2 * h) * d
-        if alpha_bar_s == 1:
-            return x_s
-        return x_s + ((1 - alpha_bar_s) * -math.expm1(-2 * h)) ** 0.5 * noise(x_s)
+    def link(x_t: Tensor, estimate: Estimate, step: Step, last: LastLink | None) -> Tensor:
+        mean, var = sde_link(x_t, estimate, step, last)
+        return mean if step.alpha_bar_prev == 1 else mean + var**0.5 * noise(mean)
 
     return _multistep(denoiser, chain, x_T, link, on_step=on_step)
+
+
+def sde_link(x_t: Tensor, estimate: Estimate, step: Step, last: LastLink | None) -> tuple[Tensor, float]:
+    """The `Link` of `dpmpp_2m_sde`."""
+    alpha_bar, alpha_bar_s, h = float(step.alpha_bar), float(step.alpha_bar_prev), _length(step)
+    kept = ((1 - alpha_bar_s) / (1 - alpha_bar)) ** 0.5 * math.exp(-h)
+    mean = kept * x_t - alpha_bar_s**0.5 * math.expm1(-2 * h) * _along(estimate, step, last)
+    return mean, (1 - alpha_bar_s) * -math.expm1(-2 * h)
 
 
 @torch.no_grad()
 def _multistep(
     denoiser: Denoiser, chain: DiffusionChain, x_T: Tensor, link: Callable[..., Tensor], *, on_step: OnStep | None
 ) -> Tensor:
-    """Algorithm 2, each link taken by `link` with the estimate halfway along it."""
-    x_t, x0_last, h_last = x_T, None, math.inf
+    """Algorithm 2, each link taken by `link`, which is told the one before."""
+    x_t, last = x_T, None
     for k in reversed(range(len(chain))):
         step = chain.at(k, like=x_t)
         estimate = denoiser(x_t, step)
-        alpha_bar, alpha_bar_s = float(step.alpha_bar), float(step.alpha_bar_prev)
-        h = half_log_snr(alpha_bar_s) - half_log_snr(alpha_bar)
-        d = estimate.x0 if k == 0 else halfway(estimate.x0, x0_last, h=h, h_last=h_last)
-        x_t = link(x_t, d, alpha_bar=alpha_bar, alpha_bar_s=alpha_bar_s)
-        x0_last, h_last = estimate.x0, h
+        x_t = link(x_t, estimate, step, last)
+        last = LastLink(estimate.x0, step)
         if on_step is not None:
             on_step(k, x_t, estimate)
     return x_t
+
+
+def _along(estimate: Estimate, step: Step, last: LastLink | None) -> Tensor:
+    """The estimate of x_0 halfway along a link; at the first and at the last link its own."""
+    if last is None or step.alpha_bar_prev == 1:
+        return estimate.x0
+    return halfway(estimate.x0, last.x0, h=_length(step), h_last=_length(last.step))
+
+
+def _length(step: Step) -> float:
+    """h of a link, in lambda."""
+    return half_log_snr(float(step.alpha_bar_prev)) - half_log_snr(float(step.alpha_bar))
 
 
 @torch.no_grad()

@@ -82,6 +82,14 @@ def test_further_axes_have_columns_curves_and_pictures(tmp_path):
     assert curve_axis(texts) == "weights"
 
 
+def test_nats_have_a_column_where_a_setting_has_them(tmp_path):
+    plain, measured = outcome(0, 2.0, tmp_path), outcome(2, 1.0, tmp_path, nats=3.1416)
+    head, first, second = (line.split() for line in format_outcomes([plain, measured]).splitlines())
+    assert head[3:6] == ["evaluations", "nats", "<b>FD-9</b>"]
+    assert (first[3:5], second[4:6]) == (["5", "2.000"], ["5", "3.14"])
+    assert "nats" not in format_outcomes([plain])
+
+
 def test_of_many_combinations_the_best_have_curves(tmp_path):
     outcomes = [
         outcome(scale, 30.0 - seed, tmp_path, axes={"seed": seed}) for seed in range(20) for scale in (1, 2)

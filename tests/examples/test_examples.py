@@ -1,6 +1,7 @@
 """The examples run as they are, on tiny models, and are short."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import tiny
 import torch
 from PIL import Image
 
-from guided_diffusion import SamplerConfig, SeededNoise, ddim, load_diffusion
+from guided_diffusion import GuidedDiffusion, SamplerConfig, SeededNoise, ddim, load_diffusion, through_network
 
 EXAMPLES = {path.stem: path for path in (tiny.REPOSITORY / "examples").glob("*.py")}
 
@@ -58,6 +59,31 @@ def test_an_own_guidance_moves_the_samples(tmp_path, diffusion_run):
     assert pixels(tmp_path / "light.png").mean() > pixels(tmp_path / "dark.png").mean() + 20
 
 
+def test_a_function_of_ones_own_guides(tmp_path, diffusion_run):
+    example("guide_by_a_function")["main"](diffusion_run, tmp_path / "grid.png", num_samples=3, steps=5)
+    dark, light, symmetric = (rows.astype(float) for rows in np.array_split(pixels(tmp_path / "grid.png"), 3))
+    assert light.mean() > dark.mean() + 20
+    assert symmetric.std() > 1
+
+
+def test_a_guide_by_a_prompt_names_the_package_that_it_needs(diffusion_run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    prompt = example("guide_by_a_prompt")["Prompt"]
+    with pytest.raises(ValueError, match="Prompt fails: ImportError: .* needs CLIP: pip install open_clip_torch"):
+        GuidedDiffusion.load(diffusion_run, function=through_network(prompt, text="a red car"))
+
+
 def test_an_own_metric_finds_copies(class_folder, judge_run, capsys):
     example("own_metric")["main"](class_folder, class_folder, f"classifier:{judge_run}")
     assert capsys.readouterr().out == "{'copies': 1.0}\n"
+
+
+def test_a_table_of_digits_has_their_slant_ink_and_attributes(tmp_path):
+    table = example("digit_table")
+    tiny.write_class_folder(tmp_path, classes=("3", "8"), per_class=1)
+    table["main"]([tmp_path])
+    header, three, eight = (line.split(",") for line in (tmp_path / "table.csv").read_text().splitlines())
+    assert header == ["file", "slant", "ink", "thick", "odd"]
+    assert (three[0], three[3:], eight[0], eight[3:]) == ("3/000.png", ["0", "1"], "8/000.png", ["1", "0"])
+    assert table["slant"](np.eye(8)[::-1]) == pytest.approx(1)  # from the lower left to the upper right
+    assert table["slant"](np.ones((8, 8))) == pytest.approx(0)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from classifiers.trained_model import load_classifier
 from guided_diffusion.commands.inpaint import InpaintConfig, write_inpainted
-from guided_diffusion.data.formats.samples import iterate_shards, read_manifest, without_environments
+from guided_diffusion.data.formats.samples import iterate_shards, read_manifest, settings_of
 from guided_diffusion.data.image_set import open_training_set
 from guided_diffusion.data.pictures import read_mask
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
@@ -93,7 +93,7 @@ def test_the_manifest_is_that_of_samples_and_of_the_task(tmp_path, model, class_
     found, plain = read_manifest(tmp_path / "out"), read_manifest(tmp_path / "plain")
     task = found.pop("inpainting")
     assert set(task) == {"images", "mask", "resample_steps"}
-    assert without_environments(found) == without_environments(plain)
+    assert settings_of(found) == settings_of(plain)
 
 
 def test_another_mask_or_other_images_are_not_mixed_into_a_directory(tmp_path, model, class_folder, mask):

@@ -76,7 +76,8 @@ def test_memory_does_not_grow_with_the_steps(tmp_path, model, guide):
     run = SamplingRun.assemble(model, guide, guidance=GuidanceConfig(scale=2.0), settings=settings)
     gc.freeze()  # objects of the run alone are looked at: all of pytest's would take most of the time
     run.sample(replace(run.plan(settings).batch(range(4), device=run.device), on_step=count))
-    a_step = 4 + 4  # finite or not, and a root mean square; one image kept, or the graph of a gradient, would be more
+    # Finite or not, a root mean square, and nats; one image kept, or the graph of a gradient, would be more.
+    a_step = 4 + 4 + 4 * 8
     assert max(held[2:]) - held[1] <= 8 * a_step
 
 

@@ -9,7 +9,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from .npz import opened_npz, refuse_damage, rows_within, write_array, write_rows
 from .storage import NO_LABEL, StoredImages
 
 MANIFEST_NAME = "manifest.json"
-ENVIRONMENTS = "environments"
-"""Key of the manifest that lists the hardware and libraries that computed the samples; never compared."""
+ENVIRONMENTS, MEASURED = "environments", "measured"
+"""Keys of the manifest for the hardware and libraries that computed the samples, and for measurements; not compared."""
 REMEDY = "make the samples again in another directory"
 _FIELDS: Fields = {"num_samples": int, "shard_size": int}
 _OPTIONAL_FIELDS: Fields = {"class_names": list[str] | None, ENVIRONMENTS: list[dict[str, Any]] | None}
+_OPTIONAL_FIELDS |= {MEASURED: dict[str, Any] | None}
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Shard:
     """(N,) int64, -1 for a sample without a label."""
     ids: np.ndarray
     """(N,) int64, ascending by one."""
+    statistics: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    """Measured of these samples while they were made, by name; an evaluation has no use for them."""
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
@@ -100,7 +103,8 @@ def write_shard(directory: Path, n: int, shard: Shard) -> Path:
     """Write shard n atomically and return its path. The same shard gives the same bytes: there is no time stamp."""
     path = shard_path(directory, n)
     with atomic_write(path) as file:
-        np.savez(file, images=shard.images, labels=shard.labels, ids=shard.ids)
+        arrays: dict[str, Any] = {"images": shard.images, "labels": shard.labels, "ids": shard.ids, **shard.statistics}
+        np.savez(file, **arrays)
     return path
 
 
@@ -130,14 +134,25 @@ def read_labels(directory: Path) -> np.ndarray:
     Raises:
         ValueError: shards are missing or damaged, or do not make up the number of samples.
     """
-    labels: list[np.ndarray] = []
-    for path in complete_shards(directory):
-        with _arrays(path) as arrays:
-            labels.append(arrays["labels"])
+    labels = [arrays["labels"] for arrays in read_statistics(directory)]
     joined, num_samples = np.concatenate(labels), read_manifest(directory)["num_samples"]
     if len(joined) != num_samples:
         raise ValueError(f"{directory} holds {len(joined)} labels of {num_samples} samples; make them again")
     return joined
+
+
+def read_statistics(directory: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """Labels, ids and statistics of each shard, errors as `complete_shards`; images are not read."""
+    for path in complete_shards(directory):
+        with _arrays(path) as arrays:
+            yield {"labels": arrays["labels"]} | {name: arrays[name] for name in arrays if name != "images"}
+
+
+def record_measured(directory: Path, measured: Mapping[str, Any]) -> None:
+    """Write what was measured of a directory's samples into its manifest."""
+    stored = read_manifest(directory)
+    if stored.get(MEASURED) != _as_json(measured):
+        write_json(directory / MANIFEST_NAME, stored | {MEASURED: _as_json(measured)})
 
 
 def missing_shards(directory: Path, num_samples: int, shard_size: int) -> list[int]:
@@ -185,14 +200,14 @@ def check_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
         ValueError: fields differ from the stored manifest, all of them named; or one of the two is no manifest; or the
             directory holds shards of which no manifest tells how they were made.
     """
-    for field in ("num_samples", "shard_size"):
-        if not isinstance(manifest.get(field), int):
-            raise ValueError(f"a manifest needs an integer {field}, got {manifest.get(field)!r}")
+    for name in ("num_samples", "shard_size"):
+        if not isinstance(manifest.get(name), int):
+            raise ValueError(f"a manifest needs an integer {name}, got {manifest.get(name)!r}")
     wanted = _as_json(manifest)
     there = (directory / MANIFEST_NAME).exists()
     if not there and any(directory.glob("shard-*.npz")):
         raise ValueError(f"{directory} holds shards without a {MANIFEST_NAME}, made with unknown settings; {REMEDY}")
-    stored = without_environments(read_manifest(directory)) if there else wanted
+    stored = settings_of(read_manifest(directory)) if there else wanted
     differing = differences(identified(stored), identified(wanted))
     if differing:
         listing = "\n".join(f"  {difference}" for difference in differing)
@@ -202,9 +217,9 @@ def check_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def without_environments(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest without the environments that computed the samples."""
-    return {key: value for key, value in manifest.items() if key != ENVIRONMENTS}
+def settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest without the environments that computed the samples and without what was measured of them."""
+    return {key: value for key, value in manifest.items() if key not in (ENVIRONMENTS, MEASURED)}
 
 
 def _as_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
