@@ -36,7 +36,8 @@ from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain
 from guided_diffusion.evaluation.metrics.frechet import frechet_distance
 from guided_diffusion.evaluation.metrics.neighbours import precision_recall
-from guided_diffusion.guidance import LogProb, ScoreTerm, classifier_score, within
+from guided_diffusion.guidance import LogProb, classifier_score, within
+from guided_diffusion.guidance.nats import NatsMeter
 from guided_diffusion.guidance.score import log_prob_and_gradient
 from guided_diffusion.samplers import SamplerConfig, SamplerName, make_sampler
 from guided_diffusion.samplers.ddpm import GradientAt
@@ -147,40 +148,6 @@ class Judge:
         return f"{self.distance(features):8.3f}{even:9.3f}{accuracy:10.3f}{precision:11.3f}{recall:8.3f}"
 
 
-class PathMeter:
-    """Nats of each link, by its timestep: 1/2 term.S.term with the link's variance S, mean over the batch."""
-
-    def __init__(self) -> None:
-        self.nats: dict[float, float] = {}
-        self._last: tuple[float, Tensor] | None = None
-
-    def metered(self, term: ScoreTerm) -> ScoreTerm:
-        """`term`, whose value in each link is remembered."""
-
-        def measured(x_t: Tensor, step: Step) -> Tensor:
-            value = term(x_t, step)
-            self._last = float(step.t[0]), value
-            return value
-
-        return measured
-
-    def on_step(self, k: int, x: Tensor, estimate: Estimate) -> None:
-        """Count the link at index k, an `OnStep`."""
-        if k > 0 and self._last is not None:
-            t, term = self._last
-            var = torch.as_tensor(estimate.log_var).exp() if estimate.var is None else torch.as_tensor(estimate.var)
-            self.nats[t] = 0.5 * float((var * term.square()).flatten(1).sum(dim=1).mean())
-
-    @property
-    def total(self) -> float:
-        """Of all links."""
-        return sum(self.nats.values())
-
-    def between(self, low: int, high: int) -> float:
-        """Of the links at timesteps from `low` and below `high`."""
-        return sum(nats for t, nats in self.nats.items() if low <= t < high)
-
-
 def main(config: ScaleOneBenchmark) -> None:
     """Prints the tables."""
     train, test = digits(config.demo / "digits" / "train"), digits(config.demo / "digits" / "test")
@@ -211,16 +178,21 @@ def print_samples(
     print(f"\n{head}{'precision':>11}{'recall':>8}{'nats':>8}{bands}")
     for sampler, (denoiser_name, denoiser) in product(config.samplers, denoisers.items()):
         settings = SamplerConfig(name=sampler, steps=config.steps, gradient_at=config.gradient_at)
+        levels = settings.levels(chain)
         for name, scale in [("", 0.0), *product(classifiers, config.scales)]:
-            term, meter = classifier_score(classifiers[name or "exact"], y, scale), PathMeter()
+            term, meter = classifier_score(classifiers[name or "exact"], y, scale), NatsMeter()
             noise = SeededNoise(config.seed, range(config.samples))
             x = make_sampler(settings)(
-                denoiser, settings.levels(chain), noise(torch.empty(config.samples, *judge.images.shape[1:])), noise,
+                denoiser, levels, noise(torch.empty(config.samples, *judge.images.shape[1:])), noise,
                 guidance=meter.metered(within(term, config.sigma_min, config.sigma_max)), on_step=meter.on_step,
             )  # fmt: skip
-            bands = "".join(f"{meter.between(*band):11.2f}" for band in BANDS)
+            nats = [
+                (t, float(of_link.mean()))
+                for t, of_link in zip(levels.t.flip(0).tolist(), meter.by_level, strict=False)
+            ]
+            bands = "".join(f"{sum(n for t, n in nats if low <= t < high):11.2f}" for low, high in BANDS)
             networks = f"{sampler:8}{denoiser_name[-21:]:22}{name[-21:]:22}"
-            print(f"{networks}{scale:4g}{judge.row(x, y)}{meter.total:8.2f}{bands}", flush=True)
+            print(f"{networks}{scale:4g}{judge.row(x, y)}{sum(n for _, n in nats):8.2f}{bands}", flush=True)
 
 
 def digits(path: Path) -> tuple[Tensor, Tensor]:
