@@ -113,11 +113,11 @@ class Guidance:
         config, score, classifiers = self.config, self.config.score_function, self._classifiers(y)
         terms = [score(one.log_prob, y, scale) for one, scale in classifiers]
         terms += [score_of(*density) for density in self._densities(y, ids, "x_t")]
-        term = _total(terms)
-        if term is None or not config.is_limited:
-            return term
-        outside = _total([score(one.log_prob, y, config.scale_outside) for one, _ in classifiers])
-        return within(term, config.sigma_min, config.sigma_max, outside=outside)
+        if not terms or not config.is_limited:
+            return summed(*terms) if terms else None
+        outside = [score(one.log_prob, y, config.scale_outside) for one, _ in classifiers]
+        elsewhere = summed(*outside) if outside else None
+        return within(summed(*terms), config.sigma_min, config.sigma_max, outside=elsewhere)
 
     def twist(self, y: Tensor, *, ids: Sequence[int] | None = None) -> Twist:
         """The log-densities by which particles of labels y (B,) are weighed."""
@@ -291,11 +291,6 @@ def _load_weaker(name: str, *, device: torch.device) -> DiffusionModel:
 def classifier_record(classifier: Classifier | CleanClassifier) -> dict[str, Any]:
     """A classifier as manifests record it."""
     return {"name": classifier.name, "sha256": classifier.sha256}
-
-
-def _total(terms: Sequence[ScoreTerm]) -> ScoreTerm | None:
-    """The sum of the terms; None of none."""
-    return summed(*terms) if len(terms) > 1 else next(iter(terms), None)
 
 
 def _or_one(scale: float | None) -> float:

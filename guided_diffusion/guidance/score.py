@@ -68,6 +68,8 @@ def summed(*terms: ScoreTerm) -> ScoreTerm:
     """
     if not terms:
         raise ValueError("summed() needs at least one score term; leave guidance out to sample unguided")
+    if len(terms) == 1:
+        return terms[0]
 
     def total(x_t: Tensor, step: Step) -> Tensor:
         return torch.stack([term(x_t, step) for term in terms]).sum(dim=0)
