@@ -102,6 +102,7 @@ GUIDANCE = (
     "guidance.autoguidance",
     "guidance.autoguidance.model",
     "guidance.autoguidance.weight",
+    "guidance.cap",
     "guidance.class_scales",
     "guidance.classifier_free",
     "guidance.classifier_free.weight",
