@@ -773,7 +773,7 @@ RUN_CASES = (
              says=("mine is a file, where --out mine/out needs a directory; choose another --out",)),
     BadInput(name="A diffusion model to diagnose", script="diagnose_classifier",
              options=("--classifier=runs/diffusion",),
-             says=('holds a model of kind "diffusion", but kind "classifier" is needed here',)),
+             says=('holds a model of kind "diffusion", but kind "classifier" or', "is needed here")),
     BadInput(name="A regression to diagnose", script="diagnose_classifier",
              make=_changed_record("runs/classifier", kind="regression"),
              says=("was trained with --target regression and is no classifier; it guides as --guidance.function",)),
