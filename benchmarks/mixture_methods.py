@@ -12,7 +12,7 @@ classifier's mean p(y|x). "-": its scales do not reach that certainty. "calls": 
   by entropy       ED-DPM (2206.11474)
   KL(q, p), ..     divergence-regularised (2511.05844): forward, reverse, Jensen-Shannon
   feedback         2506.06085: s r / (r - (1 - pi)), at most 10 s, with r = p(y|x_t) / p(y)
-  capped           plain, of which a move of x_0 longer than 1 is shortened to 1
+  capped           plain, with moves of x_0 of at most 0.5: guidance.cap
   projected        APG (2410.02416) of the excess s - 1: momentum, a cap, and no part along x_0
   Gibbs-like       2505.21101: a sample at s = 1, then R times noise to sigma = 1 and denoising at s
 
@@ -40,17 +40,19 @@ from guided_diffusion.diffusion.schedules import ChainConfig
 from guided_diffusion.guidance import (
     LogProb,
     ScoreTerm,
+    capped,
     classifier_score,
     divergence_score,
     entropy_scaled_score,
+    feedback_score,
     within,
-)  # fmt: skip
-from guided_diffusion.guidance.divergence import forward_kl, jensen_shannon, reverse_kl
-from guided_diffusion.guidance.score import at_label, log_prob_and_gradient, times
+)
+from guided_diffusion.guidance.divergence import forward_kl
 from guided_diffusion.samplers import SamplerConfig, make_sampler
 
-MOST_FEEDBACK = 10.0
 BLUR = 0.4
+CAP = 0.5
+MOMENTUM = -0.5
 WAVES = 16
 
 
@@ -111,6 +113,17 @@ def by_entropy(run: Run, x_T: Tensor, scale: float) -> Tensor:
     return run.sample(x_T, entropy_scaled_score(run.log_prob, run.y, scale))
 
 
+def reverse_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(p || q)."""
+    return forward_kl(log_p, log_q)
+
+
+def jensen_shannon(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """(KL(q || m) + KL(p || m)) / 2, m = (p + q) / 2: at most log 2."""
+    log_m = torch.logaddexp(log_q, log_p) - math.log(2)
+    return (forward_kl(log_q, log_m) + forward_kl(log_p, log_m)) / 2
+
+
 def divergence(kind: Callable[[Tensor, Tensor], Tensor], *, weight: float, smoothing: float) -> Method:
     def guided(run: Run, x_T: Tensor, scale: float) -> Tensor:
         term = divergence_score(kind, run.log_prob, run.y, scale, weight=weight, smoothing=smoothing)
@@ -120,42 +133,31 @@ def divergence(kind: Callable[[Tensor, Tensor], Tensor], *, weight: float, smoot
 
 
 def feedback(pi: float) -> Method:
-    """The score of the class that a classifier p(y|x) = pi p'(y|x) + (1 - pi) p(y) mixes with the prior p(y)."""
-
     def guided(run: Run, x_T: Tensor, scale: float) -> Tensor:
-        def term(x_t: Tensor, step: Step) -> Tensor:
-            log_p, gradient = log_prob_and_gradient(lambda x: run.log_prob(x, step.t), x_t, run.y)
-            ratio = at_label(log_p, run.y).exp() * log_p.shape[1]
-            factor = torch.where(ratio > 1 - pi, ratio / (ratio - (1 - pi)), torch.inf)
-            return times(scale * factor.clamp(max=MOST_FEEDBACK), gradient)
-
-        return run.sample(x_T, term)
+        return run.sample(x_T, feedback_score(run.log_prob, run.y, scale, pi=pi))
 
     return guided
 
 
-def projected(*, along: float, cap: float, momentum: float, of_excess: bool) -> Method:
-    """Moves of x_0 by the gradient, with momentum, shortened to `cap`, and `along` of their part along x_0."""
+def with_cap(run: Run, x_T: Tensor, scale: float) -> Tensor:
+    return run.sample(x_T, capped(run.term(scale), CAP))
 
-    def guided(run: Run, x_T: Tensor, scale: float) -> Tensor:
-        term, kept = run.term(1.0 if of_excess else scale), torch.zeros_like(x_T)
 
-        def denoiser(x_t: Tensor, step: Step) -> Estimate:
-            nonlocal kept
-            estimate = run.denoiser(x_t, step)
-            move = scaled((1 - step.alpha_bar) * inverse_signal(step), term(x_t, step))
-            kept = move + momentum * kept
-            shortened = kept * (cap / _length(kept)).clamp(max=1)
-            direction = estimate.x0 + move
-            direction = direction / _length(direction)
-            parallel = reduce(shortened * direction, "b c h w -> b 1 1 1", "sum") * direction
-            whole = shortened - (1 - along) * parallel
-            x0 = estimate.x0 + (move + (scale - 1) * whole if of_excess else whole)
-            return replace(estimate, x0=x0, mean=None)
+def projected(run: Run, x_T: Tensor, scale: float) -> Tensor:
+    """Bayes' rule, and scale - 1 of its move of x_0 with momentum, the cap and no part along x_0."""
+    term, kept = run.term(1.0), torch.zeros_like(x_T)
 
-        return run.sample(x_T, None, denoiser)
+    def denoiser(x_t: Tensor, step: Step) -> Estimate:
+        nonlocal kept
+        estimate = run.denoiser(x_t, step)
+        move = scaled((1 - step.alpha_bar) * inverse_signal(step), term(x_t, step))
+        kept = move + MOMENTUM * kept
+        shortened = kept * (CAP * DIMENSIONS**0.5 / _length(kept)).clamp(max=1)
+        direction = (estimate.x0 + move) / _length(estimate.x0 + move)
+        across = shortened - reduce(shortened * direction, "b c h w -> b 1 1 1", "sum") * direction
+        return replace(estimate, x0=estimate.x0 + move + (scale - 1) * across, mean=None)
 
-    return guided
+    return run.sample(x_T, None, denoiser)
 
 
 def gibbs(rounds: int) -> Method:
@@ -170,7 +172,7 @@ def gibbs(rounds: int) -> Method:
 
 
 METHODS: Mapping[str, tuple[Method, tuple[float, ...]]] = {
-    "plain": (plain, (1.0, 1.25, 1.5, 2.0, 3.0)),
+    "plain": (plain, (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)),
     "sigma <= 2": (in_interval, (1.5, 2.0, 3.0, 4.0)),
     "1, then s": (one_outside, (1.25, 1.5, 2.0, 3.0, 4.0)),
     "by entropy": (by_entropy, (0.75, 1.0, 1.25, 1.5, 2.0)),
@@ -179,8 +181,8 @@ METHODS: Mapping[str, tuple[Method, tuple[float, ...]]] = {
     "JS(p, q)": (divergence(jensen_shannon, weight=1.0, smoothing=0.3), (1.0, 1.25, 1.5, 2.0)),
     "feedback 0.5": (feedback(0.5), (0.5, 0.75, 1.0, 1.5)),
     "feedback 0.8": (feedback(0.8), (0.75, 1.0, 1.5, 2.0)),
-    "capped": (projected(along=1.0, cap=1.0, momentum=0.0, of_excess=False), (1.5, 2.0, 3.0, 4.0)),
-    "projected": (projected(along=0.0, cap=1.0, momentum=-0.5, of_excess=True), (1.25, 1.5, 2.0, 3.0)),
+    "capped": (with_cap, (1.5, 2.0, 3.0, 4.0)),
+    "projected": (projected, (1.25, 1.5, 2.0, 3.0)),
     "Gibbs-like, 1": (gibbs(1), (1.25, 1.5, 2.0, 3.0)),
     "Gibbs-like, 4": (gibbs(4), (1.25, 1.5, 2.0, 3.0)),
 }

@@ -31,7 +31,7 @@ OPERATORS = {"blur": (1.0, gaussian_blur(8, 1.0)), "pool": (2, average_pooling(8
 GUIDES: tuple[tuple[str, str, float, float], ...] = (
     ("dps", "x_t", NOISE, 0.0), ("dps", "x_t", NOISE, 0.3), ("dps", "x_t", NOISE, 1.0),
     ("likelihood", "x_t", NOISE, 1.0), ("likelihood", "x_t", 0.01, 1.0),
-    ("pseudoinverse", "x_t", NOISE, 1.0), ("pseudoinverse", "x_t", 0.01, 1.0), ("pseudoinverse", "x_t", NOISE, 4.0),
+    ("pseudoinverse", "x_t", NOISE, 1.0), ("pseudoinverse", "x_t", NOISE, 4.0),
     ("pseudoinverse", "x_0", NOISE, 1.0), ("pseudoinverse", "x_0", NOISE, 4.0),
 )  # fmt: skip
 """Rules, the variable of the gradient, the noise that they are given, and scales; 0 is unguided."""

@@ -102,6 +102,7 @@ GUIDANCE = (
     "guidance.autoguidance",
     "guidance.autoguidance.model",
     "guidance.autoguidance.weight",
+    "guidance.cap",
     "guidance.class_scales",
     "guidance.classifier_free",
     "guidance.classifier_free.weight",
@@ -164,6 +165,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "ddpm_steps",
         "num_samples",
         "out",
+        "particle_scales",
+        "particles",
         "scales",
     ),
     "diagnose_classifier": (

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config import run_command, to_plain
 from ..data.config import refuse_among
-from ..data.formats.samples import complete_shards, read_manifest
+from ..data.formats.samples import MEASURED, complete_shards, read_manifest
 from ..diffusion.chain import Step
 from ..diffusion.denoiser import Estimate
 from ..diffusion.noise import SeededNoise
@@ -115,6 +115,8 @@ def sweep(config: SweepConfig) -> None:
     refuse_among(config.real, config.out)
     settings = sample_configs(config)
     networks = Networks(tuple(setting.out for setting in settings))
+    with naming(settings[0].out):
+        networks.run(settings[0])
     evaluator = Evaluator.open(config, networks.run(settings[0]))
     for setting in settings:
         with naming(setting.out):
@@ -140,10 +142,8 @@ class Networks:
         if self.opened is None or loaded_by(setting) != self.loaded:
             self.opened = None
             free_cached_memory()
-            with naming(setting.out):
-                self.opened, self.loaded = SamplingRun.open(setting, *self.directories), loaded_by(setting)
-        with naming(setting.out):
-            return self.opened.reconfigured(setting, setting.guidance)
+            self.opened, self.loaded = SamplingRun.open(setting, *self.directories), loaded_by(setting)
+        return self.opened.reconfigured(setting, setting.guidance)
 
 
 def _outcome(networks: Networks, setting: SampleConfig, evaluator: "Evaluator") -> "Outcome":
@@ -159,7 +159,7 @@ def _outcome(networks: Networks, setting: SampleConfig, evaluator: "Evaluator") 
         scale=None if setting.classifier is None else setting.guidance.scale,
         axes={name: attrgetter(name)(setting) for name in evaluator.config.axes},
         network_evaluations=network_evaluations(run),
-        nats=(read_manifest(setting.out).get("measured") or {}).get("nats"),
+        nats=(read_manifest(setting.out).get(MEASURED) or {}).get("nats"),
         metrics=record.metrics,
         display_names=record.display_names,
         grid=setting.out / "grid.png",
@@ -268,11 +268,11 @@ def network_evaluations(run: SamplingRun) -> int:
     evaluations: list[int] = []
 
     def denoiser(x_t: Tensor, step: Step) -> Estimate:
-        evaluations.append(len(x_t) * run.guidance.network_evaluations(step))
+        evaluations.append(run.guidance.network_evaluations(step))
         return Estimate(x0=x_t, log_var=0.0)
 
     run.sampler(denoiser, run.chain, torch.ones(1, 1, 1, 1), SeededNoise(0, [0]))
-    return sum(evaluations)
+    return sum(evaluations) * run.guidance.config.particles
 
 
 main = partial(run_command, SweepConfig, sweep)

@@ -7,11 +7,13 @@ subtracts sqrt(1 - alpha_bar) * term from eps (ADM Algorithm 2), which works wit
 means to each of them.
 """
 
+from .cap import capped
 from .classifier import class_log_density, classifier_score, entropy_scaled_score
 from .classifier_free import extrapolated
 from .discriminator import log_odds
 from .divergence import divergence_score
 from .estimate import clean_log_density, guided_at_estimate, guided_through, joint_log_prob
+from .feedback import feedback_score
 from .function import Guide, at_estimate, noisy, through_network
 from .interval import between, within
 from .score import LogDensity, LogProb, ScoreTerm, score_of, summed, tilted
@@ -23,12 +25,14 @@ __all__ = [
     "ScoreTerm",
     "at_estimate",
     "between",
+    "capped",
     "class_log_density",
     "classifier_score",
     "clean_log_density",
     "divergence_score",
     "entropy_scaled_score",
     "extrapolated",
+    "feedback_score",
     "guided_at_estimate",
     "guided_through",
     "joint_log_prob",

@@ -105,7 +105,7 @@ def _check_particles(config: GuidanceConfig, sampler: SamplerConfig, *, has_dens
             f"guidance.particles {config.particles} weighs samples by a classifier of noisy images, or by a noisy "
             f"guidance.function, and there is none; add --classifier RUN"
         )
-    for name in ("score", "scale_outside"):
+    for name in ("score", "scale_outside", "cap"):
         if (value := getattr(config, name)) != getattr(GuidanceConfig, name):
             raise ValueError(
                 f"guidance.particles {config.particles} samples p(x) p(y | x)^s, and guidance.{name} {value} leads "

@@ -11,18 +11,19 @@ import torch
 from ..config import check_at_least
 from ..data.labels import parse_label
 from .classifier import classifier_score, entropy_scaled_score
-from .divergence import divergence_score, forward_kl, jensen_shannon, reverse_kl
+from .divergence import divergence_score, forward_kl
+from .feedback import feedback_score
 from .score import LogProb, ScoreTerm
 
 if TYPE_CHECKING:
     from .run import Guidance
 
-ScoreName = Literal["plain", "entropy_scaled", "forward_kl", "reverse_kl", "jensen_shannon"]
+ScoreName = Literal["plain", "entropy_scaled", "feedback", "forward_kl"]
 
 LARGEST_STRENGTH = 1e6
 """Of any scale or weight. Published ones are below 100; from about 1e30 on, float32 overflows in the first step."""
 
-CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "score_options", "scale_outside", "further")
+CLASSIFIER_OPTIONS = ("scale", "class_scales", "score", "score_options", "scale_outside", "further", "cap")
 """Fields of `GuidanceConfig` that say something of `--classifier`."""
 
 ClassifierScore = Callable[..., ScoreTerm]
@@ -31,9 +32,8 @@ ClassifierScore = Callable[..., ScoreTerm]
 CLASSIFIER_SCORES: Mapping[ScoreName, ClassifierScore] = {
     "plain": classifier_score,
     "entropy_scaled": entropy_scaled_score,
+    "feedback": feedback_score,
     "forward_kl": partial(divergence_score, forward_kl),
-    "reverse_kl": partial(divergence_score, reverse_kl),
-    "jensen_shannon": partial(divergence_score, jensen_shannon),
 }
 
 
@@ -84,10 +84,11 @@ class GuidanceConfig:
     score: ScoreName = "plain"
     """Score of the classifiers. entropy_scaled divides the scale by the entropy of each prediction over the largest
     possible (ED-DPM, 2206.11474): 1 is then Bayes' rule where a classifier is wholly uncertain and more elsewhere.
-    forward_kl, reverse_kl and jensen_shannon subtract a divergence of the prediction from the label (2511.05844)."""
+    forward_kl subtracts the divergence of the prediction from the label, smoothed (2511.05844); feedback is stronger
+    where the prediction is wrong, by the share pi of sound labels (2506.06085)."""
     score_options: dict[str, float] = field(default_factory=dict[str, float])
-    """Numbers of `score` that are not its defaults: '{weight: 0.5, smoothing: 0.1}' of the divergence and the label
-    (defaults 1 and 0.1)."""
+    """Numbers of `score` that are not its defaults: of forward_kl '{weight: 1, smoothing: 0.3}', of feedback
+    '{pi: 0.9}'."""
     further: dict[str, float] = field(default_factory=dict[str, float])
     """More classifiers trained on the same noise, with scales of their own, whose scores are added to --classifier's:
     '{runs/other: 2.0}', run directories or checkpoints."""
@@ -118,6 +119,9 @@ class GuidanceConfig:
     scale_outside: float = 0.0
     """s of the classifiers outside that interval. 1 there and more below sigma_max 1 kept modes and moments best of all
     that was tried (docs/guidance.md)."""
+    cap: float | None = None
+    """Largest move of x_0 by scores of x_t, a root mean square over pixels in [-1, 1], such as 0.5 (2410.02416): less
+    harm by a wrong classifier. null: none."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_min < self.sigma_max:
@@ -146,6 +150,8 @@ class GuidanceConfig:
             raise ValueError(
                 "guidance.classifier_free and guidance.autoguidance both extrapolate, each from another model; give one"
             )
+        if self.cap is not None and not self.cap > 0:
+            raise ValueError(f"guidance.cap is a distance above 0, or null; got {self.cap:g}")
         never_called: LogProb = torch.add  # a score checks its options before it has anything to evaluate
         self.score_function(never_called, torch.empty(0), 0.0)
         for name, value in self.strengths.items():

@@ -5,10 +5,8 @@ smoothed: smoothing / C for each of C classes and 1 - smoothing more for y. D pu
 that the sample is not driven to a certainty beyond that of q.
 """
 
-import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -24,21 +22,12 @@ def forward_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
     return (log_q.exp() * (log_q - log_p)).sum(dim=1)
 
 
-def reverse_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """KL(p || q)."""
-    return forward_kl(log_p, log_q)
-
-
-def jensen_shannon(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """(KL(q || m) + KL(p || m)) / 2, m = (p + q) / 2: at most log 2."""
-    log_m = torch.logaddexp(log_q, log_p) - math.log(2)
-    return (forward_kl(log_q, log_m) + forward_kl(log_p, log_m)) / 2
-
-
 def divergence_score(
-    divergence: Divergence, log_prob: LogProb, y: Tensor, scale: Scale, *, weight: float = 1.0, smoothing: float = 0.1
+    divergence: Divergence, log_prob: LogProb, y: Tensor, scale: Scale, *, weight: float = 1.0, smoothing: float = 0.3
 ) -> ScoreTerm:
     """scale * grad_{x_t} [log p(y | x_t) - weight * divergence(q, p)] for labels y (B,) int64.
+
+    The paper also takes KL(p || q) and Jensen-Shannon, which differ little from the plain score (docs/guidance.md).
 
     Raises:
         ValueError: a negative weight, or a smoothing that is not between 0 and 1.

@@ -26,6 +26,7 @@ from ..diffusion.denoiser import Clip, Denoiser, bounded
 from ..diffusion.model import DiffusionModel, class_difference, load_diffusion, weights_record
 from ..models.precision import CLASSIFIER, Precision, in_precision
 from ..samplers import SamplerConfig
+from .cap import capped
 from .classifier import class_log_density
 from .classifier_free import extrapolated
 from .compatibility import (
@@ -113,11 +114,12 @@ class Guidance:
         config, score, classifiers = self.config, self.config.score_function, self._classifiers(y)
         terms = [score(one.log_prob, y, scale) for one, scale in classifiers]
         terms += [score_of(*density) for density in self._densities(y, ids, "x_t")]
-        if not terms or not config.is_limited:
-            return summed(*terms) if terms else None
-        outside = [score(one.log_prob, y, config.scale_outside) for one, _ in classifiers]
-        elsewhere = summed(*outside) if outside else None
-        return within(summed(*terms), config.sigma_min, config.sigma_max, outside=elsewhere)
+        term = summed(*terms) if terms else None
+        if term is not None and config.is_limited:
+            outside = [score(one.log_prob, y, config.scale_outside) for one, _ in classifiers]
+            elsewhere = summed(*outside) if outside else None
+            term = within(term, config.sigma_min, config.sigma_max, outside=elsewhere)
+        return term if term is None or config.cap is None else capped(term, config.cap)
 
     def twist(self, y: Tensor, *, ids: Sequence[int] | None = None) -> Twist:
         """The log-densities by which particles of labels y (B,) are weighed."""
@@ -163,6 +165,7 @@ class Guidance:
             "sigma_min": config.sigma_min or None,
             "sigma_max": config.sigma_max if config.sigma_max < float("inf") else None,  # JSON has no infinity
             "scale_outside": config.scale_outside or None,
+            "cap": config.cap,
             "class_scales": {str(label): scale for label, scale in scales.items()} or None,
             config.score: None if config.score == GuidanceConfig.score else config.all_score_options() or True,
             **self.sampler.guidance_record(),

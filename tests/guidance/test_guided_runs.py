@@ -171,11 +171,12 @@ def test_a_further_classifier_adds_its_score(model, classifier, classifier_run):
 @pytest.mark.parametrize(("k", "scale"), [(2, 3.0), (45, 1.0)])
 def test_outside_the_interval_classifiers_have_the_scale_for_there(model, classifier, classifier_run, k, scale):
     x_t, step = images(model), CHAIN.at(k, like=images(model))
-    limits = {"sigma_max": 1.0, "scale_outside": 1.0}
+    limits = {"sigma_max": 1.0, "scale_outside": 1.0, "cap": 1e6}
     guided = guidance(model, classifier, scale=3.0, further={str(classifier_run): 3.0}, **limits)
     by_hand = summed(*(classifier_score(classifier.log_prob, Y, scale) for _ in range(2)))
     assert torch.equal(guided.term(Y)(x_t, step), by_hand(x_t, step))
     assert guided.strengths["guidance.scale_outside"] == guided.record()["scale_outside"] == 1.0
+    assert guided.record()["cap"] == 1e6
 
 
 @pytest.mark.parametrize("gradient", ["x_0", "x_t"])
@@ -315,6 +316,7 @@ REFUSED_CONFIGS = {
         "autoguidance": AutoguidanceConfig(weight=2.0)
     },
     "scale_outside 1 acts outside an interval of noise levels, and there is none": {"scale_outside": 1.0},
+    "guidance.cap is a distance above 0, or null; got 0": {"cap": 0.0},
     "both extrapolate, each from another model; give one": by_weaker("run", 2.0) | free_of_class(2.0),
     "guidance.scale must be a number between -1e\\+06 and 1e\\+06, got nan": {"scale": math.nan},
     "guidance.scale must be .*, got 1e\\+30": {"scale": 1e30},
