@@ -56,7 +56,7 @@ def main(config: TargetGuidanceBenchmark) -> None:
         x_0 = from_uint8(torch.from_numpy(images).permute(0, 3, 1, 2))
         digits = judge.log_prob(x_0, torch.zeros(len(x_0))).argmax(dim=1).numpy()
         shares = ((ink.mean(axis=(1, 2)) > TABLE["THICK"]).mean(), (digits % 2).mean(), (digits == 7).mean())
-        return f"{slants.mean():.3f} | {slants.std():.3f} | " + "".join(f"{share:.1%} | " for share in shares)
+        return f"{slants.mean():.3f} | {slants.std():.3f} | " + " | ".join(f"{share:.1%}" for share in shares) + " |"
 
     print("| guide | s | slant | its sd | thick | odd | sevens |\n" + "| --- " * 7 + "|")
     print(f"| none | 0 | {measured()}")
