@@ -53,20 +53,26 @@ def run_command(
         print(stopped, end="\n" if str(stopped) else "", file=sys.stderr)
         _leave_process_group()
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
-        from .memory import is_out_of_memory, out_of_memory_message  # here, since it imports torch
-
-        is_bad_input = isinstance(error, ValueError | OSError | ImportError)
-        if os.environ.get("GUIDED_DIFFUSION_DEBUG") or not (is_bad_input or is_out_of_memory(error)):
+        text = _message(error, config_class)
+        if text is None or os.environ.get("GUIDED_DIFFUSION_DEBUG"):
             raise
-        text = str(error) if is_bad_input else out_of_memory_message(error, dict(options_of(config_class)))
-        if isinstance(error, OSError) and error.strerror and error.filename is not None:
-            # Without the operating system's error number; a file that was to be renamed is known by its new name.
-            text = f"{error.strerror}: {error.filename2 or error.filename}"
         print(f"error: {text}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _message(error: Exception, config_class: type) -> str | None:
+    """The message of bad input or of memory that ran out; None for any other error."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        # Without the operating system's error number; a file that was to be renamed is known by its new name.
+        return f"{error.strerror}: {error.filename2 or error.filename}"
+    if isinstance(error, ValueError | OSError | ImportError):
+        return str(error)
+    from .memory import is_out_of_memory, out_of_memory_message  # here, since it imports torch
+
+    return out_of_memory_message(error, dict(options_of(config_class))) if is_out_of_memory(error) else None
 
 
 def _leave_process_group() -> None:

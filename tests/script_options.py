@@ -165,6 +165,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "ddpm_steps",
         "num_samples",
         "out",
+        "particle_scales",
+        "particles",
         "scales",
     ),
     "diagnose_classifier": (

@@ -36,6 +36,30 @@ class DemoConfig:
     """Timesteps of DDIM."""
     ddpm_steps: int = 25
     """Timesteps of DDPM."""
+    particles: int = 4
+    """Particles of each sample where DDPM tilts exactly; 1 leaves that out."""
+    particle_scales: tuple[float, ...] = (1, 2)
+    """Guidance scales of that, which costs as many times DDPM as there are particles."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Samples of one row of the table."""
+
+    sampler: str
+    steps: int
+    scale: float
+    particles: int = 1
+
+    @property
+    def label(self) -> str:
+        """The sampler, as the table has it."""
+        return self.sampler if self.particles == 1 else f"{self.sampler}, K = {self.particles}"
+
+    @property
+    def directory(self) -> str:
+        """Name of the samples' directory."""
+        return f"{self.sampler}{'' if self.particles == 1 else f'-particles{self.particles}'}-scale{self.scale:g}"
 
 
 @dataclass(frozen=True)
@@ -47,6 +71,8 @@ class Job:
     """Command lines, without the leading "python"."""
     trains: Path | None = None
     """Run directory of the training among them."""
+    after: Path | None = None
+    """Run directory whose first checkpoint they wait for."""
 
 
 def run_demo(config: DemoConfig) -> None:
@@ -65,12 +91,14 @@ def run_demo(config: DemoConfig) -> None:
     for title, jobs in stages.items():
         run_stage(title, jobs, logs=config.out / "logs")
     outcomes: list[Outcome] = []
-    for sampler, steps, scale in _settings(config):
-        directory = config.out / "samples" / f"{sampler}-scale{scale:g}"
+    for one in _settings(config):
+        directory = config.out / "samples" / one.directory
         record = json.loads((directory / "evaluation.json").read_text())
         measured = {name: record[name] for name in ("metrics", "display_names")}
-        setting = {"sampler": sampler, "steps": steps, "scale": scale, "network_evaluations": steps}
-        outcomes.append(Outcome(**setting, **measured, grid=directory / "grid.png"))
+        setting = {"sampler": one.label, "steps": one.steps, "scale": one.scale}
+        evaluations = one.steps * one.particles
+        grid = directory / "grid.png"
+        outcomes.append(Outcome(**setting, network_evaluations=evaluations, **measured, grid=grid))
     commands = [command for jobs in stages.values() for job in jobs for command in job.commands]
     print(write_demo_report(config.out, outcomes, commands=commands))
     minutes = (time.perf_counter() - started) / 60
@@ -92,34 +120,35 @@ def demo_stages(config: DemoConfig) -> dict[str, list[Job]]:
     )
     floor = f"{evaluate} --generated {out}/digits/test --out {out}/floor.json"
 
-    def sampling(sampler: str, steps: int, scale: float) -> Job:
-        samples = f"{out}/samples/{sampler}-scale{scale:g}"
-        sample = (
-            f"scripts/sample.py --diffusion {out}/diffusion --classifier {out}/classifier --guidance.scale {scale:g} "
-            f"--sampler.name {sampler} --sampler.steps {steps} --num_samples {config.num_samples} "
-            f"--batch_size 120 --out {samples}"
-        )
-        evaluated = f"{evaluate} --generated {samples} --out {samples}/evaluation.json"
-        return Job(f"{sampler}-{scale:g}", (sample, evaluated))
-
     return {
         "writing the digits": [Job("digits", (f"scripts/make_digits.py --out {out}/digits",))],
-        "training the diffusion model": [
+        "training": [
             Job("diffusion", (diffusion,), trains=config.out / "diffusion"),
             Job("judge", (judge,), trains=config.out / "judge"),
+            Job("classifier", (classifier,), trains=config.out / "classifier", after=config.out / "diffusion"),
         ],
-        "training the classifier": [
-            Job("classifier", (classifier, diagnose), trains=config.out / "classifier"),
-            Job("floor", (floor,)),
-        ],
-        "sampling and evaluating": [sampling(*setting) for setting in _settings(config)],
+        "measuring the classifier and held-out digits": [Job("levels", (diagnose,)), Job("floor", (floor,))],
+        "sampling and evaluating": [_sampling(one, config, evaluate=evaluate) for one in _settings(config)],
     }
 
 
-def _settings(config: DemoConfig) -> list[tuple[str, int, float]]:
-    """Sampler, steps and scale of each setting."""
+def _settings(config: DemoConfig) -> list[Setting]:
     samplers = (("ddim", config.ddim_steps), ("ddpm", config.ddpm_steps))
-    return [(name, steps, scale) for name, steps in samplers for scale in config.scales]
+    plain = [Setting(name, steps, scale) for name, steps in samplers for scale in config.scales]
+    of_particles = config.particle_scales if config.particles > 1 else ()
+    return plain + [Setting("ddpm", config.ddpm_steps, scale, config.particles) for scale in of_particles]
+
+
+def _sampling(setting: Setting, config: DemoConfig, *, evaluate: str) -> Job:
+    out = shlex.quote(str(config.out))
+    samples = f"{out}/samples/{setting.directory}"
+    exact = "" if setting.particles == 1 else f" --guidance.particles {setting.particles}"
+    sample = (
+        f"scripts/sample.py --diffusion {out}/diffusion --classifier {out}/classifier "
+        f"--guidance.scale {setting.scale:g}{exact} --sampler.name {setting.sampler} --sampler.steps {setting.steps} "
+        f"--num_samples {config.num_samples} --batch_size 120 --out {samples}"
+    )
+    return Job(setting.directory, (sample, f"{evaluate} --generated {samples} --out {samples}/evaluation.json"))
 
 
 def run_stage(title: str, jobs: Sequence[Job], *, logs: Path) -> None:
@@ -169,6 +198,9 @@ def training_progress(job: Job) -> str | None:
 def _run_job(job: Job, log: Path, failed: Event) -> None:
     """Run a job's commands; end early if `failed` is set by a parallel job."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    while job.after is not None and latest(job.after) is None:
+        if failed.wait(timeout=0.2):
+            return
     with log.open("w") as output:
         for command in job.commands:
             print(f"$ python {command}", file=output, flush=True)

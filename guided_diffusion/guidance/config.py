@@ -117,8 +117,8 @@ class GuidanceConfig:
     sigma_max: float = float("inf")
     """Guide only up to this noise level."""
     scale_outside: float = 0.0
-    """s of the classifiers outside that interval. 1 there and more below sigma_max 1 kept modes and moments best of all
-    that was tried (docs/guidance.md)."""
+    """s of the classifiers outside that interval. With an exact classifier, 1 there and more below sigma_max 1 keeps
+    modes and moments best (docs/guidance.md)."""
     cap: float | None = None
     """Largest move of x_0 by scores of x_t, a root mean square over pixels in [-1, 1], such as 0.5 (2410.02416): less
     harm by a wrong classifier. null: none."""

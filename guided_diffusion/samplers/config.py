@@ -215,7 +215,7 @@ def make_particle_filter(config: SamplerConfig, count: int, weight: Weight) -> P
             f"guidance.particles {count} weighs samples by the density of the noise that each link draws, and "
             f"{config.name}{own} has none to weigh by; take ddpm, dpmpp_2m_sde, or ddim with sampler.eta 1"
         )
-    return ParticleFilter(link, config.entry.guidance, count, weight)
+    return ParticleFilter(link, count, weight)
 
 
 def check_clip(clip: float | None) -> None:

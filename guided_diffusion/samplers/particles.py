@@ -16,9 +16,8 @@ from torch import Tensor
 from ..diffusion.chain import DiffusionChain, Step, broadcast_like
 from ..diffusion.denoiser import Denoiser, Estimate
 from ..diffusion.noise import Noise
-from ..guidance.score import moved
 from ..guidance.twist import Twist, TwistAt, squared
-from .sampler import GuidancePlace, LastLink, Link, OnStep
+from .sampler import LastLink, Link, OnStep
 
 Weight = Literal["twisted", "feynman_kac"]
 """twisted (after 2306.17775): exact for the sampler's own chain and the classifier of its last level as particles grow
@@ -50,8 +49,8 @@ class State:
     """(B, count) float64 logarithms of their weights; exp has the mean Z_t(s) in expectation."""
     at: TwistAt | None = None
     """The twist at x; None where it does not act."""
-    last: tuple[LastLink, LastLink] | None = None
-    """The link that led here, of the unguided and of the guided sampler."""
+    last: LastLink | None = None
+    """The link that led here."""
     nats: Tensor | float = 0.0
     """(B * count,) 1/2 term.S.term of that link."""
 
@@ -62,16 +61,18 @@ class State:
     def resampled(self, u: Tensor) -> "State":
         """Particles by their weights, where fewer than half are effective; u: (B,) uniform in [0, 1)."""
         chosen, log_w = systematic(self.log_w, u)
-        last = self.last and (self.last[0].of(chosen), self.last[1].of(chosen))
-        return State(self.x[chosen], log_w, self.at and self.at.of(chosen), last)
+        return State(self.x[chosen], log_w, self.at and self.at.of(chosen), self.last and self.last.of(chosen))
 
 
 @dataclass(frozen=True)
 class ParticleFilter:
-    """Sequential Monte Carlo with the guided links of a sampler as proposals."""
+    """Sequential Monte Carlo that proposes by a sampler's links, N(mean, S), shifted by S times the twist's gradient.
+
+    Of all shifts that one suits a link best: it is the optimal proposal where the twist is linear. Tilting x_0 would
+    move the mean farther than S, at the least noisy levels many times, and weights would vary accordingly.
+    """
 
     link: Link
-    place: GuidancePlace
     count: int
     """Particles of each sample."""
     weight: Weight = "twisted"
@@ -123,23 +124,20 @@ class ParticleFilter:
 
     def _moved(self, state: State, estimate: Estimate, step: Step, noise: Noise | None) -> State:
         """Particles after a link, guided where the twist acts; without noise after the last link, unguided."""
-        term = None if state.at is None or noise is None else state.at.term
-        tilted = estimate if term is None else moved(estimate, step, term)
-        last = LastLink(estimate.x0, step), LastLink(tilted.x0, step)
-        plain, var = self.link(state.x, estimate, step, state.last and state.last[0])
-        if noise is None or term is None or state.at is None:
-            x = plain if noise is None else plain + var**0.5 * noise(state.x)
-            return replace(state, x=x, last=last, nats=0.0)
-        if self.place == "mean_shift":
-            guided = plain + var * term
-        else:
-            guided, _ = self.link(state.x, tilted, step, state.last and state.last[1])
-        z, d = noise(state.x), guided - plain
+        mean, var = self.link(state.x, estimate, step, state.last)
+        after = replace(state, last=LastLink(estimate.x0, step), nats=0.0)
+        if noise is None:
+            return replace(after, x=mean)
+        z = noise(state.x)
+        if state.at is None:
+            return replace(after, x=mean + var**0.5 * z)
+        term = state.at.term
         if self.weight == "feynman_kac":
             ratio = state.at.drift(var)
-        else:  # N(plain, var) over N(guided, var) at x_s
-            ratio = -(var**-0.5 * d.double() * z).flatten(1).sum(dim=1) - 0.5 * squared(d, 1 / var)
-        return replace(state, x=guided + var**0.5 * z, last=last, nats=0.5 * squared(term, var)).weighted(ratio)
+        else:  # N(mean, S) over N(mean + S term, S) at x_s
+            ratio = -(var**0.5 * term.double() * z).flatten(1).sum(dim=1) - 0.5 * squared(term, var)
+        x_s = mean + var * term + var**0.5 * z
+        return replace(after, x=x_s, nats=0.5 * squared(term, var)).weighted(ratio)
 
 
 def effective_share(log_w: Tensor) -> Tensor:

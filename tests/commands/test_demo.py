@@ -53,7 +53,7 @@ def test_every_command_of_the_demonstration_has_the_options_it_is_given(monkeypa
     for script, *options in map(shlex.split, commands):
         module = importlib.import_module(f"guided_diffusion.commands.{Path(script).stem}")
         parse(module.main.args[0], options)
-    assert len(commands) == 6 + 2 * 2 * 5
+    assert len(commands) == 6 + 2 * (2 * 5 + 2)
 
 
 def test_a_running_training_shows_its_loss_and_the_time_left(tmp_path):
@@ -85,6 +85,14 @@ def test_a_job_runs_its_commands_in_order_and_keeps_their_output(tmp_path):
     run_stage("twice", [Job("twice", ("-c \"print('one')\"", "-c \"print('two')\""))], logs=tmp_path)
     lines = (tmp_path / "twice.log").read_text().splitlines()
     assert [line for line in lines if not line.startswith("$")] == ["one", "two"]
+
+
+def test_a_job_waits_for_the_first_checkpoint_of_another(tmp_path):
+    checkpoint = tmp_path / "checkpoint-0000001"
+    making = Job("making", (f"-c \"import os, time; time.sleep(0.5); os.mkdir('{checkpoint}')\"",))
+    reading = Job("reading", (f"-c \"import os; print(os.listdir('{checkpoint}'))\"",), after=tmp_path)
+    run_stage("both", [making, reading], logs=tmp_path)
+    assert (tmp_path / "reading.log").read_text().splitlines()[-1] == "[]"
 
 
 def test_a_failing_command_ends_the_stage_at_once_with_the_end_of_its_output(tmp_path):

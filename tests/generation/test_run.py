@@ -21,7 +21,7 @@ from classifiers.trained_model import Classifier, load_classifier
 from guided_diffusion.commands.sample import SampleConfig, sample
 from guided_diffusion.commands.train_classifier import train_classifier
 from guided_diffusion.commands.train_diffusion import train_diffusion
-from guided_diffusion.data.formats.samples import iterate_shards, read_shard
+from guided_diffusion.data.formats.samples import iterate_shards, read_manifest, read_shard
 from guided_diffusion.diffusion.images import from_uint8
 from guided_diffusion.diffusion.model import DiffusionModel, load_diffusion
 from guided_diffusion.diffusion.schedules import ChainConfig
@@ -117,6 +117,35 @@ def test_only_missing_shards_are_made_again_and_to_the_byte(tmp_path, model, gui
     assert shard_bytes(tmp_path) == before
     remade = [file.name for file in tmp_path.glob("shard-*") if file.stat().st_mtime_ns != times[file.name]]
     assert remade == ["shard-00001.npz"]
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m_sde"])
+def test_particles_of_a_sample_do_not_depend_on_batches_and_their_shards_are_made_again_to_the_byte(
+    tmp_path, model, guide, sampler
+):
+    how = {"sampler": sampler, "guidance": GuidanceConfig(scale=2.0, particles=3), "num_samples": 8}
+    images = generated(tmp_path / "a", model, guide, **how, batch_size=12)
+    before, manifest = shard_bytes(tmp_path / "a"), read_manifest(tmp_path / "a")
+    (tmp_path / "a" / "shard-00001.npz").unlink()
+    generate(config(tmp_path / "a", **how, batch_size=12), model, guide)
+    assert shard_bytes(tmp_path / "a") == before
+    assert read_manifest(tmp_path / "a") == manifest
+    one_at_a_time = generated(tmp_path / "b", model, guide, **how, batch_size=2)
+    assert np.abs(images.astype(int) - one_at_a_time).max() <= 1
+    measured = manifest["measured"]
+    assert [len(measured[name]) for name in ("nats_by_timestep", "ess_by_timestep")] == [4, 5]
+    assert measured["nats"] == pytest.approx(sum(nats for _, nats in measured["nats_by_timestep"]))
+    assert all(1 / 3 < share <= 1 for _, share in measured["ess_by_timestep"])
+    assert manifest["guidance"]["particles"] == 3
+
+
+def test_one_particle_is_guidance_alone_and_its_manifest_has_the_nats(tmp_path, model, guide):
+    plain = generated(tmp_path / "a", model, guide, sampler="ddpm", guidance=GuidanceConfig(scale=2.0))
+    one = generated(tmp_path / "b", model, guide, sampler="ddpm", guidance=GuidanceConfig(scale=2.0, particles=1))
+    assert np.array_equal(plain, one)
+    assert read_manifest(tmp_path / "b") == read_manifest(tmp_path / "a")
+    assert read_manifest(tmp_path / "a")["measured"]["nats"] > 0
+    assert "particles" not in read_manifest(tmp_path / "a")["guidance"]
 
 
 def test_two_processes_make_the_bytes_that_one_makes_after_any_interruption(tmp_path, diffusion_run, classifier_run):
