@@ -123,7 +123,8 @@ class Guidance:
 
     def twist(self, y: Tensor, *, ids: Sequence[int] | None = None) -> Twist:
         """The log-densities by which particles of labels y (B,) are weighed."""
-        return Twist(tuple(self.log_densities(y, ids=ids)), self.config.sigma_min, self.config.sigma_max)
+        limits = {"sigma_min": self.config.sigma_min, "sigma_max": self.config.sigma_max}
+        return Twist(tuple(self.log_densities(y, ids=ids)), self.config.particle_weight == "twisted", **limits)
 
     def log_densities(self, y: Tensor, *, ids: Sequence[int] | None = None) -> list[tuple[LogDensity, Scale]]:
         """The log-densities of x_t whose scores `term` adds up, each with its scale, but for `score` and interval."""

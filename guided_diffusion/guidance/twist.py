@@ -43,13 +43,17 @@ class TwistAt:
 
 @dataclass(frozen=True)
 class Twist:
-    """V_t(x_t) = sum of s_i log c_i(x_t): particles at x_t follow q_t exp V_t.
+    """V_t(x_t) = sum of s_i(t) log c_i(x_t): particles at x_t follow q_t exp V_t.
 
     exp V_t is the twisting function of twisted diffusion (Wu et al., 2306.17775), here of classifiers of noisy images.
+    The best one is E[c(x_0)^s | x_t]. For s > 1 it lies between c_t^s (Jensen) and c_t (c <= 1): near the first where
+    the class is certain, near the second where it is not.
     """
 
     parts: tuple[tuple[LogDensity, Scale], ...]
     """Each log c_i with its s_i, a number or (B,)."""
+    rises: bool = True
+    """s(t) = 1 + (s - 1) alpha_bar for s > 1, in place of s at every level, so that it reaches s where tilting ends."""
     sigma_min: float = 0.0
     sigma_max: float = math.inf
     """Noise levels at which it acts, as for `within`."""
@@ -58,14 +62,22 @@ class Twist:
         """True at a noise level that is guided."""
         return is_inside(step, self.sigma_min, self.sigma_max)
 
-    def __call__(self, x_t: Tensor, step: Step) -> TwistAt:
-        """The value and slopes at x_t (B, C, H, W)."""
+    def __call__(self, x_t: Tensor, step: Step, *, ends: bool = False) -> TwistAt:
+        """The value and slopes at x_t (B, C, H, W); ends: tilting ends here, where s(t) is s."""
         value, slopes = torch.zeros(len(x_t), dtype=torch.float64, device=x_t.device), list[Tensor]()
-        for log_density, scale in self.parts:
+        scales = tuple(scale if ends or not self.rises else risen(scale, step) for _, scale in self.parts)
+        for (log_density, _), scale in zip(self.parts, scales, strict=True):
             part, slope = value_and_gradient(lambda x, of=log_density: of(x, step), x_t)
             value = value + scale * part.double()
             slopes.append(slope)
-        return TwistAt(value, tuple(slopes), tuple(scale for _, scale in self.parts))
+        return TwistAt(value, tuple(slopes), scales)
+
+
+def risen(scale: Scale, step: Step) -> Scale:
+    """1 + (s - 1) alpha_bar where s > 1, else s."""
+    if isinstance(scale, Tensor):
+        return torch.where(scale > 1, 1 + (scale - 1) * float(step.alpha_bar), scale)
+    return 1 + (scale - 1) * float(step.alpha_bar) if scale > 1 else scale
 
 
 def squared(x: Tensor, var: Tensor | float) -> Tensor:

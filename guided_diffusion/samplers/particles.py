@@ -116,7 +116,7 @@ class ParticleFilter:
         leaves = state.at is not None and not is_active
         if not is_active and not (leaves and self.weight == "twisted"):
             return replace(state, at=None)
-        at = twist(state.x, step)
+        at = twist(state.x, step, ends=leaves)
         if state.at is None:
             return replace(state, at=at).weighted(at.value)
         ratio = at.value - state.at.value if self.weight == "twisted" else torch.zeros_like(at.value)

@@ -128,7 +128,7 @@ def test_the_feynman_kac_weight_of_an_exact_linear_twist_is_known():
     links S, the posterior's variance, is short of the link's by 3%.
     """
     chain, s, a = CHAIN.shortened(timestep_subset(1000, "250")), 2.0, 0.5
-    weighted = sampled(Twist(((exact_twist(a), s),)), groups=8, count=2, chain=chain, weight="feynman_kac")
+    weighted = sampled(Twist(((exact_twist(a), s),), rises=False), groups=8, count=2, chain=chain, weight="feynman_kac")
     x_T, alpha_bar = draws(16, 1, 1, 1, seed=3).flatten(), float(chain.alpha_bar[-1])
     start = s * (a * alpha_bar**0.5 * x_T + 0.5 * a**2 * (1 - alpha_bar))
     expected = start.reshape(8, 2).logsumexp(dim=1) - math.log(2) + (1 - 1 / s) * weighted.nats.sum(dim=0)
@@ -155,7 +155,7 @@ def test_particles_count_the_nats_that_a_guided_run_spends():
     term = meter.metered(classifier_score(mixture.log_prob, y, 2.0))
     x_T = draws(6, 2, 1, 2, seed=3)
     alone = ddpm(mixture.denoiser, SHORT, x_T, batch_noise(4), mean_shift=term, on_step=meter.on_step)
-    twist = Twist(((class_log_density(mixture.log_prob, y), 2.0),))
+    twist = Twist(((class_log_density(mixture.log_prob, y), 2.0),), rises=False)
     run = partial(make_particle_filter(NOISY_SAMPLERS["ddpm"], 1, "twisted"), mixture.denoiser, SHORT, x_T)
     weighted = run(batch_noise(4), twist=twist, choices=lambda: torch.zeros(6).double())
     assert_close(weighted.nats, torch.stack(meter.by_level))
