@@ -123,8 +123,8 @@ class Guidance:
 
     def twist(self, y: Tensor, *, ids: Sequence[int] | None = None) -> Twist:
         """The log-densities by which particles of labels y (B,) are weighed."""
-        limits = {"sigma_min": self.config.sigma_min, "sigma_max": self.config.sigma_max}
-        return Twist(tuple(self.log_densities(y, ids=ids)), self.config.particle_weight == "twisted", **limits)
+        config, parts = self.config, tuple(self.log_densities(y, ids=ids))
+        return Twist(parts, config.particle_weight == "twisted", config.sigma_min, config.sigma_max)
 
     def log_densities(self, y: Tensor, *, ids: Sequence[int] | None = None) -> list[tuple[LogDensity, Scale]]:
         """The log-densities of x_t whose scores `term` adds up, each with its scale, but for `score` and interval."""
@@ -170,8 +170,11 @@ class Guidance:
             "class_scales": {str(label): scale for label, scale in scales.items()} or None,
             config.score: None if config.score == GuidanceConfig.score else config.all_score_options() or True,
             **self.sampler.guidance_record(),
-            "particles": config.particles if config.particles > 1 else None,
-            "particle_weight": config.particle_weight if config.particles > 1 else None,
+            **(
+                {"particles": config.particles, "particle_weight": config.particle_weight}
+                if config.particles > 1
+                else {}
+            ),
             "further": [classifier_record(one) | {"scale": scale} for one, scale in further] or None,
             "free_weight": config.classifier_free.weight,
             "weak": self.weaker and weights_record(self.weaker) | {"weight": config.autoguidance.weight},
