@@ -193,8 +193,9 @@ class GuidanceConfig:
         strengths |= {f"further of {name}": scale for name, scale in self.further.items()}
         return {f"guidance.{name}": value for name, value in strengths.items() if value is not None}
 
-    def particle_record(self) -> dict[str, Any]:
-        """The particles as manifests record them; empty for guidance alone."""
+    @property
+    def weighing(self) -> dict[str, int | str]:
+        """The options of particles, where there are several."""
         return {} if self.particles == 1 else {"particles": self.particles, "particle_weight": self.particle_weight}
 
     @property
