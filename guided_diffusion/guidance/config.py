@@ -195,6 +195,11 @@ class GuidanceConfig:
         return {f"guidance.{name}": value for name, value in strengths.items() if value is not None}
 
     @property
+    def weighing(self) -> dict[str, int | str]:
+        """The options of particles, where there are several."""
+        return {} if self.particles == 1 else {"particles": self.particles, "particle_weight": self.particle_weight}
+
+    @property
     def is_limited(self) -> bool:
         """True where guidance acts in an interval of noise levels only."""
         return self.sigma_min > 0 or self.sigma_max < float("inf")

@@ -170,11 +170,7 @@ class Guidance:
             "class_scales": {str(label): scale for label, scale in scales.items()} or None,
             config.score: None if config.score == GuidanceConfig.score else config.all_score_options() or True,
             **self.sampler.guidance_record(),
-            **(
-                {"particles": config.particles, "particle_weight": config.particle_weight}
-                if config.particles > 1
-                else {}
-            ),
+            **config.weighing,
             "further": [classifier_record(one) | {"scale": scale} for one, scale in further] or None,
             "free_weight": config.classifier_free.weight,
             "weak": self.weaker and weights_record(self.weaker) | {"weight": config.autoguidance.weight},
