@@ -39,6 +39,11 @@ class InpaintConfig(GuidedRunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, max_images=1, resample_steps=1)
+        if self.guidance.particles > 1:
+            raise ValueError(
+                f"guidance.particles {self.guidance.particles} weigh whole images, and here known pixels are kept; "
+                f"leave it out"
+            )
         if self.resample_steps == 1:
             return
         if self.sampler.name != InpaintConfig.sampler.name:

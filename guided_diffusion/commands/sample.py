@@ -22,7 +22,8 @@ class SampleConfig(SampleSetConfig):
 
     animate: int = 0
     """Number of first samples whose denoising OUT/animation.webp shows, x_t on the left, the estimate of x_0 on the
-    right; with an upsampler, OUT/base has it. Can be asked for when all samples are there."""
+    right; of particles the first, which need not be the one kept. With an upsampler, OUT/base has it. Can be asked for
+    when all samples are there."""
     upsampler: Path | None = None
     """Run directory or checkpoint of an upsampler that enlarges the samples, with the same sampler settings: samples go
     to OUT/base, enlargements to OUT. For other settings: scripts/upsample.py."""

@@ -14,11 +14,12 @@ class NatsMeter:
     Over a path it sums to KL(guided || unguided) of the two laws of paths (Girsanov), exactly for the ancestral sampler
     with a mean shift. Other samplers are measured by the ancestral links between the same levels, so that numbers
     compare. With exact score and classifier and scale 1 it is the mean of log p(y | x_0) / p(y), at most log 1 / p(y).
-    The last link, which draws no noise, is left out.
+    The last link, which draws no noise, is left out. A link that is taken repeatedly counts each time.
     """
 
     def __init__(self) -> None:
         self._term: Tensor | None = None
+        self._last: int | None = None
         self.by_level: list[Tensor] = []
         """(B,) float64 nats of each link but the last, the noisiest first."""
 
@@ -35,5 +36,6 @@ class NatsMeter:
     def on_step(self, k: int, x: Tensor, estimate: Estimate) -> None:
         """Count the nats of the link at index k, as an `OnStep`."""
         if k > 0 and self._term is not None:
-            self.by_level.append(0.5 * squared(self._term, link_variance(estimate)))
-        self._term = None
+            before = self.by_level.pop() if k == self._last else 0.0
+            self.by_level.append(before + 0.5 * squared(self._term, link_variance(estimate)))
+        self._term, self._last = None, k

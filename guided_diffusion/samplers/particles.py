@@ -92,8 +92,9 @@ class ParticleFilter:
         """Samples from x_T (B * count, C, H, W) standard normal, a sample's particles in a row.
 
         twist: for that many states. choices: draws (B,) uniform in [0, 1), for resampling and for the one particle that
-        is kept. on_step is shown each sample's first particle. The last link draws no noise and is left unguided, or
-        its weight would have no density; the classifier is asked about x_0 at the chain's first timestep.
+        is kept. on_step is shown each sample's first particle, not a number where any is not finite. The last link
+        draws no noise and is left unguided, or its weight would have no density; the classifier is asked about x_0 at
+        the chain's first timestep.
         """
         ess, nats = list[Tensor](), list[Tensor]()
         state = State(x_T, torch.zeros(len(x_T) // self.count, self.count, dtype=torch.float64, device=x_T.device))
@@ -107,7 +108,8 @@ class ParticleFilter:
             nats.append((state.log_w.new_zeros(len(x_T)) + state.nats).reshape(-1, self.count).mean(dim=1))
             if on_step is not None:
                 first = slice(None, None, self.count)
-                on_step(k, state.x[first], replace(estimate, x0=estimate.x0[first]))
+                x = state.x[first].masked_fill(is_broken(state.x, self.count), math.nan)
+                on_step(k, x, replace(estimate, x0=estimate.x0[first]))
         state = self._arrived(state, twist, chain.at(0, like=x_T), is_active=False)
         return drawn(state, broadcast_like(choices(), x_T), torch.stack(ess), torch.stack(nats[:-1]))
 
@@ -140,6 +142,11 @@ class ParticleFilter:
         return replace(after, x=x_s, nats=0.5 * squared(term, var)).weighted(ratio)
 
 
+def is_broken(x: Tensor, count: int) -> Tensor:
+    """(B, 1, 1, 1) bool, True for a sample with a value among its `count` particles that is not finite."""
+    return ~x.isfinite().unflatten(0, (-1, count)).flatten(1).all(dim=1).reshape(-1, *(1,) * (x.ndim - 1))
+
+
 def effective_share(log_w: Tensor) -> Tensor:
     """1 / (K sum of w^2) (B,), the effective number of K particles over K, of log-weights (B, K)."""
     return 1 / (log_w.softmax(dim=1).square().sum(dim=1) * log_w.shape[1])
@@ -167,5 +174,5 @@ def drawn(state: State, u: Tensor, ess: Tensor, nats: Tensor) -> Weighted:
     log_mean = state.log_w.logsumexp(dim=1) - math.log(count)
     chosen = torch.searchsorted(state.log_w.softmax(dim=1).cumsum(dim=1), u[:, None]).clamp(max=count - 1).flatten()
     x_0 = state.x[chosen + count * torch.arange(len(chosen), device=chosen.device)]
-    broken = ~log_mean.isfinite().reshape(-1, *(1,) * (x_0.ndim - 1))  # a particle that is not finite is not dropped
+    broken = is_broken(state.x, count) | is_broken(log_mean.reshape(-1, 1, 1, 1), 1)  # none is dropped in silence
     return Weighted(x_0.masked_fill(broken, math.nan), log_mean, ess, nats)

@@ -141,3 +141,8 @@ def test_resampling_is_for_ddpm(tmp_path, class_folder, mask):
         ValueError, match="resample_steps 10 takes ddpm's links repeatedly, and ddim has none; add --resample_steps 1"
     ):
         config(tmp_path, class_folder, mask, sampler="ddim", resample_steps=10)
+
+
+def test_particles_which_would_be_ignored_are_refused(tmp_path, class_folder, mask):
+    with pytest.raises(ValueError, match="guidance.particles 4 weigh whole images, and here known pixels are kept"):
+        config(tmp_path, class_folder, mask, guidance=GuidanceConfig(particles=4))

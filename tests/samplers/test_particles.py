@@ -22,7 +22,7 @@ from guided_diffusion.diffusion.schedules import ChainConfig, chain_from_betas, 
 from guided_diffusion.guidance import class_log_density, classifier_score, score_of
 from guided_diffusion.guidance.nats import NatsMeter
 from guided_diffusion.guidance.twist import Twist
-from guided_diffusion.samplers import SamplerConfig, ddpm
+from guided_diffusion.samplers import SamplerConfig, ddpm, repaint
 from guided_diffusion.samplers.config import make_particle_filter
 from guided_diffusion.samplers.particles import Weighted, systematic
 
@@ -54,12 +54,13 @@ def exact_twist(a: float) -> Callable[[Tensor, Step], Tensor]:
 
 def sampled(
     twist: Twist, *, groups: int, count: int, config: SamplerConfig = NOISY_SAMPLERS["ddpm"],
-    chain: DiffusionChain = SHORT, denoiser=GAUSSIAN.denoiser, size: int = 1, weight="twisted",
+    chain: DiffusionChain = SHORT, denoiser=GAUSSIAN.denoiser, size: int = 1, weight="twisted", on_step=None,
 ) -> Weighted:  # fmt: skip
     generator = torch.Generator().manual_seed(7)
     return make_particle_filter(config, count, weight)(
         denoiser, chain, draws(groups * count, size, 1, 1, seed=3), batch_noise(4), twist=twist,
         choices=lambda: torch.rand(groups, generator=generator, dtype=torch.float64),
+        on_step=on_step,
     )  # fmt: skip
 
 
@@ -149,6 +150,14 @@ def test_nats_of_a_linear_twist_are_the_sum_of_squared_slopes():
     assert expected == pytest.approx(0.5 * scale**2 * a**2, rel=0.02)  # S is the posterior's variance
 
 
+def test_a_link_that_is_taken_repeatedly_spends_its_nats_each_time():
+    once, thrice = NatsMeter(), NatsMeter()
+    for meter, sampler in ((once, ddpm), (thrice, partial(repaint, resample_steps=3))):
+        term = meter.metered(score_of(exact_twist(0.7), 1.0))
+        sampler(GAUSSIAN.denoiser, SHORT, draws(3, 1, 1, 1), batch_noise(1), mean_shift=term, on_step=meter.on_step)
+    assert_close(torch.stack(thrice.by_level), 3 * torch.stack(once.by_level))
+
+
 def test_particles_count_the_nats_that_a_guided_run_spends():
     mixture = three_blobs(CHAIN)
     meter, y = NatsMeter(), torch.ones(6, dtype=torch.int64)
@@ -186,8 +195,11 @@ def test_a_particle_that_is_not_finite_is_not_dropped_in_silence():
         at = torch.arange(len(x_t)) == 4  # the second particle of the second sample
         return Estimate(estimate.x0.masked_fill(at.reshape(-1, 1, 1, 1), math.nan), estimate.log_var)
 
-    x_0 = sampled(Twist(((linear(lambda step: 0.5), 1.0),)), groups=3, count=3, denoiser=broken).x_0
-    assert x_0.isnan().flatten().tolist() == [False, True, False]
+    shown = list[Tensor]()
+    twist = Twist(((linear(lambda step: 0.5), 1.0),), sigma_min=0.1)  # below, no weight would tell of it
+    x_0 = sampled(twist, groups=3, count=3, denoiser=broken, on_step=lambda k, x, _: shown.append(x)).x_0
+    for x in (x_0, *shown):
+        assert x.isnan().flatten().tolist() == [False, True, False]
 
 
 def test_a_particles_noise_depends_on_seed_sample_and_particle_alone_and_the_first_is_the_samples_own():
