@@ -13,6 +13,7 @@ posterior's variance, on evenly spaced links. For each setting the table has, av
   ESS     the smallest effective share of the particles over the levels, averaged over samples
   nats    spent, 1/2 the sum of term.S.term
 
+"V = s log c" is the twisted weight with s at every level in place of 1 + (s - 1) alpha_bar.
 "doubled" is a classifier whose logits are doubled at every level but the first timestep.
 """
 
@@ -108,8 +109,8 @@ def alone(scale: float, links: int) -> Method:
     return sampled
 
 
-def by_particles(scale: float, links: int, particles: int, weight: Weight) -> Method:
-    """One of each sample's particles."""
+def by_particles(scale: float, links: int, particles: int, weight: Weight, *, rises: bool) -> Method:
+    """One of each sample's particles; rises: the twist's power rises to the scale as noise falls."""
 
     def sampled(mixture: GaussianMixture, log_prob: LogProb, c: int, count: int) -> Samples:
         density = class_log_density(log_prob, torch.full((count * particles,), c))
@@ -119,7 +120,7 @@ def by_particles(scale: float, links: int, particles: int, weight: Weight) -> Me
             sampling_chain(ChainConfig(), str(links)),
             draws(count * particles, mixture.means.shape[1], 1, 1, seed=101 + c),
             batch_noise(c),
-            twist=Twist(((density, scale),), rises=weight == "twisted"),
+            twist=Twist(((density, scale),), rises=rises),
             choices=lambda: torch.rand(count, generator=generator, dtype=torch.float64),
         )
         log_z = float(weighted.log_mean_weight.logsumexp(dim=0)) - math.log(count)
@@ -151,11 +152,11 @@ def main(config: ExactGuidanceBenchmark) -> None:
         figure().savefig(config.figure, dpi=100)
     problems = [mixture_problem(seed, GuidanceBenchmark(samples=1)) for seed in range(config.mixtures)]
     if config.settings:
-        print(f"{'classifier':>10} {'s':>2} {'links':>5} {'guidance':>16}    FD   p(y|x) log Z   ESS   nats")
+        print(f"{'classifier':>10} {'s':>2} {'links':>5} {'guidance':>18}    FD   p(y|x) log Z   ESS   nats")
     for setting in config.settings:
         for name, cells in rows(setting, problems, config.samples):
             where = f"{setting.classifier:>10} {setting.scale:>2g} {setting.links:>5}"
-            print(f"{where} {name:>16} {cells}", flush=True)
+            print(f"{where} {name:>18} {cells}", flush=True)
 
 
 def rows(setting: Setting, problems: list[Problem], count: int) -> Iterator[tuple[str, str]]:
@@ -166,9 +167,11 @@ def rows(setting: Setting, problems: list[Problem], count: int) -> Iterator[tupl
     methods: dict[str, Method | None] = {
         "exact draws": None,
         "alone": alone(scale, links),
-        f"K = {particles} twisted": by_particles(scale, links, particles, "twisted"),
-        f"K = {particles} FK": by_particles(scale, links, particles, "feynman_kac"),
+        f"K = {particles} twisted": by_particles(scale, links, particles, "twisted", rises=True),
+        f"K = {particles} FK": by_particles(scale, links, particles, "feynman_kac", rises=False),
     }
+    if scale > 1:
+        methods[f"K = {particles} V = s log c"] = by_particles(scale, links, particles, "twisted", rises=False)
     for name, method in methods.items():
         found = list[tuple[float, ...]]()
         for problem, of_class, log_z in zip(problems, reference, z, strict=True):
@@ -202,10 +205,11 @@ def figure() -> Figure:
     mixture = GaussianMixture(means, covariances, torch.full((6,), 1 / 6).double(), make_chain(ChainConfig()))
     problem = Problem(mixture, 2, 1)
     count, scale, links = 1500, 4.0, 100
+    by_16 = by_particles(scale, links, 16, "twisted", rises=True)
     panels = {
         "exact draws of p(x) p(y given x)⁴": Samples(exact_draws(problem, scale, 0, count, seed=1)),
         "guidance alone, s = 4": alone(scale, links)(mixture, problem.log_prob, 0, count),
-        "16 particles, s = 4": by_particles(scale, links, 16, "twisted")(mixture, problem.log_prob, 0, count),
+        "16 particles, s = 4": by_16(mixture, problem.log_prob, 0, count),
     }
     drawn = Figure(figsize=(10.5, 3.9), layout="constrained")
     axis_x, axis_y = torch.linspace(-2.4, 2.6, 120).double(), torch.linspace(-2.2, 2.6, 120).double()
