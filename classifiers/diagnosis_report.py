@@ -44,7 +44,7 @@ _PANELS: tuple[tuple[str, str, Callable[[LevelReport], float]], ...] = (
 """Title, label of the y axis and curve of each panel."""
 
 MOST_CURVES = 5
-"""Pairs of levels in the panel of the martingale test."""
+"""Pairs of levels in the panel of the martingale test, besides the least consistent one."""
 
 
 def format_diagnosis(diagnosis: Diagnosis) -> str:
@@ -65,14 +65,15 @@ def format_diagnosis(diagnosis: Diagnosis) -> str:
     ]
     if paired:
         lines += [
-            "nats: what guidance at scale 1 spends about the level, over all links of the chain.",
+            "nats: spent by guidance at scale 1 near the level; they sum to those of all links of the chain.",
             "",
             "Between neighbouring levels, from the noisier t to s, along one noising path of each image:",
             "",
             *_table(_PAIR_COLUMNS, diagnosis.pairs),
             "",
             "gained: rise of the mean log p(y), nats; an exact classifier spends as much. moved: probability",
-            "between bins of p(y). z: the largest change of a bin, in standard errors; its mean p at t and at s.",
+            "that moves between bins of p(y | x_t). z: change of the bin that changes most, standard errors;",
+            "p at t, p at s: its mean probability at both levels, equal for an exact classifier.",
         ]
     return "\n".join(lines)
 
@@ -134,12 +135,14 @@ def _draw_information(axis: Axes, pairs: Sequence[PairReport]) -> None:
     axis.axhline(0, color="grey", linewidth=0.8)
     axis.grid(alpha=0.3)
     axis.set_title("Nats between noise levels", fontsize=11)
+    axis.set_xlabel("timestep t")
     axis.set_ylabel("nats")
     axis.legend(fontsize=9)
 
 
 def _draw_martingale(axis: Axes, pairs: Sequence[PairReport]) -> None:
-    shown = [pairs[i] for i in evenly_spaced(len(pairs), most=MOST_CURVES)]
+    worst = max(range(len(pairs)), key=lambda i: pairs[i].z)
+    shown = [pairs[i] for i in sorted({worst, *evenly_spaced(len(pairs), most=MOST_CURVES)})]
     for curve, pair in enumerate(shown):
         axis.errorbar(
             [one.p_t for one in pair.bins], [one.p_s for one in pair.bins], [one.standard_error for one in pair.bins],

@@ -109,7 +109,7 @@ def _calibration(diagnosis: Diagnosis, informed: Sequence[LevelReport], scale: f
         return f"It is overconfident: its log-probabilities are calibrated when scaled by {scale:.2g} ({error})."
     if scale > RESOLUTION:
         return f"It is underconfident: its log-probabilities are calibrated when scaled by {scale:.2g} ({error})."
-    return f"It is calibrated: scaling its log-probabilities by {scale:.2g}, about 1, is best ({error})."
+    return f"It is calibrated: the best scale of its log-probabilities is {scale:.2g} ({error})."
 
 
 def _consistency(pairs: Sequence[PairReport]) -> str:

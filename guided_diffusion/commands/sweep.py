@@ -159,7 +159,7 @@ def _outcome(networks: Networks, setting: SampleConfig, evaluator: "Evaluator") 
         scale=None if setting.classifier is None else setting.guidance.scale,
         axes={name: attrgetter(name)(setting) for name in evaluator.config.axes},
         network_evaluations=network_evaluations(run),
-        nats=(read_manifest(setting.out).get(MEASURED) or {}).get("nats"),
+        measured=read_manifest(setting.out).get(MEASURED) or {},
         metrics=record.metrics,
         display_names=record.display_names,
         grid=setting.out / "grid.png",

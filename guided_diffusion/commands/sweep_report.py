@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ..evaluation.metrics import HEADLINES, RANKING
 from ..files import atomic_write
 from ..html import Markup, gallery, image, png, section, table, write_page
+from .path_curves import path_curves
 from .sweep_settings import OWN_OPTIONS, SAMPLER, SCALE, STEPS, short_name, shown
 
 COLUMNS = 3
@@ -32,8 +33,8 @@ class Outcome:
     network_evaluations: int
     """Evaluations of denoising networks for each sample, those of classifier-free guidance and autoguidance included,
     those of classifiers not."""
-    nats: float | None = None
-    """Mean nats of guidance for each sample; None where they are not measured."""
+    measured: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Of guidance while the samples were made, as their manifest has it: nats, by timestep too, and particles."""
     metrics: Mapping[str, float]
     display_names: Mapping[str, str]
     """Printed names of the metrics, with the number of samples."""
@@ -141,6 +142,7 @@ def write_sweep_report(out: Path, outcomes: Sequence[Outcome]) -> Path:
         *(Markup("<p>{}.</p>").format(sentence) for sentence in grid_edges(outcomes)),
         section(f"{_axis_label(against).capitalize()} against quality", image(curves)),
         section("Cost against quality", image(cost)),
+        *(section("Guidance along the chain", image(png(path))) for path in [_path_curves(outcomes)] if path),
         section("The best at each value", table(*_best_at_each_value(outcomes))),
         section("Numbers", table(head, rows, marked=list(outcomes).index(best))),
         *(section(f"Samples by {_axis_label(option)}: {in_words(others_of(best, option))}", _beside(outcomes, option))
@@ -171,6 +173,13 @@ def quality_curves(outcomes: Sequence[Outcome], *, real: Mapping[str, float] | N
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=COLUMNS)
     return figure
+
+
+def _path_curves(outcomes: Sequence[Outcome]) -> Figure | None:
+    options, ranked = _swept(outcomes), sorted(outcomes, key=lambda outcome: outcome.rank)[:MOST_LINES]
+    settings = [{option: outcome.setting[option] for option in options} for outcome in ranked]
+    words = [in_words(setting, longest=LONGEST_TEXT) for setting in settings]
+    return path_curves({name: outcome.measured for name, outcome in zip(words, ranked, strict=True)})
 
 
 def cost_curve(outcomes: Sequence[Outcome]) -> Figure:
@@ -250,10 +259,10 @@ def _cells(outcomes: Sequence[Outcome]) -> list[list[str]]:
     options = [name for name in outcomes[0].setting if name != SCALE or values_of(outcomes, SCALE) != [None]]
     heads = {SAMPLER: "sampler", STEPS: "steps", SCALE: "s"}
     head = [heads.get(name, short_name(name)) for name in options]
-    measured = ["nats"] if any(outcome.nats is not None for outcome in outcomes) else []
+    measured = ["nats"] if any("nats" in outcome.measured for outcome in outcomes) else []
     rows = [[*head, "evaluations", *measured, *(outcomes[0].display_names[key] for key in numbers)]]
     for outcome in outcomes:
-        nats = ["" if outcome.nats is None else f"{outcome.nats:.2f}" for _ in measured]
+        nats = [f"{outcome.measured[name]:.2f}" if name in outcome.measured else "" for name in measured]
         own = ["" if name == SCALE and outcome.scale is None else shown(outcome.setting[name]) for name in options]
         rows.append([*own, str(outcome.network_evaluations), *nats, *metric_cells(outcome.metrics, numbers)])
     return rows

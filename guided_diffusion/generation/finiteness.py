@@ -69,10 +69,12 @@ def likeliest_cause(
     sampler: SamplerConfig | None = None,
     strengths: Mapping[str, float] | None = None,
     precision: str = "float32",
+    function: str | None = None,
 ) -> str:
     """The likeliest cause of numbers that are not finite, and the remedy, in words.
 
     models: loaded models and classifiers, whose weights are searched. strengths: of guidance, by option.
+    function: name of a function that guides.
     """
     for model in models:
         if isinstance(model.network, nn.Module) and not all(p.isfinite().all() for p in model.network.parameters()):
@@ -85,6 +87,9 @@ def likeliest_cause(
     if sampler is not None:
         settings |= {f"sampler.{name}": value for name, value in sampler.unusual_options().items()}
     numbers = [f"{name} {value:g}" for name, value in settings.items() if isinstance(value, int | float)]
+    if function is not None:
+        others = "".join(f", or {number}" for number in numbers)
+        return f"the likeliest cause is guidance.function {function}, not finite itself or in its gradient{others}"
     if unusual := " and ".join(numbers):
         return f"the likeliest cause is {unusual}; take values nearer to the defaults"
     return "all weights are finite, but training may have diverged; take an earlier checkpoint"

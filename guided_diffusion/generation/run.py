@@ -221,7 +221,9 @@ class SamplingRun:
         return [network for network in networks if network is not None]
 
     def _likeliest_cause(self) -> str:
-        return likeliest_cause(self.loaded, self.settings.sampler, self.guidance.strengths, self.settings.precision)
+        name = None if self.guidance.function is None else self.guidance.function.name
+        settings = self.settings
+        return likeliest_cause(self.loaded, settings.sampler, self.guidance.strengths, settings.precision, name)
 
     def manifest(self, plan: Plan) -> dict[str, Any]:
         """All that the samples' pixels depend on, except for floating-point kernels."""

@@ -100,8 +100,9 @@ class GuidanceConfig:
     """A classifier that was not trained on noise."""
     function: str | None = None
     """Any differentiable function of images as a log-density: your own, MODULE:NAME, importable from the working
-    directory, of the estimate of x_0 unless it is marked noisy or through_network; or measurement, of a linear operator
-    y = A x_0 + noise: inpainting, super-resolution, deblurring (docs/guidance.md)."""
+    directory, of the estimate of x_0 unless it is marked noisy or through_network; measurement, of a linear operator
+    y = A x_0 + noise: inpainting, super-resolution, deblurring; or a run of train_classifier: regression and attributes
+    (--target), discriminator (of real against generated images). See docs/guidance.md."""
     function_options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Options of the function by name: '{target: 0.3}'."""
     function_scale: float | None = None

@@ -139,7 +139,7 @@ def check_guide(guide: Guide, step: Step, images: Tensor, y: Tensor) -> bool:
         ) from error
     shape = tuple(values.shape) if isinstance(values, Tensor) else None
     if shape != (len(x),):
-        found = shape or type(values).__name__
+        found = type(values).__name__ if shape is None else shape
         raise ValueError(f"{name} must give one value for each image, ({len(x)},), got {found}; sum over the others")
     if not values.isfinite().all():
         raise ValueError(f"{name} gives values that are not finite for images in [-1, 1]; keep roots and logs from 0")

@@ -43,8 +43,13 @@ def load_guide(name: str, options: Mapping[str, Any], *, model: DiffusionModel) 
     if name in GUIDES:
         factory = partial(GUIDES[name], model)
         check_options(factory, options, name=f"guidance.function {name}")
-        guide, given = factory(**options), inspect.signature(factory).bind(**options)
+        given = inspect.signature(factory).bind(**options)
+        for option, value in options.items():  # of YAML, in which 2024 is a number
+            kind = given.signature.parameters[option].annotation
+            if kind in (str, str | None) and not isinstance(value, kind):
+                raise ValueError(f"{option} of guidance.function {name} is text; got {value}; put it in quotes")
         given.apply_defaults()
+        guide = factory(**options)
         return replace(guide, name=name, record={"options": {**given.kwargs, **guide.record}})
     module, _, attribute = name.partition(":")
     if not module or not attribute:

@@ -54,12 +54,12 @@ def attributes(model: DiffusionModel, *, run: str, wanted: Mapping[str, bool]) -
     """
     config, outputs, guide = _loaded(model, run, "attributes")
     names, of_yaml = config.columns.names, cast(Any, wanted)
-    given: dict[str, Any] = {**of_yaml} if isinstance(of_yaml, Mapping) else {str(of_yaml): None}
+    given: dict[str, Any] = {**of_yaml} if isinstance(of_yaml, Mapping) else {}
     wrong = [f"{name}: {value}" for name, value in given.items() if name not in names or not isinstance(value, bool)]
     if wrong or not given:
         raise ValueError(
             f"wanted of guidance.function attributes takes {', '.join(names)}, each true or false, as in "
-            f"'{{{names[0]}: true}}'; got {wrong[0] if wrong else 'none'}"
+            f"'{{{names[0]}: true}}'; got {wrong[0] if wrong else of_yaml}"
         )
     return guide(attributes_density(outputs, {names.index(name): value for name, value in given.items()}))
 

@@ -86,7 +86,7 @@ def test_every_combination_is_made_and_evaluated_and_the_best_is_written_down(co
     assert [(s["sampler"], s["scale"], s["network_evaluations"]) for s in settings] == [
         ("ddim", 4.0, 4), ("heun", 4.0, 7),
     ]  # fmt: skip
-    assert settings[0]["nats"] > 0
+    assert settings[0]["measured"]["nats"] > 0
     best = min(settings, key=lambda setting: setting["metrics"]["frechet_distance"])
     assert [setting["is_best"] for setting in settings] == [setting is best for setting in settings]
     assert f"best by FD-8: {best['sampler']}, 4 steps, s = {best['scale']:g}" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from guided_diffusion.commands.path_curves import path_curves
 from guided_diffusion.commands.sweep_report import (
     MOST_LINES,
     Outcome,
@@ -82,8 +83,19 @@ def test_further_axes_have_columns_curves_and_pictures(tmp_path):
     assert curve_axis(texts) == "weights"
 
 
+def test_guidance_along_the_chain_is_drawn_for_settings_that_have_it():
+    nats, ess = [[999.0, 0.1], [500.0, 0.3]], [[999.0, 1.0], [500.0, 0.6]]
+    figure = path_curves(
+        {"K = 1": {"nats_by_timestep": nats}, "K = 4": {"nats_by_timestep": nats, "ess_by_timestep": ess}}
+    )
+    drawn = [[line.get_label() for line in axis.get_lines()] for axis in figure.axes]
+    assert drawn == [["K = 1", "K = 4"], ["K = 4"]]
+    assert figure.axes[1].get_lines()[0].get_ydata().tolist() == [1.0, 0.6]
+    assert path_curves({"unguided": {}}) is None
+
+
 def test_nats_have_a_column_where_a_setting_has_them(tmp_path):
-    plain, measured = outcome(0, 2.0, tmp_path), outcome(2, 1.0, tmp_path, nats=3.1416)
+    plain, measured = outcome(0, 2.0, tmp_path), outcome(2, 1.0, tmp_path, measured={"nats": 3.1416})
     head, first, second = (line.split() for line in format_outcomes([plain, measured]).splitlines())
     assert head[3:6] == ["evaluations", "nats", "<b>FD-9</b>"]
     assert (first[3:5], second[4:6]) == (["5", "2.000"], ["5", "3.14"])

@@ -84,6 +84,11 @@ def test_float16_is_a_likelier_cause_than_any_setting():
     assert cause == "the likeliest cause is --precision float16, which has no number above 65,504; take bfloat16"
 
 
+def test_a_function_that_guides_is_a_likelier_cause_than_the_training():
+    cause = likeliest_cause([], SamplerConfig(), {"guidance.function_scale": 1.0}, function="mine:bright")
+    assert cause == "the likeliest cause is guidance.function mine:bright, not finite itself or in its gradient"
+
+
 def test_after_a_refusal_other_settings_may_take_the_directory(tmp_path, model):
     refused(tmp_path, model, match="sampler.snr", sampler="langevin", snr=1e20, steps=2, num_samples=1)
     tiny.generate(config(tmp_path), model)

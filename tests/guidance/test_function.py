@@ -158,6 +158,7 @@ UNFIT = {
     "mixes the images of a batch: the value of one depends on another": mixes,
     r"must give one value for each image, \(4,\), got \(4, 1, 8, 8\)": lambda x: x,
     "got NoneType": lambda x: None,
+    r"got \(\); sum over": lambda x: x.mean(),
     "is not differentiable: its values have no gradient": lambda x: (x > 0).float().mean(dim=(1, 2, 3)),
     "guides nothing: its gradient is 0 at all images tried": lambda x: (x.round() + 0 * x).mean(dim=(1, 2, 3)),
     "gives values that are not finite for images": lambda x: x.mean(dim=(1, 2, 3)).log(),
@@ -185,6 +186,8 @@ REFUSED: dict[str, tuple[str, dict]] = {
     "pool of guidance.function measurement must divide the 8 pixels .* 3": ("measurement", {"images": "", "pool": 3}),
     "blur of .* is a number above 0; got -1": ("measurement", {"images": "here", "blur": -1}),
     "measurement needs the option images": ("measurement", {"blur": 1}),
+    "images of guidance.function measurement is text; got 7; put it in quotes": ("measurement", {"images": 7}),
+    "run of guidance.function regression is text; got None": ("regression", {"run": None, "target": 1}),
     "rule of guidance.function measurement is dps or .*; got mps": ("measurement", {"images": "", "rule": "mps"}),
     "measured holds images of 8x8 pixels, but measurements of this operator have 4x4": (
         "measurement", {"images": "measured", "pool": 2},
