@@ -40,6 +40,7 @@ class GuidedDiffusion:
     """Any function of images, which guides by `GuidanceConfig.function_scale`."""
 
     @classmethod
+    @torch.inference_mode(False)  # of a caller, whose tensors could not take part in a gradient
     def load(
         cls,
         diffusion: Path | str,
@@ -80,6 +81,7 @@ class GuidedDiffusion:
         by = {"classifier": self.classifier, "clean": self.clean_classifier, "function": self.function}
         return Guidance(model=self.model, **by).class_names
 
+    @torch.inference_mode(False)  # as in `load`
     def sample(
         self,
         labels: Sequence[int | str] | Tensor | np.ndarray | str = "all",

@@ -1,5 +1,6 @@
 """GuidedDiffusion: the pixels of scripts/sample.py, and its refusals."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 from guided_diffusion import GuidedDiffusion
 from guided_diffusion.data.formats.samples import iterate_shards
 from guided_diffusion.guidance.config import CleanClassifierConfig, GuidanceConfig
+from guided_diffusion.guidance.function import through_network
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,16 @@ def test_inference_mode_around_loading_or_sampling_changes_nothing(diffusion_run
         assert np.array_equal(guided.sample(scale=2.0, steps=3), expected)
         loaded = GuidedDiffusion.load(diffusion_run, classifier=classifier_run, device="cpu")
         assert np.array_equal(loaded.sample(scale=2.0, steps=3), expected)
+
+
+def test_inference_mode_around_a_function_that_guides_through_the_network_changes_nothing(diffusion_run):
+    def made(labels: Sequence[int]) -> np.ndarray:
+        dim = through_network(lambda x, y, t: -(t * y * x.square().flatten(1).sum(dim=1)))
+        return GuidedDiffusion.load(diffusion_run, function=dim, device="cpu").sample(labels, steps=3)
+
+    expected = made([1, 1])
+    with torch.inference_mode():
+        assert np.array_equal(made([1, 1]), expected)
 
 
 def test_without_a_classifier_it_samples_unguided(diffusion_run, guided):

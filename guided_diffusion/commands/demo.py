@@ -94,11 +94,10 @@ def run_demo(config: DemoConfig) -> None:
     for one in _settings(config):
         directory = config.out / "samples" / one.directory
         record = json.loads((directory / "evaluation.json").read_text())
-        measured = {name: record[name] for name in ("metrics", "display_names")}
-        setting = {"sampler": one.label, "steps": one.steps, "scale": one.scale}
-        evaluations = one.steps * one.particles
-        grid = directory / "grid.png"
-        outcomes.append(Outcome(**setting, network_evaluations=evaluations, **measured, grid=grid))
+        outcomes.append(Outcome(
+            sampler=one.label, steps=one.steps, scale=one.scale, network_evaluations=one.steps * one.particles,
+            metrics=record["metrics"], display_names=record["display_names"], grid=directory / "grid.png",
+        ))  # fmt: skip
     commands = [command for jobs in stages.values() for job in jobs for command in job.commands]
     print(write_demo_report(config.out, outcomes, commands=commands))
     minutes = (time.perf_counter() - started) / 60

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..evaluation.metrics import HEADLINES, RANKING
+from ..evaluation.report_text import columns
 from ..files import atomic_write
 from ..html import Markup, gallery, image, png, section, table, write_page
 from .path_curves import path_curves
@@ -117,12 +118,10 @@ def grid_edges(outcomes: Sequence[Outcome]) -> list[str]:
 
 def format_outcomes(outcomes: Sequence[Outcome]) -> str:
     """A line for each setting, the best marked by a star."""
-    cells = _cells(outcomes)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     best = best_of(outcomes)
-    marks = [" ", *("*" if outcome is best else " " for outcome in outcomes)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    return "\n".join(f"{mark} {line}" for mark, line in zip(marks, lines, strict=True))
+    marks = ["  ", *("* " if outcome is best else "  " for outcome in outcomes)]
+    rows = [[mark + first, *rest] for mark, (first, *rest) in zip(marks, _cells(outcomes), strict=True)]
+    return "\n".join(columns(rows, right=True))
 
 
 def write_sweep_report(out: Path, outcomes: Sequence[Outcome]) -> Path:

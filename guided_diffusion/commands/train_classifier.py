@@ -98,9 +98,8 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         outputs = network(num_classes=target.num_outputs(len(columns.names)))
         model = TargetModelConfig(target=config.target, network=outputs, chain=chain, columns=columns)
         objective = TargetObjective(levels, target, columns)
-    heldout = None if config.heldout is None else replace(config.data, path=config.heldout)
-    observe = None if heldout is None else open_validation(
-        heldout, model, max_images=config.heldout_images, trained_on=data
+    observe = None if config.heldout is None else open_validation(
+        replace(config.data, path=config.heldout), model, max_images=config.heldout_images, trained_on=data
     )  # fmt: skip
     train(
         config, data, kind=config.target or "classifier", model=model, make_network=partial(NoisyClassifier, outputs),

@@ -122,8 +122,8 @@ def combined(densities: Sequence[tuple[LogDensity, Scale]]) -> tuple[LogDensity,
     return total, 1.0
 
 
-def check_guide(guide: Guide, step: Step, images: Tensor, y: Tensor) -> None:
-    """Try a guide on `images` (B, C, H, W), at least two, that differ.
+def check_guide(guide: Guide, step: Step, images: Tensor, y: Tensor) -> bool:
+    """Try a guide on `images` (B, C, H, W), at least two, that differ: True if its gradient is not 0 at all of them.
 
     Raises:
         ValueError: a guide that fails, gives anything but finite values (B,), has no gradient, or mixes its images.
@@ -151,8 +151,7 @@ def check_guide(guide: Guide, step: Step, images: Tensor, y: Tensor) -> None:
         raise ValueError(f"{name} has a gradient that is not finite for images in [-1, 1]; keep roots and logs from 0")
     if (of_first[1:] != 0).any():
         raise ValueError(f"{name} mixes the images of a batch: the value of one depends on another; compute each alone")
-    if not gradient.any():
-        raise ValueError(f"{name} guides nothing: its gradient is 0 at all images tried; look for steps and rounding")
+    return bool(gradient.any())
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

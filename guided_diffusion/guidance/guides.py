@@ -93,14 +93,21 @@ def guide_of(
 
 
 def tried(guide: Guide, model: DiffusionModel, levels: DiffusionChain) -> Guide:
-    """`guide`, tried by `check_guide` on noise in the images' range, at both ends of a sampler's levels."""
+    """`guide`, tried by `check_guide` on noise in the images' range, at both ends of a sampler's levels.
+
+    Raises:
+        ValueError: as `check_guide`, or a gradient of 0 at both ends.
+    """
     shape, names, device = model.image_shape, model.config.class_names, model.device
     noise = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
     contrast, black = (torch.tensor(values).reshape(4, 1, 1, 1) for values in ([1, 1, 0.1, 2], [-1, 0, 0.4, -1]))
     images = (black + contrast * noise).to(device)
     y = torch.arange(4, device=device) % len(names) if names else torch.full((4,), NO_LABEL, device=device)
-    for k in (len(levels) - 1, 0):
-        check_guide(guide, levels.at(k, like=images), images, y)
+    guides = [check_guide(guide, levels.at(k, like=images), images, y) for k in (len(levels) - 1, 0)]
+    if not any(guides):
+        raise ValueError(
+            f"{guide.name} guides nothing: its gradient is 0 at all images tried; look for steps and rounding"
+        )
     return guide
 
 

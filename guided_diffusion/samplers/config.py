@@ -63,7 +63,7 @@ SAMPLERS: Mapping[SamplerName, Entry] = {
         spacing.evenly,
         guidance="mean_shift",
         options=("gradient_at",),
-        link=lambda own: ancestral_link if own["gradient_at"] == "x_t" else None,
+        link=lambda own: ancestral_link,
     ),
     "dpmpp_2m": Entry(dpmpp_2m, spacing.uniformly_in_t),
     "dpmpp_2m_sde": Entry(dpmpp_2m_sde, spacing.uniformly_in_t, link=lambda own: sde_link),
@@ -208,6 +208,10 @@ def make_particle_filter(config: SamplerConfig, count: int, weight: Weight) -> P
     Raises:
         ValueError: links without noise, which give weights no density, or guided at the mean.
     """
+    for name, value in config.guidance_record().items():
+        raise ValueError(
+            f"guidance.particles {count} are guided at the state before each link; leave out sampler.{name} {value}"
+        )
     link = config.entry.link(config.options)
     if link is None:
         own = "".join(f" with {name} {value}" for name, value in config.options.items())

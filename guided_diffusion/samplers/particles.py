@@ -144,7 +144,8 @@ class ParticleFilter:
 
 def is_broken(x: Tensor, count: int) -> Tensor:
     """(B, 1, 1, 1) bool, True for a sample with a value among its `count` particles that is not finite."""
-    return ~x.isfinite().unflatten(0, (-1, count)).flatten(1).all(dim=1).reshape(-1, *(1,) * (x.ndim - 1))
+    finite = x.isfinite().reshape(len(x) // count, -1).all(dim=1)
+    return ~finite.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def effective_share(log_w: Tensor) -> Tensor:
@@ -174,5 +175,6 @@ def drawn(state: State, u: Tensor, ess: Tensor, nats: Tensor) -> Weighted:
     log_mean = state.log_w.logsumexp(dim=1) - math.log(count)
     chosen = torch.searchsorted(state.log_w.softmax(dim=1).cumsum(dim=1), u[:, None]).clamp(max=count - 1).flatten()
     x_0 = state.x[chosen + count * torch.arange(len(chosen), device=chosen.device)]
-    broken = is_broken(state.x, count) | is_broken(log_mean.reshape(-1, 1, 1, 1), 1)  # none is dropped in silence
-    return Weighted(x_0.masked_fill(broken, math.nan), log_mean, ess, nats)
+    broken = is_broken(state.x, count)  # a particle that is not finite is not dropped
+    x_0 = x_0.masked_fill(broken | ~log_mean.isfinite().reshape(broken.shape), math.nan)
+    return Weighted(x_0, log_mean, ess, nats)

@@ -214,11 +214,18 @@ def test_a_particles_noise_depends_on_seed_sample_and_particle_alone_and_the_fir
 
 @pytest.mark.parametrize(
     "config",
-    [SamplerConfig(name="ddim"), SamplerConfig(name="heun"), SamplerConfig(name="ddpm", gradient_at="mean")],
+    [SamplerConfig(name="ddim"), SamplerConfig(name="heun"), SamplerConfig(name="unipc")],
 )
 def test_links_without_a_density_to_weigh_by_are_refused(config):
     with pytest.raises(ValueError, match=rf"guidance.particles 4 weighs .* {config.name}.* take ddpm, dpmpp_2m_sde"):
         make_particle_filter(config, 4, "twisted")
+
+
+def test_particles_guided_elsewhere_than_they_are_weighed_are_refused():
+    with pytest.raises(
+        ValueError, match="are guided at the state before each link; leave out sampler.gradient_at mean"
+    ):
+        make_particle_filter(SamplerConfig(name="ddpm", gradient_at="mean"), 4, "twisted")
 
 
 def test_the_interval_of_a_twist_is_that_of_sigma():
