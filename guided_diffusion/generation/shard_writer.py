@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ def _write_shards(
     config: RunConfig, plan: Plan, shards: Iterable[int], make_samples: MakeSamples, progress: "Progress"
 ) -> None:
     """Make and write these shards, in batches of at most `config.batch_size` images."""
-    size, warned = config.batch_size, False
+    size, warned, is_measured = config.batch_size, False, not _begun_unmeasured(config.out)
     for n in shards:
         try:
             images, statistics, size = _made(plan, plan.ids(n), size, make_samples, progress)
@@ -107,8 +108,17 @@ def _write_shards(
         warned = warned or warn_without_content(images, name=str(config.out))
         labels = np.array([plan.label(i) for i in plan.ids(n)])
         pixels = rearrange(images, "n c h w -> n h w c").numpy()
-        write_shard(config.out, n, Shard(pixels, labels, np.array(plan.ids(n)), statistics))
+        write_shard(config.out, n, Shard(pixels, labels, np.array(plan.ids(n)), statistics if is_measured else {}))
         progress.written()
+
+
+def _begun_unmeasured(directory: Path) -> bool:
+    """True where a shard without statistics is there: those of the other shards alone would be of no use."""
+    first = next(filter(is_zipfile, sorted(directory.glob("shard-*.npz"))), None)
+    if first is None:
+        return False
+    with ZipFile(first) as archive:
+        return "nats.npy" not in archive.namelist()
 
 
 def _record_measured(directory: Path) -> None:
