@@ -153,6 +153,11 @@ def effective_share(log_w: Tensor) -> Tensor:
     return 1 / (log_w.softmax(dim=1).square().sum(dim=1) * log_w.shape[1])
 
 
+def cumulative(log_w: Tensor) -> Tensor:
+    """Cumulative sums (B, K) of normalised weights; a product, because cumsum on GPUs is not deterministic."""
+    return log_w.softmax(dim=1) @ log_w.new_ones(log_w.shape[1], log_w.shape[1]).triu()
+
+
 def systematic(log_w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Systematic resampling of each sample's K particles, where fewer than K / 2 are effective.
 
@@ -162,7 +167,7 @@ def systematic(log_w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     count = log_w.shape[1]
     own = torch.arange(count, device=log_w.device)
     places = (own + u[:, None]) / count
-    ancestors = torch.searchsorted(log_w.softmax(dim=1).cumsum(dim=1), places).clamp(max=count - 1)
+    ancestors = torch.searchsorted(cumulative(log_w), places).clamp(max=count - 1)
     is_poor = (effective_share(log_w) < 0.5)[:, None]
     even = (log_w.logsumexp(dim=1, keepdim=True) - math.log(count)).expand_as(log_w)
     rows = torch.where(is_poor, ancestors, own) + count * torch.arange(len(log_w), device=log_w.device)[:, None]
@@ -173,7 +178,7 @@ def drawn(state: State, u: Tensor, ess: Tensor, nats: Tensor) -> Weighted:
     """One particle of each sample, by weight; u: (B,) uniform in [0, 1)."""
     count = state.log_w.shape[1]
     log_mean = state.log_w.logsumexp(dim=1) - math.log(count)
-    chosen = torch.searchsorted(state.log_w.softmax(dim=1).cumsum(dim=1), u[:, None]).clamp(max=count - 1).flatten()
+    chosen = torch.searchsorted(cumulative(state.log_w), u[:, None]).clamp(max=count - 1).flatten()
     x_0 = state.x[chosen + count * torch.arange(len(chosen), device=chosen.device)]
     broken = is_broken(state.x, count)  # a particle that is not finite is not dropped
     x_0 = x_0.masked_fill(broken | ~log_mean.isfinite().reshape(broken.shape), math.nan)
