@@ -177,7 +177,7 @@ def quality_curves(outcomes: Sequence[Outcome], *, real: Mapping[str, float] | N
 def _path_curves(outcomes: Sequence[Outcome]) -> Figure | None:
     options, ranked = _swept(outcomes), sorted(outcomes, key=lambda outcome: outcome.rank)[:MOST_LINES]
     settings = [{option: outcome.setting[option] for option in options} for outcome in ranked]
-    words = [in_words(setting, longest=LONGEST_TEXT) for setting in settings]
+    words = [in_words(setting, longest=LONGEST_TEXT) or ranked[0].name for setting in settings]
     return path_curves({name: outcome.measured for name, outcome in zip(words, ranked, strict=True)})
 
 

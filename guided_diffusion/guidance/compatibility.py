@@ -108,6 +108,6 @@ def _check_particles(config: GuidanceConfig, sampler: SamplerConfig, *, has_dens
     for name in ("score", "scale_outside", "cap"):
         if (value := getattr(config, name)) != getattr(GuidanceConfig, name):
             raise ValueError(
-                f"guidance.particles {config.particles} samples p(x) p(y | x)^s, and guidance.{name} {value} leads "
+                f"guidance.particles {config.particles} samples p(x) p(y given x)^s, and guidance.{name} {value} leads "
                 f"elsewhere; leave one of them out"
             )
