@@ -30,7 +30,7 @@ def main(folders: list[Path]) -> None:
         rows = [["file", "slant", "ink", "thick", "odd"]]
         for file in sorted(folder.glob("*/*.png")):
             ink = np.asarray(Image.open(file)) / 255
-            thick, odd = int(ink.mean() > THICK), int(file.parent.name) % 2
+            thick, odd = f"{ink.mean() > THICK:d}", f"{int(file.parent.name) % 2}"
             rows.append([file.relative_to(folder).as_posix(), f"{slant(ink):.4f}", f"{ink.mean():.4f}", thick, odd])
         with atomic_write(folder / "table.csv") as stream, io.TextIOWrapper(stream, "utf-8", newline="") as text:
             csv.writer(text, lineterminator="\n").writerows(rows)

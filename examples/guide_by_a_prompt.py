@@ -24,7 +24,7 @@ class Prompt(nn.Module):
     def __init__(self, text: str, name: str = "ViT-B-32", weights: str = "openai") -> None:
         super().__init__()
         try:
-            import open_clip
+            import open_clip  # pyright: ignore[reportMissingImports]  # the user's to install
         except ImportError:
             raise ImportError("guiding by a prompt needs CLIP: pip install open_clip_torch") from None
         self.clip, self.words = open_clip.create_model(name, weights), open_clip.get_tokenizer(name)([text])
