@@ -22,10 +22,12 @@ def path_curves(measured: Mapping[str, Mapping[str, Any]]) -> Figure | None:
     found = {key: lines for key, lines in found.items() if lines}
     if not found:
         return None
+    styles = dict(zip(measured, cycle(product(("-", "--"), range(6))), strict=False))  # a setting's own in all panels
     figure = Figure(figsize=(6 * len(found), 4.4), layout="constrained")
     for place, (key, lines) in enumerate(found.items(), start=1):
         axis, (title, label) = figure.add_subplot(1, len(found), place), PANELS[key]
-        for (name, points), (style, colour) in zip(lines.items(), cycle(product(("-", "--"), range(6))), strict=False):
+        for name, points in lines.items():
+            style, colour = styles[name]
             axis.plot(*zip(*points, strict=True), label=name, linestyle=style, color=f"C{colour}")
         axis.set(title=title, ylabel=label, xlabel="timestep t (noise grows to the right)", ylim=(0, None))
         axis.grid(alpha=0.3)

@@ -91,6 +91,7 @@ def test_guidance_along_the_chain_is_drawn_for_settings_that_have_it():
     drawn = [[line.get_label() for line in axis.get_lines()] for axis in figure.axes]
     assert drawn == [["K = 1", "K = 4"], ["K = 4"]]
     assert figure.axes[1].get_lines()[0].get_ydata().tolist() == [1.0, 0.6]
+    assert len({axis.get_lines()[-1].get_color() for axis in figure.axes}) == 1  # of K = 4, in both panels
     assert path_curves({"unguided": {}}) is None
 
 
