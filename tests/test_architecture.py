@@ -81,7 +81,7 @@ PLANTED: list[tuple[str, str, str]] = [
     ("fields_without_documentation", "guided_diffusion/config.py", "class AConfig:\n    steps: int = 3  # steps"),
     ("packages_over_budget", "classifiers/model.py", "x = 1\n" * 501),
     ("packages_over_budget", "docs/architecture.md", BUDGETS.replace("500", "0")),
-    ("packages_over_budget", "docs/architecture.md", BUDGETS.replace("1,000", "24,600")),
+    ("packages_over_budget", "docs/architecture.md", BUDGETS.replace("1,000", "25,700")),
     ("files_that_the_document_misses", "guided_diffusion/files.py", ""),
     ("files_that_the_document_misses", "docs/architecture.md", LISTED + "\n| `gone.py` | x |"),
     ("published_keys_inside", "guided_diffusion/checkpoint.py", "KEY = 'input_blocks.0'"),
