@@ -293,7 +293,8 @@ def _load_weaker(name: str, *, device: torch.device) -> DiffusionModel:
 
 def classifier_record(classifier: Classifier | CleanClassifier) -> dict[str, Any]:
     """A classifier as manifests record it."""
-    return {"name": classifier.name, "sha256": classifier.sha256}
+    lineage = classifier.checkpoint.lineage if isinstance(classifier, Classifier) else ()
+    return {"name": classifier.name, "sha256": classifier.sha256} | ({"lineage": [*lineage]} if lineage else {})
 
 
 def _or_one(scale: float | None) -> float:

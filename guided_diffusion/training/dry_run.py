@@ -112,16 +112,19 @@ def _size_rows(state: TrainState, flops: int, activations: int) -> dict[str, str
     run, network, config = state.run, state.run.network, state.run.config
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     parameters = sum(parameter.numel() for parameter in network.parameters())
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    count, moment = sum(map(torch.numel, trained)), sum(one.numel() * one.element_size() for one in trained)
+    share = f", of which {count / 1e6:.3g} M are trained" if count < parameters else ""
     processes = _count(state.process.world_size, "process", "processes")
     micro_batches = _count(state.num_micro_batches, "micro-batch", "micro-batches")
-    kept, checkpoint = (4 + len(config.ema_decays)) * weights, (3 + len(config.ema_decays)) * weights
+    kept, checkpoint = ((1 + len(config.ema_decays)) * weights + times * moment for times in (3, 2))
     peak = f"; measured peak {_bytes(torch.cuda.max_memory_allocated())}" if torch.cuda.is_available() else ""
     milestones = config.total_iterations // config.keep_every_iterations if config.keep_every_iterations else 0
     count, directory = config.keep_checkpoints + milestones, run.directory.absolute()
     free = shutil.disk_usage(next(path for path in [directory, *directory.parents] if path.exists())).free
     is_enough = (count + 1) * checkpoint < free  # a new one is written before an old one is deleted
     return {
-        "network": f"{parameters / 1e6:.3g} M parameters, {flops / 1e9:.3g} GFLOP forward per image",
+        "network": f"{parameters / 1e6:.3g} M parameters{share}, {flops / 1e9:.3g} GFLOP forward per image",
         "batch": f"{config.batch.size} images an iteration = {processes} x {micro_batches} of at most "
         f"{state.micro_size}",
         "memory": f"{_bytes(kept)} of weights, gradients, moments and averages; activations {_bytes(activations)} an "

@@ -97,6 +97,7 @@ def write(state: TrainState) -> OSError | None:
             save_checkpoint(
                 run.directory, kind=run.kind, iteration=iteration, model=to_plain(run.model),
                 run=to_plain(run.settings), weights=weights, write_resume=partial(write_resume, files),
+                lineage=state.lineage,
             )  # fmt: skip
         except OSError as error:
             failure = error
