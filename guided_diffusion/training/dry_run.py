@@ -117,7 +117,7 @@ def _size_rows(state: TrainState, flops: int, activations: int) -> dict[str, str
     share = f", of which {count / 1e6:.3g} M are trained" if count < parameters else ""
     processes = _count(state.process.world_size, "process", "processes")
     micro_batches = _count(state.num_micro_batches, "micro-batch", "micro-batches")
-    kept, checkpoint = ((1 + len(config.ema_decays)) * weights + times * moment for times in (3, 2))
+    kept, checkpoint = ((1 + len(config.averages)) * weights + times * moment for times in (3, 2))
     peak = f"; measured peak {_bytes(torch.cuda.max_memory_allocated())}" if torch.cuda.is_available() else ""
     milestones = config.total_iterations // config.keep_every_iterations if config.keep_every_iterations else 0
     count, directory = config.keep_checkpoints + milestones, run.directory.absolute()

@@ -59,7 +59,7 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
     state = TrainState(
         run=run, process=this_process(), accelerator=accelerator, model=model,
         optimizer=cast(torch.optim.Optimizer, accelerator.prepare_optimizer(optimizer)),
-        ema=EMA(run.network, config.ema_decays), micro_size=1,
+        ema=EMA(run.network, config.averages), micro_size=1,
         recomputed=() if config.recompute_sizes == "auto" else config.recompute_sizes,
         start_iteration=iteration, iteration=iteration, data=data, lineage=lineage or (),
         saved_iteration=-1 if start is None and config.total_iterations == 0 else iteration,

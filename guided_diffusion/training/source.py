@@ -27,6 +27,9 @@ KINDS = (("diffusion",), ("upsampler",), ("classifier", "regression", "attribute
 UNKNOWN_RATE = 5e-5
 """Learning rate of a training from weights whose own is not known: half of ADM's."""
 
+WIDTH = 0.1
+"""Relative width of the average of a training from weights, in which these have no part however short it is."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -167,6 +170,8 @@ def _loop_options(
     trained_with: Mapping[str, Any] = run.get("training") or {}
     rate = trained_with.get("learning_rate")
     options = {"training.learning_rate": rate if is_resumed else UNKNOWN_RATE if rate is None else rate / 2}
-    if not averages:
+    if not averages or "training.ema_decays" not in given:
         options["training.ema_decays"] = []
+    if averages and "training.ema_decays" not in given:
+        options["training.ema_widths"] = [WIDTH]
     return options
