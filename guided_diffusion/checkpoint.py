@@ -66,6 +66,11 @@ class Checkpoint:
         return f"{self.path.parent.name}/{self.path.name}"
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """The lineage as manifests record it beside the weights; empty where there is none."""
+        return {"lineage": [*self.lineage]} if self.lineage else {}
+
+    @property
     def weight_names(self) -> tuple[str, ...]:
         """Names of the weights it holds: "network", and averages such as "ema_0.9999" and "ema_power_0.1"."""
         return tuple(sorted(file.stem for file in self.path.glob("*.safetensors")))

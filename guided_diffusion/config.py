@@ -281,8 +281,11 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
             raise ValueError(f"{source} does not hold a {config_class.__name__}: {shown}")
         if configs and value and kind not in configs:  # a union, of whose members jsonargparse shows all errors
             from_plain(cast(type, configs[0]), cast(Any, value), source=f"{name} of {source}")
+    own = {_public(name): name for name in get_type_hints(config_class)}
     try:
-        return parser.instantiate(parser.parse_object({"value": dict(plain)}))["value"]
+        return parser.instantiate(parser.parse_object({"value": {own.get(key, key): plain[key] for key in plain}}))[
+            "value"
+        ]
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         raise ValueError(
             f"{source} does not hold a {config_class.__name__}: {stored_in_words(str(error), options)}"

@@ -14,6 +14,7 @@ TRAINING = (
     "data.path",
     "data.window",
     "dry_run",
+    "from",
     "network",
     "network.attention_sizes",
     "network.base_channels",
@@ -51,8 +52,10 @@ TRAINING = (
     "training.shard",
     "training.stop_after_worse",
     "training.tensorboard",
+    "training.train_only",
     "training.wandb",
     "training.wandb_project",
+    "training.warmup_iterations",
     "training.weight_decay",
 )
 """Of every training."""

@@ -169,9 +169,9 @@ def _loop_options(
 ) -> dict[str, Any]:
     trained_with: Mapping[str, Any] = run.get("training") or {}
     rate = trained_with.get("learning_rate")
-    options = {"training.learning_rate": rate if is_resumed else UNKNOWN_RATE if rate is None else rate / 2}
-    if not averages or "training.ema_decays" not in given:
-        options["training.ema_decays"] = []
-    if averages and "training.ema_decays" not in given:
-        options["training.ema_widths"] = [WIDTH]
+    options: dict[str, Any] = {
+        "training.learning_rate": rate if is_resumed else UNKNOWN_RATE if rate is None else rate / 2
+    }
+    if "training.ema_decays" not in given:
+        options |= {"training.ema_decays": [], "training.ema_widths": [WIDTH] if averages else []}
     return options

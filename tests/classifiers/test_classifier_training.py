@@ -216,11 +216,22 @@ def test_a_diffusion_model_of_other_pictures_is_refused(tmp_path, class_folder, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_diffusion_model_of_other_classes_is_refused_before_training(tmp_path, diffusion_run):
+def test_a_conditional_diffusion_model_of_other_classes_is_refused_before_training(tmp_path, conditional_run):
     others = tiny.write_class_folder(tmp_path / "others", classes=("dark", "purple"), per_class=2)
     with pytest.raises(ValueError, match='label 1 is "purple" to the classifier, but "light" to the diffusion model'):
-        train_classifier(tiny.classifier_config(tmp_path / "run", others, diffusion=diffusion_run, iterations=1))
+        train_classifier(tiny.classifier_config(tmp_path / "run", others, diffusion=conditional_run, iterations=1))
     assert not (tmp_path / "run").exists()
+
+
+def test_an_unconditional_model_takes_a_classifier_of_ones_own_classes_with_a_warning(tmp_path, diffusion_run, caplog):
+    others = tiny.write_class_folder(tmp_path / "others", classes=("light", "purple"), per_class=2)
+    train_classifier(tiny.classifier_config(tmp_path / "run", others, diffusion=diffusion_run, iterations=1))
+    assert load_classifier(tmp_path / "run").class_names == ("light", "purple")
+    assert '1 of the 2 classes asked for, such as "purple", are none of the diffusion model' in caplog.text
+    model = GuidedDiffusion.load(diffusion_run, classifier=tmp_path / "run", device="cpu")
+    images = model.sample(["purple"], num_samples=1, steps=2)
+    assert model.class_names == ("light", "purple")
+    assert images.shape == (1, 8, 8, 1)
 
 
 def test_a_run_whose_names_have_decomposed_accents_and_blanks_goes_on_and_fits_new_classifiers(tmp_path):
