@@ -4,7 +4,7 @@ OMP_NUM_THREADS=1 python benchmarks/fine_tuning.py --demo runs/demo
 
 A source of the digits 0 to 7 is trained by configs/digits/diffusion.yaml, conditioned on the class, and fine-tuned on
 50 scans each of 8 and 9 with the defaults of --from. From nothing, the same recipe has the same budget. Samples of
-DDPM-50, as many of each class as there are other scans of 8 and 9, are compared with those by the demo's judge, which
+DDIM-10, as many of each class as there are other scans of 8 and 9, are compared with those by the demo's judge, which
 knows all digits. Trainings and samples that are there already are not made again.
 """
 
@@ -41,7 +41,7 @@ class FineTuningBenchmark:
     out: Path = Path("runs/fine_tuning")
     """Directory of the trainings."""
     budgets: tuple[int, ...] = (50, 200, 800)
-    """Iterations, of 64 images."""
+    """Iterations, of 16 images."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds of the source and of what follows."""
     images: int = 50
@@ -51,7 +51,7 @@ class FineTuningBenchmark:
 def main(config: FineTuningBenchmark) -> None:
     """Prints the table."""
     for seed in config.seeds:
-        trained(config, f"source-{seed}", "known", *RECIPE, f"--training.seed={seed}")
+        trained(config, f"source-{seed}", "known", *RECIPE, f"--training.seed={seed}", batch=64)
     print(f"| way | iterations | {' | '.join(NUMBERS.values())} |\n{'| --- ' * (2 + len(NUMBERS))}|")
     for budget in config.budgets:
         for number, (way, options) in enumerate(WAYS.items()):
@@ -79,11 +79,11 @@ def split(config: FineTuningBenchmark) -> Path:
     return data
 
 
-def trained(config: FineTuningBenchmark, name: str, part: str, *options: str) -> Path:
+def trained(config: FineTuningBenchmark, name: str, part: str, *options: str, batch: int = 16) -> Path:
     """A run on one part of the digits."""
     run = config.out / name
     if latest(run) is None:
-        common = (f"--data.path={split(config) / part}", "--data.num_workers=0", "--training.batch.size=64")
+        common = (f"--data.path={split(config) / part}", "--data.num_workers=0", f"--training.batch.size={batch}")
         logged(run, train_diffusion.main, [*options, *common, f"--out={run}"])
     return run
 
@@ -98,7 +98,7 @@ def measured(
     report = samples / "evaluation.json"
     if not report.exists():
         count = len(list(rest.glob("*/*.png")))
-        logged(run, sample.main, [f"--diffusion={run}", f"--out={samples}", "--sampler.name=ddpm", "--sampler.steps=50",
+        logged(run, sample.main, [f"--diffusion={run}", f"--out={samples}", "--sampler.name=ddim", "--sampler.steps=10",
                                   f"--num_samples={count}", "--labels=balanced", "--batch_size=128"])  # fmt: skip
         logged(run, evaluate.main, [f"--generated={samples}", f"--real={rest}", f"--out={report}",
                                     f"--extractor.name=classifier:{config.demo / 'judge'}"])  # fmt: skip

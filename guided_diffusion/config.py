@@ -162,7 +162,7 @@ def _values_given(arguments: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def add(values: Any, prefix: str = "") -> None:
-        for name, value in values.items() if isinstance(values, dict) else ():
+        for name, value in cast(dict[str, Any], values).items() if isinstance(values, dict) else ():
             found[f"{prefix}{name}"] = value
             add(value, f"{prefix}{name}.")
 

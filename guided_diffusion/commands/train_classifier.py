@@ -84,16 +84,11 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         guided = None if config.diffusion is None else open_checkpoint(config.diffusion, "diffusion")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; a classifier of clean images needs none: --diffusion null") from None
-    names = (
-        ()
-        if config.target
-        else (origin_model(config, "classifier") if guided is None else guided.model).get("class_names", ())
-    )
+    known = origin_model(config, "classifier") if guided is None else guided.model
+    names = () if config.target else known.get("class_names", ())
     data = open_training_data(config, class_names=names, is_labelled=config.target is None)
     network = partial(ClassifierConfig, **vars(config.network), in_channels=data.channels, pooling=config.pooling)
-    stored = origin_model(config, "classifier").get("chain") if guided is None else None
-    chain = stored and from_plain(ChainConfig, stored, source=f"the chain of {config.from_}")
-    chain = chain if guided is None else guided_chain(guided, data)
+    chain = _source_chain(config) if guided is None else guided_chain(guided, data)
     levels = None if chain is None else training_chain(chain)
     if config.target is None:
         refuse_one_class(data)
@@ -114,6 +109,12 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         config, data, kind=config.target or "classifier", model=model, make_network=partial(NoisyClassifier, outputs),
         objective=objective, observe=observe, best_by=HELDOUT_LIKELIHOOD,
     )  # fmt: skip
+
+
+def _source_chain(config: TrainClassifierConfig) -> ChainConfig | None:
+    """The chain of the classifier that `from_` names; None without one, or where that saw clean images."""
+    stored = origin_model(config, "classifier").get("chain")
+    return None if stored is None else from_plain(ChainConfig, stored, source=f"the chain of {config.from_}")
 
 
 main = partial(

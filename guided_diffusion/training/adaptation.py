@@ -79,9 +79,9 @@ def _refuse_other_outputs(there: Model, here: Model) -> None:
         )
         if before != after and are_both_needed:
             raise _refusal(name, before, after, "their outputs mean something else")
-    noises = [model["network"].get("conditioning_noise") for model in (there, here)]
-    if noises[0] is not None and noises[1] is None:
-        raise _refusal("conditioning_noise", *noises, "they are conditioned on its rate")
+    before, after = (model["network"].get("conditioning_noise") for model in (there, here))
+    if before is not None and after is None:
+        raise _refusal("conditioning_noise", before, after, "they are conditioned on its rate")
 
 
 def _refusal(name: str, there: Any, here: Any, reason: str) -> ValueError:  # plain values of any kind

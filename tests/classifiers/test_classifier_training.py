@@ -223,17 +223,6 @@ def test_a_conditional_diffusion_model_of_other_classes_is_refused_before_traini
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unconditional_model_takes_a_classifier_of_ones_own_classes_with_a_warning(tmp_path, diffusion_run, caplog):
-    others = tiny.write_class_folder(tmp_path / "others", classes=("light", "purple"), per_class=2)
-    train_classifier(tiny.classifier_config(tmp_path / "run", others, diffusion=diffusion_run, iterations=1))
-    assert load_classifier(tmp_path / "run").class_names == ("light", "purple")
-    assert '1 of the 2 classes asked for, such as "purple", are none of the diffusion model' in caplog.text
-    model = GuidedDiffusion.load(diffusion_run, classifier=tmp_path / "run", device="cpu")
-    images = model.sample(["purple"], num_samples=1, steps=2)
-    assert model.class_names == ("light", "purple")
-    assert images.shape == (1, 8, 8, 1)
-
-
 def test_a_run_whose_names_have_decomposed_accents_and_blanks_goes_on_and_fits_new_classifiers(tmp_path):
     names = ["e\u0301cole", "fin "]  # in this order where they are sorted decomposed
     folder = tiny.write_class_folder(tmp_path / "data", classes=names, per_class=2)
