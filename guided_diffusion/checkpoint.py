@@ -187,6 +187,8 @@ def read_weights(checkpoint: Checkpoint, name: str | None = None) -> dict[str, T
 def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = None) -> None:
     """Fill `network`, which may be on the meta device, with the weights that `read_weights` reads.
 
+    Weights that are kept in half precision become float32.
+
     Raises:
         ValueError: weights that do not fit, naming the first that is missing, unknown or of another shape.
     """
@@ -199,7 +201,9 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = 
         raise ValueError(
             f"{file} does not fit the network of its config.json: {len(wrong)} tensors differ, the first {first}"
         )
-    network.load_state_dict(state, assign=True)
+    halves = (torch.float16, torch.bfloat16)
+    float32 = {key: tensor.float() if tensor.dtype in halves else tensor for key, tensor in state.items()}
+    network.load_state_dict(float32, assign=True)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
