@@ -15,7 +15,8 @@ def main(out: Path) -> None:
         images = CIFAR10(out / "archive", train=split == "train", download=True)
         for name in images.classes:
             (out / split / name).mkdir(parents=True, exist_ok=True)
-        for number, (image, label) in enumerate(images):
+        for number in range(len(images)):
+            image, label = images[number]
             image.save(out / split / images.classes[label] / f"{number:05d}.png")
 
 
