@@ -1,7 +1,7 @@
 """The recipe of CIFAR-10: its commands are those that the scripts take, at any length."""
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from guided_diffusion.commands.train_classifier import TrainClassifierConfig
 from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig
 from guided_diffusion.config import parse
 
-CONFIGS: Mapping[str, Callable[..., Any]] = {
+CONFIGS: Mapping[str, type[Any]] = {
     "prepare_data": PrepareConfig, "train_diffusion": TrainDiffusionConfig, "evaluate": EvaluateConfig,
     "train_classifier": TrainClassifierConfig, "diagnose_classifier": DiagnoseConfig, "sweep": SweepConfig,
 }  # fmt: skip
