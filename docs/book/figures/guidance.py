@@ -46,7 +46,7 @@ def denoiser(x_t: Tensor, step: Step) -> Estimate:
 def log_prob(x_t: Tensor, t: Tensor) -> Tensor:
     """(B, 2) the exact classifier of noised points."""
     joint = log_joint(x_t, float(CHAIN.alpha_bar[int(t[0])]))
-    by_class = [joint[:, CLASSES == y].logsumexp(dim=1) for y in (0, 1)]
+    by_class = [joint[:, y == CLASSES].logsumexp(dim=1) for y in (0, 1)]
     return torch.stack(by_class, dim=1).log_softmax(dim=1)
 
 
