@@ -34,6 +34,7 @@ TRAINING = (
     "training.batch.size",
     "training.compile",
     "training.ema_decays",
+    "training.ema_widths",
     "training.images",
     "training.iterations",
     "training.keep_checkpoints",

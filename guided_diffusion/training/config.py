@@ -12,6 +12,7 @@ from ..diffusion.model import check_continuous_time
 from ..diffusion.schedules import ChainConfig
 from ..models.recomputation import Recomputed
 from ..models.unet import EncoderConfig
+from ..weight_averages import POWER, check_widths
 
 Loss = Literal["simple", "hybrid", "vlb"]
 
@@ -56,6 +57,9 @@ class LoopConfig:
     """Gradients are clipped to this L2 norm; null: not clipped, as published."""
     ema_decays: tuple[float, ...] = (0.9999,)
     """Decays of the averages to keep; previews and later commands take the slowest. Empty: none (classifiers)."""
+    ema_widths: tuple[float, ...] = ()
+    """Power-function averages to keep (2312.02696), by standard deviation as a share of the training so far, such as
+    0.05 and 0.1. The initial weights have no part in them. Where there are any, the widest is the one that is taken."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the network's arithmetic; auto: bfloat16 on GPUs that have it, else float32."""
     recompute_sizes: Recomputed | Literal["auto"] = "auto"
@@ -117,6 +121,7 @@ class LoopConfig:
             raise ValueError(f"training.ema_decays lie between 0 and 1, such as 0.9999; got {wrong[0]}")
         if len(set(self.ema_decays)) < len(self.ema_decays):
             raise ValueError(f"training.ema_decays names an average twice: {self.ema_decays}")
+        check_widths(self.ema_widths, option="training.ema_widths")
         if self.shard and self.precision == "float16":
             raise ValueError("training.shard takes float32 or bfloat16: the loss scale of float16 is not sharded")
 
@@ -124,6 +129,11 @@ class LoopConfig:
     def total_iterations(self) -> int:
         """The budget in iterations."""
         return self.iterations if self.iterations is not None else math.ceil((self.images or 0) / self.batch.size)
+
+    @property
+    def averages(self) -> tuple[str, ...]:
+        """Names of the averages to keep, as checkpoints have them."""
+        return (*(f"ema_{decay}" for decay in self.ema_decays), *(f"{POWER}{width}" for width in self.ema_widths))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +211,7 @@ class DiffusionTrainingConfig(TrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewConfig:
-    """Samples made by DDIM as training goes, always from the same noise, with the slowest of the weights' averages."""
+    """Samples made by DDIM as training goes, always from the same noise, with the average that later commands take."""
 
     images: int = 64
     """Number of samples, cycling through the classes that the network or the classifier knows; 0: no previews."""

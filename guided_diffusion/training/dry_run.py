@@ -114,7 +114,7 @@ def _size_rows(state: TrainState, flops: int, activations: int) -> dict[str, str
     parameters = sum(parameter.numel() for parameter in network.parameters())
     processes = _count(state.process.world_size, "process", "processes")
     micro_batches = _count(state.num_micro_batches, "micro-batch", "micro-batches")
-    kept, checkpoint = (4 + len(config.ema_decays)) * weights, (3 + len(config.ema_decays)) * weights
+    kept, checkpoint = (4 + len(config.averages)) * weights, (3 + len(config.averages)) * weights
     peak = f"; measured peak {_bytes(torch.cuda.max_memory_allocated())}" if torch.cuda.is_available() else ""
     milestones = config.total_iterations // config.keep_every_iterations if config.keep_every_iterations else 0
     count, directory = config.keep_checkpoints + milestones, run.directory.absolute()
