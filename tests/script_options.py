@@ -199,6 +199,12 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "labels",
         "out",
     ),
+    "export_diffusers": (
+        "classifier",
+        "out",
+        "run",
+        "weights",
+    ),
     "export_openai": (
         "out",
         "run",
@@ -209,6 +215,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "out",
         "rows",
         "samples",
+    ),
+    "import_diffusers": (
+        "folder",
+        "out",
     ),
     "import_openai": (
         "classes",

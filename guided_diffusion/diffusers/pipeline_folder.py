@@ -90,6 +90,8 @@ def load_diffusers(path: Path) -> Converted:
         FileNotFoundError: a file of the pipeline is missing.
         ValueError: other components, or blocks, a scheduler or weights that no model of this project has.
     """
+    if not (path / "model_index.json").is_file():
+        raise FileNotFoundError(f"no model_index.json in {path}; give the folder of a pipeline of diffusers")
     index = read_record(path / "model_index.json", _INDEX)
     others = sorted(name for name, part in index.items() if isinstance(part, list) and name[0] != "_" and part[0])
     if index["unet"][1] != "UNet2DModel" or set(others) - {"unet", "scheduler", "classifier"}:

@@ -1,6 +1,6 @@
 """Configs of our U-Nets as configs of diffusers' UNet2DModel, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..models.config import GROUPS, EncoderConfig
@@ -34,13 +34,6 @@ def unet2d_config(config: EncoderConfig, own: Mapping[str, object], *, table: in
             f"channels as its first level has, here {first}, and this network in {config.base_channels}"
         )
     attends = [config.image_size >> depth in config.attention_sizes for depth in range(len(channels))]
-    attended = {c for c, attention in zip(channels, attends, strict=True) if attention} | {channels[-1]}
-    heads = sorted({c // config.heads_of(c) for c in attended})
-    if len(heads) > 1 and config.heads != 1:
-        raise ValueError(
-            f"network.heads {config.heads} makes heads of {heads} channels, and all heads of a UNet2DModel are of one "
-            f"size, as with network.head_channels"
-        )
     kind = "resnet" if config.resample == "block" else "conv"
     plain = next(block for block, name in _BLOCKS.items() if name == kind)
     types = ["AttnXBlock2D" if attention else plain for attention in attends]
@@ -57,10 +50,23 @@ def unet2d_config(config: EncoderConfig, own: Mapping[str, object], *, table: in
         "downsample_type": kind,
         "upsample_type": kind,
         "dropout": config.dropout,
-        "attention_head_dim": heads[0] if len(heads) == 1 else None,  # None: one head, of all channels
+        "attention_head_dim": _head_channels(config, attends),
         "attn_norm_num_groups": GROUPS,
         "resnet_time_scale_shift": next(t for t, ours in _MODULATIONS.items() if ours == config.modulation),
     }
+
+
+def _head_channels(config: EncoderConfig, attends: Sequence[bool]) -> int | None:
+    """Channels of an attention head, which UNet2DModel has alike at all sizes; None: one head, of all channels."""
+    channels = config.level_channels
+    attended = {c for c, attention in zip(channels, attends, strict=True) if attention} | {channels[-1]}
+    heads = sorted({c // config.heads_of(c) for c in attended})
+    if len(heads) > 1 and config.heads != 1:
+        raise ValueError(
+            f"network.heads {config.heads} makes heads of {heads} channels, and all heads of a UNet2DModel are of one "
+            f"size, as with network.head_channels"
+        )
+    return heads[0] if len(heads) == 1 else None
 
 
 def network_config(unet: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,31 +76,13 @@ def network_config(unet: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: naming all that our networks cannot compute, with what they have instead.
     """
     (down, down_kinds), (up, up_kinds) = _levels(unet, "Down"), _levels(unet, "Up")
-    channels, size, shift = unet["block_out_channels"], unet["sample_size"], unet.get("resnet_time_scale_shift")
-    modulation = _MODULATIONS.get(shift or "default")
-    # With a shift alone, the attention in the middle is normalised by default.
-    norm = unet.get("attn_norm_num_groups") or (GROUPS if modulation == "add" else None)
     kinds = down_kinds | up_kinds
-    only: dict[str, tuple[object, object]] = {
-        name: (unet.get(name, value), value)
-        for name, value in _ONLY_VALUE.items()
-        if "conv" in kinds or name != "downsample_padding"  # of convolutions
-    }
-    only["time_embedding_dim"] = (unet.get("time_embedding_dim") or 4 * channels[0], 4 * channels[0])
-    only["attn_norm_num_groups"] = (norm, GROUPS)
-    only["attention of up_block_types"] = (up[::-1], down)
-    wrong = [f"{name} is {value}, here {ours}" for name, (value, ours) in only.items() if value != ours]
-    if (embedded := unet.get("time_embedding_type", "positional")) not in ("positional", "learned"):
-        wrong.append(f"time_embedding_type is {embedded}, here positional or learned")
-    if len(kinds) > 1 or kinds - {"conv", "resnet"}:
-        wrong.append(f"sizes change by {' and '.join(sorted(map(str, kinds)))}, here by conv or resnet throughout")
-    if modulation is None:
-        wrong.append(f"resnet_time_scale_shift is {shift}, here default or scale_shift")
-    if not isinstance(size, int):
-        wrong.append(f"sample_size is {size}, here one number")
+    wrong = _differences(unet, kinds)
+    if up[::-1] != down:
+        wrong.append(f"attention of up_block_types is {up[::-1]}, here {down}")
     if wrong:
         raise ValueError(f"this project's U-Net cannot compute what this UNet2DModel does: {'; '.join(wrong)}")
-    head = unet.get("attention_head_dim", 8)
+    channels, size, head = unet["block_out_channels"], unet["sample_size"], unet.get("attention_head_dim", 8)
     return {
         "image_size": size,
         "base_channels": channels[0],
@@ -105,11 +93,33 @@ def network_config(unet: Mapping[str, Any]) -> dict[str, Any]:
         "heads": 1 if head is None else None,
         "dropout": unet.get("dropout", 0.0),
         "resample": "block" if "resnet" in kinds else "conv",
-        "modulation": modulation,
+        "modulation": _MODULATIONS[unet.get("resnet_time_scale_shift", "default")],
         "in_channels": unet.get("in_channels", 3),
         "out_channels": unet.get("out_channels", 3),
         "num_classes": unet.get("num_class_embeds"),
     }
+
+
+def _differences(unet: Mapping[str, Any], kinds: set[str]) -> list[str]:
+    """The settings that our networks do not have, in words; kinds: of the changes of size."""
+    width, shift = 4 * unet["block_out_channels"][0], unet.get("resnet_time_scale_shift", "default")
+    middle = unet.get("attn_norm_num_groups") or (GROUPS if shift == "default" else None)
+    only = {name: (unet.get(name, value), value) for name, value in _ONLY_VALUE.items()}
+    only["time_embedding_dim"] = (unet.get("time_embedding_dim") or width, width)
+    only["attn_norm_num_groups"] = (middle, GROUPS)
+    if kinds == {"resnet"}:
+        del only["downsample_padding"]  # of convolutions
+    wrong = [f"{name} is {value}, here {ours}" for name, (value, ours) in only.items() if value != ours]
+    embedded, size = unet.get("time_embedding_type", "positional"), unet["sample_size"]
+    for name, value, known in (
+        ("time_embedding_type", embedded, ("positional", "learned")),
+        ("resnet_time_scale_shift", shift, tuple(_MODULATIONS)),
+        ("sample_size", size, (size,) if isinstance(size, int) else ("one number",)),
+        ("the kind of changes of size", " and ".join(sorted(kinds)), ("", "conv", "resnet")),
+    ):
+        if value not in known:
+            wrong.append(f"{name} is {value}, here {' or '.join(str(one) for one in known if one)}")
+    return wrong
 
 
 def _levels(unet: Mapping[str, Any], direction: str) -> tuple[list[bool], set[str]]:
@@ -121,4 +131,4 @@ def _levels(unet: Mapping[str, Any], direction: str) -> tuple[list[bool], set[st
             raise ValueError(f"{name} is no block of this project's U-Net, which can compute {known}")
         kinds.append(_BLOCKS[general])
     resampled = unet.get(f"{direction.lower()}sample_type", "conv")
-    return [kind == "attention" for kind in kinds], {resampled if k == "attention" else k for k in kinds[:-1]}
+    return [kind == "attention" for kind in kinds], {str(resampled) if k == "attention" else k for k in kinds[:-1]}
