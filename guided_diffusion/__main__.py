@@ -17,6 +17,7 @@ COMMANDS = {
         "train_classifier": "train a classifier of noisy or clean images",
         "train_upsampler": "train an upsampler",
         "diagnose_classifier": "test how well a classifier can guide",
+        "average_weights": "reconstruct averages of weights of other widths after a training",
         "plot_runs": "plot the curves of training runs",
     },
     "sampling": {
@@ -35,6 +36,8 @@ COMMANDS = {
     "published models": {
         "import_openai": "import a published .pt file",
         "export_openai": "export a checkpoint to the published layout",
+        "import_diffusers": "import a pipeline of Hugging Face diffusers",
+        "export_diffusers": "export a model as a pipeline of Hugging Face diffusers",
     },
     "demo": {
         "demo": "train, guide and evaluate on handwritten digits",

@@ -196,13 +196,13 @@ def read_weights(checkpoint: Checkpoint, name: str | None = None) -> dict[str, T
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = None) -> None:
-    """Fill `network`, which may be on the meta device, with the weights that `read_weights` reads.
+    """Fill `network`, which may be on the meta device, with the weights that `read_weights` reads, in its own dtype.
 
     Raises:
         ValueError: weights that do not fit, naming the first that is missing, unknown or of another shape.
     """
-    file, state = checkpoint.weights_file(name), read_weights(checkpoint, name)
-    expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    file, state, own = checkpoint.weights_file(name), read_weights(checkpoint, name), network.state_dict()
+    expected = {key: tuple(tensor.shape) for key, tensor in own.items()}
     found = {key: tuple(tensor.shape) for key, tensor in state.items()}
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     if wrong:
@@ -210,7 +210,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = 
         raise ValueError(
             f"{file} does not fit the network of its config.json: {len(wrong)} tensors differ, the first {first}"
         )
-    network.load_state_dict(state, assign=True)
+    network.load_state_dict({key: tensor.to(own[key].dtype) for key, tensor in state.items()}, assign=True)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:

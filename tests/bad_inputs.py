@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tiny
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -54,6 +55,7 @@ USUAL: dict[str, tuple[str, ...]] = {
         "--extractor.name=classifier:runs/judge",
         "--out=report.json",
     ),
+    "average_weights": ("runs/diffusion", "--widths=[0.1]", "--out=out"),
     "sample": ("--diffusion=runs/diffusion", "--out=out", "--num_samples=2", "--sampler.steps=2"),
     "sweep": (
         "--diffusion=runs/diffusion",
@@ -65,6 +67,8 @@ USUAL: dict[str, tuple[str, ...]] = {
         "--num_samples=4",
         "--out=out",
     ),
+    "export_diffusers": ("--run=runs/diffusion", "--out=exported"),
+    "import_diffusers": ("--folder=pipeline", "--out=out"),
     "make_reference": ("--images=pictures", "--extractor.name=classifier:runs/judge", "--out=reference.npz"),
 }
 """A good command line of each script, whose options those of a case replace."""
@@ -366,6 +370,21 @@ def _remove(path: str) -> Callable[[], None]:
 
 
 DATA = ("--data.path=data",)
+VQ_MODEL = {"vqvae": ["diffusers", "VQModel"]}
+
+
+def _pipeline(*, index: dict[str, Any] | None = None, weights: bool = False, **unet: Any) -> None:
+    """The records of a pipeline of one level in `pipeline`, with a scheduler of consistency models."""
+    parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "CMStochasticIterativeScheduler"]}
+    network = {"block_out_channels": [32], "sample_size": 8, "down_block_types": ["DownBlock2D"],
+               "up_block_types": ["UpBlock2D"]}  # fmt: skip
+    _put("pipeline/model_index.json", json.dumps(parts | (index or {})))
+    _put("pipeline/unet/config.json", json.dumps(network | unet))
+    _put("pipeline/scheduler/scheduler_config.json", json.dumps({"_class_name": parts["scheduler"][1]}))
+    if weights:
+        save_file({"conv_in.bias": torch.zeros(32)}, "pipeline/unet/diffusion_pytorch_model.safetensors")
+
+
 RESUMED = ("--out=runs/diffusion", "--resume=auto", "--training.iterations=4")
 
 
@@ -562,8 +581,13 @@ OPTION_CASES = (
              says=("training.ema_decays lie between 0 and 1, such as 0.9999; got 9999",)),
     BadInput(name="An average wider than the mean of all weights", options=("--training.ema_widths=[0.5]",),
              says=("training.ema_widths are shares of the training between 0 and 0.2887", "such as 0.1; got 0.5")),
+    BadInput(name="Snapshots without power-function averages", options=("--training.snapshot_every_iterations=1",),
+             says=("snapshot_every_iterations keeps power-function averages, and there are none; add",)),
     BadInput(name="A seed of more than 64 bits", options=("--training.seed=99999999999999999999",),
              says=("training.seed is a whole number of 64 bits, got 99999999999999999999",)),
+    BadInput(name="Balanced classes where there is one", options=(*DATA, "--data.balance=true"),
+             make=lambda: _classes("a"),
+             says=("--data.balance draws classes equally often, and the images of data are of one class",)),
     BadInput(name="An empty batch", options=("--training.batch.size=0",),
              says=("training.batch.size must be at least 1, got 0",)),
     BadInput(name="A batch of a trillion images", options=("--training.batch.size=1000000000000",),
@@ -625,6 +649,8 @@ RUN_CASES = (
     BadInput(name="Resuming with a power-function average that was not kept",
              options=(*RESUMED, "--training.ema_widths=[0.1]"),
              says=("holds no average ema_power_0.1; give --training.ema_decays '[0.9]' --training.ema_widths '[]'",)),
+    BadInput(name="Averages of a run that kept none", script="average_weights",
+             says=("runs/diffusion/checkpoint-0000002 holds no power-function average; train with",)),
     BadInput(name="Resuming after the optimiser was deleted", options=RESUMED,
              make=_remove("runs/diffusion/checkpoint-0000002/resume"),
              says=("resume is gone: runs/diffusion/checkpoint-0000002 can be sampled from",
@@ -829,6 +855,29 @@ RUN_CASES = (
              options=(*DATA, "--out=prepared"), says=("prepared is of other images: class_names:",
                    "give another --out")),
 )  # fmt: skip
+DIFFUSERS_CASES = (
+    BadInput(name="A diffusers folder that is there already", script="export_diffusers", options=("--out=pictures",),
+             says=("pictures is there already; remove it or give another --out",)),
+    BadInput(name="A classifier to export as a diffusers pipeline", script="export_diffusers",
+             options=("--run=runs/classifier",), says=('kind "classifier", but kind "diffusion" is needed here',)),
+    BadInput(name="A judge to guide an exported pipeline", script="export_diffusers",
+             options=("--classifier=runs/judge",), says=("was trained on clean images only and cannot guide",)),
+    BadInput(name="A folder without a pipeline", script="import_diffusers", options=("--folder=pictures",),
+             says=("no model_index.json in pictures; give the folder of a pipeline of diffusers",)),
+    BadInput(name="A pipeline on latents", script="import_diffusers", make=lambda: _pipeline(index=VQ_MODEL),
+             says=("pipeline is no pipeline of a UNet2DModel on pixels and a scheduler; it has scheduler",)),
+    BadInput(name="DDPM's network of CIFAR-10 in diffusers", script="import_diffusers",
+             make=lambda: _pipeline(freq_shift=1, norm_eps=1e-6, downsample_padding=0),
+             says=("this project's U-Net cannot compute what this UNet2DModel does: freq_shift is 1, here 0;",
+                   "downsample_padding is 0, here 1; norm_eps is 1e-06, here 1e-05")),
+    BadInput(name="A block that no U-Net here has", script="import_diffusers",
+             make=lambda: _pipeline(down_block_types=["SkipDownBlock2D"]),
+             says=("SkipDownBlock2D is no block of this project's U-Net, which can compute AttnDownBlock2D,",)),
+    BadInput(name="A pipeline without weights", script="import_diffusers", make=lambda: _pipeline(),
+             says=("no pipeline/unet/diffusion_pytorch_model.safetensors; save the pipeline with its U-Net's",)),
+    BadInput(name="A consistency model", script="import_diffusers", make=lambda: _pipeline(weights=True),
+             says=("CMStochasticIterativeScheduler follows no chain of this project's; the schedulers that do",)),
+)  # fmt: skip
 GENERATED = ("--generated=data",)
 GENERATED_NPZ = ("--generated=data.npz",)
 REAL_NPZ = ("--real=data.npz",)
@@ -937,7 +986,7 @@ UNPRIVILEGED_CASES = (
 )  # fmt: skip
 """Cases that root does not meet; they are not in the table."""
 CHAPTERS = {"Data": DATA_CASES, "Options": OPTION_CASES, "Runs and checkpoints": RUN_CASES,
-            "Evaluation": EVALUATION_CASES}  # fmt: skip
+            "Pipelines of diffusers": DIFFUSERS_CASES, "Evaluation": EVALUATION_CASES}  # fmt: skip
 CASES = tuple(case for cases in CHAPTERS.values() for case in cases)
 
 INTRODUCTION = """\

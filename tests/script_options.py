@@ -5,6 +5,7 @@ Over 300 lines, since one option a line shows best what changed.
 
 TRAINING = (
     "data",
+    "data.balance",
     "data.crop",
     "data.flip",
     "data.labels",
@@ -50,6 +51,7 @@ TRAINING = (
     "training.save_every_iterations",
     "training.seed",
     "training.shard",
+    "training.snapshot_every_iterations",
     "training.stop_after_worse",
     "training.tensorboard",
     "training.train_only",
@@ -131,6 +133,7 @@ GUIDANCE = (
 
 IMAGES = (
     "data",
+    "data.balance",
     "data.crop",
     "data.flip",
     "data.labels",
@@ -202,16 +205,31 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "labels",
         "out",
     ),
+    "export_diffusers": (
+        "classifier",
+        "out",
+        "run",
+        "weights",
+    ),
     "export_openai": (
         "out",
         "run",
         "weights",
+    ),
+    "average_weights": (
+        "out",
+        "run",
+        "widths",
     ),
     "export_samples": (
         "columns",
         "out",
         "rows",
         "samples",
+    ),
+    "import_diffusers": (
+        "folder",
+        "out",
     ),
     "import_openai": (
         "classes",

@@ -169,7 +169,10 @@ def _adapt_label_table(
         called = "the row of the null class" if before["null_class"] else f"the mean row of its {known} classes"
         found[bias] = found[bias] + (rows[known] if before["null_class"] else mean)
         return [f"the network is not conditioned on the class: {called} is part of the timestep's embedding"]
-    table, said = _rows_by_name(rows[:known], _names(there, known), _names(here, wanted), fill=mean)
+    # Rows all alike would be told apart only slowly, so that new ones get the spread of the known ones.
+    new = mean + rows[:known].std(dim=0, correction=0) * initial[name][:wanted]
+    names = _names(there, known), _names(here, wanted)
+    table, said = _rows_by_name(rows[:known], *names, new=new, begin="with the mean and the spread of all")
     if after["null_class"]:
         table = torch.cat([table, (rows[known] if before["null_class"] else mean)[None]])
         said += [] if before["null_class"] else ["the null class begins at the mean row"]
@@ -181,16 +184,18 @@ def _names(model: Model, count: int) -> Sequence[str]:
     return model.get("class_names") or [str(label) for label in range(count)]
 
 
-def _rows_by_name(rows: Tensor, there: Sequence[str], here: Sequence[str], *, fill: Tensor) -> tuple[Tensor, list[str]]:
-    """One row a name: that of the same name there, else `fill`; and the change in words, if there is any."""
+def _rows_by_name(
+    rows: Tensor, there: Sequence[str], here: Sequence[str], *, new: Tensor, begin: str
+) -> tuple[Tensor, list[str]]:
+    """One row a name: that of the same name there, else its row of `new`; and the change in words, if there is any."""
     places = matched(here, there)
     if places == [*range(len(there))]:
         return rows, []
     kept = [name for name, place in zip(here, places, strict=True) if place >= 0]
-    new = [name for name, place in zip(here, places, strict=True) if place < 0]
-    table = torch.stack([rows[place] if place >= 0 else fill for place in places])
-    begin = f"; {_listed(new)} begin at {'the mean row' if fill.any() else '0'}" if new else ""
-    return table, [f"of {len(there)} classes {_listed(kept)} keep their rows{begin}"]
+    others = [name for name, place in zip(here, places, strict=True) if place < 0]
+    table = torch.stack([rows[place] if place >= 0 else own for place, own in zip(places, new, strict=True)])
+    beginning = f"; {_listed(others)} begin {begin}" if others else ""
+    return table, [f"of {len(there)} classes {_listed(kept)} keep their rows{beginning}"]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -234,8 +239,12 @@ def _adapt_head(found: Weights, there: Model, here: Model, initial: Mapping[str,
         ]
     said: list[str] = []
     for name in ("head.weight", "head.bias") if new != "regression" else ():
-        fill = found[name].mean(dim=0) * (new == "classes")  # of an attribute: 0, even odds
-        found[name], said = _rows_by_name(found[name], was, wanted, fill=fill)
+        fill, begin = (
+            (found[name].mean(dim=0), "at the mean row") if new == "classes" else (initial[name][0] * 0, "at 0")
+        )
+        found[name], said = _rows_by_name(
+            found[name], was, wanted, new=fill.expand(len(wanted), *fill.shape), begin=begin
+        )
     return said
 
 

@@ -30,14 +30,16 @@ def test_an_equal_model_gets_the_weights_to_the_bit():
     assert all(torch.equal(tensor, after.state_dict()[name]) for name, tensor in before.state_dict().items())
 
 
-def test_classes_of_the_same_name_keep_their_rows_and_new_ones_begin_at_the_mean():
+def test_classes_of_the_same_name_keep_their_rows_and_new_ones_have_the_mean_and_spread_of_all():
     there = model(num_classes=3, null_class=True)
     here = replace(there, class_names=("c", "new", "a", "b"), network=replace(there.network, num_classes=4))
-    before, after, (said,) = turned_into(there, here)
-    old, new = before.label.weight, after.label.weight
+    before, after = network(there), UNet(here.network)
+    drawn = after.label.weight.detach().clone()
+    weights, (said,) = adapted(before.state_dict(), to_plain(there), to_plain(here), after.state_dict())
+    old, new = before.label.weight, weights["label.weight"]
     assert torch.equal(new[[0, 2, 3, 4]], old[[2, 0, 1, 3]])  # the null class is the last
-    assert torch.equal(new[1], old[:3].mean(dim=0))
-    assert said == "of 3 classes 3 (c, a, b) keep their rows; 1 (new) begin at the mean row"
+    torch.testing.assert_close((new[1] - old[:3].mean(dim=0)) / drawn[1], old[:3].std(dim=0, correction=0))
+    assert said == "of 3 classes 3 (c, a, b) keep their rows; 1 (new) begin with the mean and the spread of all"
 
 
 def test_an_unconditional_network_that_is_given_classes_computes_the_same_with_any():
