@@ -16,8 +16,8 @@ class GuidedPipeline(DiffusionPipeline):
 
     _optional_components = ["classifier"]  # noqa: RUF012  # the form of diffusers
 
-    def __init__(self, unet: Any, scheduler: Any, classifier: Any = None, id2label: dict[str, str] | None = None):
-        """id2label: names of the classes, by label."""
+    def __init__(self, unet: Any, scheduler: Any, classifier: Any = None, id2label=None):
+        """id2label: names of the classes, by label as text; not annotated, since diffusers 0.35 reads no unions."""
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
         self.register_to_config(id2label=id2label)
