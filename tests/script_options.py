@@ -15,6 +15,7 @@ TRAINING = (
     "data.path",
     "data.window",
     "dry_run",
+    "from",
     "network",
     "network.attention_sizes",
     "network.base_channels",
@@ -53,8 +54,10 @@ TRAINING = (
     "training.snapshot_every_iterations",
     "training.stop_after_worse",
     "training.tensorboard",
+    "training.train_only",
     "training.wandb",
     "training.wandb_project",
+    "training.warmup_iterations",
     "training.weight_decay",
 )
 """Of every training."""
@@ -202,6 +205,13 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "labels",
         "out",
     ),
+    "export_diffusers": (
+        "classifier",
+        "out",
+        "run",
+        "variance",
+        "weights",
+    ),
     "export_openai": (
         "out",
         "run",
@@ -217,6 +227,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "out",
         "rows",
         "samples",
+    ),
+    "import_diffusers": (
+        "folder",
+        "out",
     ),
     "import_openai": (
         "classes",
