@@ -211,8 +211,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "import_openai": (
         "classes",
+        "entry",
         "file",
         "flags",
+        "kind",
         "out",
     ),
     "inpaint": (
