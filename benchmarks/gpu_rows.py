@@ -272,7 +272,7 @@ ROWS: dict[str, tuple[Callable[[Sizes], Iterator[Line]], float]] = {
     ),
     "guided64": (partial(guided_rows, name="imagenet64", called="ADM-64", batch=64), 150),
     "cifar10": (
-        partial(training_rows, name="cifar10", called="CIFAR-10", batch=256, ways={"ours by default": {}} | PLAIN),
+        partial(training_rows, name="cifar10", called="CIFAR-10", batch=128, ways={"ours by default": {}} | PLAIN),
         150,
     ),
     "training256": (

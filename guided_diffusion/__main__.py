@@ -17,6 +17,7 @@ COMMANDS = {
         "train_classifier": "train a classifier of noisy or clean images",
         "train_upsampler": "train an upsampler",
         "diagnose_classifier": "test how well a classifier can guide",
+        "average_weights": "reconstruct averages of weights of other widths after a training",
         "plot_runs": "plot the curves of training runs",
     },
     "sampling": {

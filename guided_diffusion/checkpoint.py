@@ -2,7 +2,7 @@
 
     runs/adm64/checkpoint-0300000/
       config.json          kind, format, model, full run config, iteration, library versions, SHA-256 of the files
-      network.safetensors  ema_0.9999.safetensors
+      network.safetensors  ema_0.9999.safetensors  ema_power_0.1.safetensors
       resume/              what only training needs; safe to delete
 
 Wherever a checkpoint is expected, a run directory stands for its best checkpoint if training marked one (best.json),
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .files import atomic_directory, file_sha256, remove_leftovers
 from .records import DamagedRecordError, Fields, check_record, read_record
 from .run_directory import best, checkpoint_name, checkpoints, latest, number
+from .weight_averages import slowest_average
 
 FORMAT = 1
 """Version of the layout; raised when a reader of the old one would misread the new."""
@@ -62,7 +63,7 @@ class Checkpoint:
 
     @property
     def weight_names(self) -> tuple[str, ...]:
-        """Names of the weights it holds: "network", and "ema_0.9999" and the like."""
+        """Names of the weights it holds: "network", and averages such as "ema_0.9999" and "ema_power_0.1"."""
         return tuple(sorted(file.stem for file in self.path.glob("*.safetensors")))
 
     def was_trained_on(self, path: Path) -> bool:
@@ -71,13 +72,12 @@ class Checkpoint:
         return trained_on is not None and Path(trained_on).resolve() == path.resolve()
 
     def weights_file(self, name: str | None = None) -> Path:
-        """The safetensors file of the named weights; None: of the slowest moving average, else the network as trained.
+        """The safetensors file of the named weights; None: of the slowest average, else of the network as trained.
 
         Raises:
             ValueError: no such weights, naming those there are.
         """
-        averages = [name for name in self.weight_names if name.startswith("ema_")]
-        chosen = name or max(averages, key=lambda name: float(name.removeprefix("ema_")), default="network")
+        chosen = name or slowest_average(self.weight_names) or "network"
         if chosen not in self.weight_names:
             raise ValueError(f'{self.path} has no weights "{chosen}"; it has {", ".join(self.weight_names) or "none"}')
         return self.path / f"{chosen}.safetensors"
@@ -185,13 +185,13 @@ def read_weights(checkpoint: Checkpoint, name: str | None = None) -> dict[str, T
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = None) -> None:
-    """Fill `network`, which may be on the meta device, with the weights that `read_weights` reads.
+    """Fill `network`, which may be on the meta device, with the weights that `read_weights` reads, in its own dtype.
 
     Raises:
         ValueError: weights that do not fit, naming the first that is missing, unknown or of another shape.
     """
-    file, state = checkpoint.weights_file(name), read_weights(checkpoint, name)
-    expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    file, state, own = checkpoint.weights_file(name), read_weights(checkpoint, name), network.state_dict()
+    expected = {key: tuple(tensor.shape) for key, tensor in own.items()}
     found = {key: tuple(tensor.shape) for key, tensor in state.items()}
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     if wrong:
@@ -199,7 +199,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, name: str | None = 
         raise ValueError(
             f"{file} does not fit the network of its config.json: {len(wrong)} tensors differ, the first {first}"
         )
-    network.load_state_dict(state, assign=True)
+    network.load_state_dict({key: tensor.to(own[key].dtype) for key, tensor in state.items()}, assign=True)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:

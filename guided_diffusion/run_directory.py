@@ -42,6 +42,11 @@ def latest(run_dir: Path) -> Path | None:
     return next(reversed(checkpoints(run_dir)), None)
 
 
+def snapshots(run_dir: Path) -> Path:
+    """The run directory of a run's snapshots, checkpoints of its power-function averages alone, which are all kept."""
+    return run_dir / "snapshots"
+
+
 def prune(run_dir: Path, *, keep: int, keep_every: int | None = None) -> None:
     """Delete all but the newest `keep` checkpoints of a run, the best, and those of multiples of `keep_every`."""
     for path in checkpoints(run_dir)[:-keep]:

@@ -36,7 +36,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "guided_diffusion/files.py", "guided_diffusion/records.py", "guided_diffusion/stop_request.py",
         "guided_diffusion/standard_streams.py", "guided_diffusion/option_errors.py",
         "guided_diffusion/html.py", "guided_diffusion/distributed.py", "guided_diffusion/memory.py",
-        "guided_diffusion/compilation.py", "guided_diffusion/own_code.py",
+        "guided_diffusion/compilation.py", "guided_diffusion/own_code.py", "guided_diffusion/weight_averages.py",
         "guided_diffusion/openai/", "guided_diffusion/data/", "guided_diffusion/diffusion/model.py",
         "classifiers/trained_model.py", "classifiers/target_model.py", "classifiers/off_the_shelf.py",
         "classifiers/activations.py",

@@ -5,6 +5,7 @@ Over 300 lines, since one option a line shows best what changed.
 
 TRAINING = (
     "data",
+    "data.balance",
     "data.crop",
     "data.flip",
     "data.labels",
@@ -34,6 +35,7 @@ TRAINING = (
     "training.batch.size",
     "training.compile",
     "training.ema_decays",
+    "training.ema_widths",
     "training.images",
     "training.iterations",
     "training.keep_checkpoints",
@@ -48,6 +50,7 @@ TRAINING = (
     "training.save_every_iterations",
     "training.seed",
     "training.shard",
+    "training.snapshot_every_iterations",
     "training.stop_after_worse",
     "training.tensorboard",
     "training.wandb",
@@ -127,6 +130,7 @@ GUIDANCE = (
 
 IMAGES = (
     "data",
+    "data.balance",
     "data.crop",
     "data.flip",
     "data.labels",
@@ -202,6 +206,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "out",
         "run",
         "weights",
+    ),
+    "average_weights": (
+        "out",
+        "run",
+        "widths",
     ),
     "export_samples": (
         "columns",

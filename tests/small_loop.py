@@ -48,6 +48,7 @@ def train(
     resume: bool = False,
     model: object = None,
     best_by: str | None = None,
+    kind: str = "test",
 ) -> None:
     """Train `Convolutions` on the folder."""
     torch.manual_seed(config.seed)
@@ -55,7 +56,7 @@ def train(
     fit(
         TrainingRun(
             directory=run_dir,
-            kind="test",
+            kind=kind,
             model=model or {"width": 8},
             settings={},
             network=Convolutions(),

@@ -183,6 +183,7 @@ def test_a_damaged_checkpoint_is_set_aside_under_a_name_that_no_command_reads(tm
         (("network",), "network"),
         (("network", "ema_0.99", "ema_0.9999", "ema_0.999"), "ema_0.9999"),
         (("network", "ema_0.5"), "ema_0.5"),
+        (("network", "ema_0.9999", "ema_power_0.1", "ema_power_0.05"), "ema_power_0.1"),
     ],
 )
 def test_the_slowest_average_is_what_is_used_unless_asked(tmp_path, names, default):

@@ -32,6 +32,7 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
     "make_reference": ("--manifold_images=20", "--manifold_images=8"),
     "export_samples": ("", "--samples={samples_2}"),
     "export_openai": ("", "--run={imported_2}"),
+    "average_weights": ("--widths=[0.07]", "--widths=[0.06]"),
     "import_openai": ("", "--classes={numbered}"),
 }
 """The two settings of each command that are told apart."""
@@ -42,7 +43,8 @@ def write_material(here: Path) -> None:
     pictures = tiny.write_class_folder(here / "pictures")
     tiny.write_class_folder(here / "small", size=4)
     quick: dict[str, Any] = {"iterations": 2, "save_every_iterations": 2}
-    train_diffusion(tiny.diffusion_config(here / "diffusion", pictures, **quick))
+    kept: dict[str, Any] = {"ema_widths": (0.05, 0.1), "snapshot_every_iterations": 1}
+    train_diffusion(tiny.diffusion_config(here / "diffusion", pictures, **quick, **kept))
     train_classifier(tiny.classifier_config(here / "classifier", pictures, diffusion=here / "diffusion", **quick))
     train_classifier(tiny.classifier_config(here / "judge", pictures, **quick))
     train_upsampler(tiny.upsampler_config(here / "upsampler", pictures, **quick))
@@ -94,6 +96,7 @@ def _usual(command: str, material: Path, out: Path) -> list[str]:
         "make_reference": [f"--images={material / 'pictures'}", judge],
         "export_samples": [f"--samples={material / 'samples'}"],
         "export_openai": [f"--run={material / 'imported'}"],
+        "average_weights": [f"--run={material / 'diffusion'}"],
         "import_openai": [f"--file={material / 'published.pt'}", f"--flags={as_command_line(flags)}"],
     }  # fmt: skip
     files = {

@@ -62,8 +62,12 @@ def _check_target(config: TrainClassifierConfig) -> None:
         wanted = "one column" if target == "regression" else "one or more columns, each once,"
         given = f"got {' '.join(columns)}" if columns else "give --columns NAME"
         raise ValueError(f"--target {target} learns {wanted} of {table}; {given}")
-    if config.entropy_weight or config.data.on_error == "skip":
-        option = "entropy_weight" if config.entropy_weight else "data.on_error skip"
+    of_classes = {
+        "entropy_weight": config.entropy_weight > 0,
+        "data.on_error skip": config.data.on_error == "skip",
+        "data.balance": config.data.balance,
+    }
+    for option in (name for name, is_given in of_classes.items() if is_given):
         raise ValueError(f"{option} is of classes, which --target {target} has none of; leave it out")
 
 

@@ -3,12 +3,15 @@
 Sample number c of the stream (its `counter`) is element c mod N of epoch c // N's permutation, and iteration n consumes
 samples [n * B, (n + 1) * B). Both are pure functions, so no loader state is ever saved: resuming is starting at
 iteration n, and another number of processes or micro-batches cuts the same global batch differently.
+
+A balanced stream goes through rounds of the K classes instead: round c // K has each class once, in an order of its
+own, and takes the next image of it; a class's images come in the permutations of epochs of that class.
 """
 
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -56,10 +59,15 @@ class EndlessBatches:
     num_workers: int = field(kw_only=True)
     """Decoding processes beside this one; 0 decodes in this one."""
 
+    balanced: bool = field(default=False, kw_only=True)
+    """Classes are drawn equally often, whatever their numbers of images."""
+
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"the global batch is at least 1 sample, not {self.batch_size}")
         check_num_workers(self.num_workers)
+        if self.balanced:
+            refuse_without_classes(self.images)
 
     def micro_batches(
         self, *, start_iteration: int = 0, rank: int = 0, world_size: int = 1, micro_size: int | None = None
@@ -98,24 +106,54 @@ class EndlessBatches:
 
     def _entries(self, first: int, share: int, micro_size: int) -> Iterator[list[Entry]]:
         """The entries of each micro-batch of the process whose samples begin at the counter `first`."""
-        size = len(self.images)
+        index = balanced_order(self.images.labels, seed=self.seed) if self.balanced else self._index
         for begin in itertools.count(first, self.batch_size):
             counters = range(begin, begin + share)
             for start in range(0, share, micro_size):
-                entries = []
-                for counter in counters[start : start + micro_size]:
-                    epoch, position = divmod(counter, size)
-                    entries.append((int(epoch_permutation(size, seed=self.seed, epoch=epoch)[position]), counter))
-                yield entries
+                yield [(index(counter), counter) for counter in counters[start : start + micro_size]]
+
+    def _index(self, counter: int) -> int:
+        epoch, position = divmod(counter, len(self.images))
+        return int(epoch_permutation(len(self.images), seed=self.seed, epoch=epoch)[position])
+
+
+def refuse_without_classes(images: ImageSet) -> None:
+    """Refuse to balance images that are not all of two classes or more."""
+    labels = images.labels
+    unlabelled = labels.ndim > 1 or bool((labels < 0).any())
+    if unlabelled or len(labels.unique()) < 2:
+        found = "have no classes" if unlabelled else "are of one class"
+        raise ValueError(
+            f"--data.balance draws classes equally often, and the images of {images.path} {found}; leave it out, or "
+            f"give --data.labels"
+        )
+
+
+def balanced_order(labels: Tensor, *, seed: int) -> Callable[[int], int]:
+    """The index of the image at each position of a balanced stream. labels: (N,) int64, not negative."""
+    members = [part for part in labels.argsort(stable=True).split(labels.bincount().tolist()) if len(part)]
+    permutation = lru_cache(maxsize=2 * len(members) + 2)(_permutation)
+
+    def index(counter: int) -> int:
+        number, place = divmod(counter, len(members))
+        of = int(permutation(len(members), f"{seed}:round:{number}")[place])
+        epoch, position = divmod(number, len(members[of]))
+        return int(members[of][permutation(len(members[of]), f"{seed}:class {of}:{epoch}")[position]])
+
+    return index
 
 
 @lru_cache(maxsize=2)
 def epoch_permutation(dataset_size: int, *, seed: int, epoch: int) -> Tensor:
     """(dataset_size,) int64: the order of one epoch, a function of its arguments alone. Cached: do not write to it."""
+    return _permutation(dataset_size, f"{seed}:{epoch}")
+
+
+def _permutation(size: int, key: str) -> Tensor:
     # Hashed, because with seed + epoch two runs with neighbouring seeds would share nearly all of their epochs.
-    digest = hashlib.sha256(f"{seed}:{epoch}".encode()).digest()
+    digest = hashlib.sha256(key.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-    return torch.randperm(dataset_size, generator=generator)
+    return torch.randperm(size, generator=generator)
 
 
 def _read_batch(images: ImageSet, seed: int, entries: Sequence[Entry]) -> Batch:

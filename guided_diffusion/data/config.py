@@ -40,6 +40,9 @@ class DataConfig:
     """The published square crops. random: shorter side scaled to 1..1.25 times the image size (ADM's classifiers)."""
     flip: bool = False
     """Mirror left to right with probability one half."""
+    balance: bool = False
+    """Draw classes equally often in training, whatever their numbers of images: those of a small class are repeated. A
+    classifier then learns p(y | x) for an even p(y)."""
     on_error: Literal["stop", "skip"] = "stop"
     """Broken images: stop with the name of the first, or skip them and log their names. Pixels cut short behind a sound
     header are found when they are needed. A file that cannot be read for other reasons always ends the run."""

@@ -45,6 +45,20 @@ def doubts(images: ImageSet) -> list[str]:
     return [*found, *_value_doubts(images)]
 
 
+def repetitions(images: ImageSet, samples: int) -> str:
+    """A sentence: the draws of an image of the smallest and of the largest class in a balanced training."""
+    counts = np.bincount(images.labels.numpy(), minlength=len(images.class_names))
+    seen = np.flatnonzero(counts)
+    names = images.class_names or tuple(map(str, range(len(counts))))
+
+    def times(label: int) -> str:
+        often = f"{samples / len(seen) / counts[label]:.3g}"
+        return f"each of the {counted(int(counts[label]), 'image')} of {names[label]} is drawn {often} times"
+
+    smallest, largest = int(seen[counts[seen].argmin()]), int(seen[counts[seen].argmax()])
+    return f"classes are drawn equally often: {times(smallest)}, {times(largest)}"
+
+
 def _value_doubts(images: ImageSet) -> list[str]:
     """A doubt about pictures or arrays that fill a small part of the range of values; not of samples made here."""
     if images.manifest is not None:

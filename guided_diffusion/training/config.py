@@ -12,6 +12,7 @@ from ..diffusion.model import check_continuous_time
 from ..diffusion.schedules import ChainConfig
 from ..models.recomputation import Recomputed
 from ..models.unet import EncoderConfig
+from ..weight_averages import POWER, check_widths
 
 Loss = Literal["simple", "hybrid", "vlb"]
 
@@ -56,6 +57,9 @@ class LoopConfig:
     """Gradients are clipped to this L2 norm; null: not clipped, as published."""
     ema_decays: tuple[float, ...] = (0.9999,)
     """Decays of the averages to keep; previews and later commands take the slowest. Empty: none (classifiers)."""
+    ema_widths: tuple[float, ...] = ()
+    """Power-function averages to keep (2312.02696), by standard deviation as a share of the training so far, such as
+    0.05 and 0.1. The initial weights have no part in them. Where there are any, the widest is the one that is taken."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the network's arithmetic; auto: bfloat16 on GPUs that have it, else float32."""
     recompute_sizes: Recomputed | Literal["auto"] = "auto"
@@ -82,6 +86,10 @@ class LoopConfig:
     """Newest checkpoints kept; also the one before the newest until an update has shown the newest to be sound."""
     keep_every_iterations: int | None = None
     """Checkpoints at multiples of this are kept for good; null: only the newest are kept."""
+    snapshot_every_iterations: int | None = None
+    """Interval at which the power-function averages are kept for good, in float16 in OUT/snapshots, from which
+    scripts/average_weights.py reconstructs averages of other widths. Two of 300 million weights take 1.2 GB each time;
+    20 to 100 times in all do. null: never."""
     observe_every_iterations: int = 5000
     """Interval of previews (diffusion) or held-out measurements (classifiers)."""
     tensorboard: bool = False
@@ -109,7 +117,8 @@ class LoopConfig:
                 f"{self.learning_rate} and {self.weight_decay}"
             )
         for name in ("log_every_iterations", "save_every_iterations", "keep_checkpoints", "keep_every_iterations",
-                     "observe_every_iterations", "max_skipped", "stop_after_worse"):  # fmt: skip
+                     "observe_every_iterations", "snapshot_every_iterations", "max_skipped",
+                     "stop_after_worse"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
         wrong = [decay for decay in self.ema_decays if not 0 < decay < 1]
@@ -117,6 +126,12 @@ class LoopConfig:
             raise ValueError(f"training.ema_decays lie between 0 and 1, such as 0.9999; got {wrong[0]}")
         if len(set(self.ema_decays)) < len(self.ema_decays):
             raise ValueError(f"training.ema_decays names an average twice: {self.ema_decays}")
+        check_widths(self.ema_widths, option="training.ema_widths")
+        if self.snapshot_every_iterations is not None and not self.ema_widths:
+            raise ValueError(
+                "training.snapshot_every_iterations keeps power-function averages, and there are none; add "
+                "--training.ema_widths '[0.05,0.1]'"
+            )
         if self.shard and self.precision == "float16":
             raise ValueError("training.shard takes float32 or bfloat16: the loss scale of float16 is not sharded")
 
@@ -124,6 +139,11 @@ class LoopConfig:
     def total_iterations(self) -> int:
         """The budget in iterations."""
         return self.iterations if self.iterations is not None else math.ceil((self.images or 0) / self.batch.size)
+
+    @property
+    def averages(self) -> tuple[str, ...]:
+        """Names of the averages to keep, as checkpoints have them."""
+        return (*(f"ema_{decay}" for decay in self.ema_decays), *(f"{POWER}{width}" for width in self.ema_widths))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +221,7 @@ class DiffusionTrainingConfig(TrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewConfig:
-    """Samples made by DDIM as training goes, always from the same noise, with the slowest of the weights' averages."""
+    """Samples made by DDIM as training goes, always from the same noise, with the average that later commands take."""
 
     images: int = 64
     """Number of samples, cycling through the classes that the network or the classifier knows; 0: no previews."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from ..data.batches import Batch
+from ..data.summary import repetitions
 from ..distributed import reduced
 from ..stop_request import StopRequest
 from .capacity import bytes_per_image, loss_of_first_image
@@ -114,21 +115,32 @@ def _size_rows(state: TrainState, flops: int, activations: int) -> dict[str, str
     parameters = sum(parameter.numel() for parameter in network.parameters())
     processes = _count(state.process.world_size, "process", "processes")
     micro_batches = _count(state.num_micro_batches, "micro-batch", "micro-batches")
-    kept, checkpoint = (4 + len(config.ema_decays)) * weights, (3 + len(config.ema_decays)) * weights
+    kept = (4 + len(config.averages)) * weights
     peak = f"; measured peak {_bytes(torch.cuda.max_memory_allocated())}" if torch.cuda.is_available() else ""
-    milestones = config.total_iterations // config.keep_every_iterations if config.keep_every_iterations else 0
-    count, directory = config.keep_checkpoints + milestones, run.directory.absolute()
-    free = shutil.disk_usage(next(path for path in [directory, *directory.parents] if path.exists())).free
-    is_enough = (count + 1) * checkpoint < free  # a new one is written before an old one is deleted
     return {
         "network": f"{parameters / 1e6:.3g} M parameters, {flops / 1e9:.3g} GFLOP forward per image",
         "batch": f"{config.batch.size} images an iteration = {processes} x {micro_batches} of at most "
         f"{state.micro_size}",
         "memory": f"{_bytes(kept)} of weights, gradients, moments and averages; activations {_bytes(activations)} an "
         f"image, {_bytes(activations * state.micro_size)} a micro-batch{peak}",
-        "checkpoints": f"{_bytes(checkpoint)} each, at most {count} kept, {_bytes(free)} free on their disk"
-        + ("" if is_enough else ": TOO LITTLE"),
+        "checkpoints": _checkpoint_row(run, weights),
     }
+
+
+def _checkpoint_row(run: TrainingRun, weights: int) -> str:
+    """The disk that checkpoints and snapshots take. weights: bytes of the network's."""
+    config, directory = run.config, run.directory.absolute()
+    checkpoint, snapshot = (3 + len(config.averages)) * weights, len(config.ema_widths) * weights // 2  # in float16
+    milestones, snapshots = (
+        config.total_iterations // every if every else 0
+        for every in (config.keep_every_iterations, config.snapshot_every_iterations)
+    )
+    count = config.keep_checkpoints + milestones
+    free = shutil.disk_usage(next(path for path in [directory, *directory.parents] if path.exists())).free
+    # A new checkpoint is written before an old one is deleted.
+    is_enough = (count + 1) * checkpoint + snapshots * snapshot < free
+    kept = f"at most {count} kept" + (f", and {snapshots} snapshots of {_bytes(snapshot)}" if snapshots else "")
+    return f"{_bytes(checkpoint)} each, {kept}, {_bytes(free)} free on their disk{'' if is_enough else ': TOO LITTLE'}"
 
 
 def _time_rows(state: TrainState, speed: Speed) -> dict[str, str]:
@@ -143,6 +155,8 @@ def _time_rows(state: TrainState, speed: Speed) -> dict[str, str]:
         "time": f"{timedelta(seconds=round(remaining * seconds))} for the {remaining:,} iterations to go, without "
         f"checkpoints and previews",
     }
+    if run.batches.balanced:
+        rows["classes"] = repetitions(run.batches.images, images).removeprefix("classes are ")
     if run.kind in PUBLISHED:
         nearest = min(PUBLISHED[run.kind], key=lambda size: abs(math.log(size / run.batches.images.image_size)))
         name, parameters, their_batch, their_iterations = PUBLISHED[run.kind][nearest]

@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from ..compilation import uncompiled
-from ..data.batches import Batch, EndlessBatches
+from ..data.batches import Batch, EndlessBatches, refuse_without_classes
 from ..data.config import refuse_among
 from ..data.crops import DamagedImageError
 from ..data.image_set import ImageSet, open_training_set
 from ..data.labels import matched
-from ..data.summary import doubts, summary
+from ..data.summary import doubts, repetitions, summary
 from ..distributed import locked_for_run, on_any_process, on_main_process, this_process, wait_for_everyone
 from ..files import LOCK, atomic_write
 from ..run_directory import mark_best, read_best
@@ -33,7 +33,7 @@ from .log import TrainingLog
 from .objective import Objective, Observe
 from .resume import check_run_directory, stored_class_names
 from .run import TrainingRun, TrainState
-from .saving import confirm, remedy, save_if_due, save_last, write
+from .saving import confirm, drop_later_snapshots, remedy, save_if_due, save_last, snapshot_if_due, write
 from .setup import set_up
 from .step import MOST_LOSS_GROWTH, accumulate, launch, settle
 
@@ -54,8 +54,13 @@ def open_training_data(
     names = stored_class_names(config.out) or tuple(class_names)
     if names != images.class_names and sorted(matched(names, images.class_names)) == [*range(len(images.class_names))]:
         images = open_training_set(config.data, image_size=config.network.image_size, class_names=names)
+    if config.data.balance:
+        refuse_without_classes(images)
     if this_process().is_main:
         print(summary(images), file=sys.stderr)
+        if config.data.balance:
+            samples = config.training.total_iterations * config.training.batch.size
+            print(repetitions(images, samples), file=sys.stderr)
         for doubt in doubts(images):
             _logger.warning("%s", doubt)
     return images
@@ -79,8 +84,9 @@ def train(
     seed = config.training.seed
     torch.manual_seed(seed)
     batches = EndlessBatches(
-        data, batch_size=config.training.batch.size, seed=seed, num_workers=config.data.num_workers
-    )
+        data, batch_size=config.training.batch.size, seed=seed, num_workers=config.data.num_workers,
+        balanced=config.data.balance,
+    )  # fmt: skip
     run = TrainingRun(
         directory=config.out, kind=kind, model=model, settings=config, network=make_network(), objective=objective,
         batches=batches, config=config.training, observe=observe, best_by=best_by, resume=config.resume == "auto",
@@ -107,6 +113,7 @@ def fit(run: TrainingRun) -> None:
         state = set_up(run)
         if not is_in_use:
             stack.enter_context(lock)
+        drop_later_snapshots(state)
         log = stack.enter_context(closing(TrainingLog(state)))
         stop = stack.enter_context(stop_requests())
         _resume_observing(state, log, stop)
@@ -129,10 +136,12 @@ def _iterate(state: TrainState, log: TrainingLog, stop: StopRequest) -> None:
             state.optimizer.zero_grad()
             return
         launch(state, update, stop)
-        intervals = (config.log_every_iterations, config.save_every_iterations, config.observe_every_iterations)
+        intervals = [config.log_every_iterations, config.save_every_iterations, config.observe_every_iterations]
+        intervals += [config.snapshot_every_iterations or config.save_every_iterations]
         if state.settles_late and state.save_from is None and not any(map(state.is_due, intervals)):
             continue
         is_stopped = _settle(state, log)
+        snapshot_if_due(state)
         save_if_due(state)
         if is_stopped:
             return

@@ -30,6 +30,7 @@ from ..distributed import this_process
 from ..guidance import classifier_score, tilted
 from ..guidance.compatibility import check_classifier
 from ..samplers import ddim
+from ..weight_averages import initial_share, slowest_average
 from .colour_cast import Colours, cast_in_words, colour_metrics, colours
 from .config import PreviewConfig, TrainingConfig
 from .diffusion_objective import area_reduced
@@ -114,17 +115,16 @@ def _recorded(
     write: Callable[[Path], None], previews: Colours, data: Colours, training: TrainingConfig, iteration: int
 ) -> Mapping[str, float]:
     """Write OUT/previews/0005000.png, warn of a colour cast, and return the colours as metrics."""
-    decay = max(training.training.ema_decays, default=None)
-    initial = 0.0 if decay is None else decay**iteration  # the initial weights' share of the averaged ones
+    average = slowest_average(training.training.averages)
+    initial = 0.0 if average is None else initial_share(average, iteration)
     if this_process().is_main:
         file = preview_file(training.out, iteration)
         write(file)
         young = f", still {initial:.0%} the initial ones" if initial > 0.01 else ""
-        weights = "network" if decay is None else f"ema_{decay}"
-        tqdm.write(f"{file}: previews by the weights {weights}{young}", file=sys.stderr)
+        tqdm.write(f"{file}: previews by the weights {average or 'network'}{young}", file=sys.stderr)
         if (cast := cast_in_words(previews, data)) is not None:
             cause = "the model is not there yet" if initial <= 0.01 else (
-                f"{initial:.0%} of the averaged weights that made them (ema_{decay}) are still the initial ones"
+                f"{initial:.0%} of the averaged weights that made them ({average}) are still the initial ones"
             )  # fmt: skip
             others = "it may have had too few iterations, or too high a learning rate"
             _logger.warning("previews at iteration %d are %s: %s; %s", iteration, cast, cause, others)

@@ -19,12 +19,15 @@ from ..data.image_set import ImageSet
 from ..distributed import laid_out_like
 from ..records import DamagedRecordError, Fields, check_record, read_record
 from ..run_directory import checkpoints, latest, no_directories, set_aside
+from ..weight_averages import POWER
 from .ema import EMA
 from .run import TrainingRun, TrainState
 
 _SCALE: Fields = {
     "scale": float, "growth_factor": float, "backoff_factor": float, "growth_interval": int, "_growth_tracker": int
 }  # fmt: skip
+_YOUNGER = (": absent there, null now", ": absent there, [] now", ": absent there, false now")
+"""Endings of differences in options that are younger than the checkpoint, and off."""
 _logger = logging.getLogger(__name__)
 
 
@@ -138,7 +141,7 @@ def _warn_of_changes(checkpoint: Checkpoint, run: TrainingRun, data: Mapping[str
     changed = [
         difference
         for difference in differences(checkpoint.run, to_plain(run.settings))
-        if difference.split(":")[0] not in unchanged and not difference.endswith(": absent there, null now")
+        if difference.split(":")[0] not in unchanged and not difference.endswith(_YOUNGER)
     ]
     if changed:
         _logger.warning("resuming %s with other settings: %s", checkpoint.path, "; ".join(changed))
@@ -170,8 +173,8 @@ def read_resume(checkpoint: Checkpoint, state: TrainState) -> dict[str, int]:
     scale = _read(directory / "loss_scale.json", _SCALE)
     if scaler is not None and scale:
         scaler.load_state_dict(scale)
-    for decay in state.ema.averages:
-        state.ema.load(decay, read_tensors(checkpoint.weights_file(f"ema_{decay}")))
+    for name in state.ema.averages:
+        state.ema.load(name, read_tensors(checkpoint.weights_file(name)))
     objective = directory / "objective.safetensors"
     history = read_tensors(objective).get("history") if objective.exists() else None
     if timesteps is not None and history is not None:
@@ -189,10 +192,15 @@ def _read(file: Path, fields: Fields) -> dict[str, Any]:
 
 
 def _refuse_other_averages(checkpoint: Checkpoint, ema: EMA) -> None:
-    kept = [name.removeprefix("ema_") for name in checkpoint.weight_names if name.startswith("ema_")]
-    missing = [decay for decay in ema.averages if str(decay) not in kept]
+    missing = [name for name in ema.averages if name not in checkpoint.weight_names]
     if missing:
+        kept = [name for name in checkpoint.weight_names if name.startswith("ema_")]
+        decays = ",".join(name.removeprefix("ema_") for name in kept if not name.startswith(POWER))
+        widths = ",".join(name.removeprefix(POWER) for name in kept if name.startswith(POWER))
+        is_power = missing[0].startswith(POWER)
+        wanted = f"average {missing[0]}" if is_power else f"average of decay {missing[0].removeprefix('ema_')}"
         raise ValueError(
-            f"cannot resume {checkpoint.path}: it holds no average of decay {missing[0]}; give --training.ema_decays "
-            f"'[{','.join(kept)}]', those it has"
+            f"cannot resume {checkpoint.path}: it holds no {wanted}; give --training.ema_decays '[{decays}]'"
+            + (f" --training.ema_widths '[{widths}]'" if widths or is_power else "")
+            + ", those it has"
         )

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from ..checkpoint import save_checkpoint, write_tensors
 from ..config import to_plain
 from ..distributed import broadcast_from_main, full, full_state, local, on_any_process
-from ..run_directory import checkpoint_name, latest, prune, set_aside
+from ..files import remove_directory, remove_leftovers
+from ..run_directory import checkpoint_name, checkpoints, latest, number, prune, set_aside, snapshots
+from ..weight_averages import POWER
 from .run import TrainState
 
 MOST_WEIGHT_GROWTH = 1e3
@@ -106,6 +108,43 @@ def write(state: TrainState) -> OSError | None:
         # At least 2, since the one before is known to be sound, and this one is not yet.
         _prune(state, keep=max(2, run.config.keep_checkpoints))
     return failure
+
+
+def snapshot_if_due(state: TrainState) -> None:
+    """Keep the power-function averages at their interval; a disk that fails stops nothing.
+
+    A snapshot is a checkpoint of them alone, in float16, which nothing deletes. It is written before the checkpoint of
+    its iteration, so that a resumed training lacks none. Every process must call this.
+    """
+    every = state.run.config.snapshot_every_iterations
+    if every is None or state.iteration % every or not state.is_sound:
+        return
+    run, averages = state.run, state.ema.state_dicts()
+    if not state.process.is_main:
+        return
+    weights = {
+        name: {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in average.items()}
+        for name, average in averages.items()
+        if name.startswith(POWER)
+    }
+    try:
+        save_checkpoint(
+            snapshots(run.directory), kind=run.kind, iteration=state.iteration, model=to_plain(run.model),
+            run=to_plain(run.settings), weights=weights,
+        )  # fmt: skip
+    except OSError as error:
+        _logger.warning("no snapshot of the averages at iteration %d: %s", state.iteration, error)
+
+
+def drop_later_snapshots(state: TrainState) -> None:
+    """Delete the snapshots of iterations that this training makes again, perhaps with other settings."""
+    directory = snapshots(state.run.directory)
+    if not (state.process.is_main and directory.is_dir()):
+        return
+    remove_leftovers(directory)
+    for path in checkpoints(directory):
+        if int(number(path) or 0) > state.start_iteration:
+            remove_directory(path)
 
 
 def _sound_weights(state: TrainState) -> Tensor:

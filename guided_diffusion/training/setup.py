@@ -54,7 +54,7 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
     state = TrainState(
         run=run, process=this_process(), accelerator=accelerator, model=model,
         optimizer=cast(torch.optim.Optimizer, accelerator.prepare_optimizer(optimizer)),
-        ema=EMA(run.network, config.ema_decays), micro_size=1,
+        ema=EMA(run.network, config.averages), micro_size=1,
         recomputed=() if config.recompute_sizes == "auto" else config.recompute_sizes,
         start_iteration=iteration, iteration=iteration, data=data, saved_iteration=iteration,
         largest_weight=largest_weight(run.network), largest_loss=torch.full((), torch.nan, device=accelerator.device),

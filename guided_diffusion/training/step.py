@@ -74,7 +74,7 @@ def settle(state: TrainState) -> Update | None:
     is_overflow = broken_gradients and not broken_losses and can_be_lowered
     _judge(state, launched.numbers["loss"], is_sound=launched.is_finite and not absurd_losses, is_overflow=is_overflow)
     if launched.is_finite:
-        state.ema.update()
+        state.ema.update(state.iteration)
         if state.run.adaptive_timesteps is not None:
             of_whole_batch = gathered(launched.observed)  # in stream order
             state.run.adaptive_timesteps.learn(of_whole_batch["k"], of_whole_batch["loss"])

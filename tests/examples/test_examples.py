@@ -1,5 +1,6 @@
 """The examples run as they are, on tiny models, and are short."""
 
+import pickle
 import runpy
 import sys
 from pathlib import Path
@@ -87,3 +88,36 @@ def test_a_table_of_digits_has_their_slant_ink_and_attributes(tmp_path):
     assert (three[0], three[3:], eight[0], eight[3:]) == ("3/000.png", ["0", "1"], "8/000.png", ["1", "0"])
     assert table["slant"](np.eye(8)[::-1]) == pytest.approx(1)  # from the lower left to the upper right
     assert table["slant"](np.ones((8, 8))) == pytest.approx(0)
+
+
+def test_a_small_checkpoint_makes_the_samples_of_its_weights_rounded_to_float16(tmp_path, diffusion_run):
+    example("small_checkpoint")["main"](diffusion_run, tmp_path)
+    small, whole = load_diffusion(tmp_path), load_diffusion(diffusion_run)
+    assert small.weights == whole.weights
+    for (name, rounded), kept in zip(
+        small.network.state_dict().items(), whole.network.state_dict().values(), strict=True
+    ):
+        assert torch.equal(rounded, kept.half().float()), name
+
+
+def test_the_archive_of_cifar10_becomes_class_folders(tmp_path, monkeypatch):
+    from torchvision.datasets import cifar
+
+    archive = tmp_path / "archive" / "cifar-10-batches-py"
+    archive.mkdir(parents=True)
+    names, labels = ["airplane", "truck"], [1, 0, 1]
+    planes = np.arange(3 * 3072).reshape(3, 3072).astype(np.uint8)  # each image: red, green, then blue, row by row
+    content = {"data_batch_1": {"data": planes, "labels": labels}, "test_batch": {"data": planes[:1], "labels": [0]}}
+    for file, entry in {**content, "batches.meta": {"label_names": names}}.items():
+        (archive / file).write_bytes(pickle.dumps(entry))
+    for split, file in (("train_list", "data_batch_1"), ("test_list", "test_batch")):
+        monkeypatch.setattr(cifar.CIFAR10, split, [[file, ""]])
+    monkeypatch.setattr(cifar, "check_integrity", lambda path, md5: Path(path).is_file())
+
+    example("cifar10_folders")["main"](tmp_path)
+    written = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.glob("t*/*/*.png"))
+    assert written == [
+        "test/airplane/00000.png", "train/airplane/00001.png", "train/truck/00000.png", "train/truck/00002.png"
+    ]  # fmt: skip
+    image = pixels(tmp_path / "train" / "truck" / "00002.png")
+    assert np.array_equal(image, planes[2].reshape(3, 32, 32).transpose(1, 2, 0))

@@ -63,7 +63,7 @@ def run() -> Run:
     )  # fmt: skip
     network = stored_network(DESCRIBED).train().requires_grad_(True)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=DESCRIBED["weight_decay"], fused=True)
-    ema = EMA(network, DESCRIBED["ema_rates"])
+    ema = EMA(network, [f"ema_{decay}" for decay in DESCRIBED["ema_rates"]])
     run = Run([], [], ([], []))
     for iteration in range(DESCRIBED["steps"]):
         for group in optimizer.param_groups:
@@ -71,7 +71,7 @@ def run() -> Run:
         optimizer.zero_grad()
         backward(network, iteration)
         optimizer.step()
-        ema.update()
+        ema.update(iteration + 1)
         run.gradients.append(published({key: p.grad for key, p in network.named_parameters() if p.grad is not None}))
         run.parameters.append(published(network.state_dict()))
         for decay, averages in zip(DESCRIBED["ema_rates"], run.averages, strict=True):

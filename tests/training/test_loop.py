@@ -32,7 +32,7 @@ from guided_diffusion.training.objective import Losses
 def test_a_crashed_and_resumed_training_equals_an_uninterrupted_one_to_the_bit(tmp_path, class_folder, settings):
     config = tiny.loop(
         iterations=9, save_every_iterations=3, observe_every_iterations=1, anneal="linear", weight_decay=0.1,
-        max_grad_norm=0.5, ema_decays=(0.5, 0.9), log_every_iterations=1, **settings,
+        max_grad_norm=0.5, ema_decays=(0.5, 0.9), ema_widths=(0.1, 0.25), log_every_iterations=1, **settings,
     )  # fmt: skip
     train(tmp_path / "whole", class_folder, config)
     with pytest.raises(CrashError):
