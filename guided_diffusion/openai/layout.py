@@ -243,10 +243,12 @@ def kind_of(shapes: Mapping[str, Shape], flags: Mapping[str, object]) -> Kind:
     Raises:
         ValueError: two kinds fit, and the flags name neither's image size.
     """
-    kinds: tuple[Kind, ...] = kinds_of(shapes) or ("unet",)
+    kinds = kinds_of(shapes)
     named = [kind for kind in kinds if flags.keys() & SIZES[kind]]
-    if len(kinds) == 1 or len(named) == 1:
-        return kinds[0] if len(kinds) == 1 else named[0]
+    if len(kinds) <= 1:
+        return kinds[0] if kinds else "unet"
+    if len(named) == 1:
+        return named[0]
     seen = image_channels("unet", shapes)
     raise ValueError(
         f"the tensors are those of a U-Net of {seen}-channel images whose variance is not learned, or of an upsampler "

@@ -48,25 +48,23 @@ def _refuse_broken_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
     for key, tensor in weights.items():
         distinct = tensor[tuple(slice(None if stride else 1) for stride in tensor.stride())]  # of an expanded tensor
         if not tensor.is_floating_point():
-            raise ValueError(
-                f'"{key}" in {path} is of type {tensor.dtype}, not of real numbers; give the plain weights'
-            )
+            raise ValueError(f'"{key}" in {path} is of type {tensor.dtype}; give a file of the weights as real numbers')
         if not distinct.isfinite().all():
-            raise ValueError(
-                f'"{key}" in {path} has numbers that are not finite: its training diverged, or it is damaged'
-            )
+            raise ValueError(f'"{key}" in {path} has numbers that are not finite; give an earlier or undamaged file')
 
 
 def _released(name: str, weights: Mapping[str, Tensor]) -> Converted:
     preset = PRESETS[name]
     converted = convert(preset.flags, weights, kind=preset.kind, in_place=True)
-    names = imagenet_class_names() if preset.classes == "imagenet" else _labels(converted)
     note = f"recognised by its tensors as {name}.pt, whose flags it gets; one trained otherwise needs --flags"
-    return replace(converted, config={**converted.config, "class_names": list(names)}, notes=(note,))
+    return _with(converted, note, is_imagenet=preset.classes == "imagenet")
 
 
-def _labels(converted: Converted) -> list[str]:
-    return [str(label) for label in range(converted.config["network"]["num_classes"] or 0)]
+def _with(converted: Converted, note: str, *, is_imagenet: bool) -> Converted:
+    """The model with a note, and with ImageNet's class names or its labels."""
+    labels = [str(label) for label in range(converted.config["network"]["num_classes"] or 0)]
+    names = list(imagenet_class_names()) if is_imagenet else labels
+    return replace(converted, config={**converted.config, "class_names": names}, notes=(note,))
 
 
 def _described(
@@ -76,7 +74,7 @@ def _described(
     shapes = shapes_of(weights)
     kinds = kinds_of(shapes)
     if kind and kind not in kinds:
-        raise ValueError(f"{path} holds no {kind}; its tensors are those of a {' or '.join(kinds) or 'stranger'}")
+        raise ValueError(f"{path} holds no {kind}; its tensors fit {' or '.join(kinds) or 'neither kind'}")
     if flags is None and not (kinds and visible_flags(kinds[0], shapes, image_size=1)):
         raise ValueError(f"{path} is none of the released files: {_nearest(shapes)}")
     kind = kind or kind_of(shapes, flags or {})
@@ -86,13 +84,11 @@ def _described(
         wanted = " ".join(f"--{size} {getattr(Flags, size)}" for size in missing)
         raise ValueError(f'no tensor of {path} shows the size of its images: give it by --flags, as "{wanted}"')
     converted = convert(given, weights, kind=kind, in_place=True)
-    is_imagenet = converted.config["network"]["num_classes"] == 1000
-    names = imagenet_class_names() if is_imagenet else _labels(converted)
     family = given.get("family", "guided-diffusion")
     source = f"as of {alike}.pt, whose architecture it has" if alike else f"at the defaults of {family}"
     assumed = _assumed(read_flags(converted.flags), kind, flags or {})
     note = f"no tensor shows these flags, assumed {source}: {assumed}; where one differs, give all of them by --flags"
-    return replace(converted, config={**converted.config, "class_names": list(names)}, notes=(note,))
+    return _with(converted, note, is_imagenet=converted.config["network"]["num_classes"] == 1000)
 
 
 def _visible(shapes: Mapping[str, Shape], kind: Kind, preset: str | None) -> dict[str, object]:

@@ -61,14 +61,12 @@ def visible_flags(
         depth = flag_of("num_res_blocks", kind)
         found = " or ".join(str(flags[depth]) for flags in fitting)
         raise ValueError(f"the tensors fit {found} residual blocks a level; give it by --flags, as --{depth}")
+    if not fitting:
+        return {}
     if kind == "classifier":
-        ends: dict[str, object] = {
-            "classifier_pool": next((_POOLS[key] for key in _POOLS if key in shapes), "adaptive")
-        }
-    else:
-        learned = _ends(shapes)[1] == 2 * image_channels(kind, shapes)
-        ends = {"class_cond": "label_emb.weight" in shapes, "learn_sigma": learned}
-    return {**fitting[0], **ends} if fitting else {}
+        return {**fitting[0], "classifier_pool": next((_POOLS[key] for key in _POOLS if key in shapes), "adaptive")}
+    learned = _ends(shapes)[1] == 2 * image_channels(kind, shapes)
+    return {**fitting[0], "class_cond": "label_emb.weight" in shapes, "learn_sigma": learned}
 
 
 def _architecture(kind: Kind, shapes: Mapping[str, Shape], entries: int, image_size: int) -> dict[str, object]:
@@ -97,31 +95,24 @@ def _entries_a_level(shapes: Mapping[str, Shape]) -> list[int]:
     """Numbers of input blocks a level, the change of size included, with which all blocks lie where tensors are."""
     blocks = _blocks(shapes)
     total = 1 + max(blocks, default=0)
+    divisors = [entries for entries in range(2, total + 1) if total % entries == 0]
     halving = set(range(1, total)) - blocks  # by a convolution or without parameters
-    if not halving and kinds_of(shapes) != ("classifier",):
+    if not halving and kinds_of(shapes) == ("classifier",):
+        return [entries for entries in divisors if _levels_are_uniform(shapes, entries, total)]
+    if not halving:
         halving = {1 + at for at in _indices(shapes, r"output_blocks\.(\d{1,4})\.[12]\.in_layers\.0\.weight")}
-    elif not halving:
-        return [entries for entries in _divisors(total) if _levels_are_uniform(shapes, entries, total)]
-    return [entries for entries in _divisors(total) if halving == set(range(entries, total, entries))]
+    return [entries for entries in divisors if halving == set(range(entries, total, entries))]
 
 
 def _levels_are_uniform(shapes: Mapping[str, Shape], entries: int, total: int) -> bool:
     """True if the blocks of each level are alike, and those that halve the size have nothing besides."""
-
-    def block(index: int) -> tuple[bool, Shape]:
-        name = f"input_blocks.{index}"
-        return f"{name}.1.qkv.weight" in shapes, shapes[f"{name}.0.out_layers.3.bias"]
-
-    return all(
-        len({block(index) for index in range(start, start + entries - 1)}) == 1 for start in range(1, total, entries)
-    ) and not any(
-        block(index)[0] or f"input_blocks.{index}.0.skip_connection.weight" in shapes
-        for index in range(entries, total, entries)
+    parts = ("1.qkv.weight", "0.out_layers.3.bias", "0.skip_connection.weight")
+    attention, channels, skip = ([shapes.get(f"input_blocks.{i}.{part}") for i in range(total)] for part in parts)
+    halving = range(entries, total, entries)
+    return not any(attention[i] or skip[i] for i in halving) and all(
+        len({(attention[i], channels[i]) for i in range(start, start + entries - 1)}) == 1
+        for start in range(1, total, entries)
     )
-
-
-def _divisors(total: int) -> list[int]:
-    return [entries for entries in range(2, total + 1) if total % entries == 0]
 
 
 def _blocks(shapes: Mapping[str, Shape]) -> set[int]:
