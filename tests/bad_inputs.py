@@ -993,7 +993,7 @@ PUBLISHED_CASES = tuple(
                  says=('"out.2.bias" in published.pt has numbers that are not finite',)),
         BadInput(name="A published file of integers", options=PUBLISHED_FLAGS,
                  make=_published(form=lambda weights: {**weights, "out.2.bias": weights["out.2.bias"].int()}),
-                 says=('"out.2.bias" in published.pt is of type torch.int32; give a file of the weights as real numbers',)),
+                 says=('"out.2.bias" in published.pt is of type torch.int32; give a file of',)),
         BadInput(name="A file of another layout's tensors",
                  make=_published(form=lambda _: {"conv.bias": torch.ones(3)}),
                  says=("published.pt is none of the released files", '"conv.bias", are of another layout')),

@@ -244,7 +244,7 @@ def kind_of(shapes: Mapping[str, Shape], flags: Mapping[str, object]) -> Kind:
         ValueError: two kinds fit, and the flags name neither's image size.
     """
     kinds = kinds_of(shapes)
-    named = [kind for kind in kinds if flags.keys() & SIZES[kind]]
+    named: list[Kind] = [kind for kind in kinds if flags.keys() & SIZES[kind]]
     if len(kinds) <= 1:
         return kinds[0] if kinds else "unet"
     if len(named) == 1:

@@ -228,9 +228,7 @@ def test_numbers_that_are_not_finite_or_not_real_are_refused_by_the_tensors_name
     for bad in (torch.tensor([1.0, torch.nan, 1]), torch.tensor([1.0, -torch.inf, 1])):
         with pytest.raises(ValueError, match=r'"out.2.bias" in .*w.pt has numbers that are not finite'):
             load_openai(_saved({**weights, "out.2.bias": bad}, tmp_path / "w.pt"), flags)
-    with pytest.raises(
-        ValueError, match=r'"out.2.bias" in .*w.pt is of type torch.int8; give a file of the weights as real numbers'
-    ):
+    with pytest.raises(ValueError, match=r'"out.2.bias" in .*w.pt is of type torch.int8; give a file of'):
         load_openai(_saved({**weights, "out.2.bias": torch.ones(3, dtype=torch.int8)}, tmp_path / "w.pt"), flags)
 
 
