@@ -36,6 +36,8 @@ COMMANDS = {
     "published models": {
         "import_openai": "import a published .pt file",
         "export_openai": "export a checkpoint to the published layout",
+        "import_diffusers": "import a pipeline of Hugging Face diffusers",
+        "export_diffusers": "export a model as a pipeline of Hugging Face diffusers",
     },
     "demo": {
         "demo": "train, guide and evaluate on handwritten digits",

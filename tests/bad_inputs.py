@@ -70,6 +70,8 @@ USUAL: dict[str, tuple[str, ...]] = {
         "--num_samples=4",
         "--out=out",
     ),
+    "export_diffusers": ("--run=runs/diffusion", "--out=exported"),
+    "import_diffusers": ("--folder=pipeline", "--out=out"),
     "make_reference": ("--images=pictures", "--extractor.name=classifier:runs/judge", "--out=reference.npz"),
     "import_openai": ("--file=published.pt", "--out=out"),
 }
@@ -390,6 +392,21 @@ def _of_two_channels(weights: dict[str, Any]) -> dict[str, Any]:
 
 PUBLISHED_FLAGS = ("--flags=--image_size 8",)
 DATA = ("--data.path=data",)
+VQ_MODEL = {"vqvae": ["diffusers", "VQModel"]}
+
+
+def _pipeline(*, index: dict[str, Any] | None = None, weights: bool = False, **unet: Any) -> None:
+    """The records of a pipeline of one level in `pipeline`, with a scheduler of consistency models."""
+    parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "CMStochasticIterativeScheduler"]}
+    network = {"block_out_channels": [32], "sample_size": 8, "down_block_types": ["DownBlock2D"],
+               "up_block_types": ["UpBlock2D"]}  # fmt: skip
+    _put("pipeline/model_index.json", json.dumps(parts | (index or {})))
+    _put("pipeline/unet/config.json", json.dumps(network | unet))
+    _put("pipeline/scheduler/scheduler_config.json", json.dumps({"_class_name": parts["scheduler"][1]}))
+    if weights:
+        save_file({"conv_in.bias": torch.zeros(32)}, "pipeline/unet/diffusion_pytorch_model.safetensors")
+
+
 RESUMED = ("--out=runs/diffusion", "--resume=auto", "--training.iterations=4")
 
 
@@ -860,6 +877,29 @@ RUN_CASES = (
              options=(*DATA, "--out=prepared"), says=("prepared is of other images: class_names:",
                    "give another --out")),
 )  # fmt: skip
+DIFFUSERS_CASES = (
+    BadInput(name="A diffusers folder that is there already", script="export_diffusers", options=("--out=pictures",),
+             says=("pictures is there already; remove it or give another --out",)),
+    BadInput(name="A classifier to export as a diffusers pipeline", script="export_diffusers",
+             options=("--run=runs/classifier",), says=('kind "classifier", but kind "diffusion" is needed here',)),
+    BadInput(name="A judge to guide an exported pipeline", script="export_diffusers",
+             options=("--classifier=runs/judge",), says=("was trained on clean images only and cannot guide",)),
+    BadInput(name="A folder without a pipeline", script="import_diffusers", options=("--folder=pictures",),
+             says=("no model_index.json in pictures; give the folder of a pipeline of diffusers",)),
+    BadInput(name="A pipeline on latents", script="import_diffusers", make=lambda: _pipeline(index=VQ_MODEL),
+             says=("pipeline is no pipeline of a UNet2DModel on pixels and a scheduler; it has scheduler",)),
+    BadInput(name="DDPM's network of CIFAR-10 in diffusers", script="import_diffusers",
+             make=lambda: _pipeline(freq_shift=1, norm_eps=1e-6, downsample_padding=0),
+             says=("this project's U-Net cannot compute what this UNet2DModel does: freq_shift is 1, here 0;",
+                   "downsample_padding is 0, here 1; norm_eps is 1e-06, here 1e-05")),
+    BadInput(name="A block that no U-Net here has", script="import_diffusers",
+             make=lambda: _pipeline(down_block_types=["SkipDownBlock2D"]),
+             says=("SkipDownBlock2D is no block of this project's U-Net, which can compute AttnDownBlock2D,",)),
+    BadInput(name="A pipeline without weights", script="import_diffusers", make=lambda: _pipeline(),
+             says=("no pipeline/unet/diffusion_pytorch_model.safetensors; save the pipeline with its U-Net's",)),
+    BadInput(name="A consistency model", script="import_diffusers", make=lambda: _pipeline(weights=True),
+             says=("CMStochasticIterativeScheduler follows no chain of this project's; the schedulers that do",)),
+)  # fmt: skip
 GENERATED = ("--generated=data",)
 GENERATED_NPZ = ("--generated=data.npz",)
 REAL_NPZ = ("--real=data.npz",)
@@ -1005,7 +1045,8 @@ PUBLISHED_CASES = tuple(
     )
 )  # fmt: skip
 CHAPTERS = {"Data": DATA_CASES, "Options": OPTION_CASES, "Runs and checkpoints": RUN_CASES,
-            "Published files": PUBLISHED_CASES, "Evaluation": EVALUATION_CASES}  # fmt: skip
+            "Published files": PUBLISHED_CASES, "Pipelines of diffusers": DIFFUSERS_CASES,
+            "Evaluation": EVALUATION_CASES}  # fmt: skip
 CASES = tuple(case for cases in CHAPTERS.values() for case in cases)
 
 INTRODUCTION = """\

@@ -202,6 +202,12 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "labels",
         "out",
     ),
+    "export_diffusers": (
+        "classifier",
+        "out",
+        "run",
+        "weights",
+    ),
     "export_openai": (
         "out",
         "run",
@@ -217,6 +223,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "out",
         "rows",
         "samples",
+    ),
+    "import_diffusers": (
+        "folder",
+        "out",
     ),
     "import_openai": (
         "classes",

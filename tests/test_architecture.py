@@ -85,6 +85,7 @@ PLANTED: list[tuple[str, str, str]] = [
     ("files_that_the_document_misses", "guided_diffusion/files.py", ""),
     ("files_that_the_document_misses", "docs/architecture.md", LISTED + "\n| `gone.py` | x |"),
     ("published_keys_inside", "guided_diffusion/checkpoint.py", "KEY = 'input_blocks.0'"),
+    ("published_keys_inside", "guided_diffusion/openai/files.py", "KEY = 'down_blocks.0'"),
     ("unpickling", "guided_diffusion/checkpoint.py", "import pickle"),
     ("unpickling", "guided_diffusion/openai/files.py", "torch.load(path)"),
     ("unpickling", "guided_diffusion/files.py", "np.load(path, allow_pickle=True)"),

@@ -1,0 +1,51 @@
+"""Make a run directory of a pipeline of diffusers: python scripts/import_diffusers.py ddpm-butterflies --out runs/b"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ..config import run_command
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportDiffusersConfig:
+    """Make a run directory of a folder that Hugging Face diffusers wrote: a UNet2DModel with its scheduler."""
+
+    folder: Path
+    """Folder of the pipeline, with model_index.json."""
+    out: Path
+    """Run directory to write; it must not hold a checkpoint yet."""
+
+
+def import_diffusers(config: ImportDiffusersConfig) -> Path:
+    """Write the pipeline's model as a checkpoint, print what was taken from where, and return its directory.
+
+    Raises:
+        ValueError: a pipeline that no model of this project can say, or a run directory that holds a checkpoint.
+    """
+    from ..checkpoint import save_checkpoint  # here, with all that needs torch, so that --help is quick
+    from ..diffusers import load_diffusers, unet_weights
+    from ..files import file_sha256, locked
+    from ..run_directory import latest
+
+    model, file = load_diffusers(config.folder), unet_weights(config.folder)
+    network, chain = model.config["network"], model.config["chain"]
+    origin = {"imported": str(file.relative_to(config.folder.parent)), "sha256": file_sha256(file)}
+    with locked(config.out, work="import"):
+        if (found := latest(config.out)) is not None:
+            raise ValueError(f"{config.out} holds {found} already; give --out a new run directory")
+        path = save_checkpoint(
+            config.out, kind="diffusion", iteration=0, model=model.config, run=origin,
+            weights={"network": model.weights},
+        )  # fmt: skip
+    classes = "no classes" if network["num_classes"] is None else f"{network['num_classes']} classes"
+    print(f"{file}: {sum(tensor.numel() for tensor in model.weights.values()):,} parameters")
+    print(f"U-Net: {network['in_channels']} channels, {network['image_size']} pixels, {classes}")
+    print(f"scheduler: {chain['schedule']} schedule of {chain['num_steps']} steps, rescale_t {chain['rescale_t']}")
+    print(f"prediction {model.config['prediction']}, variance {model.config['variance']}")
+    print("not taken: settings of sampling such as clip_sample, thresholding and timestep_spacing; give them to sample")
+    print(f"written to {path}")
+    return path
+
+
+main = partial(run_command, ImportDiffusersConfig, import_diffusers, positional="folder")
