@@ -11,8 +11,8 @@ from ..data.labels import imagenet_class_names
 from .flags import Flags, Kind, config_of, flag_of, flags_of, read_flags
 from .layout import SIZES, Converted, convert, kind_of, layout_of, shapes_of
 from .releases import PRESETS, Shape, presets_of
-from .wrappers import is_average, read_published, trained_as
 from .tensor_shapes import kinds_of, visible_flags
+from .wrappers import is_average, read_published, trained_as
 
 
 def load_openai(
