@@ -11,6 +11,7 @@ and OUT/cifar10.png hold what there is so far; OUT/logs holds the output of each
 
 import json
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -111,13 +112,13 @@ def commands(config: Cifar10Benchmark) -> Iterator[tuple[str, str, str]]:
         )
     for name, script in TRAININGS.items():
         yield "train", name, f"scripts/{script}.py --config {CONFIGS}/{name}.yaml {training_options(config, name)}"
-    for name in ("diffusion", "classifier"):
+    for name in TRAININGS:
         yield "train", f"small/{name}", f"examples/small_checkpoint.py {out}/{name} {out}/small/{name}"
     measured = f"--real {out}/data/test --extractor.name classifier:{out}/judge"
     networks, batch = f"--diffusion {out}/diffusion --classifier {out}/classifier", batch_size()
     diagnose = f"scripts/diagnose_classifier.py --classifier {out}/classifier --data.path {out}/data/test"
     scales = ",".join(f"{scale:g}" for scale in config.scales)
-    counts = f"--num_samples {config.count} --batch_size {batch} --shard_size {batch}"
+    counts = f"--num_samples {config.count} --batch_size {batch} --shard_size {batch} --cpu_threads {os.cpu_count()}"
     settings = f"--scales '[{scales}]' --samplers '[ddim]' --steps '[{config.steps}]' --out {out}/sweep"
     yield "sample", "levels", f"{diagnose} --max_images {min(5000, config.count)} --out {out}/levels.json"
     if "sample" in config.stages:

@@ -16,6 +16,7 @@ from guided_diffusion.diffusion.chain import TrainingChain, q_sample
 from guided_diffusion.diffusion.model import DiffusionConfig, class_difference
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig
+from guided_diffusion.guidance.compatibility import doubted_classes
 from guided_diffusion.training.objective import Losses
 
 from .calibration import kl_to_uniform
@@ -60,11 +61,12 @@ def noised(chain: TrainingChain | None, x0: Tensor, noise: SeededNoise) -> tuple
 def guided_chain(checkpoint: Checkpoint, data: ImageSet) -> ChainConfig:
     """The chain of the diffusion run to be guided by a classifier trained on `data`, so that noise levels agree.
 
-    Images without class names fit a model of any classes.
+    Images without class names fit a model of any classes. A model that is not conditioned on the class can be guided
+    to others than its data's, with a warning. A discriminator has classes of its own.
 
     Raises:
-        ValueError: a diffusion model of other images or other classes, which the classifier could not guide. A
-            discriminator has classes of its own.
+        ValueError: a diffusion model of other images, or a conditional one of other classes, which the classifier could
+            not guide.
     """
     model = from_plain(DiffusionConfig, checkpoint.model, source=str(checkpoint.path / "config.json"))
     channels, side, _ = model.image_shape
@@ -76,7 +78,10 @@ def guided_chain(checkpoint: Checkpoint, data: ImageSet) -> ChainConfig:
             f"{side} and --data.mode {mode}, or for a classifier of clean images --diffusion null"
         )
     difference = class_difference(model.class_names if data.class_names else (), data.class_names)
-    if difference is not None and data.class_names != DISCRIMINATOR_CLASSES:
+    if difference is not None and data.class_names != DISCRIMINATOR_CLASSES and not model.is_conditional:
+        if (doubt := doubted_classes(model, data.class_names)) is not None:
+            _logger.warning("%s", doubt)
+    elif difference is not None and data.class_names != DISCRIMINATOR_CLASSES:
         raise ValueError(
             f"a classifier trained on {data.path} could not guide {checkpoint.path}: {difference}; give the same "
             f"classes, or for a classifier of clean images --diffusion null"

@@ -10,7 +10,7 @@ else for its newest. Reading never unpickles.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,7 @@ _FIELDS: Fields = {
     "model": dict[str, Any],
     "run": dict[str, Any],
     "sha256": dict[str, str] | None,
+    "lineage": list[dict[str, Any]] | None,
 }
 
 
@@ -55,11 +56,19 @@ class Checkpoint:
     """The run's whole resolved config."""
     sha256: Mapping[str, str]
     """Of each of its other files, by path in it; empty where none was recorded."""
+    lineage: Sequence[Mapping[str, Any]] = ()
+    """The checkpoints that its training began from, oldest first: name, kind, weights, sha256, iteration, and changes,
+    sentences about what was adapted; empty for a training from random weights."""
 
     @property
     def name(self) -> str:
         """Its run and its own directory, for messages and records: "diffusion/checkpoint-0300000"."""
         return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The lineage as manifests record it beside the weights; empty where there is none."""
+        return {"lineage": [*self.lineage]} if self.lineage else {}
 
     @property
     def weight_names(self) -> tuple[str, ...]:
@@ -92,10 +101,12 @@ def save_checkpoint(
     run: Mapping[str, Any],
     weights: Mapping[str, Mapping[str, Tensor]],
     write_resume: Callable[[Path], None] | None = None,
+    lineage: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write run_dir/checkpoint-<iteration>, whole or not at all; an equal name is replaced.
 
-    weights: name -> state dict. write_resume: fills the directory resume/, which only training needs.
+    weights: name -> state dict. write_resume: fills the directory resume/, which only training needs. lineage: as in
+        `Checkpoint`.
     """
     target = run_dir / checkpoint_name(iteration)
     versions = {name: version(name) for name in ("torch", "safetensors", "accelerate")}
@@ -109,7 +120,7 @@ def save_checkpoint(
         files = sorted(file for file in partial.rglob("*") if file.is_file())
         sha256 = {str(file.relative_to(partial)): file_sha256(file) for file in files}
         record: dict[str, Any] = {"format": FORMAT, "kind": kind, "iteration": iteration, "model": model, "run": run}
-        record |= {"versions": versions, "sha256": sha256}
+        record |= {"versions": versions, "sha256": sha256} | ({"lineage": [*lineage]} if lineage else {})
         (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n")
     return target
 
@@ -136,7 +147,7 @@ def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
         raise DamagedCheckpointError(str(error)) from None
     checkpoint = Checkpoint(
         path=directory, kind=record["kind"], iteration=record["iteration"], model=record["model"], run=record["run"],
-        sha256=record["sha256"] or {},
+        sha256=record["sha256"] or {}, lineage=tuple(record["lineage"] or ()),
     )  # fmt: skip
     named = number(directory)
     if named not in (None, checkpoint.iteration):  # a renamed or copied one would hide those that follow it

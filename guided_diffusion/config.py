@@ -16,12 +16,16 @@ import jsonargparse
 import yaml
 
 from .option_errors import config_files, in_words, stored_in_words
+from .records import in_short
 from .standard_streams import guarded_streams
 from .stop_request import InterruptedWork
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 C = TypeVar("C")
+
+Inherited = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Defaults by dotted name, in place of those of the config class, that follow from the values given."""
 
 _jsonargparse: Any = jsonargparse  # its signatures are untyped in part, and so are these
 _yaml: Any = yaml
@@ -34,10 +38,11 @@ def run_command(
     argv: Sequence[str] | None = None,
     *,
     positional: str | None = None,
+    inherited: Inherited | None = None,
 ) -> None:
     """Run a command on its config, as `parse` makes it of `--config FILE` and options.
 
-    positional: the option whose value may come first on the command line, without its name.
+    positional: the option whose value may come first on the command line, without its name. inherited: as for `parse`.
 
     Bad input (ValueError, OSError), a missing optional package or memory that runs out ends the process with a message
     on standard error and status 2; with GUIDED_DIFFUSION_DEBUG=1 it keeps its traceback. Work that was asked to stop
@@ -46,7 +51,7 @@ def run_command(
     try:
         words = sys.argv[1:] if argv is None else argv
         is_positional = positional is not None and words and not words[0].startswith("-")
-        run(parse(config_class, [f"--{positional}", *words] if is_positional else words))
+        run(parse(config_class, [f"--{positional}", *words] if is_positional else words, inherited=inherited))
         sys.stdout.flush()
         _leave_process_group()
     except InterruptedWork as stopped:
@@ -94,10 +99,11 @@ def check_at_least(config: object, **smallest: int) -> None:
             raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
-def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
+def parse(config_class: type[C], argv: Sequence[str] | None = None, *, inherited: Inherited | None = None) -> C:
     """A config from the command line: defaults, then `--config FILE`, then options such as `--network.dropout 0.1`.
 
-    A list is one value as in YAML, '[16,8]', or several words, 16 8.
+    A list is one value as in YAML, '[16,8]', or several words, 16 8. A field whose name ends in an underscore, since
+    Python has a keyword of that name, is known to users without it.
 
     Raises:
         ValueError: an unknown, misspelt or missing key, a value of the wrong type, values that do not fit together, or
@@ -114,13 +120,15 @@ def parse(config_class: type[C], argv: Sequence[str] | None = None) -> C:
             _refuse_duplicates(Path(file))
     try:
         parser = _command_parser(config_class)
+        if defaults := inherited and inherited(_values_given(arguments)):
+            parser = _command_parser.__wrapped__(config_class)  # one of its own, since these defaults are not for all
+            parser.set_defaults(defaults)
         values = parser.instantiate(parser.parse_args(arguments))
     except jsonargparse.ArgumentError as error:
         raise ValueError(in_words(str(error), options, arguments)) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{' or '.join(config_files(arguments))} is no YAML file of options: {error}") from None
-    values.pop("config")
-    return config_class(**values)
+    return config_class(**{name: values[_public(name)] for name in get_type_hints(config_class)})
 
 
 @cache
@@ -133,7 +141,37 @@ def _command_parser(config_class: type) -> Any:
     )
     parser.add_argument("--config", action=_jsonargparse.ActionConfigFile)
     parser.add_class_arguments(config_class, as_group=False, as_positional=False, sub_configs=True)
+    for action in [action for action in parser._actions if action.dest != _public(action.dest)]:
+        options: dict[str, Any] = parser._option_string_actions
+        for name in action.option_strings:
+            options[_public(name)] = options.pop(name)
+        action.dest, action.option_strings = _public(action.dest), [*map(_public, action.option_strings)]
     return parser
+
+
+def _public(name: str) -> str:
+    """A field's name without the underscore at its end, by which Python tells it from a keyword."""
+    return name.removesuffix("_")
+
+
+def _values_given(arguments: Sequence[str]) -> dict[str, Any]:
+    """Values by dotted name, those of config files as YAML has them and others as texts; the last of each name.
+
+    Files that cannot be read are left out: parsing refuses them.
+    """
+    found: dict[str, Any] = {}
+
+    def add(values: Any, prefix: str = "") -> None:
+        for name, value in cast(dict[str, Any], values).items() if isinstance(values, dict) else ():
+            found[f"{prefix}{name}"] = value
+            add(value, f"{prefix}{name}.")
+
+    for word, following in itertools.pairwise([*arguments, ""]):
+        name, is_joined, value = word.partition("=")
+        given = value if is_joined else following
+        with suppress(yaml.YAMLError, UnicodeDecodeError, OSError):
+            add(_yaml.safe_load(Path(given).read_text()) if name == "--config" else {name.removeprefix("--"): given})
+    return found
 
 
 def _refuse_duplicates(file: Path) -> None:
@@ -156,7 +194,7 @@ def options_of(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]
     """Every option's dotted name and type, those of nested configs too."""
     hints = get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
-        name, kind = prefix + field.name, hints[field.name]
+        name, kind = prefix + _public(field.name), hints[field.name]
         yield name, kind
         if dataclasses.is_dataclass(kind):
             yield from options_of(cast(type, kind), f"{name}.")
@@ -219,7 +257,10 @@ def to_plain(value: Any) -> Any:  # any config value: the result is what JSON ca
 
     def plain(item: Any) -> Any:  # what JSON has no form for
         is_config = dataclasses.is_dataclass(item) and not isinstance(item, type)
-        return dataclasses.asdict(cast(Any, item)) if is_config else os.fspath(cast(Path, item))
+        return dataclasses.asdict(cast(Any, item), dict_factory=named) if is_config else os.fspath(cast(Path, item))
+
+    def named(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        return {_public(name): value for name, value in fields}
 
     return json.loads(json.dumps(value, default=plain))
 
@@ -236,12 +277,15 @@ def from_plain(config_class: type[C], plain: Mapping[str, Any], *, source: str) 
         configs = [one for one in (kind, *get_args(kind)) if dataclasses.is_dataclass(one)]
         value: Any = reduce(lambda inner, key: inner.get(key, {}), name.split("."), plain)
         if configs and not isinstance(value, Mapping) and (value is not None or kind in configs):
-            shown = f"{name} is {_shown(value)}, where an object of its fields was expected"
+            shown = f"{name} is {in_short(value)}, where an object of its fields was expected"
             raise ValueError(f"{source} does not hold a {config_class.__name__}: {shown}")
         if configs and value and kind not in configs:  # a union, of whose members jsonargparse shows all errors
             from_plain(cast(type, configs[0]), cast(Any, value), source=f"{name} of {source}")
+    own = {_public(name): name for name in get_type_hints(config_class)}
     try:
-        return parser.instantiate(parser.parse_object({"value": dict(plain)}))["value"]
+        return parser.instantiate(parser.parse_object({"value": {own.get(key, key): plain[key] for key in plain}}))[
+            "value"
+        ]
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         raise ValueError(
             f"{source} does not hold a {config_class.__name__}: {stored_in_words(str(error), options)}"
@@ -254,39 +298,3 @@ def _value_parser(config_class: type) -> Any:
     parser = _jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=config_class)
     return parser
-
-
-def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plain values of any kind
-    """Differences of two plain values, a line each: "sampler.eta: absent there, 0.5 now"."""
-    if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
-        old, new = cast(Mapping[str, Any], stored), cast(Mapping[str, Any], wanted)
-        return [
-            line
-            for key in sorted(old.keys() | new.keys())
-            for line in differences(old.get(key, _ABSENT), new.get(key, _ABSENT), f"{where}.{key}" if where else key)
-        ]
-    # True == 1, but a seed of true is not a seed of 1.
-    same = type(cast(object, stored)) is type(cast(object, wanted)) and stored == wanted
-    return [] if same else [f"{where}: {_shown(stored)} there, {_shown(wanted)} now"]
-
-
-def identified(value: Any) -> Any:  # plain values of any kind
-    """A plain value without fields that do not identify it: null ones, and names beside a "sha256"."""
-    if isinstance(value, list):
-        return [identified(item) for item in cast(list[Any], value)]
-    if not isinstance(value, dict):
-        return value
-    fields = cast(dict[str, Any], value)
-    return {
-        key: identified(inner)
-        for key, inner in fields.items()
-        if inner is not None and not (key == "name" and "sha256" in fields)
-    }
-
-
-_ABSENT = object()
-
-
-def _shown(value: Any) -> str:
-    text = "absent" if value is _ABSENT else json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."

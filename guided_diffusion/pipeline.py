@@ -21,6 +21,7 @@ from .generation.config import SamplingConfig
 from .generation.finiteness import warn_without_content
 from .generation.plan import InTurn, Plan, batches_of
 from .generation.run import SamplingRun
+from .guidance.compatibility import asked_classes
 from .guidance.config import GuidanceConfig
 from .guidance.function import Guide
 from .guidance.guides import guide_of
@@ -150,7 +151,8 @@ def _plan(run: SamplingRun, labels: Sequence[int | str] | Tensor | np.ndarray | 
         raise TypeError(f'labels are a list, or a rule such as "all"; got {type(labels).__name__} {labels}')
     if isinstance(labels, str):
         rule = run.label_rule(labels)
-        count = 1 if rule is None else len(run.guidance.class_names) - len(run.model.config.unseen_classes)
+        _, unseen = asked_classes(run.model.config, run.guidance.classifier)
+        count = 1 if rule is None else len(run.guidance.class_names) - len(unseen)
     elif not run.guidance.knows_classes:
         raise ValueError(
             f"labels {list(labels)} were asked for, but {run.model.checkpoint.path} is not conditioned on the class "

@@ -58,7 +58,9 @@ def check_record(record: Any, fields: Fields, *, source: object) -> dict[str, An
         DamagedRecordError: as in `read_record`.
     """
     if not isinstance(record, dict):
-        raise DamagedRecordError(f"{source} is damaged: it holds {_shown(record)} where an object was expected")
+        raise DamagedRecordError(
+            f"{source} is damaged: it holds {in_short(record, most=60)} where an object was expected"
+        )
     found = cast(dict[str, Any], record)
     for name, kind in fields.items():
         if wrong := _misfit(found.get(name), kind, name):
@@ -74,7 +76,7 @@ def _misfit(value: Any, kind: Any, name: str) -> str | None:
         return None
     if origin in (Union, UnionType):
         fits = any(_misfit(value, one, name) is None for one in arguments)
-        return None if fits else f"{name} is {_shown(value)}"
+        return None if fits else f"{name} is {in_short(value, most=60)}"
     if isinstance(kind, Mapping) and isinstance(value, dict):
         inner = cast(Fields, kind)
         return next(filter(None, (_misfit(value.get(key), inner[key], f"{name}.{key}") for key in inner)), None)
@@ -83,7 +85,7 @@ def _misfit(value: Any, kind: Any, name: str) -> str | None:
         return next(filter(None, (_misfit(item, arguments[-1], f"{name}.{key}") for key, item in items)), None)
     scalars: tuple[type, ...] = (int, float) if kind is float else (kind,) if isinstance(kind, type) else ()
     fits = isinstance(value, scalars) and not (isinstance(value, bool) and kind is not bool)
-    return None if fits else f"{name} is {_shown(value)}"
+    return None if fits else f"{name} is {in_short(value, most=60)}"
 
 
 def _finite(number: str) -> float:
@@ -94,6 +96,38 @@ def _not_finite(constant: str) -> NoReturn:
     raise ValueError(f"it holds {constant}, which is no number of JSON")
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:  # plain values of any kind
+    """Differences of two plain values, a line each: "sampler.eta: absent there, 0.5 now"."""
+    if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
+        old, new = cast(Mapping[str, Any], stored), cast(Mapping[str, Any], wanted)
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(old.get(key, _ABSENT), new.get(key, _ABSENT), f"{where}.{key}" if where else key)
+        ]
+    # True == 1, but a seed of true is not a seed of 1.
+    same = type(cast(object, stored)) is type(cast(object, wanted)) and stored == wanted
+    return [] if same else [f"{where}: {in_short(stored)} there, {in_short(wanted)} now"]
+
+
+def identified(value: Any) -> Any:  # plain values of any kind
+    """A plain value without fields that do not identify it: null ones, and name and lineage beside a "sha256"."""
+    if isinstance(value, list):
+        return [identified(item) for item in cast(list[Any], value)]
+    if not isinstance(value, dict):
+        return value
+    fields = cast(dict[str, Any], value)
+    return {
+        key: identified(inner)
+        for key, inner in fields.items()
+        if inner is not None and not (key in ("name", "lineage") and "sha256" in fields)
+    }
+
+
+_ABSENT = object()
+
+
+def in_short(value: Any, *, most: int = 80) -> str:
+    """A plain value as JSON of at most so many characters, for messages."""
+    text = "absent" if value is _ABSENT else json.dumps(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -15,6 +15,7 @@ TRAINING = (
     "data.path",
     "data.window",
     "dry_run",
+    "from",
     "network",
     "network.attention_sizes",
     "network.base_channels",
@@ -53,8 +54,10 @@ TRAINING = (
     "training.snapshot_every_iterations",
     "training.stop_after_worse",
     "training.tensorboard",
+    "training.train_only",
     "training.wandb",
     "training.wandb_project",
+    "training.warmup_iterations",
     "training.weight_decay",
 )
 """Of every training."""

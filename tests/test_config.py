@@ -16,8 +16,9 @@ from guided_diffusion.commands.sample import SampleConfig
 from guided_diffusion.commands.train_classifier import TrainClassifierConfig
 from guided_diffusion.commands.train_diffusion import TrainDiffusionConfig
 from guided_diffusion.commands.train_upsampler import TrainUpsamplerConfig
-from guided_diffusion.config import differences, from_plain, parse, run_command, to_plain
+from guided_diffusion.config import from_plain, parse, run_command, to_plain
 from guided_diffusion.guidance.config import GuidanceConfig
+from guided_diffusion.records import differences
 
 SCRIPTS = sorted((tiny.REPOSITORY / "scripts").glob("*.py"))
 CONFIG_FILES = sorted((tiny.REPOSITORY / "configs").rglob("*.yaml"))

@@ -67,7 +67,7 @@ def average_weights(config: AveragingConfig) -> Path:
             weights = combined(stored, fits, advance=bar.update)
         path = save_checkpoint(
             config.out, kind=checkpoint.kind, iteration=checkpoint.iteration, model=checkpoint.model,
-            run={**checkpoint.run, "averaged": origin}, weights=weights,
+            run={**checkpoint.run, "averaged": origin}, weights=weights, lineage=checkpoint.lineage,
         )  # fmt: skip
     print(f"written to {path}; --weights {next(iter(weights))} takes one of them")
     return path

@@ -10,9 +10,10 @@ from classifiers.target_model import TargetModelConfig, TargetName
 from classifiers.trained_model import ClassifierModelConfig
 
 from ..checkpoint import open_checkpoint
-from ..config import check_at_least, run_command
-from ..diffusion.schedules import training_chain
+from ..config import check_at_least, from_plain, run_command
+from ..diffusion.schedules import ChainConfig, training_chain
 from ..training.config import TrainingConfig
+from ..training.source import inherited_options, origin_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,9 @@ class TrainClassifierConfig(TrainingConfig):
     """Train a classifier on a folder of images, with the noise of the diffusion model to guide or on clean images."""
 
     diffusion: Path | None = None
-    """The diffusion run to be guided, whose chain gives the noise levels. null: clean images only, for a judge; where a
-    config file names a run, --diffusion null takes it away."""
+    """The diffusion run to be guided, whose chain gives the noise levels. null: those that the classifier of --from was
+    trained with, else clean images only, for a judge; where a config file names a run, --diffusion null takes it
+    away."""
     heldout: Path | None = None
     """Held-out images, as data.path takes them: their accuracy and log-likelihood are logged as training goes."""
     heldout_images: int = 2000
@@ -38,6 +40,7 @@ class TrainClassifierConfig(TrainingConfig):
     """Weight of KL(p || uniform) in the loss, against overconfidence (ED-DPM, 2206.11474: 0.1); 0 is ADM's loss."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.entropy_weight < math.inf:
             raise ValueError(f"entropy_weight weighs a penalty: 0 or more, as published 0.1; got {self.entropy_weight}")
         check_at_least(self, heldout_images=1)
@@ -85,10 +88,11 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         guided = None if config.diffusion is None else open_checkpoint(config.diffusion, "diffusion")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; a classifier of clean images needs none: --diffusion null") from None
-    names = () if guided is None or config.target else guided.model.get("class_names", ())
+    known = origin_model(config, "classifier") if guided is None else guided.model
+    names = () if config.target else known.get("class_names", ())
     data = open_training_data(config, class_names=names, is_labelled=config.target is None)
     network = partial(ClassifierConfig, **vars(config.network), in_channels=data.channels, pooling=config.pooling)
-    chain = None if guided is None else guided_chain(guided, data)
+    chain = _source_chain(config) if guided is None else guided_chain(guided, data)
     levels = None if chain is None else training_chain(chain)
     if config.target is None:
         refuse_one_class(data)
@@ -111,4 +115,12 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     )  # fmt: skip
 
 
-main = partial(run_command, TrainClassifierConfig, train_classifier)
+def _source_chain(config: TrainClassifierConfig) -> ChainConfig | None:
+    """The chain of the classifier that `from_` names; None without one, or where that saw clean images."""
+    stored = origin_model(config, "classifier").get("chain")
+    return None if stored is None else from_plain(ChainConfig, stored, source=f"the chain of {config.from_}")
+
+
+main = partial(
+    run_command, TrainClassifierConfig, train_classifier, inherited=partial(inherited_options, kind="classifier")
+)

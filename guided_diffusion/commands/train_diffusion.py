@@ -6,6 +6,7 @@ from functools import partial
 from ..config import run_command
 from ..models.unet import UNet
 from ..training.config import DiffusionTrainingConfig, PreviewConfig
+from ..training.source import inherited_options, origin_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ def train_diffusion(config: TrainDiffusionConfig) -> None:
     from ..training.loop import open_training_data, train
     from ..training.previews import diffusion_previews
 
-    data = open_training_data(config)
+    data = open_training_data(config, class_names=origin_model(config, "diffusion").get("class_names", ()))
     model = diffusion_config(config, data)
     train(
         config, data, kind="diffusion", model=model, make_network=partial(UNet, model.network),
@@ -31,4 +32,6 @@ def train_diffusion(config: TrainDiffusionConfig) -> None:
     )  # fmt: skip
 
 
-main = partial(run_command, TrainDiffusionConfig, train_diffusion)
+main = partial(
+    run_command, TrainDiffusionConfig, train_diffusion, inherited=partial(inherited_options, kind="diffusion")
+)

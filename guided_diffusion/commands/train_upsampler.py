@@ -8,6 +8,7 @@ from ..config import run_command
 from ..diffusion.model import UpsamplerModelConfig
 from ..models.upsampler import Upsampler, UpsamplerConfig, check_low_res
 from ..training.config import DiffusionTrainingConfig, PreviewConfig
+from ..training.source import inherited_options, origin_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def train_upsampler(config: TrainUpsamplerConfig) -> None:
     from ..training.loop import open_training_data, train
     from ..training.previews import upsampler_previews
 
-    data = open_training_data(config)
+    data = open_training_data(config, class_names=origin_model(config, "upsampler").get("class_names", ()))
     diffusion = diffusion_config(config, data)
     network = UpsamplerConfig(
         **vars(diffusion.network), low_res_size=config.low_res_size, conditioning_noise=config.conditioning_noise
@@ -50,4 +51,6 @@ def train_upsampler(config: TrainUpsamplerConfig) -> None:
     )  # fmt: skip
 
 
-main = partial(run_command, TrainUpsamplerConfig, train_upsampler)
+main = partial(
+    run_command, TrainUpsamplerConfig, train_upsampler, inherited=partial(inherited_options, kind="upsampler")
+)

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import differences
 from ..files import atomic_write, file_sha256, locked, named_errors, write_json
-from ..records import DamagedRecordError, read_record
+from ..records import DamagedRecordError, differences, read_record
 from .config import DataConfig
 from .formats import packed
 from .formats.npz import npy_header, write_npy_header

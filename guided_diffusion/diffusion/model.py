@@ -255,7 +255,7 @@ def load_network(
 def weights_record(model: DiffusionModel | UpsamplerModel) -> dict[str, Any]:
     """The weights of a model, as manifests record them."""
     sha256 = file_sha256(model.checkpoint.weights_file(model.weights))
-    return {"name": model.checkpoint.name, "weights": model.weights, "sha256": sha256}
+    return {"name": model.checkpoint.name, "weights": model.weights, "sha256": sha256} | model.checkpoint.origin
 
 
 def chain_difference(model: ChainConfig, other: ChainConfig, *, other_called: str = "the classifier") -> str | None:

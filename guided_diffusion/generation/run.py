@@ -23,6 +23,7 @@ from ..diffusion.model import DiffusionModel, load_diffusion, weights_record
 from ..diffusion.noise import SeededNoise, particle_choices
 from ..distributed import on_main_process, this_process
 from ..guidance import ScoreTerm
+from ..guidance.compatibility import asked_classes, doubted_classes
 from ..guidance.config import GuidanceConfig
 from ..guidance.function import Guide
 from ..guidance.nats import NatsMeter
@@ -125,9 +126,8 @@ class SamplingRun:
             ValueError: labels for a run without classes.
         """
         if self.guidance.knows_classes:
-            return label_rule(
-                str(labels), self.guidance.class_names, seed=self.settings.seed, unseen=self.model.config.unseen_classes
-            )
+            _, unseen = asked_classes(self.model.config, self.guidance.classifier)
+            return label_rule(str(labels), self.guidance.class_names, seed=self.settings.seed, unseen=unseen)
         if labels != SampleSetConfig.labels:
             raise ValueError(
                 f"labels {labels} were asked for, but {self.model.checkpoint.path} is not conditioned on the class and "
@@ -227,11 +227,11 @@ class SamplingRun:
 
     def manifest(self, plan: Plan) -> dict[str, Any]:
         """All that the samples' pixels depend on, except for floating-point kernels."""
-        guidance = self.guidance
+        guidance, classifier = self.guidance, self.guidance.classifier
         labels = None if plan.labels is None else plan.labels.record()
         return run_record(self.settings, plan, class_names=guidance.class_names, labels=labels) | {
             "diffusion": weights_record(self.model),
-            "classifier": None if guidance.classifier is None else classifier_record(guidance.classifier),
+            "classifier": classifier and classifier_record(classifier) | classifier.checkpoint.origin,
             "guidance": guidance.record(),
         }
 
@@ -248,6 +248,8 @@ class SamplingRun:
                 "out, unless you want samples of anything else",
                 " and ".join(negative),
             )
+        if (doubt := doubted_classes(self.model.config, self.guidance.class_names)) is not None:
+            _logger.warning("%s", doubt)
         alpha_bar = float(self.chain.alpha_bar[-1])
         factor = float("inf") if alpha_bar == 0 else (1 - alpha_bar) * alpha_bar**-0.5
         if factor > LARGEST_TILT and self.guidance.instead_of_tilting is not None:

@@ -1,9 +1,11 @@
 """Compatibility of guides with the model that they guide, and of an interval with a sampler's levels."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from classifiers.trained_model import Classifier
+from classifiers.trained_model import DISCRIMINATOR_CLASSES, Classifier
 
+from ..data.labels import matched
 from ..diffusion.chain import DiffusionChain, sigma
 from ..diffusion.model import DiffusionConfig, DiffusionModel, chain_difference, class_difference
 from ..diffusion.schedules import ChainConfig
@@ -13,9 +15,32 @@ from .config import GuidanceConfig
 
 
 def check_classifier(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:
-    """Refuse, by a ValueError, a classifier of other noise, images or classes than the model's at `run`."""
+    """Refuse, by a ValueError, a classifier of other noise or images than the model's at `run`, and of other classes
+    where the model is conditioned on them; one that is not can be guided to any."""
     check_noise(model, classifier, run=run)
-    refuse_difference(class_difference(model.class_names, classifier.class_names), classifier.name, run)
+    if model.is_conditional or classifier.class_names == DISCRIMINATOR_CLASSES:
+        refuse_difference(class_difference(model.class_names, classifier.class_names), classifier.name, run)
+
+
+def asked_classes(model: DiffusionConfig, classifier: Classifier | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names of the classes that samples may be asked for, and labels among them that the model saw no image of.
+
+    They are those of a conditional model, or of the classifier that guides another one, else of the model's data.
+    """
+    if classifier is None or model.is_conditional or classifier.class_names == model.class_names:
+        return model.class_names, model.unseen_classes
+    return classifier.class_names, ()
+
+
+def doubted_classes(model: DiffusionConfig, wanted: Sequence[str]) -> str | None:
+    """A warning of classes that an unconditional model is to be guided to, and whose names its data did not have."""
+    unknown = [name for name, place in zip(wanted, matched(wanted, model.class_names), strict=True) if place < 0]
+    if not unknown or not model.class_names:
+        return None
+    return (
+        f'{len(unknown)} of the {len(wanted)} classes asked for, such as "{unknown[0]}", are none of the diffusion '
+        f"model's data: guidance finds what the model knows of them, if anything"
+    )
 
 
 def check_noise(model: DiffusionConfig, classifier: Classifier, *, run: Path) -> None:

@@ -30,6 +30,7 @@ from .cap import capped
 from .classifier import class_log_density
 from .classifier_free import extrapolated
 from .compatibility import (
+    asked_classes,
     check_classifier,
     check_images,
     check_null_class,
@@ -93,9 +94,8 @@ class Guidance:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The diffusion model's, or where that has none those of its classifier."""
-        classifiers = (one for one in (self.classifier, self.clean) if one is not None)
-        return self.model.config.class_names or next((one.class_names for one in classifiers), ())
+        """As `asked_classes`; where there are none, those of the classifier of clean images."""
+        return asked_classes(self.model.config, self.classifier)[0] or (self.clean.class_names if self.clean else ())
 
     def denoiser(self, y: Tensor, *, clip: Clip, ids: Sequence[int] | None = None) -> Denoiser:
         """The model's, for labels y (B,), with all guidance that is not a score of x_t; ids: of the samples."""

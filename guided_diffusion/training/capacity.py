@@ -113,7 +113,8 @@ def try_size(state: TrainState, size: int) -> None:
     Raises:
         RuntimeError: out of memory.
     """
-    moments = [torch.zeros_like(parameter) for parameter in state.run.network.parameters() for _ in range(2)]
+    trained = [parameter for parameter in state.run.network.parameters() if parameter.requires_grad]
+    moments = [torch.zeros_like(parameter) for parameter in trained for _ in range(2)]
     try:
         backward(state, first_batch(state.run, size), synced=False)
     finally:
@@ -167,7 +168,8 @@ def cpu_limit(network: nn.Module, bytes_per_image: int) -> int:
 
 def _room(network: nn.Module) -> float:
     """Bytes of this process's part of the free memory that gradients and moments leave."""
-    moments_and_gradients = 3 * sum(local(p.detach()).numel() * p.element_size() for p in network.parameters())
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    moments_and_gradients = 3 * sum(local(p.detach()).numel() * p.element_size() for p in trained)
     return free_bytes() / processes_here() - moments_and_gradients
 
 

@@ -48,7 +48,9 @@ class LoopConfig:
     batch: BatchConfig = BatchConfig()
     """Images per update, and how many at a time."""
     learning_rate: float = 1e-4
-    """Learning rate of AdamW (ADM table 11)."""
+    """Learning rate of AdamW (ADM table 11); with --from half of the source's, or 5e-5 where that is not known."""
+    warmup_iterations: int = 0
+    """Updates over which the learning rate rises linearly from 0, while the optimiser's moments are young."""
     anneal: Literal["none", "linear"] = "none"
     """Learning rate constant, or linear to 0 at the end of the budget (ADM's classifiers)."""
     weight_decay: float = 0.0
@@ -68,6 +70,9 @@ class LoopConfig:
     compile: Compile = "auto"
     """torch.compile the network: minutes at the start for faster iterations on GPUs. auto: where the budget repays
     them; true and false are on and off. Where compiling fails, the network runs uncompiled."""
+    train_only: tuple[str, ...] = ()
+    """Parts of the network to train, all others being frozen: beginnings of parameters' names or patterns of them, such
+    as label, encoder or *.attention. Empty: all."""
     shard: bool = False
     """FSDP: spread weights, gradients, moments and averages over the processes, for a network that outgrows one GPU."""
     seed: int = 0
@@ -104,8 +109,7 @@ class LoopConfig:
             raise ValueError(
                 "a training run needs a budget: give exactly one of --training.iterations and --training.images"
             )
-        if self.total_iterations < 1:
-            budget = self.images if self.iterations is None else self.iterations
+        if (budget := self.images if self.iterations is None else self.iterations) is not None and budget < 0:
             raise ValueError(f"the budget must be at least 1, got {budget}")
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"training.seed is a whole number of 64 bits, got {self.seed}")
@@ -121,6 +125,8 @@ class LoopConfig:
                      "stop_after_worse"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.warmup_iterations < 0:
+            raise ValueError(f"training.warmup_iterations must be at least 0, got {self.warmup_iterations}")
         wrong = [decay for decay in self.ema_decays if not 0 < decay < 1]
         if wrong:
             raise ValueError(f"training.ema_decays lie between 0 and 1, such as 0.9999; got {wrong[0]}")
@@ -158,10 +164,17 @@ class TrainingConfig:
     """The network."""
     training: LoopConfig
     """Budget, optimiser, averages, checkpoints."""
+    from_: Path | None = None
+    """Begin from the weights of a run, a checkpoint or a published .pt file. Its network, and all else that weights
+    depend on, are the defaults of the options here; classes, channels and size may be others. null: random weights."""
     resume: Literal["auto"] | None = None
     """auto: continue from the newest checkpoint in `out` if there is one."""
     dry_run: bool = False
     """Measure speed and memory, print what the training would cost, and write nothing."""
+
+    def __post_init__(self) -> None:
+        if self.training.total_iterations == 0 and self.from_ is None:
+            raise ValueError("the budget must be at least 1, got 0; only with --from do 0 iterations make a checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +203,7 @@ class DiffusionTrainingConfig(TrainingConfig):
     needs class_conditional."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_continuous_time(
             self.chain, variance=self.variance, prediction=self.prediction, loss=self.loss, timesteps=self.timesteps
         )

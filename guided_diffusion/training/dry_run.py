@@ -113,24 +113,28 @@ def _size_rows(state: TrainState, flops: int, activations: int) -> dict[str, str
     run, network, config = state.run, state.run.network, state.run.config
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     parameters = sum(parameter.numel() for parameter in network.parameters())
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    count, moment = sum(map(torch.numel, trained)), sum(one.numel() * one.element_size() for one in trained)
+    share = f", of which {count / 1e6:.3g} M are trained" if count < parameters else ""
     processes = _count(state.process.world_size, "process", "processes")
     micro_batches = _count(state.num_micro_batches, "micro-batch", "micro-batches")
-    kept = (4 + len(config.averages)) * weights
+    kept = (1 + len(config.averages)) * weights + 3 * moment
     peak = f"; measured peak {_bytes(torch.cuda.max_memory_allocated())}" if torch.cuda.is_available() else ""
     return {
-        "network": f"{parameters / 1e6:.3g} M parameters, {flops / 1e9:.3g} GFLOP forward per image",
+        "network": f"{parameters / 1e6:.3g} M parameters{share}, {flops / 1e9:.3g} GFLOP forward per image",
         "batch": f"{config.batch.size} images an iteration = {processes} x {micro_batches} of at most "
         f"{state.micro_size}",
         "memory": f"{_bytes(kept)} of weights, gradients, moments and averages; activations {_bytes(activations)} an "
         f"image, {_bytes(activations * state.micro_size)} a micro-batch{peak}",
-        "checkpoints": _checkpoint_row(run, weights),
+        "checkpoints": _checkpoint_row(run, weights, moment),
     }
 
 
-def _checkpoint_row(run: TrainingRun, weights: int) -> str:
-    """The disk that checkpoints and snapshots take. weights: bytes of the network's."""
+def _checkpoint_row(run: TrainingRun, weights: int, moment: int) -> str:
+    """The disk that checkpoints and snapshots take. weights: bytes of the network's; moment: of one of Adam's two."""
     config, directory = run.config, run.directory.absolute()
-    checkpoint, snapshot = (3 + len(config.averages)) * weights, len(config.ema_widths) * weights // 2  # in float16
+    checkpoint = (1 + len(config.averages)) * weights + 2 * moment
+    snapshot = len(config.ema_widths) * weights // 2  # in float16
     milestones, snapshots = (
         config.total_iterations // every if every else 0
         for every in (config.keep_every_iterations, config.snapshot_every_iterations)

@@ -35,6 +35,7 @@ from .resume import check_run_directory, stored_class_names
 from .run import TrainingRun, TrainState
 from .saving import confirm, drop_later_snapshots, remedy, save_if_due, save_last, snapshot_if_due, write
 from .setup import set_up
+from .source import source_of
 from .step import MOST_LOSS_GROWTH, accumulate, launch, settle
 
 _logger = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ def train(
     observe: Observe | None = None,
     best_by: str | None = None,
 ) -> None:
-    """Train a new network, its weights drawn from the config's seed, or print the cost if `dry_run` asks for that.
+    """Train a new network, its weights drawn from the config's seed or those of `from_`, or print the cost if `dry_run`
+    asks for that.
 
     kind, model, best_by: as in `TrainingRun`.
     """
@@ -90,6 +92,7 @@ def train(
     run = TrainingRun(
         directory=config.out, kind=kind, model=model, settings=config, network=make_network(), objective=objective,
         batches=batches, config=config.training, observe=observe, best_by=best_by, resume=config.resume == "auto",
+        source=source_of(config, kind),
     )  # fmt: skip
     (estimate_cost if config.dry_run else fit)(run)
 
@@ -243,7 +246,7 @@ def _ending(state: TrainState) -> str:
     directory, iteration, last = state.run.directory, state.iteration, state.run.config.total_iterations
     if state.has_converged and (best := read_best(directory)) is not None:
         return f"stopped at iteration {iteration}: {state.run.best_by} was best, {best[1]:.4g}, at {best[0]}"
-    if state.start_iteration >= last:
+    if state.start_iteration >= last > 0:
         return f"{directory} is at iteration {iteration} of {last}: nothing to do"
     if state.saved_iteration < iteration:
         return f"stopped at iteration {iteration}, not saved: its last updates went wrong; {remedy(state)}"

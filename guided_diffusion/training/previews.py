@@ -28,7 +28,7 @@ from ..diffusion.noise import SeededNoise
 from ..diffusion.schedules import ChainConfig, sampling_chain
 from ..distributed import this_process
 from ..guidance import classifier_score, tilted
-from ..guidance.compatibility import check_classifier
+from ..guidance.compatibility import asked_classes, check_classifier
 from ..samplers import ddim
 from ..weight_averages import initial_share, slowest_average
 from .colour_cast import Colours, cast_in_words, colour_metrics, colours
@@ -65,7 +65,8 @@ def diffusion_previews(
         if classifier is not None:
             classifier.network.to(device)
         num_classes = model.network.num_classes or (1 if classifier is None else len(classifier.class_names))
-        seen = torch.tensor([label for label in range(num_classes) if label not in model.unseen_classes] or [0])
+        names, unseen = asked_classes(model, classifier)
+        seen = torch.tensor([label for label in range(num_classes) if label not in unseen] or [0])
         y = seen[preview_labels(config.images, len(seen))].to(device)
 
         def denoiser(ids: slice) -> Denoiser:
@@ -76,7 +77,6 @@ def diffusion_previews(
 
         x0 = preview_samples(denoiser, model, chain, count=config.images, device=device)
         columns = len(seen) if 1 < len(seen) <= MOST_CLASS_COLUMNS else COLUMNS
-        names = model.class_names or (() if classifier is None else classifier.class_names)
         captions = [names[label] for label in seen.tolist()] if columns == len(seen) and names else []
         picture = partial(write_grid, images=_pixels(x0, iteration), columns=columns, heads=captions)
         return _recorded(picture, colours(x0), reference(), training, iteration)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Checkpoint, DamagedCheckpointError, open_checkpoint, read_tensors, verify
-from ..config import differences, from_plain, to_plain
+from ..config import from_plain, to_plain
 from ..data.fingerprint import fingerprint
 from ..data.image_set import ImageSet
 from ..distributed import laid_out_like
-from ..records import DamagedRecordError, Fields, check_record, read_record
+from ..records import DamagedRecordError, Fields, check_record, differences, read_record
 from ..run_directory import checkpoints, latest, no_directories, set_aside
 from ..weight_averages import POWER
 from .ema import EMA

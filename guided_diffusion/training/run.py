@@ -16,6 +16,7 @@ from ..models.recomputation import Recomputed
 from .config import LoopConfig
 from .ema import EMA
 from .objective import Objective, Observe
+from .source import Source
 
 if TYPE_CHECKING:
     from ..distributed import Accelerator
@@ -46,6 +47,8 @@ class TrainingRun:
     best_by: str | None = None
     """Metric of `observe`, the larger the better, for config.stop_after_worse."""
     resume: bool = False
+    source: Source | None = None
+    """The weights that it begins from; None: random ones."""
 
     @property
     def adaptive_timesteps(self) -> LossSecondMoment | None:
@@ -113,6 +116,8 @@ class TrainState:
     """Updates made so far."""
     data: Mapping[str, Any]
     """Number and fingerprint of the images, for the checkpoints of the main process."""
+    lineage: Sequence[Mapping[str, Any]]
+    """As in `Checkpoint`."""
     launched: Update | None = None
     """The update that is not settled: its average is not made, and its outcome not judged."""
     waited: float = 0.0

@@ -99,6 +99,7 @@ def write(state: TrainState) -> OSError | None:
             save_checkpoint(
                 run.directory, kind=run.kind, iteration=iteration, model=to_plain(run.model),
                 run=to_plain(run.settings), weights=weights, write_resume=partial(write_resume, files),
+                lineage=state.lineage,
             )  # fmt: skip
         except OSError as error:
             failure = error
@@ -130,7 +131,7 @@ def snapshot_if_due(state: TrainState) -> None:
     try:
         save_checkpoint(
             snapshots(run.directory), kind=run.kind, iteration=state.iteration, model=to_plain(run.model),
-            run=to_plain(run.settings), weights=weights,
+            run=to_plain(run.settings), weights=weights, lineage=state.lineage,
         )  # fmt: skip
     except OSError as error:
         _logger.warning("no snapshot of the averages at iteration %d: %s", state.iteration, error)

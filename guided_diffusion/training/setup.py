@@ -3,9 +3,10 @@
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -18,9 +19,11 @@ from ..models.memory_format import lay_out, memory_format_of
 from ..models.unet import level_sizes, recompute
 from .capacity import fitting_size, free_bytes, loss_of_first_image, processes_here, try_size
 from .ema import EMA
+from .frozen_parts import freeze_others
 from .resume import data_record, read_resume, starting_checkpoint
 from .run import TrainingRun, TrainState
 from .saving import largest_weight
+from .source import Source
 
 if TYPE_CHECKING:
     from ..distributed import Accelerator
@@ -46,6 +49,8 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
     start = None if path is None else open_checkpoint(path, run.kind)
     if start is not None:
         load_weights(run.network, start, "network")
+    lineage = _begin_from(run.source, run) if start is None and run.source is not None else start and start.lineage
+    freeze_others(run.network, config.train_only)
     cost = _cost_to_compile(run, accelerator.device)
     model = _prepared(run, accelerator, compiled=cost is not None)
     parameters = run.network.parameters()
@@ -56,13 +61,25 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
         optimizer=cast(torch.optim.Optimizer, accelerator.prepare_optimizer(optimizer)),
         ema=EMA(run.network, config.averages), micro_size=1,
         recomputed=() if config.recompute_sizes == "auto" else config.recompute_sizes,
-        start_iteration=iteration, iteration=iteration, data=data, saved_iteration=iteration,
+        start_iteration=iteration, iteration=iteration, data=data, lineage=lineage or (),
+        saved_iteration=-1 if start is None and config.total_iterations == 0 else iteration,
         largest_weight=largest_weight(run.network), largest_loss=torch.full((), torch.nan, device=accelerator.device),
     )  # fmt: skip
     state.micro_size = fitting_size(state, {} if start is None else read_resume(start, state))
     if cost is not None:
         _compile(state, cost)
     return state
+
+
+def _begin_from(source: Source, run: TrainingRun) -> Sequence[Mapping[str, Any]]:
+    """Fill the network with the weights of the source, say what was adapted, and return the lineage."""
+    weights, changes = source.adapted(run.model, run.network.state_dict())
+    run.network.load_state_dict(weights, assign=True)
+    record = source.record
+    print_from_main(f"begins from {record['name']}, weights {record['weights']} of iteration {record['iteration']:,}")
+    for change in changes:
+        print_from_main(f"  {change}")
+    return [*source.ancestors, {**record, "changes": changes}]
 
 
 def _refuse_beyond_memory(run: TrainingRun, share: int) -> None:

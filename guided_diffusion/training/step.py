@@ -47,8 +47,9 @@ def launch(state: TrainState, update: Update, stop: StopRequest) -> None:
     """Make an update, which counts as an iteration; the device skips it where loss or gradient are not finite."""
     accelerator, optimizer, config = state.accelerator, state.optimizer, state.run.config
     remaining = 1 - state.iteration / config.total_iterations if config.anneal == "linear" else 1.0
+    warm = min(1.0, (state.iteration + 1) / config.warmup_iterations) if config.warmup_iterations else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * remaining
+        group["lr"] = config.learning_rate * remaining * warm
     accelerator.unscale_gradients(optimizer)
     norm, loss = clip_gradients(state.model, max_norm=config.max_grad_norm), update.numbers["loss"]
     flags = on_any_process(

@@ -216,10 +216,10 @@ def test_a_diffusion_model_of_other_pictures_is_refused(tmp_path, class_folder, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_diffusion_model_of_other_classes_is_refused_before_training(tmp_path, diffusion_run):
+def test_a_conditional_diffusion_model_of_other_classes_is_refused_before_training(tmp_path, conditional_run):
     others = tiny.write_class_folder(tmp_path / "others", classes=("dark", "purple"), per_class=2)
     with pytest.raises(ValueError, match='label 1 is "purple" to the classifier, but "light" to the diffusion model'):
-        train_classifier(tiny.classifier_config(tmp_path / "run", others, diffusion=diffusion_run, iterations=1))
+        train_classifier(tiny.classifier_config(tmp_path / "run", others, diffusion=conditional_run, iterations=1))
     assert not (tmp_path / "run").exists()
 
 

@@ -332,7 +332,9 @@ MISMATCHES = {
 @pytest.mark.parametrize("message", MISMATCHES)
 def test_a_classifier_that_does_not_fit_is_refused_naming_the_difference(tmp_path, model, guide, message):
     changes = dict(MISMATCHES[message])
-    if "class_names" in changes:
+    if "class_names" in changes:  # of a model that is conditioned on its classes; another one takes any
+        conditional = replace(model.config.network, num_classes=len(model.config.class_names))
+        model = replace(model, config=replace(model.config, network=conditional))
         changes |= {"network": replace(guide.config.network, num_classes=len(changes["class_names"]))}
     elif "chain" not in changes:
         changes = {"network": replace(guide.config.network, **changes)}

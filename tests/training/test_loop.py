@@ -154,9 +154,9 @@ def test_a_budget_is_given_exactly_once(budget):
 
 
 @pytest.mark.parametrize("budget", [{"iterations": 0}, {"images": -5}])
-def test_an_empty_budget_is_refused(budget):
+def test_an_empty_budget_is_refused(budget, tmp_path):
     with pytest.raises(ValueError, match=f"budget must be at least 1, got {next(iter(budget.values()))}"):
-        tiny.loop(**budget)
+        tiny.diffusion_config(tmp_path, tmp_path, **budget)
 
 
 @pytest.mark.parametrize("name", ["keep_checkpoints", "keep_every_iterations", "save_every_iterations", "max_skipped"])

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...config import differences, identified
 from ...files import atomic_write, write_json
-from ...records import DamagedRecordError, Fields, check_record, read_record
+from ...records import DamagedRecordError, Fields, check_record, differences, identified, read_record
 from ..config import Labels
 from .npz import opened_npz, refuse_damage, rows_within, write_array, write_rows
 from .storage import NO_LABEL, StoredImages

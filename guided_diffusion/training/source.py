@@ -1,0 +1,187 @@
+"""The source of a training's first weights, `--from`: a run, a checkpoint or a published file, and the settings that
+follow from it.
+
+A resumed run takes these settings from its own checkpoint, so that its source may be gone.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..checkpoint import Checkpoint, DamagedCheckpointError, open_checkpoint, read_weights
+from ..config import from_plain, to_plain
+from ..diffusion.denoiser import has_learned_variance
+from ..files import file_sha256
+from ..models.unet import EncoderConfig
+from ..run_directory import checkpoints
+from .adaptation import Adapted, adapted
+from .config import TrainingConfig
+
+_logger = logging.getLogger(__name__)
+
+KINDS = (("diffusion",), ("upsampler",), ("classifier", "regression", "attributes"))
+"""Kinds of checkpoints that may begin from one another: their networks differ in the last layer at most."""
+
+UNKNOWN_RATE = 5e-5
+"""Learning rate of a training from weights whose own is not known: half of ADM's."""
+
+WIDTH = 0.1
+"""Relative width of the average of a training from weights, in which these have no part however short it is."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The weights that a training begins from, and their model."""
+
+    kind: str
+    model: Mapping[str, Any]
+    """Plain values, as in a checkpoint's config.json."""
+    run: Mapping[str, Any]
+    """Settings that they were trained with; empty where unknown."""
+    record: Mapping[str, Any]
+    """Name, kind, weights, SHA-256 and iteration, as in `Checkpoint.lineage`."""
+    ancestors: Sequence[Mapping[str, Any]]
+    """Lineage of the source itself."""
+    read: Callable[[], Mapping[str, Tensor]]
+    """The weights by name."""
+    notes: Sequence[str] = ()
+    """Sentences on what was assumed in reading a published file."""
+
+    def adapted(self, model: Any, initial: Mapping[str, Tensor]) -> Adapted:
+        """The weights for another model, a config, whose network's own initial ones are given."""
+        stored = {**self.model, "network": to_plain(_network(model, self))}
+        return adapted(self.read(), stored, to_plain(model), initial)
+
+
+def _network(model: Any, source: Source) -> Any:
+    """The network's config of a source, of the class that the model has; fields younger than it have their defaults."""
+    return from_plain(type(model.network), source.model["network"], source=f"the network of {source.record['name']}")
+
+
+def _kinds(kind: str) -> tuple[str, ...]:
+    return next(kinds for kinds in KINDS if kind in kinds)
+
+
+def open_source(path: Path, kind: str) -> Source:
+    """The run, checkpoint or published file that a training of a kind begins from; the slowest average of its weights.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: another kind, a damaged checkpoint, or a file that is not recognised.
+    """
+    if path.is_file():
+        return _published(path, kind)
+    checkpoint = open_checkpoint(path, *_kinds(kind))
+    file = checkpoint.weights_file()
+    record = _record(checkpoint.name, checkpoint.kind, file, iteration=checkpoint.iteration)
+    return Source(
+        checkpoint.kind, checkpoint.model, checkpoint.run, record, checkpoint.lineage, lambda: read_weights(checkpoint)
+    )
+
+
+def _record(name: str, kind: str, file: Path, *, iteration: int) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "weights": file.stem, "sha256": file_sha256(file), "iteration": iteration}
+
+
+def _published(file: Path, wanted: str) -> Source:
+    from ..openai import load_openai  # here, with the packages of images and tables
+    from ..openai.flags import CHECKPOINT_KIND
+
+    try:
+        converted = load_openai(file)
+    except ValueError as error:
+        raise ValueError(
+            f'{error}: import it first, by scripts/import_openai.py {file} --out RUN --flags "..", and give --from RUN'
+        ) from None
+    kind = CHECKPOINT_KIND[converted.kind]
+    if kind not in _kinds(wanted):
+        raise ValueError(f'{file} holds a model of kind "{kind}", but kind "{wanted}" is needed here')
+    record = _record(file.name, kind, file, iteration=converted.iteration)
+    return Source(kind, converted.config, {}, record, (), lambda: converted.weights, converted.notes)
+
+
+def source_of(config: TrainingConfig, kind: str) -> Source | None:
+    """The source of a training that begins; None without one, and for a run that is resumed."""
+    is_resumed = config.resume == "auto" and _own(config.out, kind) is not None
+    if config.from_ is None or is_resumed:
+        return None
+    source = open_source(config.from_, kind)
+    for note in source.notes:
+        _logger.warning("%s", note)
+    return source
+
+
+def origin_model(config: TrainingConfig, kind: str) -> Mapping[str, Any]:
+    """The model, plain values, of a training's own checkpoint where it is resumed, else of its source."""
+    if config.from_ is None:
+        return {}
+    own = _own(config.out, kind) if config.resume == "auto" else None
+    return (own or open_source(config.from_, kind)).model
+
+
+def _own(run_dir: Path, kind: str) -> Checkpoint | None:
+    """The newest checkpoint of a run that can be read."""
+    for path in reversed(checkpoints(run_dir)):
+        with suppress(DamagedCheckpointError):
+            return open_checkpoint(path, *_kinds(kind))
+    return None
+
+
+def inherited_options(given: Mapping[str, Any], *, kind: str) -> Mapping[str, Any]:
+    """Defaults of a training of a kind by dotted name, from the source that the given values name; empty without."""
+    if given.get("from") in (None, "null"):
+        return {}
+    out = Path(str(given.get("out", "")))
+    own = _own(out, kind) if given.get("resume") == "auto" and "out" in given else None
+    source = own or open_source(Path(str(given["from"])), kind)
+    model, run = source.model, source.run
+    network: Mapping[str, Any] = model["network"]
+    named = {field.name for field in fields(EncoderConfig)} & network.keys()
+    options = {f"network.{name}": network[name] for name in named}
+    with suppress(ValueError, KeyError):
+        scale = int(given["network.image_size"]) / network["image_size"]
+        options["network.attention_sizes"] = [int(scale * size) for size in network["attention_sizes"]]
+    if kind == "classifier":
+        columns: Mapping[str, Any] = model.get("columns") or {}
+        options |= {"pooling": network.get("pooling", "attention"), "target": model.get("target")}
+        if given.get("target", options["target"]) == options["target"]:
+            options["columns"] = columns.get("names")
+    else:
+        options |= _diffusion_options(given, model, run)
+    return options | _loop_options(given, run, is_resumed=own is not None, averages=kind != "classifier")
+
+
+def _diffusion_options(given: Mapping[str, Any], model: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    network, chain = model["network"], model["chain"]
+    options: dict[str, Any] = {f"chain.{name}": value for name, value in chain.items()}
+    options |= {name: model[name] for name in ("prediction", "variance") if name in model}
+    is_conditional = network.get("num_classes") is not None
+    options["class_conditional"] = is_conditional
+    if network.get("null_class") and str(given.get("class_conditional", "true")).lower() == "true":
+        options["label_dropout"] = run.get("label_dropout") or 0.1
+    is_learned = has_learned_variance(given.get("variance", model.get("variance", "learned_range")))
+    usual = "vlb" if model.get("prediction") == "mean" else "hybrid" if is_learned else "simple"
+    options["loss"] = usual if "variance" in given else run.get("loss", usual)
+    if "low_res_size" in network:
+        side = int(str(given.get("network.image_size", network["image_size"])))
+        options["low_res_size"] = side * network["low_res_size"] // network["image_size"]
+        options["conditioning_noise"] = network.get("conditioning_noise")
+    return options
+
+
+def _loop_options(
+    given: Mapping[str, Any], run: Mapping[str, Any], *, is_resumed: bool, averages: bool
+) -> dict[str, Any]:
+    trained_with: Mapping[str, Any] = run.get("training") or {}
+    rate = trained_with.get("learning_rate")
+    options: dict[str, Any] = {
+        "training.learning_rate": rate if is_resumed else UNKNOWN_RATE if rate is None else rate / 2
+    }
+    if "training.ema_decays" not in given:
+        options |= {"training.ema_decays": [], "training.ema_widths": [WIDTH] if averages else []}
+    return options
