@@ -209,6 +209,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "classifier",
         "out",
         "run",
+        "variance",
         "weights",
     ),
     "export_openai": (
