@@ -234,8 +234,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "import_openai": (
         "classes",
+        "entry",
         "file",
         "flags",
+        "kind",
         "out",
     ),
     "inpaint": (
