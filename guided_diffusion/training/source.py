@@ -108,13 +108,13 @@ def _published(file: Path, wanted: str) -> Source:
     return Source(kind, converted.config, {}, record, (), lambda: converted.weights, converted.notes)
 
 
-def _pipeline(folder: Path, wanted: str) -> Source:
+def _pipeline(path: Path, wanted: str) -> Source:
     from ..diffusers import load_diffusers, unet_weights
 
     if "diffusion" not in _kinds(wanted):
-        raise ValueError(f'{folder} holds a model of kind "diffusion", but kind "{wanted}" is needed here')
-    converted = load_diffusers(folder)
-    record = _record(folder.name, "diffusion", unet_weights(folder), iteration=0)
+        raise ValueError(f'{path} holds a model of kind "diffusion", but kind "{wanted}" is needed here')
+    converted = load_diffusers(path)
+    record = _record(path.name, "diffusion", unet_weights(path), iteration=0)
     return Source("diffusion", converted.config, {}, record, (), lambda: converted.weights)
 
 
