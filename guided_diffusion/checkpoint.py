@@ -238,23 +238,33 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
-    """The tensors by name in a file that other software wrote, by torch.save (then memory-mapped) or as safetensors.
+    """The tensors by name in a file that `read_foreign` reads.
 
     Raises:
-        ValueError: a damaged file, or one of something else. torch's message recommends unpickling without
-            restrictions, which a downloaded file must never get, so it is left out.
+        ValueError: a damaged file, or one of something else.
     """
-    if file.suffix == ".safetensors":
-        return read_tensors(file)
+    state = read_foreign(file)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{file} must hold tensors by name (a state dict), and holds a {type(state).__name__}")
+    return dict(state)
+
+
+def read_foreign(file: Path) -> Any:  # of other software: of any type
+    """The content of a file that other software wrote, by torch.save (then memory-mapped) or as safetensors.
+
+    Raises:
+        ValueError: a damaged file. torch's message recommends unpickling without restrictions, which a downloaded
+            file must never get, so it is left out.
+    """
     with file.open("rb") as opened:
-        is_zip = opened.read(2) == b"PK"  # torch cannot map files older than torch 1.6, which are no zip archives
+        head = opened.read(9)
+    is_zip = head[:2] == b"PK"  # torch cannot map files older than torch 1.6, which are no zip archives
+    if head[8:] == b"{" or (file.suffix == ".safetensors" and not is_zip):
+        return read_tensors(file)
     try:
-        state = torch.load(file, map_location="cpu", mmap=is_zip, weights_only=True)
+        return torch.load(file, map_location="cpu", mmap=is_zip, weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a broken file fails in any instruction of the unpickler
         fault = type(error).__name__
         raise ValueError(f"{file} holds no state dict that can be read without running its code ({fault})") from None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{file} must hold tensors by name (a state dict), and holds a {type(state).__name__}")
-    return dict(state)

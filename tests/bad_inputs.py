@@ -4,6 +4,7 @@ Over 300 lines because it is a list: how each input is made stands beside the me
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -27,10 +28,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from guided_diffusion.checkpoint import open_checkpoint, read_weights
 from guided_diffusion.commands.prepare_data import PrepareConfig, prepare_data
 from guided_diffusion.commands.train_classifier import train_classifier
 from guided_diffusion.commands.train_diffusion import train_diffusion
 from guided_diffusion.files import file_sha256
+from guided_diffusion.openai import Converted, revert
 
 RUN = ("--data.path=pictures", "--out=out", "--training.iterations=2")
 BUDGET = RUN[2:]
@@ -70,6 +73,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "export_diffusers": ("--run=runs/diffusion", "--out=exported"),
     "import_diffusers": ("--folder=pipeline", "--out=out"),
     "make_reference": ("--images=pictures", "--extractor.name=classifier:runs/judge", "--out=reference.npz"),
+    "import_openai": ("--file=published.pt", "--out=out"),
 }
 """A good command line of each script, whose options those of a case replace."""
 
@@ -369,6 +373,24 @@ def _remove(path: str) -> Callable[[], None]:
     return lambda: shutil.rmtree(path)
 
 
+def _published(name: str = "published.pt", form: Callable[[dict[str, Any]], object] = dict) -> Callable[[], object]:
+    """Write the weights of runs/diffusion, for 8x8 grey pixels, in the published layout, `form` of them."""
+
+    def write() -> None:
+        checkpoint = open_checkpoint(Path("runs/diffusion"), "diffusion")
+        weights = revert(Converted("unet", checkpoint.model, read_weights(checkpoint))).weights
+        torch.save(form({**weights}), name)
+
+    return write
+
+
+def _of_two_channels(weights: dict[str, Any]) -> dict[str, Any]:
+    """A U-Net of grey pixels as a grey upsampler."""
+    first = weights["input_blocks.0.0.weight"]
+    return {**weights, "input_blocks.0.0.weight": torch.cat([first, first], dim=1)}
+
+
+PUBLISHED_FLAGS = ("--flags=--image_size 8",)
 DATA = ("--data.path=data",)
 VQ_MODEL = {"vqvae": ["diffusers", "VQModel"]}
 
@@ -1008,8 +1030,46 @@ UNPRIVILEGED_CASES = (
              says=("--out locked/out cannot be written: locked",)),
 )  # fmt: skip
 """Cases that root does not meet; they are not in the table."""
+PUBLISHED_CASES = tuple(
+    dataclasses.replace(case, script="import_openai")
+    for case in (
+        BadInput(name="A published file of an unknown image size", make=_published(),
+                 says=('no tensor of published.pt shows the size of its images', '--flags, as "--image_size 64"')),
+        BadInput(name="A published optimiser's file", options=("--file=opt000002.pt",), make=_published("opt000002.pt"),
+                 says=("opt000002.pt holds an optimiser's state, no network", "give the model*.pt or ema_*.pt")),
+        BadInput(name="An optimiser's state under another name",
+                 make=_published(form=lambda _: {"state": {}, "param_groups": [{"lr": 0.1}]}),
+                 says=("published.pt holds an optimiser's state, no network", "give the model*.pt or ema_*.pt")),
+        BadInput(name="A published file of several networks", options=PUBLISHED_FLAGS,
+                 make=_published(form=lambda weights: {"first": weights, "second": weights}),
+                 says=('published.pt holds several networks: "first", "second"', "say by --entry which to take")),
+        BadInput(name="An entry that a published file lacks", options=(*PUBLISHED_FLAGS, "--entry=ema"),
+                 make=_published(form=lambda weights: {"model": weights}),
+                 says=('--entry ema is none of the networks in published.pt: "model"',)),
+        BadInput(name="A published file that two kinds of network fit", make=_published(form=_of_two_channels),
+                 says=("those of a U-Net of 2-channel images whose variance is not learned, or of an upsampler of "
+                       "1-channel images whose variance is", "--kind unet or --kind upsampler")),
+        BadInput(name="A published file that is not of the kind given", options=(*PUBLISHED_FLAGS, "--kind=classifier"),
+                 make=_published(), says=("published.pt holds no classifier; its tensors fit unet",)),
+        BadInput(name="A published file of numbers that are not finite", options=PUBLISHED_FLAGS,
+                 make=_published(form=lambda weights: {**weights, "out.2.bias": weights["out.2.bias"] / 0}),
+                 says=('"out.2.bias" in published.pt has numbers that are not finite',)),
+        BadInput(name="A published file of integers", options=PUBLISHED_FLAGS,
+                 make=_published(form=lambda weights: {**weights, "out.2.bias": weights["out.2.bias"].int()}),
+                 says=('"out.2.bias" in published.pt is of type torch.int32; give a file of',)),
+        BadInput(name="A file of another layout's tensors",
+                 make=_published(form=lambda _: {"conv.bias": torch.ones(3)}),
+                 says=("published.pt is none of the released files", '"conv.bias", are of another layout')),
+        BadInput(name="Flags of an unknown code base", options=("--flags=diffusers --image_size 8",),
+                 make=_published(), says=('of no known family "diffusers"; known are guided-diffusion, improved-',)),
+        BadInput(name="A published file cut short", options=PUBLISHED_FLAGS,
+                 make=lambda: (_published()(), os.truncate("published.pt", 999)),
+                 says=("published.pt holds no state dict that can be read without running its code",)),
+    )
+)  # fmt: skip
 CHAPTERS = {"Data": DATA_CASES, "Options": OPTION_CASES, "Runs and checkpoints": RUN_CASES,
-            "Pipelines of diffusers": DIFFUSERS_CASES, "Evaluation": EVALUATION_CASES}  # fmt: skip
+            "Published files": PUBLISHED_CASES, "Pipelines of diffusers": DIFFUSERS_CASES,
+            "Evaluation": EVALUATION_CASES}  # fmt: skip
 CASES = tuple(case for cases in CHAPTERS.values() for case in cases)
 
 INTRODUCTION = """\

@@ -34,7 +34,7 @@ def command(kind: str, out: Path, folder: Path, diffusion: Path) -> list[str]:
         f"train_{kind}.py", f"--data.path={folder}", f"--out={out}", "--resume=auto", *network, *own[kind],
         "--data.flip=true", "--network.dropout=0.1", f"--training.iterations={ITERATIONS}", "--training.anneal=linear",
         "--training.save_every_iterations=3", "--training.observe_every_iterations=7",
-        "--training.ema_decays=[0.5,0.9]",
+        "--training.ema_decays=[0.5,0.9]", "--training.ema_widths=[0.1]", "--training.snapshot_every_iterations=2",
         "--training.batch.size=4", "--training.batch.per_process=3", "--training.log_every_iterations=1",
     ]  # fmt: skip
 
@@ -71,12 +71,17 @@ def logged(out: Path) -> int:
 
 
 def same(ours: Path, theirs: Path) -> bool:
-    """True if two runs ended with the same weights, averages and moments, to the bit."""
+    """True if two runs ended with the same weights, averages, moments and snapshots, to the bit."""
     a, b = (latest(run) for run in (ours, theirs))
     if a is None or b is None or a.name != b.name:
         return False
     ours_files, theirs_files = (
-        {file.relative_to(run): file.read_bytes() for file in run.rglob("*.safetensors")} for run in (a, b)
+        {
+            file.relative_to(run): file.read_bytes()
+            for folder in (newest, run / "snapshots")
+            for file in folder.rglob("*.safetensors")
+        }
+        for run, newest in ((ours, a), (theirs, b))
     )
     return ours_files == theirs_files
 
@@ -98,7 +103,9 @@ def killed_equals_undisturbed(kind: str, directory: Path, *, interruptions: int,
     assert status == 0, output
     assert same(directory / "killed", directory / "undisturbed")
     assert len(checkpoints(directory / "killed")) == 3
+    assert len(checkpoints(directory / "killed" / "snapshots")) == ITERATIONS // 2
     assert not list((directory / "killed").glob("damaged-*"))
+    assert not list((directory / "killed" / "snapshots").glob(".partial-*"))
     lines = (directory / "killed" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == len((directory / "undisturbed" / "metrics.jsonl").read_text().splitlines())
     return outcomes

@@ -209,6 +209,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "classifier",
         "out",
         "run",
+        "variance",
         "weights",
     ),
     "export_openai": (
@@ -233,8 +234,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "import_openai": (
         "classes",
+        "entry",
         "file",
         "flags",
+        "kind",
         "out",
     ),
     "inpaint": (

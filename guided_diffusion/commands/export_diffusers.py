@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from ..config import run_command
 
@@ -19,6 +20,9 @@ class ExportDiffusersConfig:
     """Run directory or checkpoint of a classifier of noisy images, which the exported pipeline guides by."""
     weights: str | None = None
     """Weights of the diffusion model, such as network or ema_0.9999; null: the slowest average if there is one."""
+    variance: Literal["small", "large"] | None = None
+    """Leave out the learned variance, which few schedulers of diffusers can read, and sample with this one; null: as
+    the model."""
 
 
 def export_diffusers(config: ExportDiffusersConfig) -> None:
@@ -29,7 +33,7 @@ def export_diffusers(config: ExportDiffusersConfig) -> None:
     """
     from classifiers.trained_model import load_classifier  # here, with all that needs torch, so that --help is quick
 
-    from ..diffusers import write_pipeline
+    from ..diffusers import with_variance, write_pipeline
     from ..diffusion.model import load_diffusion
     from ..guidance.compatibility import check_classifier
 
@@ -37,7 +41,10 @@ def export_diffusers(config: ExportDiffusersConfig) -> None:
     classifier = None if config.classifier is None else load_classifier(config.classifier)
     if classifier is not None:
         check_classifier(model.config, classifier, run=config.run)
-    name = write_pipeline(config.out, model.config, model.network.state_dict(), classifier)
+    described, weights = model.config, model.network.state_dict()
+    if config.variance is not None:
+        described, weights = with_variance(described, weights, config.variance)
+    name = write_pipeline(config.out, described, weights, classifier)
     print(f"{model.checkpoint.path}, weights {model.weights}: written to {config.out}")
     steps = min(250, model.config.chain.num_steps)
     trust, labels = ("", "") if name == "DDPMPipeline" else (", trust_remote_code=True", "class_labels=[0, 0], ")

@@ -33,11 +33,16 @@ def export_openai(config: ExportConfig) -> None:
     weights = read_weights(checkpoint, config.weights)
     flags = checkpoint.run.get("flags") if "imported" in checkpoint.run else None
     origin = parse_command_line(flags) if isinstance(flags, str) else None
+    origin = checkpoint.run.get("published_flags", origin)
     published = revert(Converted(kind, checkpoint.model, weights), origin=origin)
     with atomic_write(config.out) as file:
         torch.save(dict(published.weights), file)
     print(f"wrote {config.out}, which goes with")
     print(" ".join(f"--{name} {value}" for name, value in published.flags.items()))
+    if (channels := checkpoint.model["network"]["in_channels"]) != 3:
+        print(
+            f"the published code has no flag for its {channels} image channels: change its in_channels and out_channels"
+        )
 
 
 main = partial(run_command, ExportConfig, export_openai, positional="run")

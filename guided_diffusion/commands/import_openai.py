@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..config import run_command, to_plain
 
@@ -18,15 +18,20 @@ class ImportConfig:
     out: Path
     """Run directory to write; it must not hold a checkpoint yet, but this very import."""
     flags: str | None = None
-    """The published command-line flags of the model, "--image_size 64 --num_channels 192 ..", those left out at their
-    published defaults; null: it is a released file, recognised by its keys and shapes."""
+    """The published command-line flags of the model, "--image_size 64 --num_heads 4 ..". Those left out follow from its
+    tensors, or have their published defaults, which the word improved-diffusion in front makes that project's. null:
+    it is a released file, recognised by its tensors, or has the architecture of one."""
+    entry: str | None = None
+    """Network to take from a file that holds several, such as "model" or "ema"; null: the averaged one."""
+    kind: Literal["unet", "upsampler", "classifier"] | None = None
+    """Kind of network, where its tensors fit two."""
     classes: Path | None = None
     """Class folder, such as ImageNet's train folder, whose directories in sorted order name the model's classes, so
     that classifiers trained on that folder can guide it. null: ImageNet's names for 1,000 classes, else the labels."""
 
 
 def import_openai(config: ImportConfig) -> Path:
-    """Write the published file as a checkpoint, print where, and return the checkpoint's directory.
+    """Write the published file as a checkpoint, print where and what was assumed, and return its directory.
 
     The file is memory-mapped and its tensors are written from there, so that they are in memory once. Where this very
     import is there already, whole, nothing is written.
@@ -39,19 +44,22 @@ def import_openai(config: ImportConfig) -> Path:
     from ..openai import load_openai
     from ..openai.flags import CHECKPOINT_KIND, parse_command_line
 
-    converted = load_openai(config.file, None if config.flags is None else parse_command_line(config.flags))
+    flags = None if config.flags is None else parse_command_line(config.flags)
+    converted = load_openai(config.file, flags, entry=config.entry, kind=config.kind)
     kind, model = CHECKPOINT_KIND[converted.kind], {**converted.config}
     if config.classes is not None:
         model["class_names"] = _class_names(config.classes, model["network"]["num_classes"])
     origin = {"imported": config.file.name, "sha256": file_sha256(config.file), "flags": config.flags}
-    released = "network" if kind == "classifier" else "ema_0.9999"  # the released classifiers are not averaged
+    origin |= {"entry": config.entry, "published_flags": dict(converted.flags)}
+    print(*converted.notes, sep="\n")
     with locked(config.out, work="import"):
         if path := _finished_import(config.out, kind, model, origin):
             print(f"{config.file} is a {kind} model; {path} is this import, whole already")
             return path
         path = save_checkpoint(
-            config.out, kind=kind, iteration=0, model=model, run=origin, weights={released: converted.weights}
-        )
+            config.out, kind=kind, iteration=converted.iteration, model=model, run=origin,
+            weights={converted.weights_name: converted.weights},
+        )  # fmt: skip
     print(f"{config.file} is a {kind} model; written to {path}")
     return path
 
@@ -75,7 +83,7 @@ def _finished_import(out: Path, kind: str, model: Mapping[str, Any], origin: Map
     if latest(out) is None:
         return None
     found = open_checkpoint(out, *CHECKPOINT_KIND.values())
-    same_file = all(found.run.get(name) == origin[name] for name in ("sha256", "flags"))
+    same_file = all(found.run.get(name) == origin[name] for name in ("sha256", "flags", "entry"))
     if not same_file or (found.kind, found.model) != (kind, to_plain(model)):
         raise ValueError(f"{out} holds {found.path} already; give --out a new run directory")
     verify(found)

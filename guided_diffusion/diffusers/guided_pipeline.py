@@ -16,8 +16,8 @@ class GuidedPipeline(DiffusionPipeline):
 
     _optional_components = ["classifier"]  # noqa: RUF012  # the form of diffusers
 
-    def __init__(self, unet: Any, scheduler: Any, classifier: Any = None, id2label: dict[str, str] | None = None):
-        """id2label: names of the classes, by label."""
+    def __init__(self, unet: Any, scheduler: Any, classifier: Any = None, id2label=None):
+        """id2label: names of the classes, by label as text; not annotated, since diffusers 0.35 reads no unions."""
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
         self.register_to_config(id2label=id2label)
@@ -44,7 +44,8 @@ class GuidedPipeline(DiffusionPipeline):
         y = None if class_labels is None else torch.tensor(labels, device=self._execution_device)
         config, betas = self.unet.config, torch.tensor(self.scheduler.config.trained_betas, dtype=torch.float64)
         shape = (len(labels), config.in_channels, config.sample_size, config.sample_size)
-        drawn: Any = {"generator": generator, "device": self._execution_device, "dtype": self.unet.dtype}
+        dtype = torch.promote_types(self.unet.dtype, torch.float32)  # half precision is for the networks alone
+        drawn: Any = {"generator": generator, "device": self._execution_device, "dtype": dtype}
         x_t = randn_tensor(shape, **drawn)
         kept = _timesteps(len(betas), num_inference_steps, strided=eta is not None)
         chain = [1.0, *(1 - betas).cumprod(0)[kept].tolist()]
@@ -63,11 +64,11 @@ class GuidedPipeline(DiffusionPipeline):
         """The clipped estimate of x_0 at alpha_bar a, and the output's channels for the variance, if it has any."""
         null = (self.unet.config.num_class_embeds or 0) - 1
         labels = None if null < 0 else y
-        predicted, values = self.unet(x_t, t, class_labels=labels).sample.tensor_split([x_t.shape[1]], dim=1)
+        predicted, values = self._output(x_t, t, labels)
         if scale != 1:
             if labels is None or len(getattr(self.config, "id2label")) != null:  # noqa: B009
                 raise ValueError("guidance_scale needs class_labels, and a network with a label for no class")
-            reference = self.unet(x_t, t, class_labels=torch.full_like(labels, null)).sample[:, : x_t.shape[1]]
+            reference, _ = self._output(x_t, t, torch.full_like(labels, null))
             predicted = reference + scale * (predicted - reference)
         kind = self.scheduler.config.prediction_type
         if kind == "epsilon":
@@ -76,13 +77,18 @@ class GuidedPipeline(DiffusionPipeline):
             predicted = a**0.5 * x_t - (1 - a) ** 0.5 * predicted
         return predicted.clamp(-1, 1) if self.scheduler.config.clip_sample else predicted, values
 
+    def _output(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Sequence[Tensor]:
+        output = self.unet(x_t.to(self.unet.dtype), t, class_labels=labels).sample
+        return output.to(x_t.dtype).tensor_split([x_t.shape[1]], dim=1)
+
     def _score(self, x_t: Tensor, t: Tensor, y: Tensor | None, scale: float) -> Tensor | float:
         """scale * grad log p(y | x_t)."""
         if self.classifier is None or y is None or scale == 0:
             return 0.0
         with torch.enable_grad():
             x_in = x_t.detach().requires_grad_(True)
-            log_p = self.classifier(x_in, t).log_softmax(dim=1).gather(1, y[:, None])
+            logits = self.classifier(x_in.to(self.classifier.dtype), t).to(x_t.dtype)
+            log_p = logits.log_softmax(dim=1).gather(1, y[:, None])
             return scale * torch.autograd.grad(log_p.sum(), x_in)[0]
 
     def _link(

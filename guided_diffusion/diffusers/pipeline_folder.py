@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from classifiers.trained_model import Classifier
 
 from ..checkpoint import read_state_dict, write_tensors
 from ..config import from_plain, to_plain
+from ..diffusion.denoiser import Variance
 from ..diffusion.model import DiffusionConfig
 from ..diffusion.schedules import ChainConfig
 from ..files import atomic_directory, write_json
@@ -59,6 +61,15 @@ def write_pipeline(
         shutil.copy(Path(__file__).with_name("guided_pipeline.py"), folder)
         write_json(folder / "model_index.json", index)
     return "DDPMPipeline" if index["_class_name"] == "DDPMPipeline" else "GuidedPipeline"
+
+
+def with_variance(
+    model: DiffusionConfig, weights: Mapping[str, Tensor], variance: Variance
+) -> tuple[DiffusionConfig, dict[str, Tensor]]:
+    """The model without the channels of a learned variance, and with one that is not learned."""
+    channels = model.network.in_channels
+    kept = {key: tensor[:channels] if key.startswith("conv_out.") else tensor for key, tensor in weights.items()}
+    return replace(model, network=replace(model.network, out_channels=channels), variance=variance), kept
 
 
 def _write_classifier(folder: Path, classifier: Classifier) -> None:

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, Literal
 
 from classifiers.model import ClassifierConfig
@@ -25,6 +26,12 @@ WITHOUT_EFFECT = frozenset((
 ))
 # fmt: on
 """Published flags of training and sampling, which do not describe a network: accepted and ignored."""
+
+FAMILIES: Mapping[str, Mapping[str, object]] = {
+    "guided-diffusion": {},
+    "improved-diffusion": {"rescale_timesteps": True},
+}
+"""Published code bases (github.com/openai), and their defaults besides those of `Flags` that no tensor shows."""
 
 _BY_SIZE = {512: "0.5,1,1,2,2,4,4", 256: "1,1,2,2,4,4", 128: "1,1,2,3,4", 64: "1,2,3,4"}
 CHANNEL_MULT: Mapping[Kind, Mapping[int, str]] = {
@@ -91,8 +98,10 @@ _SHARED_NAMES = ("channel_mult", "num_heads", "num_head_channels", "use_new_atte
 _TRUE, _FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
 
-def read_flags(given: Mapping[str, object]) -> Flags:
-    """Flags by name, as values of their type or as text ("True", "32,16,8"); None means the published default.
+def read_flags(given: Mapping[str, object], *, visible: Mapping[str, object] = MappingProxyType({})) -> Flags:
+    """Flags by name, as values of their type or as text ("True", "32,16,8"); None or "" means that of `visible`.
+
+    A flag that is in neither has its published default, in the code base that the name "family" stands for.
 
     The published classifier has arguments for heads, attention order and channel multipliers, but no flags. Where
     num_channels is absent, the flags are taken for a classifier's alone, and the U-Net's names for these set the
@@ -102,13 +111,17 @@ def read_flags(given: Mapping[str, object]) -> Flags:
         ValueError: an unknown flag or an unreadable value, by name.
     """
     types = {field.name: field.type for field in fields(Flags)}
-    unknown = sorted(given.keys() - types.keys() - WITHOUT_EFFECT)
+    unknown = sorted(given.keys() - types.keys() - WITHOUT_EFFECT - {"family"})
     if unknown:
         raise ValueError(f"unknown published flags {unknown}; known are {sorted(types)}")
-    values = {name: value for name, value in given.items() if name in types and value is not None}
+    family = FAMILIES.get(str(given.get("family", "guided-diffusion")))
+    if family is None:
+        raise ValueError(f'the flags are of no known family "{given["family"]}"; known are {", ".join(FAMILIES)}')
+    values = {name: value for name, value in given.items() if name in types and value not in (None, "")}
     if "num_channels" not in values:
         shared = {flag_of(name, "classifier"): values[name] for name in _SHARED_NAMES if name in values}
         values = {**shared, **values}
+    values = {**family, **visible, **values}
     read = {name: _read(name, value, types[name]) for name, value in values.items()}
     if "classifier_num_heads" in read and "classifier_num_head_channels" not in read:
         read["classifier_num_head_channels"] = -1
@@ -131,25 +144,32 @@ def _read(name: str, value: object, wanted: Any) -> Any:  # a dataclass field's 
 def parse_command_line(text: str) -> dict[str, str]:
     """{"image_size": "64", ..} from "--image_size 64 ..", the form of the published commands.
 
+    A first word without dashes is the code base whose defaults hold, such as improved-diffusion, as {"family": ..}.
+
     Raises:
         ValueError: text that is not pairs of --name and value.
     """
     words = shlex.split(text.replace("=", " "))
+    if words and not words[0].startswith("--") and len(words) % 2:
+        words.insert(0, "--family")
     names, values = words[::2], words[1::2]
     if len(names) != len(values) or not all(name.startswith("--") for name in names):
         raise ValueError(f'flags must be pairs "--name value", got "{text}"')
     return {name.removeprefix("--"): value for name, value in zip(names, values, strict=True)}
 
 
-def config_of(flags: Flags, kind: Kind, *, num_classes: int) -> dict[str, Any]:  # plain values, as JSON holds them
+def config_of(
+    flags: Flags, kind: Kind, *, num_classes: int, in_channels: int = 3
+) -> dict[str, Any]:  # plain values, as JSON holds them
     """Plain config of a model: "network", "chain", empty "class_names", and "prediction", "variance" of diffusion.
 
-    num_classes: of a classifier or a class-conditional network; no published flag gives it.
+    num_classes: of a classifier or a class-conditional network. in_channels: of the images. No published flag gives
+    these two.
 
     Raises:
         ValueError: an option that no released model uses and this project leaves out, or an impossible network.
     """
-    encoder = _encoder(flags, kind)
+    encoder: dict[str, Any] = {**_encoder(flags, kind), "in_channels": in_channels}
     model: dict[str, object] = {}
     if flags.noise_schedule not in ("linear", "cosine"):
         raise ValueError(f'noise_schedule "{flags.noise_schedule}" is unknown; published are "linear" and "cosine"')
@@ -165,7 +185,7 @@ def config_of(flags: Flags, kind: Kind, *, num_classes: int) -> dict[str, Any]: 
         network = ClassifierConfig(**encoder, num_classes=num_classes, pooling=flags.classifier_pool)
     else:
         encoder["num_classes"] = num_classes if flags.class_cond else None
-        encoder["out_channels"] = 6 if flags.learn_sigma else 3
+        encoder["out_channels"] = in_channels * (2 if flags.learn_sigma else 1)
         network = UNetConfig(**encoder) if kind == "unet" else UpsamplerConfig(**encoder, low_res_size=flags.small_size)
         model["prediction"] = "x0" if flags.predict_xstart else "eps"
         model["variance"] = "learned_range" if flags.learn_sigma else "small" if flags.sigma_small else "large"
@@ -215,7 +235,9 @@ def _numbers(text: str, flag: str) -> tuple[float, ...]:
 
 
 def flags_of(kind: Kind, config: Mapping[str, Any], *, new_attention_order: bool) -> dict[str, object]:
-    """The flags that differ from their published defaults; `config_of` reads the config back, but for class names.
+    """The image size and the flags that differ from their published defaults.
+
+    `config_of` reads the config back, but for class names, classes and image channels.
 
     config: one that `refuse_unpublished` accepts.
     """
@@ -246,7 +268,8 @@ def flags_of(kind: Kind, config: Mapping[str, Any], *, new_attention_order: bool
         flags |= {"learn_sigma": config["variance"] == "learned_range", "sigma_small": config["variance"] == "small"}
     if kind == "upsampler":
         flags["small_size"] = network["low_res_size"]
-    return {name: value for name, value in flags.items() if value != getattr(Flags, name)}
+    always = ("image_size", "large_size", "small_size")  # no tensor shows them
+    return {name: value for name, value in flags.items() if name in always or value != getattr(Flags, name)}
 
 
 def _text(numbers: Sequence[float]) -> str:
@@ -260,8 +283,6 @@ def refuse_unpublished(kind: Kind, config: Mapping[str, Any]) -> None:
         ValueError: naming the field.
     """
     network, chain = config["network"], config["chain"]
-    if network["in_channels"] != 3:
-        raise ValueError(f"the published layout is for 3 image channels, not {network['in_channels']}")
     if chain is None:
         raise ValueError("the published layout is for classifiers of noisy images; this one knows clean images only")
     published = {"chain.schedule": (chain["schedule"], ("linear", "cosine"))}

@@ -7,7 +7,7 @@ and outputs agree exactly.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,9 +19,14 @@ from classifiers.model import ClassifierConfig, NoisyClassifier
 from ..config import from_plain
 from ..models.unet import EncoderConfig, UNet, UNetConfig
 from ..models.upsampler import Upsampler, UpsamplerConfig
-from .flags import CHANNEL_MULT, Flags, Kind, config_of, flag_of, flags_of, read_flags, refuse_unpublished
+from .flags import Kind, config_of, flag_of, flags_of, read_flags, refuse_unpublished
 from .releases import PRESETS, Shape, presets_of
+from .tensor_shapes import image_channels, kinds_of, visible_flags
 
+SIZES: Mapping[Kind, tuple[str, ...]] = {
+    "unet": ("image_size",), "upsampler": ("large_size", "small_size"), "classifier": ("image_size",)
+}  # fmt: skip
+"""Flags of the sizes of images, by the kind of network that has them."""
 _NETWORKS: Mapping[Kind, tuple[Any, Any]] = {
     "unet": (UNetConfig, UNet),
     "upsampler": (UpsamplerConfig, Upsampler),
@@ -38,6 +43,14 @@ class Converted:
     """Plain values: the fields of `DiffusionConfig`; of a classifier "network", "chain" and "class_names"."""
     weights: Mapping[str, Tensor]
     """State dict of `UNet`, `Upsampler` or `NoisyClassifier`, at least float32."""
+    flags: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Published flags of the file that it was converted from, those of its image size and all but the defaults."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user on what was chosen, recognised or assumed in reading a file."""
+    weights_name: str = "network"
+    """Name of the weights in a checkpoint."""
+    iteration: int = 0
+    """Iteration of training that the file's name tells."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +62,31 @@ class Published:
     weights: Mapping[str, Tensor]
 
 
-def convert(flags: Mapping[str, object], weights: Mapping[str, Tensor], *, in_place: bool = False) -> Converted:
+def convert(
+    flags: Mapping[str, object], weights: Mapping[str, Tensor], *, kind: Kind | None = None, in_place: bool = False
+) -> Converted:
     """Config and weights of ours from a published state dict and the published command-line flags that go with it.
 
-    flags: by name, as `read_flags` takes them; a missing one has its published default. The kind of network and the
-    number of classes follow from the weights. Converted weights share memory with the given ones wherever dtype and
-    order allow; in_place: rows of `weights` are permuted in their own memory. "class_names" is left empty.
+    flags: by name, as `read_flags` takes them; a missing one follows from the weights or has its published default.
+    The numbers of classes and of image channels follow from the weights, and so does the kind of network, unless it is
+    given. Converted weights share memory with the given ones wherever dtype and order allow; in_place: rows of
+    `weights` are permuted in their own memory. "class_names" is left empty.
 
     Raises:
         ValueError: unknown flags, an option that is left out (spatial pooling, another head count in the decoder), or
             weights that do not fit the flags, with the tensors that are missing, unknown or of another shape.
     """
-    kind = _kind(weights)
-    read = _with_channel_mult(read_flags(flags), weights, kind)
+    shapes = shapes_of(weights)
+    kind = kind or kind_of(shapes, flags)
+    read = read_flags(flags)
+    size = getattr(read, flag_of("image_size", kind))
+    depth = getattr(read, name) if flags.get(name := flag_of("num_res_blocks", kind)) else None
+    read = read_flags(flags, visible=visible_flags(kind, shapes, image_size=size, blocks_per_level=depth))
     one_row_a_class = [weights[name] for name in _ONE_ROW_A_CLASS if name in weights]
-    config = config_of(read, kind, num_classes=len(one_row_a_class[0]) if one_row_a_class else 1000)
+    num_classes = len(one_row_a_class[0]) if one_row_a_class else 1000
+    config = config_of(read, kind, num_classes=num_classes, in_channels=image_channels(kind, shapes))
     layout = layout_of(kind, config["network"], parameters=sum(tensor.numel() for tensor in weights.values()))
-    _check(layout.published, {key: tuple(tensor.shape) for key, tensor in weights.items()}, kind)
+    _check(layout.published, shapes, kind)
     grouped_by_kind = getattr(read, flag_of("use_new_attention_order", kind))
 
     def ours(key: str, tensor: Tensor) -> Tensor:
@@ -78,7 +99,8 @@ def convert(flags: Mapping[str, object], weights: Mapping[str, Tensor], *, in_pl
             tensor = tensor.copy_(permuted) if in_place and tensor.is_contiguous() else permuted
         return tensor.reshape(layout.ours[key])
 
-    return Converted(kind, config, {key: ours(key, weights[name]) for key, name in layout.names.items()})
+    effective = flags_of(kind, config, new_attention_order=grouped_by_kind)
+    return Converted(kind, config, {key: ours(key, weights[name]) for key, name in layout.names.items()}, effective)
 
 
 def revert(converted: Converted, *, origin: Mapping[str, object] | None = None) -> Published:
@@ -93,7 +115,7 @@ def revert(converted: Converted, *, origin: Mapping[str, object] | None = None) 
     kind, config = converted.kind, converted.config
     refuse_unpublished(kind, config)
     layout = layout_of(kind, config["network"])
-    _check(layout.ours, {key: tuple(tensor.shape) for key, tensor in converted.weights.items()}, kind)
+    _check(layout.ours, shapes_of(converted.weights), kind)
     if origin is None:
         released = presets_of(layout.published)
         origin = PRESETS[released[0]].flags if released else {}
@@ -215,27 +237,28 @@ def _has_two_orders(key: str) -> bool:
     return ".to_qkv." in key and not key.startswith("pool.")
 
 
-def _kind(weights: Mapping[str, Tensor]) -> Kind:
-    if not any(key.startswith("output_blocks.") for key in weights):
-        return "classifier"
-    first, last = weights.get("input_blocks.0.0.weight"), weights.get("out.2.weight")
-    if first is None or last is None:
-        return "unet"
-    # An upsampler sees twice the channels of its images, and puts out those, or twice as many with a learned variance.
-    entering, leaving = first.shape[1], last.shape[0]
-    return "upsampler" if entering > leaving or entering == leaving == 6 else "unet"
+def kind_of(shapes: Mapping[str, Shape], flags: Mapping[str, object]) -> Kind:
+    """The kind of network that the tensors are of; where they fit two, the one whose image size is among the flags.
+
+    Raises:
+        ValueError: two kinds fit, and the flags name neither's image size.
+    """
+    kinds = kinds_of(shapes)
+    named: list[Kind] = [kind for kind in kinds if flags.keys() & SIZES[kind]]
+    if len(kinds) <= 1:
+        return kinds[0] if kinds else "unet"
+    if len(named) == 1:
+        return named[0]
+    seen = image_channels("unet", shapes)
+    raise ValueError(
+        f"the tensors are those of a U-Net of {seen}-channel images whose variance is not learned, or of an upsampler "
+        f"of {seen // 2}-channel images whose variance is: say by --kind unet or --kind upsampler which it is"
+    )
 
 
-def _with_channel_mult(flags: Flags, weights: Mapping[str, Tensor], kind: Kind) -> Flags:
-    """The flags with the channel multipliers of the weights, where neither flags nor published defaults give them."""
-    flag = flag_of("channel_mult", kind)
-    if getattr(flags, flag) or getattr(flags, flag_of("image_size", kind)) in CHANNEL_MULT[kind]:
-        return flags
-    entries = 1 + getattr(flags, flag_of("num_res_blocks", kind))
-    multipliers: list[str] = []
-    while (bias := weights.get(f"input_blocks.{1 + len(multipliers) * entries}.0.out_layers.3.bias")) is not None:
-        multipliers.append(f"{bias.shape[0] / getattr(flags, flag_of('num_channels', kind)):g}")
-    return replace(flags, **{flag: ",".join(multipliers)})
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    """Shapes of tensors by name."""
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
 def _check(expected: Mapping[str, Shape], found: Mapping[str, Shape], kind: Kind) -> None:

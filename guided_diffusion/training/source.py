@@ -4,6 +4,7 @@ follow from it.
 A resumed run takes these settings from its own checkpoint, so that its source may be gone.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -20,6 +21,8 @@ from ..models.unet import EncoderConfig
 from ..run_directory import checkpoints
 from .adaptation import Adapted, adapted
 from .config import TrainingConfig
+
+_logger = logging.getLogger(__name__)
 
 KINDS = (("diffusion",), ("upsampler",), ("classifier", "regression", "attributes"))
 """Kinds of checkpoints that may begin from one another: their networks differ in the last layer at most."""
@@ -46,6 +49,8 @@ class Source:
     """Lineage of the source itself."""
     read: Callable[[], Mapping[str, Tensor]]
     """The weights by name."""
+    notes: Sequence[str] = ()
+    """Sentences on what was assumed in reading a published file."""
 
     def adapted(self, model: Any, initial: Mapping[str, Tensor]) -> Adapted:
         """The weights for another model, a config, whose network's own initial ones are given."""
@@ -63,7 +68,8 @@ def _kinds(kind: str) -> tuple[str, ...]:
 
 
 def open_source(path: Path, kind: str) -> Source:
-    """The run, checkpoint or published file that a training of a kind begins from; the slowest average of its weights.
+    """The run, checkpoint, published file or folder of diffusers that a training of a kind begins from; of a run's
+    weights the slowest average.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -71,6 +77,8 @@ def open_source(path: Path, kind: str) -> Source:
     """
     if path.is_file():
         return _published(path, kind)
+    if (path / "model_index.json").is_file():
+        return _pipeline(path, kind)
     checkpoint = open_checkpoint(path, *_kinds(kind))
     file = checkpoint.weights_file()
     record = _record(checkpoint.name, checkpoint.kind, file, iteration=checkpoint.iteration)
@@ -96,14 +104,29 @@ def _published(file: Path, wanted: str) -> Source:
     kind = CHECKPOINT_KIND[converted.kind]
     if kind not in _kinds(wanted):
         raise ValueError(f'{file} holds a model of kind "{kind}", but kind "{wanted}" is needed here')
-    record = _record(file.name, kind, file, iteration=0)
-    return Source(kind, converted.config, {}, record, (), lambda: converted.weights)
+    record = _record(file.name, kind, file, iteration=converted.iteration)
+    return Source(kind, converted.config, {}, record, (), lambda: converted.weights, converted.notes)
+
+
+def _pipeline(path: Path, wanted: str) -> Source:
+    from ..diffusers import load_diffusers, unet_weights
+
+    if "diffusion" not in _kinds(wanted):
+        raise ValueError(f'{path} holds a model of kind "diffusion", but kind "{wanted}" is needed here')
+    converted = load_diffusers(path)
+    record = _record(path.name, "diffusion", unet_weights(path), iteration=0)
+    return Source("diffusion", converted.config, {}, record, (), lambda: converted.weights)
 
 
 def source_of(config: TrainingConfig, kind: str) -> Source | None:
     """The source of a training that begins; None without one, and for a run that is resumed."""
     is_resumed = config.resume == "auto" and _own(config.out, kind) is not None
-    return None if config.from_ is None or is_resumed else open_source(config.from_, kind)
+    if config.from_ is None or is_resumed:
+        return None
+    source = open_source(config.from_, kind)
+    for note in source.notes:
+        _logger.warning("%s", note)
+    return source
 
 
 def origin_model(config: TrainingConfig, kind: str) -> Mapping[str, Any]:

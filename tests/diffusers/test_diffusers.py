@@ -30,6 +30,7 @@ from guided_diffusion.guidance.classifier import classifier_score
 from guided_diffusion.guidance.score import tilted
 from guided_diffusion.models.unet import UNet, UNetConfig
 from guided_diffusion.samplers import ddim, ddpm
+from guided_diffusion.training.source import open_source
 
 CLASSES = ("dark", "light", "grey")
 SMALL: dict[str, Any] = {
@@ -105,6 +106,7 @@ def test_exported_pipelines_draw_our_samples_from_our_noise(diffusers, tmp_path:
     run, classifier_run = trained(tmp_path)
     model, classifier = load_diffusion(run), load_classifier(classifier_run)
     export_diffusers(ExportDiffusersConfig(run=run, out=tmp_path / "plain"))
+    export_diffusers(ExportDiffusersConfig(run=run, out=tmp_path / "fixed", variance="small"))
     export_diffusers(ExportDiffusersConfig(run=run, out=tmp_path / "guided", classifier=classifier_run))
     y = torch.tensor([0, 2])
 
@@ -112,7 +114,7 @@ def test_exported_pipelines_draw_our_samples_from_our_noise(diffusers, tmp_path:
         noise, again = SeededNoise(0, (0, 1)), SeededNoise(0, (0, 1))
         pipeline.set_progress_bar_config(disable=True)
         options |= {"class_labels": y.tolist(), "classifier_scale": scale} if scale else {"batch_size": 2}
-        shown = pipeline(generator=again.generators, num_inference_steps=steps, output_type="pt", **options).images
+        shown = pipeline(generator=again.generators, num_inference_steps=steps, output_type="np", **options).images
         x_T, term = noise(torch.zeros(2, 1, 8, 8)), classifier_score(classifier.log_prob, y, scale)
         chain = sampling_chain(model.config.chain, f"{'ddim' * (sampler == 'ddim')}{steps}")
         denoiser = model.denoiser(None)
@@ -120,11 +122,14 @@ def test_exported_pipelines_draw_our_samples_from_our_noise(diffusers, tmp_path:
             drawn = ddpm(denoiser, chain, x_T, noise, mean_shift=term)
         else:
             drawn = ddim(tilted(denoiser, term), chain, x_T, noise, eta=options["eta"])
-        return shown, (drawn / 2 + 0.5).clamp(0, 1)
+        return torch.from_numpy(shown), (drawn / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
     plain = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "plain")
     assert type(plain) is diffusers.DDPMPipeline
     assert_close(*both(plain, "ddpm", 40, 0.0), atol=1e-4, rtol=0)  # the scheduler computes its chain in float32
+    fixed = diffusers.DDPMPipeline.from_pretrained(tmp_path / "fixed")  # of which DDIM's scheduler takes all channels
+    steps = diffusers.DDIMPipeline(fixed.unet, diffusers.DDIMScheduler.from_config(fixed.scheduler.config))
+    assert_close(*both(steps, "ddim", 10, 0.0, eta=0.0, use_clipped_model_output=True), atol=1e-5, rtol=0)
     guided = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "guided", trust_remote_code=True)
     assert guided.config.id2label == {"0": "dark", "1": "light", "2": "grey"}
     for sampler, steps, options in (
@@ -319,3 +324,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(folder: Path, tmp_path:
     save_file(weights, file)
     with pytest.raises(ValueError, match="the weights conv_out.bias are not finite"):
         load_diffusers(copy)
+
+
+def test_a_training_begins_from_a_pipeline(folder: Path):
+    source, pipeline = open_source(folder, "diffusion"), load_diffusers(folder)
+    assert (source.model, source.record["name"]) == (pipeline.config, "out")
+    assert all(torch.equal(source.read()[key], tensor) for key, tensor in pipeline.weights.items())
+    with pytest.raises(ValueError, match='out holds a model of kind "diffusion", but kind "classifier" is needed here'):
+        open_source(folder, "classifier")
