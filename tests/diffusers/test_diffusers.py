@@ -145,6 +145,24 @@ def test_exported_pipelines_draw_our_samples_from_our_noise(diffusers, tmp_path:
         guided([1], guidance_scale=3.0, num_inference_steps=7)
 
 
+def test_exported_classifiers_compute_what_ours_do(diffusers, tmp_path: Path):
+    model = MODELS["no parameters of resampling, shifts, one head, continuous time"]
+    shared = {name: getattr(model.network, name) for name in (*SMALL, "heads", "resample", "modulation")}
+    del shared["out_channels"]
+    network = ClassifierConfig(**shared, num_classes=3, pooling="adaptive")
+    run = tmp_path / "classifier"
+    described = ClassifierModelConfig(network=network, chain=model.chain, class_names=CLASSES)
+    weights = {"network": randomised(NoisyClassifier(network)).state_dict()}
+    save_checkpoint(run, kind="classifier", iteration=0, model=to_plain(described), run={}, weights=weights)
+    classifier, unet = load_classifier(run), UNet(model.network).state_dict()
+    write_pipeline(tmp_path / "out", model, unet, classifier)
+    guided = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    x_t, k = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 39])
+    with torch.no_grad():
+        expected = classifier.network(x_t, make_chain(model.chain).t[k].float())
+        assert_close(guided.classifier(x_t, k), expected, atol=1e-5, rtol=0)
+
+
 def test_an_exported_null_class_guides_as_ours(diffusers, tmp_path: Path):
     model = MODELS["convolutions, rescaled steps and classes with a null class"]
     network, y = exported(model, tmp_path / "out"), torch.tensor([1, 2])
