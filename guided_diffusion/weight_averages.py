@@ -6,6 +6,7 @@ deviation of tau in that profile, as a share of the iterations so far.
 """
 
 from collections.abc import Iterable
+from functools import cache
 
 POWER = "ema_power_"
 """Beginning of the names of power-function averages; their relative width follows."""
@@ -36,6 +37,7 @@ def check_widths(widths: tuple[float, ...], *, option: str) -> None:
         raise ValueError(f"{option} names an average twice: {widths}")
 
 
+@cache
 def exponent(width: float) -> float:
     """gamma of the profile tau^gamma of that relative width, at least 0 (2312.02696 section 3.1).
 

@@ -34,6 +34,8 @@ class PrepareConfig:
                 "prepared images are centre crops, not mirrored: leave out data.crop and data.flip (a training may "
                 "still mirror them)"
             )
+        if self.data.balance:
+            raise ValueError("prepared data hold every image once: leave out data.balance, and give it to the training")
 
 
 def prepare_data(config: PrepareConfig) -> None:

@@ -26,7 +26,7 @@ class EMA:
         """Once per optimiser update, after it: one fused call for all averages. iteration: its number, from 1."""
         parameters = [local(parameter.detach()) for parameter in self.network.parameters()]
         averages = [local(average) for averages in self.averages.values() for average in averages]
-        towards = [1 - decay(name, iteration) for name, averages in self.averages.items() for _ in averages]
+        towards = [share for name in self.averages for share in [1 - decay(name, iteration)] * len(parameters)]
         if averages:
             torch._foreach_lerp_(averages, parameters * len(self.averages), towards)  # pyright: ignore[reportPrivateImportUsage, reportArgumentType, reportCallIssue]  # no public one, typed for one weight
 

@@ -68,7 +68,8 @@ def _kinds(kind: str) -> tuple[str, ...]:
 
 
 def open_source(path: Path, kind: str) -> Source:
-    """The run, checkpoint or published file that a training of a kind begins from; the slowest average of its weights.
+    """The run, checkpoint, published file or folder of diffusers that a training of a kind begins from; of a run's
+    weights the slowest average.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -76,6 +77,8 @@ def open_source(path: Path, kind: str) -> Source:
     """
     if path.is_file():
         return _published(path, kind)
+    if (path / "model_index.json").is_file():
+        return _pipeline(path, kind)
     checkpoint = open_checkpoint(path, *_kinds(kind))
     file = checkpoint.weights_file()
     record = _record(checkpoint.name, checkpoint.kind, file, iteration=checkpoint.iteration)
@@ -103,6 +106,16 @@ def _published(file: Path, wanted: str) -> Source:
         raise ValueError(f'{file} holds a model of kind "{kind}", but kind "{wanted}" is needed here')
     record = _record(file.name, kind, file, iteration=converted.iteration)
     return Source(kind, converted.config, {}, record, (), lambda: converted.weights, converted.notes)
+
+
+def _pipeline(path: Path, wanted: str) -> Source:
+    from ..diffusers import load_diffusers, unet_weights
+
+    if "diffusion" not in _kinds(wanted):
+        raise ValueError(f'{path} holds a model of kind "diffusion", but kind "{wanted}" is needed here')
+    converted = load_diffusers(path)
+    record = _record(path.name, "diffusion", unet_weights(path), iteration=0)
+    return Source("diffusion", converted.config, {}, record, (), lambda: converted.weights)
 
 
 def source_of(config: TrainingConfig, kind: str) -> Source | None:

@@ -30,6 +30,7 @@ from guided_diffusion.guidance.classifier import classifier_score
 from guided_diffusion.guidance.score import tilted
 from guided_diffusion.models.unet import UNet, UNetConfig
 from guided_diffusion.samplers import ddim, ddpm
+from guided_diffusion.training.source import open_source
 
 CLASSES = ("dark", "light", "grey")
 SMALL: dict[str, Any] = {
@@ -323,3 +324,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(folder: Path, tmp_path:
     save_file(weights, file)
     with pytest.raises(ValueError, match="the weights conv_out.bias are not finite"):
         load_diffusers(copy)
+
+
+def test_a_training_begins_from_a_pipeline(folder: Path):
+    source, pipeline = open_source(folder, "diffusion"), load_diffusers(folder)
+    assert (source.model, source.record["name"]) == (pipeline.config, "out")
+    assert all(torch.equal(source.read()[key], tensor) for key, tensor in pipeline.weights.items())
+    with pytest.raises(ValueError, match='out holds a model of kind "diffusion", but kind "classifier" is needed here'):
+        open_source(folder, "classifier")

@@ -223,6 +223,14 @@ def test_a_fine_tuned_file_of_a_released_architecture_gets_the_released_files_fl
     assert "assumed as of 64x64_classifier.pt, whose architecture it has: --image_size 64" in loaded.notes[0]
 
 
+def test_the_kind_of_a_fine_tuned_file_is_that_of_the_only_released_one_of_its_architecture(tmp_path: Path):
+    weights = released_weights("upsampler_64_to_256", "cpu")
+    weights["label_emb.weight"] = torch.zeros(()).expand(5, weights["label_emb.weight"].shape[1])
+    loaded = load_openai(_saved(weights, tmp_path / "own.pt"))
+    assert (loaded.kind, loaded.config["network"]["num_classes"]) == ("upsampler", 5)
+    assert "as of 64_256_upsampler.pt, whose architecture it has: --large_size 256" in loaded.notes[0]
+
+
 def test_numbers_that_are_not_finite_or_not_real_are_refused_by_the_tensors_name(tmp_path: Path):
     flags, weights = stored(SMALL)
     for bad in (torch.tensor([1.0, torch.nan, 1]), torch.tensor([1.0, -torch.inf, 1])):
