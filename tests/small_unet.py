@@ -34,5 +34,5 @@ def images(channels: int, *, size: int = 8) -> Tensor:
 
 
 @torch.no_grad()
-def outputs(net: UNet, x: Tensor, y: list[int] | None = None) -> Tensor:
+def outputs(net: torch.nn.Module, x: Tensor, y: list[int] | None = None) -> Tensor:
     return net(x, T, None if y is None else torch.tensor(y))

@@ -318,6 +318,31 @@ CONFIGS = [
 ]
 
 
+def test_an_underscore_at_the_end_of_a_fields_name_is_pythons_alone(tmp_path, capsys):
+    @dataclass(frozen=True, kw_only=True)
+    class FromConfig:
+        """Begin."""
+
+        from_: str | None = None
+        """The beginning."""
+        width: int = 1
+        """Pixels."""
+
+    file = tmp_path / "config.yaml"
+    file.write_text("from: there\n")
+    assert parse(FromConfig, [f"--config={file}"]).from_ == "there"
+    assert parse(FromConfig, [f"--config={file}", "--from", "here"]) == FromConfig(from_="here")
+    assert to_plain(FromConfig(from_="here")) == {"from": "here", "width": 1}
+    with pytest.raises(ValueError, match="there is no option from_; did you mean from"):
+        parse(FromConfig, ["--from_=here"])
+    seen: list[Any] = []
+    inherited = parse(FromConfig, [f"--config={file}"], inherited=lambda given: seen.append(given) or {"width": 3})
+    assert (inherited.width, seen[0]["from"]) == (3, "there")
+    with pytest.raises(SystemExit):
+        parse(FromConfig, ["--help"])
+    assert "--from FROM" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
 def test_plain_values_become_the_config_they_came_from(config):
     assert from_plain(type(config), to_plain(config), source="a test") == config

@@ -54,13 +54,13 @@ def import_openai(config: ImportConfig) -> Path:
     print(*converted.notes, sep="\n")
     with locked(config.out, work="import"):
         if path := _finished_import(config.out, kind, model, origin):
-            print(f"{config.file} is a {kind} model; {path} is this import, whole already")
+            print(f"{config.file} is a model of kind {kind}; {path} is this import, whole already")
             return path
         path = save_checkpoint(
             config.out, kind=kind, iteration=converted.iteration, model=model, run=origin,
             weights={converted.weights_name: converted.weights},
         )  # fmt: skip
-    print(f"{config.file} is a {kind} model; written to {path}")
+    print(f"{config.file} is a model of kind {kind}; written to {path}")
     return path
 
 

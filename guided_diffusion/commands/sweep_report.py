@@ -157,7 +157,8 @@ def quality_curves(outcomes: Sequence[Outcome], *, real: Mapping[str, float] | N
     shown_numbers = [number.key for number in HEADLINES if all(number.key in outcome.metrics for outcome in outcomes)]
     against = curve_axis(outcomes)
     values = values_of(outcomes, against)
-    lines = _lines(outcomes, against)
+    lines, names = _lines(outcomes, against), [shown(value) for value in values]
+    is_long = max(map(len, names)) * len(names) > 50  # characters, which would overlap side by side
     rows = -(-len(shown_numbers) // COLUMNS)
     figure = Figure(figsize=(4 * COLUMNS, 3.4 * rows + 0.2 * len(lines) / COLUMNS), layout="constrained")
     axes = [figure.add_subplot(rows, COLUMNS, place + 1) for place in range(len(shown_numbers))]
@@ -168,7 +169,7 @@ def quality_curves(outcomes: Sequence[Outcome], *, real: Mapping[str, float] | N
         if real is not None and key in real:
             axis.axhline(real[key], color="grey", linestyle=":", label="held-out real")
         axis.set(title=outcomes[0].display_names[key], xlabel=_axis_label(against))
-        axis.set_xticks(range(len(values)), [shown(value) for value in values])
+        axis.set_xticks(range(len(values)), names, **({"rotation": 35, "ha": "right"} if is_long else {}))
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=COLUMNS)
     return figure

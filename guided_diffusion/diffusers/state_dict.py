@@ -55,13 +55,15 @@ def exported(weights: Mapping[str, Tensor], config: EncoderConfig, table: Tensor
         for level in range(last):
             theirs |= _resampling(f"down_blocks.{level}.downsamplers.0", config.level_channels[level], up=False)
             theirs |= _resampling(f"up_blocks.{level}.upsamplers.0", config.level_channels[last - level], up=True)
-    return theirs
+    has_decoder = any(name.startswith("up_blocks.0.resnets") for name in theirs)
+    return {name: tensor for name, tensor in theirs.items() if has_decoder or not name.startswith("up_blocks")}
 
 
 def _resampling(module: str, channels: int, *, up: bool) -> dict[str, Tensor]:
     """A change of size without parameters as a convolution: of the pixel itself, or the mean of 2x2 pixels."""
     kernel = torch.zeros(3, 3)
-    kernel[slice(1, 2) if up else slice(1, 3), slice(1, 2) if up else slice(1, 3)] = 1.0 if up else 0.25
+    pixels = slice(1, 2) if up else slice(1, 3)
+    kernel[pixels, pixels] = 1.0 if up else 0.25
     return {
         f"{module}.conv.weight": torch.eye(channels)[:, :, None, None] * kernel,
         f"{module}.conv.bias": torch.zeros(channels),

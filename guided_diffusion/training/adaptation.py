@@ -63,7 +63,7 @@ def _refuse_other_architecture(there: Model, here: Model) -> None:
     names = ("base_channels", "channel_mult", "blocks_per_level", "head_channels", "heads", "resample", "modulation")
     for name in names:
         if there.get(name) != here.get(name):
-            raise _refusal(f"network.{name}", there.get(name), here.get(name), "their shapes differ")
+            raise _refusal(f"network.{name}", there.get(name), here.get(name), "that is another network")
     levels = [{network["image_size"] // size for size in network["attention_sizes"]} for network in (there, here)]
     if levels[0] != levels[1]:
         sizes = sorted((here["image_size"] // level for level in levels[0]), reverse=True)

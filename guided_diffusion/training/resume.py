@@ -26,7 +26,7 @@ from .run import TrainingRun, TrainState
 _SCALE: Fields = {
     "scale": float, "growth_factor": float, "backoff_factor": float, "growth_interval": int, "_growth_tracker": int
 }  # fmt: skip
-_YOUNGER = (": absent there, null now", ": absent there, [] now", ": absent there, false now")
+_YOUNGER = (": absent there, null now", ": absent there, [] now", ": absent there, 0 now", ": absent there, false now")
 """Endings of differences in options that are younger than the checkpoint, and off."""
 _logger = logging.getLogger(__name__)
 

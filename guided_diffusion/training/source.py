@@ -156,9 +156,8 @@ def inherited_options(given: Mapping[str, Any], *, kind: str) -> Mapping[str, An
     network: Mapping[str, Any] = model["network"]
     named = {field.name for field in fields(EncoderConfig)} & network.keys()
     options = {f"network.{name}": network[name] for name in named}
-    with suppress(ValueError, KeyError):
-        scale = int(given["network.image_size"]) / network["image_size"]
-        options["network.attention_sizes"] = [int(scale * size) for size in network["attention_sizes"]]
+    scale = _scale(given, network)
+    options["network.attention_sizes"] = [int(scale * size) for size in network["attention_sizes"]]
     if kind == "classifier":
         columns: Mapping[str, Any] = model.get("columns") or {}
         options |= {"pooling": network.get("pooling", "attention"), "target": model.get("target")}
@@ -167,6 +166,13 @@ def inherited_options(given: Mapping[str, Any], *, kind: str) -> Mapping[str, An
     else:
         options |= _diffusion_options(given, model, run)
     return options | _loop_options(given, run, is_resumed=own is not None, averages=kind != "classifier")
+
+
+def _scale(given: Mapping[str, Any], network: Mapping[str, Any]) -> float:
+    """The image size asked for over that of the source; 1 where it is no number, which parsing refuses."""
+    with suppress(ValueError, TypeError):
+        return int(given.get("network.image_size", network["image_size"])) / network["image_size"]
+    return 1.0
 
 
 def _diffusion_options(given: Mapping[str, Any], model: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,8 +187,7 @@ def _diffusion_options(given: Mapping[str, Any], model: Mapping[str, Any], run: 
     usual = "vlb" if model.get("prediction") == "mean" else "hybrid" if is_learned else "simple"
     options["loss"] = usual if "variance" in given else run.get("loss", usual)
     if "low_res_size" in network:
-        side = int(str(given.get("network.image_size", network["image_size"])))
-        options["low_res_size"] = side * network["low_res_size"] // network["image_size"]
+        options["low_res_size"] = int(_scale(given, network) * network["low_res_size"])
         options["conditioning_noise"] = network.get("conditioning_noise")
     return options
 

@@ -23,10 +23,12 @@ from guided_diffusion.commands.import_diffusers import ImportDiffusersConfig, im
 from guided_diffusion.config import from_plain, to_plain
 from guided_diffusion.diffusers import load_diffusers, write_pipeline
 from guided_diffusion.diffusers.unet_config import network_config
+from guided_diffusion.diffusion.denoiser import bounded
 from guided_diffusion.diffusion.model import DiffusionConfig, load_diffusion
 from guided_diffusion.diffusion.noise import SeededNoise
 from guided_diffusion.diffusion.schedules import ChainConfig, make_chain, sampling_chain
 from guided_diffusion.guidance.classifier import classifier_score
+from guided_diffusion.guidance.classifier_free import extrapolated
 from guided_diffusion.guidance.score import tilted
 from guided_diffusion.models.unet import UNet, UNetConfig
 from guided_diffusion.samplers import ddim, ddpm
@@ -139,6 +141,41 @@ def test_exported_pipelines_draw_our_samples_from_our_noise(diffusers, tmp_path:
     ):
         assert_close(*both(guided, sampler, steps, 3.0, **options), atol=1e-5, rtol=0)
     assert_close(*both(guided, "ddpm", 7, 0.0), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="guidance_scale needs class_labels, and a network with a label for no class"):
+        guided([1], guidance_scale=3.0, num_inference_steps=7)
+
+
+def test_exported_classifiers_compute_what_ours_do(diffusers, tmp_path: Path):
+    model = MODELS["no parameters of resampling, shifts, one head, continuous time"]
+    shared = {name: getattr(model.network, name) for name in (*SMALL, "heads", "resample", "modulation")}
+    del shared["out_channels"]
+    network = ClassifierConfig(**shared, num_classes=3, pooling="adaptive")
+    run = tmp_path / "classifier"
+    described = ClassifierModelConfig(network=network, chain=model.chain, class_names=CLASSES)
+    weights = {"network": randomised(NoisyClassifier(network)).state_dict()}
+    save_checkpoint(run, kind="classifier", iteration=0, model=to_plain(described), run={}, weights=weights)
+    classifier, unet = load_classifier(run), UNet(model.network).state_dict()
+    write_pipeline(tmp_path / "out", model, unet, classifier)
+    guided = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    x_t, k = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 39])
+    with torch.no_grad():
+        expected = classifier.network(x_t, make_chain(model.chain).t[k].float())
+        assert_close(guided.classifier(x_t, k), expected, atol=1e-5, rtol=0)
+
+
+def test_an_exported_null_class_guides_as_ours(diffusers, tmp_path: Path):
+    model = MODELS["convolutions, rescaled steps and classes with a null class"]
+    network, y = exported(model, tmp_path / "out"), torch.tensor([1, 2])
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    pipeline.set_progress_bar_config(disable=True)
+    noise, again = SeededNoise(0, (0, 1)), SeededNoise(0, (0, 1))
+    shown = pipeline([1, 2], guidance_scale=3.0, num_inference_steps=5, generator=again.generators, output_type="pt")
+    main, null = (model.denoiser(network, labels, clip=None) for labels in (y, torch.tensor([3, 3])))
+    chain, x_T = sampling_chain(model.chain, "5"), noise(torch.zeros(2, 1, 8, 8))
+    drawn = ddpm(bounded(extrapolated(main, null, 3.0), 1.0), chain, x_T, noise)
+    assert_close(shown.images, (drawn / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="num_inference_steps 1501 is no whole stride of 2000 steps; 1000 is"):
+        pipeline([1], num_inference_steps=1501, eta=0.0)
 
 
 def trained(tmp_path: Path) -> tuple[Path, Path]:

@@ -97,10 +97,8 @@ def test_several_networks_are_never_guessed_between_and_an_entry_takes_any(tmp_p
 @pytest.mark.parametrize(
     ("stem", "weights_name", "iteration"),
     [
-        ("ema_0.9999_500000", "ema_0.9999", 500000),
         ("ema_0.999_000002", "ema_0.999", 2),
         ("model500000", "network", 500000),
-        ("64x64_diffusion", "ema_0.9999", 0),
         ("model", "ema_0.9999", 0),
     ],
 )
