@@ -40,8 +40,8 @@ class GuidedPipeline(DiffusionPipeline):
         classifier_scale: of classifier guidance. guidance_scale: of classifier-free guidance, 1 for none. eta: share of
         noise of DDIM; None: ancestral sampling. output_type: "pil", "np", or "pt" for values 0..1.
         """
-        is_one = class_labels is None or isinstance(class_labels, int)
-        labels: list[Any] = [class_labels] * batch_size if is_one else [*class_labels]
+        several = isinstance(class_labels, (Sequence, Tensor))
+        labels: list[Any] = [*class_labels] if several else [class_labels] * batch_size
         if class_labels is not None and self.classifier is None and self.unet.config.num_class_embeds is None:
             raise ValueError("class_labels need a classifier, or a network that is conditioned on the class")
         y = None if class_labels is None else torch.tensor(labels, device=self._execution_device)

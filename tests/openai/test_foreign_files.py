@@ -1,5 +1,7 @@
 """Files of the published layout that are not ADM's released ones: of other projects, wrapped, fine-tuned.
 
+Over 300 lines because the forms are a list, whose helpers they share.
+
 Weights are the stored networks'. Every form is compared with its bare weights under their full flags, or with a network
 whose output follows from another's.
 """
