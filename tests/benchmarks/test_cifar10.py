@@ -22,14 +22,15 @@ CONFIGS: Mapping[str, type[Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("length", "batch", "images", "samples"), [(0.02, 32, 20_000, 256), (1, 128, 10**6, 10_000)])
+@pytest.mark.parametrize(("length", "batch", "images", "samples"), [(0.02, 32, 20_000, 320), (1, 128, 10**6, 10_000)])
 def test_every_command_of_the_recipe_is_understood_and_follows_the_length(tmp_path, length, batch, images, samples):
     config = Cifar10Benchmark(data=tmp_path / "cifar 10", out=tmp_path, length=length, stages=("data", "train"))
     parsed = {}
     for _, name, command in commands(config):
-        script, *options = shlex.split(command)
+        words = shlex.split(command)
+        script = next(word for word in words if word.endswith(".py"))
         if script.startswith("scripts/"):
-            parsed[name] = parse(CONFIGS[Path(script).stem], options)
+            parsed[name] = parse(CONFIGS[Path(script).stem], words[words.index(script) + 1 :])
     training = parsed["diffusion"].training
     assert (training.batch.size, training.images, parsed["sweep"].num_samples) == (batch, images, samples)
     assert parsed["data/train"].data.path == tmp_path / "cifar 10" / "train"

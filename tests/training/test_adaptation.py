@@ -34,7 +34,7 @@ def test_classes_of_the_same_name_keep_their_rows_and_new_ones_have_the_mean_and
     there = model(num_classes=3, null_class=True)
     here = replace(there, class_names=("c", "new", "a", "b"), network=replace(there.network, num_classes=4))
     before, after = network(there), UNet(here.network)
-    drawn = after.label.weight.detach().clone()
+    drawn = after.get_parameter("label.weight").detach().clone()
     weights, (said,) = adapted(before.state_dict(), to_plain(there), to_plain(here), after.state_dict())
     old, new = before.get_parameter("label.weight"), weights["label.weight"]
     assert torch.equal(new[[0, 2, 3, 4]], old[[2, 0, 1, 3]])  # the null class is the last
