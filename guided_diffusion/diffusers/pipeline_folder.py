@@ -135,7 +135,17 @@ def load_diffusers(path: Path) -> Converted:
     with torch.device("meta"):
         shapes = {key: tuple(tensor.shape) for key, tensor in UNet(config).state_dict().items()}
     sine_first = unet.get("flip_sin_to_cos") is False
-    return Converted("unet", model, imported(weights, shapes, sine_first=sine_first))
+    return Converted("unet", model, imported(weights, shapes, sine_first=sine_first), notes=(_note(file, model),))
+
+
+def _note(file: Path, model: Mapping[str, Any]) -> str:
+    network, chain = model["network"], model["chain"]
+    classes = "no classes" if network["num_classes"] is None else f"{network['num_classes']} classes"
+    return (
+        f"{file}: image_size {network['image_size']}, in_channels {network['in_channels']}, {classes}; prediction "
+        f"{model['prediction']}, variance {model['variance']}; schedule {chain['schedule']} of {chain['num_steps']} "
+        f"steps, rescale_t {chain['rescale_t']}"
+    )
 
 
 def _class_names(id2label: Mapping[str, str]) -> list[str]:
