@@ -139,13 +139,9 @@ def load_diffusers(path: Path) -> Converted:
 
 
 def _note(file: Path, model: Mapping[str, Any]) -> str:
-    network, chain = model["network"], model["chain"]
-    classes = "no classes" if network["num_classes"] is None else f"{network['num_classes']} classes"
-    return (
-        f"{file}: image_size {network['image_size']}, in_channels {network['in_channels']}, {classes}; prediction "
-        f"{model['prediction']}, variance {model['variance']}; schedule {chain['schedule']} of {chain['num_steps']} "
-        f"steps, rescale_t {chain['rescale_t']}"
-    )
+    settings = {name: model["network"][name] for name in ("image_size", "in_channels", "num_classes")}
+    settings |= {name: model[name] for name in ("prediction", "variance")} | model["chain"]
+    return f"{file}: " + ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _class_names(id2label: Mapping[str, str]) -> list[str]:
