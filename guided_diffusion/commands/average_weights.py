@@ -1,5 +1,6 @@
 """Averages of other widths: python scripts/average_weights.py runs/photos --widths 0.03 0.15 --out runs/averages"""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,8 +52,9 @@ def average_weights(config: AveragingConfig) -> Path:
     from ..checkpoint import open_checkpoint, save_checkpoint
     from ..files import locked
     from ..training.reconstruction import combined, fit, stored_averages
+    from ..training.source import KINDS
 
-    checkpoint = open_checkpoint(config.run, "diffusion", "classifier", "upsampler")
+    checkpoint = open_checkpoint(config.run, *itertools.chain(*KINDS))
     stored = stored_averages(checkpoint)
     _check_stored(checkpoint, stored)
     known = [(average.checkpoint.iteration, average.width) for average in stored]
