@@ -1,6 +1,6 @@
 """CIFAR-10 from class folders to a table and a picture, by the commands of docs/cifar10.md.
 
-    python examples/cifar10_folders.py cifar-10-batches-py cifar10         # once: the official batches as class folders
+    python examples/cifar10_folders.py cifar10                             # once: the official archive as class folders
     python benchmarks/cifar10.py --data cifar10 --out runs/cifar10                     # the whole recipe
     python benchmarks/cifar10.py --data cifar10 --out runs/short --length 0.02         # a fiftieth of its length
     python benchmarks/cifar10.py --data cifar10 --out runs/cifar10 --stages train --minutes 9.5
@@ -90,7 +90,9 @@ def main(config: Cifar10Benchmark) -> None:
         if stage not in config.stages:
             continue
         try:
-            run(config.out, name, command, until=until)
+            if name == "floor":
+                write_real(config)
+            run(config, stage, name, command, until=until)
         except ValueError as error:  # the other measurements can do without this one
             if stage != "sample":
                 raise
@@ -124,9 +126,11 @@ def commands(config: Cifar10Benchmark) -> Iterator[tuple[str, str, str]]:
     launch = "" if torch.cuda.is_available() else by_all_cores
     settings = f"--scales '[{scales}]' --samplers '[ddim]' --steps '[{config.steps}]' --out {out}/sweep"
     yield "sample", "levels", f"{diagnose} --max_images {min(5000, config.count)} --out {out}/levels.json"
-    if "sample" in config.stages:
-        write_real(config)
-    yield "sample", "floor", f"scripts/evaluate.py --generated {out}/real.npz {measured} --out {out}/floor.json"
+    yield (
+        "sample",
+        "floor",
+        f"scripts/evaluate.py --generated {out}/real-{config.count}.npz {measured} --out {out}/floor.json",
+    )
     yield "sample", "sweep", f"{launch}scripts/sweep.py {networks} {measured} {settings} {counts}"
 
 
@@ -154,15 +158,18 @@ def training_options(config: Cifar10Benchmark, name: str) -> str:
     return options if torch.cuda.is_available() else f"{options} --data.num_workers 0"
 
 
-def run(out: Path, name: str, command: str, *, until: float) -> None:
+def run(config: Cifar10Benchmark, stage: str, name: str, command: str, *, until: float) -> None:
     """Run a command if it is not done, with its output in a log; note its time as it goes.
 
     Raises:
-        ValueError: it failed.
+        ValueError: it failed, or a training was begun at another length.
         InterruptedWork: the time is up; a training has saved.
     """
-    record = stages(out).get(name, {"seconds": 0.0, "done": False})
-    if record["done"]:
+    out = config.out
+    record = {"seconds": 0.0, "done": False, "length": config.length, **stages(out).get(name, {})}
+    if stage == "train" and record["length"] != config.length:
+        raise ValueError(f"{out / name} was begun with --length {record['length']:g}; give that, or another --out")
+    if record["done"] and (stage != "sample" or record["command"] == command):
         return
     log, before, started = out / "logs" / f"{name.replace('/', '-')}.log", record["seconds"], time.monotonic()
     print(f"$ python {command}    > {log}", file=sys.stderr, flush=True)
@@ -202,12 +209,13 @@ def stages(out: Path) -> dict[str, Any]:
 
 def write_real(config: Cifar10Benchmark) -> None:
     """Write as many training images as there are samples of a scale, whose distance from the test set is the floor."""
-    if (config.out / "real.npz").is_file():
+    file = config.out / f"real-{config.count}.npz"
+    if file.is_file():
         return
     images = open_image_set(config.out / "data/train")
     chosen = evenly_spaced(len(images), most=config.count)
-    with atomic_write(config.out / "real.npz") as file:
-        np.savez(file, arr_0=np.stack([images.pixels(index) for index in chosen]))
+    with atomic_write(file) as stream:
+        np.savez(stream, arr_0=np.stack([images.pixels(index) for index in chosen]))
 
 
 def report(config: Cifar10Benchmark) -> None:

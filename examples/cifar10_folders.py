@@ -9,15 +9,20 @@ from pathlib import Path
 
 from torchvision.datasets import CIFAR10
 
+from guided_diffusion.files import atomic_directory
+
 
 def main(out: Path) -> None:
     for split in ("train", "test"):
+        if (out / split).is_dir():
+            continue  # it is complete: an interrupted one does not get its name
         images = CIFAR10(out / "archive", train=split == "train", download=True)
-        for name in images.classes:
-            (out / split / name).mkdir(parents=True, exist_ok=True)
-        for number in range(len(images)):
-            image, label = images[number]
-            image.save(out / split / images.classes[label] / f"{number:05d}.png")
+        with atomic_directory(out / split) as folder:
+            for name in images.classes:
+                (folder / name).mkdir()
+            for number in range(len(images)):
+                image, label = images[number]
+                image.save(folder / images.classes[label] / f"{number:05d}.png")
 
 
 if __name__ == "__main__":

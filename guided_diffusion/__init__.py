@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .pipeline import GuidedDiffusion
     from .samplers import SamplerConfig, ddim, ddim_reverse, ddpm
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 _MODULES = (
     "diffusion.chain", "diffusion.denoiser", "diffusion.model", "diffusion.noise", "diffusion.schedules", "guidance",

@@ -10,7 +10,9 @@ else for its newest. Reading never unpickles.
 """
 
 import json
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -252,9 +254,10 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
 def read_foreign(file: Path) -> Any:  # of other software: of any type
     """The content of a file that other software wrote, by torch.save (then memory-mapped) or as safetensors.
 
+    Options of a command line (argparse.Namespace) may lie beside the tensors.
+
     Raises:
-        ValueError: a damaged file. torch's message recommends unpickling without restrictions, which a downloaded
-            file must never get, so it is left out.
+        ValueError: a damaged file, or one that needs code to be read.
     """
     with file.open("rb") as opened:
         head = opened.read(9)
@@ -262,9 +265,20 @@ def read_foreign(file: Path) -> Any:  # of other software: of any type
     if head[8:] == b"{" or (file.suffix == ".safetensors" and not is_zip):
         return read_tensors(file)
     try:
-        return torch.load(file, map_location="cpu", mmap=is_zip, weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(file, map_location="cpu", mmap=is_zip, weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a broken file fails in any instruction of the unpickler
-        fault = type(error).__name__
-        raise ValueError(f"{file} holds no state dict that can be read without running its code ({fault})") from None
+        raise ValueError(f"{file} {_fault(file, type(error).__name__)}") from None
+
+
+def _fault(file: Path, error: str) -> str:
+    """The reason why torch cannot read a file; torch's own recommends to run the file's code."""
+    with suppress(Exception):  # of a damaged file
+        if code := sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file)):
+            return (
+                f"holds no state dict that can be read without running its code ({', '.join(code[:3])}); where you "
+                f"trust it, load it by torch and save its weights alone"
+            )
+    return f"is damaged, or was written neither by torch.save nor as safetensors ({error}); fetch it again"

@@ -1074,7 +1074,7 @@ PUBLISHED_CASES = tuple(
                  make=_published(), says=('of no known family "diffusers"; known are guided-diffusion, improved-',)),
         BadInput(name="A published file cut short", options=PUBLISHED_FLAGS,
                  make=lambda: (_published()(), os.truncate("published.pt", 999)),
-                 says=("published.pt holds no state dict that can be read without running its code",)),
+                 says=("published.pt is damaged, or was written neither by torch.save nor as safetensors",)),
     )
 )  # fmt: skip
 CHAPTERS = {"Data": DATA_CASES, "Options": OPTION_CASES, "Runs and checkpoints": RUN_CASES,

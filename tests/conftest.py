@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["ACCELERATE_USE_CPU"] = "true"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")  # or each new cache compiles trials of the processor's vectors
 
 import pytest
 import tiny

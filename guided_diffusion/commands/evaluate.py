@@ -21,7 +21,8 @@ class EvaluateConfig:
     real: Path | None = None
     """The same, or an npz of reference statistics: published ones, or those that make_reference.py wrote."""
     channels: int | None = None
-    """Channels of generated pictures: 3 makes grey ones coloured. null: the mode of the files, which must be one."""
+    """Channels of generated pictures: 3 makes grey ones coloured, 4 keeps alpha. null: the mode of the files, which
+    must be one."""
     labels: Labels | None = None
     """Labels of pictures in folders and zips, on either side, as data.labels of a training. null: class folders, if
     there are any."""

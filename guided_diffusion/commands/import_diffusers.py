@@ -14,27 +14,28 @@ class ImportDiffusersConfig:
     folder: Path
     """Folder of the pipeline, with model_index.json."""
     out: Path
-    """Run directory to write; it must not hold a checkpoint yet."""
+    """Run directory to write; it must not hold a checkpoint yet, but this very import."""
 
 
 def import_diffusers(config: ImportDiffusersConfig) -> Path:
     """Write the pipeline's model as a checkpoint, print what was taken from where, and return its directory.
 
+    Where this very import is there already, whole, nothing is written.
+
     Raises:
-        ValueError: a pipeline that no model of this project can say, or a run directory that holds a checkpoint.
+        ValueError: a pipeline that no model of this project can say, or a run directory that holds another checkpoint.
     """
     from ..checkpoint import save_checkpoint  # here, with all that needs torch, so that --help is quick
     from ..diffusers import load_diffusers, unet_weights
     from ..files import file_sha256, locked
-    from ..run_directory import latest
+    from .import_openai import finished_import
 
     model, file = load_diffusers(config.folder), unet_weights(config.folder)
     network, chain = model.config["network"], model.config["chain"]
     origin = {"imported": str(file.relative_to(config.folder.parent)), "sha256": file_sha256(file)}
     with locked(config.out, work="import"):
-        if (found := latest(config.out)) is not None:
-            raise ValueError(f"{config.out} holds {found} already; give --out a new run directory")
-        path = save_checkpoint(
+        there = finished_import(config.out, "diffusion", model.config, origin)
+        path = there or save_checkpoint(
             config.out, kind="diffusion", iteration=0, model=model.config, run=origin,
             weights={"network": model.weights},
         )  # fmt: skip
@@ -43,8 +44,9 @@ def import_diffusers(config: ImportDiffusersConfig) -> Path:
     print(f"U-Net: {network['in_channels']} channels, {network['image_size']} pixels, {classes}")
     print(f"scheduler: {chain['schedule']} schedule of {chain['num_steps']} steps, rescale_t {chain['rescale_t']}")
     print(f"prediction {model.config['prediction']}, variance {model.config['variance']}")
-    print("not taken: settings of sampling such as clip_sample, thresholding and timestep_spacing; give them to sample")
-    print(f"written to {path}")
+    classifier = "the classifier; and " if (config.folder / "classifier").is_dir() else ""
+    print(f"not taken: {classifier}settings of sampling such as clip_sample and timestep_spacing; give them to sample")
+    print(f"{path} is this import, whole already" if there else f"written to {path}")
     return path
 
 

@@ -53,7 +53,7 @@ def import_openai(config: ImportConfig) -> Path:
     origin |= {"entry": config.entry, "published_flags": dict(converted.flags)}
     print(*converted.notes, sep="\n")
     with locked(config.out, work="import"):
-        if path := _finished_import(config.out, kind, model, origin):
+        if path := finished_import(config.out, kind, model, origin):
             print(f"{config.file} is a model of kind {kind}; {path} is this import, whole already")
             return path
         path = save_checkpoint(
@@ -74,7 +74,7 @@ def _class_names(folder: Path, num_classes: int | None) -> list[str]:
     return names
 
 
-def _finished_import(out: Path, kind: str, model: Mapping[str, Any], origin: Mapping[str, Any]) -> Path | None:
+def finished_import(out: Path, kind: str, model: Mapping[str, Any], origin: Mapping[str, Any]) -> Path | None:
     """The checkpoint of an equal import, its files verified: it was killed after its last step, or is repeated."""
     from ..checkpoint import open_checkpoint, verify
     from ..openai.flags import CHECKPOINT_KIND
@@ -83,7 +83,7 @@ def _finished_import(out: Path, kind: str, model: Mapping[str, Any], origin: Map
     if latest(out) is None:
         return None
     found = open_checkpoint(out, *CHECKPOINT_KIND.values())
-    same_file = all(found.run.get(name) == origin[name] for name in ("sha256", "flags", "entry"))
+    same_file = all(found.run.get(name) == origin.get(name) for name in ("sha256", "flags", "entry"))
     if not same_file or (found.kind, found.model) != (kind, to_plain(model)):
         raise ValueError(f"{out} holds {found.path} already; give --out a new run directory")
     verify(found)

@@ -29,7 +29,8 @@ class MakeReferenceConfig:
     """Side in pixels of the images to compare; pictures get the published centre crop to it. null: as they are, of one
     size."""
     channels: int | None = None
-    """Channels of pictures: 3 makes grey ones coloured. null: the mode of the files, which must be one."""
+    """Channels of pictures: 3 makes grey ones coloured, 4 keeps alpha. null: the mode of the files, which must be
+    one."""
     labels: Labels | None = None
     """Labels of pictures in folders and zips, as data.labels of a training; null: class folders, if there are any."""
     window: Window | None = None

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 Labels = Literal["folders", "filenames"] | Path
-Mode = Literal["L", "RGB"]
+Mode = Literal["L", "RGB", "RGBA"]
 Window = tuple[float, float]
 """The values of pixels that become black and white."""
 
-CHANNELS: Mapping[str, int] = {"L": 1, "RGB": 3}
+CHANNELS: Mapping[str, int] = {"L": 1, "RGB": 3, "RGBA": 4}
 """Channels of each mode that networks see."""
+MODES: Mapping[int, Mode] = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,9 @@ class DataConfig:
     {"FILE": LABEL, ..} or {"labels": [["FILE", LABEL], ..]}; FILE is relative to `path`, and whole numbers are class
     numbers, anything else names; for train_classifier's --target, .csv with a column file and others. Of a Hugging Face
     dataset: the name of the ClassLabel column, if there are several."""
-    mode: Literal["auto", "L", "RGB"] = "auto"
-    """Grey (L, one channel) or colour (RGB, three). auto: the mode of the files, which must all have the same."""
+    mode: Literal["auto", "L", "RGB", "RGBA"] = "auto"
+    """Grey (L, one channel), colour (RGB, three) or colour with alpha (RGBA, four). The first two composite transparent
+    pixels over white. auto: L or RGB, the mode of the files, which must all have the same."""
     window: Window | None = None
     """Of grey with more than 8 bits, the values that become black and white, such as 0 4095 of 12 bits; those between
     are linear, those beyond clipped. null: all 16 bits, 0 65535; floats and other integers need a window."""

@@ -51,7 +51,7 @@ class DamagedImageError(ValueError):
 
 
 def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """The published centre crop: uint8 (size, size, C), C = 1 for mode L and 3 for RGB.
+    """The published centre crop: uint8 (size, size, C), C = 1 for mode L, 3 for RGB and 4 for RGBA.
 
     The shorter side is brought to `size` (also upwards, for an image smaller than it), halving by box means while twice
     too large, then bicubic; the middle square is cut out.
@@ -61,7 +61,7 @@ def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def random_crop(image: Image.Image, size: int, *, rng: random.Random) -> NDArray[np.uint8]:
-    """The published random crop: uint8 (size, size, C), C = 1 for mode L and 3 for RGB.
+    """The published random crop: uint8 (size, size, C), C = 1 for mode L, 3 for RGB and 4 for RGBA.
 
     Draws from `rng`, in this order: the shorter side in pixels, uniform over size to size / 0.8, rounded up; then
     y and x of the crop, uniform over what fits.
@@ -74,7 +74,7 @@ def random_crop(image: Image.Image, size: int, *, rng: random.Random) -> NDArray
 
 def _with_shorter_side(image: Image.Image, side: int) -> Image.Image:
     if image.mode not in CHANNELS:
-        raise ValueError(f"crops take images of mode L or RGB, not {image.mode}; convert the image first")
+        raise ValueError(f"crops take images of mode L, RGB or RGBA, not {image.mode}; convert the image first")
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
@@ -114,10 +114,10 @@ def _formats() -> list[str]:
 def decoded(file: IO[bytes], *, mode: Mode, window: Window | None = None) -> Image.Image:
     """The image in `mode`, turned as its EXIF orientation says; the first frame of several.
 
-    Pixels with alpha are composited over white (the published code drops alpha, which shows whatever colour lies under
-    transparent pixels; opaque images come out the same). Of 16-bit colour the high byte is kept, of grey with more than
-    8 bits what `to_8_bits` makes of it. Palette, CMYK and the rest convert as Pillow does. Call it within
-    `damage_named`.
+    Pixels with alpha are composited over white, unless `mode` keeps it (the published code drops alpha, which shows
+    whatever colour lies under transparent pixels; opaque images come out the same). Of 16-bit colour the high byte is
+    kept, of grey with more than 8 bits what `to_8_bits` makes of it. Palette, CMYK and the rest convert as Pillow does.
+    Call it within `damage_named`.
     """
     with opened(io.BytesIO(encoded_bytes(file))) as image:
         image.load()
@@ -128,7 +128,8 @@ def decoded(file: IO[bytes], *, mode: Mode, window: Window | None = None) -> Ima
     if is_deep(image.mode):
         pixels = to_8_bits(np.asarray(image), window)
         return Image.fromarray(255 - pixels if is_negative else pixels).convert(mode)
-    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
+    has_alpha = image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info)
+    if has_alpha and mode != "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert(mode)
 

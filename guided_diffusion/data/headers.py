@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from . import crops
-from .config import CHANNELS, DataConfig, Mode, Window
+from .config import DataConfig, Mode, Window
 from .crops import DamagedImageError
 from .decoder import refuse_unless_skipped
 from .formats.folder import FolderImages
@@ -117,12 +117,14 @@ def common_mode(headers: Headers, files: EncodedImages, root: Path, *, in_traini
     in_training: the command line that the messages name has --data.mode; that of an evaluation has --channels.
     """
     counts = headers.counts
-    if len(counts) == 1 and counts.keys() <= CHANNELS.keys():
+    if len(counts) == 1 and counts.keys() <= {"L", "RGB"}:
         return "L" if "L" in counts else "RGB"
     grey, colour = ("--data.mode L", "--data.mode RGB") if in_training else ("--channels 1", "--channels 3")
     if len(counts) == 1:
         (mode,) = counts
         remedy = f"{grey if mode in GREY_MODES else colour} converts them"
+        if mode == "RGBA":
+            remedy += f", over white; {'--data.mode RGBA' if in_training else '--channels 4'} keeps alpha"
         if is_deep(mode):
             remedy += f", by the high 8 of 16 bits; --{'data' if in_training else 'protocol'}.window 0 4095 those of 12"
         raise ValueError(
@@ -141,12 +143,10 @@ def mode_with_channels(headers: Headers, files: EncodedImages, root: Path, chann
     """The mode with so many channels, None: the common one; grey images may become coloured, not the reverse."""
     if channels is None:
         return common_mode(headers, files, root, in_training=False)
-    if channels == 3:
-        return "RGB"
+    if channels in (3, 4):
+        return "RGB" if channels == 3 else "RGBA"
     if channels != 1:
-        raise ValueError(
-            f"pictures have 1 or 3 channels, {channels} were asked for; compare {files.path(0)} with images of 1 or 3"
-        )
+        raise ValueError(f"pictures have 1, 3 or 4 channels, and {channels} were asked for; compare {files.path(0)} so")
     if coloured := headers.counts.keys() - GREY_MODES:
         first = files.path(headers.having(*coloured)[0])
         raise ValueError(f"{first} is in colour where grey pictures were expected; convert one of the sets")

@@ -15,7 +15,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .config import DataConfig, Labels, Mode, Window
+from .config import MODES, DataConfig, Labels, Mode, Window
 from .decoder import DecodedImages, x0_of
 from .formats import EXPECTED, open_stored, opened_once
 from .formats.storage import CENTER_CROP, NO_LABEL, EncodedImages, ImageArrays, StoredImages
@@ -74,7 +74,7 @@ class ImageSet:
 
     @property
     def mode(self) -> Mode:
-        return "L" if self.channels == 1 else "RGB"
+        return MODES[self.channels]
 
     @property
     def window(self) -> Window | None:
@@ -169,7 +169,7 @@ def open_image_set(
 
     image_size: side of the published centre crop of pictures, pixels; stored arrays of another size are refused. None
         takes the images as they are.
-    channels: 1 or 3. Pictures are converted, grey to colour only; None takes their mode, which must be one.
+    channels: 1, 3 or 4. Pictures are converted, colour never to grey; None takes their mode, which must be one.
     labels, window: as in `DataConfig`; None takes class folders if there are any, and all 16 bits.
     All processes of a run open a set at the same time: one reads, and tells the others.
 

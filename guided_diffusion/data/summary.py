@@ -21,7 +21,7 @@ _MOST_LISTED = 8
 def summary(images: ImageSet) -> str:
     """The path, the images that are used, by extension, and the files that are left out."""
     height, width, _ = images.shape
-    colours = "grey" if images.channels == 1 else "RGB"
+    colours = "grey" if images.mode == "L" else images.mode
     parts = [f"{counted(len(images), 'image')}{_classes(images)}, {width}x{height} {colours}, {_kinds(images)}"]
     stored = images.stored
     if stored is not None and stored.left_out:

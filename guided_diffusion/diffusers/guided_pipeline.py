@@ -25,7 +25,7 @@ class GuidedPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: int | Sequence[int] | None = None,
+        class_labels: int | Sequence[int] | Tensor | None = None,
         *,
         batch_size: int = 1,
         classifier_scale: float = 1.0,
@@ -40,7 +40,10 @@ class GuidedPipeline(DiffusionPipeline):
         classifier_scale: of classifier guidance. guidance_scale: of classifier-free guidance, 1 for none. eta: share of
         noise of DDIM; None: ancestral sampling. output_type: "pil", "np", or "pt" for values 0..1.
         """
-        labels = class_labels if isinstance(class_labels, Sequence) else [class_labels] * batch_size
+        several = isinstance(class_labels, (Sequence, Tensor))
+        labels: list[Any] = [*class_labels] if several else [class_labels] * batch_size
+        if class_labels is not None and self.classifier is None and self.unet.config.num_class_embeds is None:
+            raise ValueError("class_labels need a classifier, or a network that is conditioned on the class")
         y = None if class_labels is None else torch.tensor(labels, device=self._execution_device)
         config, betas = self.unet.config, torch.tensor(self.scheduler.config.trained_betas, dtype=torch.float64)
         shape = (len(labels), config.in_channels, config.sample_size, config.sample_size)
@@ -127,9 +130,11 @@ def _posterior_variance(chain: list[float], k: int) -> float:
 
 def _timesteps(num_steps: int, count: int, *, strided: bool) -> list[int]:
     """`count` timesteps in a whole stride from 0 on, or spread over the chain, as published for DDIM and for DDPM."""
-    stride = (num_steps - 1) / max(count - 1, 1)
+    if not 2 <= count <= num_steps:
+        raise ValueError(f"num_inference_steps is {count}; this model takes from 2 to {num_steps}")
+    stride = (num_steps - 1) / (count - 1)
     spread = [round(t) for t in accumulate(repeat(stride, count - 1), initial=0.0)]
     kept = list(range(0, num_steps, -(-num_steps // count))) if strided else spread
-    if len(kept) != count or not 2 <= count <= num_steps:
+    if len(kept) != count:
         raise ValueError(f"num_inference_steps {count} is no whole stride of {num_steps} steps; {len(kept)} is")
     return kept

@@ -29,6 +29,12 @@ _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _INDEX: Fields = {"unet": list[str], "scheduler": list[str], "id2label": dict[str, str] | None}
 _UNET: Fields = {
     "block_out_channels": list[int], "down_block_types": list[str], "up_block_types": list[str], "sample_size": Any,
+    "num_class_embeds": int | None,
+}  # fmt: skip
+_SCHEDULER: Fields = {
+    "_class_name": str, "num_train_timesteps": int | None, "trained_betas": list[float] | None,
+    "beta_schedule": str | None, "beta_start": float | None, "beta_end": float | None,
+    "prediction_type": str | None, "variance_type": str | None,
 }  # fmt: skip
 
 
@@ -49,7 +55,8 @@ def write_pipeline(
     index: dict[str, Any] = {"_class_name": "DDPMPipeline", "_diffusers_version": "0.35.0"}
     index |= {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
     if model.is_conditional or classifier is not None:
-        names = model.class_names or [str(label) for label in range(network.num_classes or 0)]
+        asked = model if classifier is None or model.is_conditional else classifier.config
+        names = asked.class_names or [str(label) for label in range(asked.network.num_classes or 0)]
         index["_class_name"] = ["guided_pipeline", "GuidedPipeline"]
         index["id2label"] = {str(label): name for label, name in enumerate(names)}
     with atomic_directory(out) as folder:
@@ -104,17 +111,18 @@ def load_diffusers(path: Path) -> Converted:
     if not (path / "model_index.json").is_file():
         raise FileNotFoundError(f"no model_index.json in {path}; give the folder of a pipeline of diffusers")
     index = read_record(path / "model_index.json", _INDEX)
-    others = sorted(name for name, part in index.items() if isinstance(part, list) and name[0] != "_" and part[0])
-    if index["unet"][1] != "UNet2DModel" or set(others) - {"unet", "scheduler", "classifier"}:
+    parts = {name: part for name, part in index.items() if isinstance(part, list) and not name.startswith("_")}
+    others = sorted(name for name, part in parts.items() if any(part))
+    if index["unet"][-1:] != ["UNet2DModel"] or set(others) - {"unet", "scheduler", "classifier"}:
         found = ", ".join(f"{name} {index[name][-1]}" for name in others)
         raise ValueError(f"{path} is no pipeline of a UNet2DModel on pixels and a scheduler; it has {found}")
     folder = _unet_folder(path)
     unet = read_record(folder / "config.json", _UNET)
     inner = path / "scheduler" / "scheduler_config.json"
-    scheduler = read_record(inner if inner.is_file() else path / inner.name, {"_class_name": str})
+    scheduler = read_record(inner if inner.is_file() else path / inner.name, _SCHEDULER)
     network = network_config(unet)
     weights = read_state_dict(file := unet_weights(path))
-    names = list((index["id2label"] or {}).values())
+    names = [] if network["num_classes"] is None else _class_names(index["id2label"] or {})  # else a classifier's
     if names and len(names) == (network["num_classes"] or 0) - 1:  # the last label means no class
         network |= {"num_classes": len(names), "null_class": True}
     config = from_plain(UNetConfig, network, source=str(folder / "config.json"))
@@ -128,6 +136,13 @@ def load_diffusers(path: Path) -> Converted:
         shapes = {key: tuple(tensor.shape) for key, tensor in UNet(config).state_dict().items()}
     sine_first = unet.get("flip_sin_to_cos") is False
     return Converted("unet", model, imported(weights, shapes, sine_first=sine_first))
+
+
+def _class_names(id2label: Mapping[str, str]) -> list[str]:
+    """The names by their labels, whose order in a file may be that of text: "0", "1", "10", "2"."""
+    if missing := {str(label) for label in range(len(id2label))} - id2label.keys():
+        raise ValueError(f"id2label in model_index.json has {len(id2label)} names, but none of label {min(missing)}")
+    return [id2label[str(label)] for label in range(len(id2label))]
 
 
 def unet_weights(path: Path) -> Path:

@@ -1,6 +1,6 @@
 """Chain, prediction and variance of a model as the config of a scheduler of diffusers, and back."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,8 @@ from ..models.blocks import timestep_embedding
 _PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 _VARIANCES = {"learned_range": "learned_range", "small": "fixed_small", "large": "fixed_large"}
 _SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+_ENDS = {"beta_start": 1e-4, "beta_end": 0.02}
+"""Fields of the first and the last beta of a linear schedule, with the defaults of diffusers."""
 _KNOWN = ("DDPM", "DDIM", "PNDM", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep")
 """Schedulers of numbered steps, whose networks see x_t as ours do and are conditioned on the step's number."""
 
@@ -30,7 +32,7 @@ def scheduler_config(model: DiffusionConfig) -> dict[str, Any]:
         ("variance", model.variance, _VARIANCES),
     ):
         if value not in known:
-            raise ValueError(f'DDPMScheduler has no form of {option} "{value}", only of {_listed(known)}')
+            raise ValueError(f'DDPMScheduler has no form of {option} "{value}", only of {", ".join(known)}')
     betas = _betas(make_chain(model.chain)).tolist()
     return {
         "_class_name": "DDPMScheduler",
@@ -59,7 +61,7 @@ def model_fields(scheduler: Mapping[str, Any], table: Tensor | None, *, learned:
     """
     name = scheduler["_class_name"]
     if name.removesuffix("Scheduler") not in _KNOWN:
-        raise ValueError(f"{name} follows no chain of this project's; the schedulers that do are {_listed(_KNOWN)}")
+        raise ValueError(f"{name} follows no chain of this project's; the schedulers that do are {', '.join(_KNOWN)}")
     prediction = scheduler.get("prediction_type") or "epsilon"
     variance = scheduler.get("variance_type") or ("learned_range" if learned else "fixed_small")
     fields: dict[str, Any] = {}
@@ -68,7 +70,7 @@ def model_fields(scheduler: Mapping[str, Any], table: Tensor | None, *, learned:
         ("variance", variance.replace("fixed_small_log", "fixed_small"), _VARIANCES),
     ):
         if value not in known.values():
-            raise ValueError(f'{name} has {field}_type "{value}", and models here {_listed(known.values())}')
+            raise ValueError(f'{name} has {field}_type "{value}", and models here {", ".join(known.values())}')
         fields[field] = next(ours for ours, theirs in known.items() if theirs == value)
     return {"chain": _chain(_scheduled_betas(scheduler), table), **fields}
 
@@ -99,16 +101,14 @@ def _betas(chain: DiffusionChain) -> Tensor:
 def _scheduled_betas(scheduler: Mapping[str, Any]) -> Tensor:
     """The betas (T,) float64 of a scheduler's config, its missing fields at their defaults in diffusers."""
     schedule, steps = scheduler.get("beta_schedule") or "linear", scheduler.get("num_train_timesteps") or 1000
-    if scheduler.get("trained_betas") is not None:
-        return torch.tensor(scheduler["trained_betas"], dtype=torch.float64)
-    if schedule not in _SCHEDULES.values() or scheduler.get("rescale_betas_zero_snr"):
-        zero = ", rescale_betas_zero_snr" if scheduler.get("rescale_betas_zero_snr") else ""
-        raise ValueError(f"the scheduler's betas are {schedule}{zero}, and here {_listed(_SCHEDULES.values())}")
+    written = scheduler.get("trained_betas")
+    zero = ", rescale_betas_zero_snr" if scheduler.get("rescale_betas_zero_snr") else ""
+    if zero or not (written or schedule in _SCHEDULES.values()):
+        raise ValueError(f"the scheduler's betas are {schedule}{zero}, and here {', '.join(_SCHEDULES.values())}")
+    if written:
+        return torch.tensor(written, dtype=torch.float64)
+    ChainConfig(num_steps=steps)  # which refuses too few and too many
     if schedule != "linear":
         return cosine_betas(steps)
-    first, last = scheduler.get("beta_start") or 1e-4, scheduler.get("beta_end") or 0.02
+    first, last = (default if scheduler.get(name) is None else scheduler[name] for name, default in _ENDS.items())
     return torch.linspace(first, last, steps, dtype=torch.float64)
-
-
-def _listed(values: Iterable[str]) -> str:
-    return ", ".join(values)

@@ -75,6 +75,8 @@ def network_config(unet: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: naming all that our networks cannot compute, with what they have instead.
     """
+    if min(unet["block_out_channels"], default=0) < 1:
+        raise ValueError(f"block_out_channels is {unet['block_out_channels']}; a UNet2DModel has one or more levels")
     (down, down_kinds), (up, up_kinds) = _levels(unet, "Down"), _levels(unet, "Up")
     kinds = down_kinds | up_kinds
     wrong = _differences(unet, kinds)
@@ -88,14 +90,14 @@ def network_config(unet: Mapping[str, Any]) -> dict[str, Any]:
         "base_channels": channels[0],
         "channel_mult": [level / channels[0] for level in channels],
         "attention_sizes": [size >> depth for depth, attention in enumerate(down) if attention],
-        "blocks_per_level": unet.get("layers_per_block", 2),
+        "blocks_per_level": unet.get("layers_per_block") or 2,
         "head_channels": head,
         "heads": 1 if head is None else None,
-        "dropout": unet.get("dropout", 0.0),
+        "dropout": unet.get("dropout") or 0.0,
         "resample": "block" if "resnet" in kinds else "conv",
         "modulation": _MODULATIONS[unet.get("resnet_time_scale_shift", "default")],
-        "in_channels": unet.get("in_channels", 3),
-        "out_channels": unet.get("out_channels", 3),
+        "in_channels": unet.get("in_channels") or 3,
+        "out_channels": unet.get("out_channels") or 3,
         "num_classes": unet.get("num_class_embeds"),
     }
 

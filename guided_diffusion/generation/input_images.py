@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..config import check_at_least
-from ..data.config import DataConfig
+from ..data.config import MODES, DataConfig
 from ..data.subset import evenly_spaced
 from ..diffusion.model import DiffusionModel
 from ..samplers.config import check_clip
@@ -76,7 +76,7 @@ def open_inputs(
     if dataset.channels != channels:
         raise ValueError(
             f"{data.path} holds images of {dataset.channels} channels, but {name} makes images of {channels}; "
-            f"--data.mode {'L' if channels == 1 else 'RGB'} converts"
+            f"--data.mode {MODES[channels]} converts"
         )
     if num_classes is not None and len(dataset.class_names) > num_classes:
         raise ValueError(

@@ -78,10 +78,7 @@ def convert(
     """
     shapes = shapes_of(weights)
     kind = kind or kind_of(shapes, flags)
-    read = read_flags(flags)
-    size = getattr(read, flag_of("image_size", kind))
-    depth = getattr(read, name) if flags.get(name := flag_of("num_res_blocks", kind)) else None
-    read = read_flags(flags, visible=visible_flags(kind, shapes, image_size=size, blocks_per_level=depth))
+    read = read_flags(flags, visible=shown_flags(kind, shapes, flags))
     one_row_a_class = [weights[name] for name in _ONE_ROW_A_CLASS if name in weights]
     num_classes = len(one_row_a_class[0]) if one_row_a_class else 1000
     config = config_of(read, kind, num_classes=num_classes, in_channels=image_channels(kind, shapes))
@@ -132,6 +129,13 @@ def revert(converted: Converted, *, origin: Mapping[str, object] | None = None) 
 
     weights = {name: published(key, name) for key, name in layout.names.items()}
     return Published(flags_of(kind, config, new_attention_order=grouped_by_kind), weights)
+
+
+def shown_flags(kind: Kind, shapes: Mapping[str, Shape], flags: Mapping[str, object]) -> dict[str, object]:
+    """Flags that the tensors show, where images are of the size and levels of the depth among `flags`."""
+    read, depth = read_flags(flags), flag_of("num_res_blocks", kind)
+    size, blocks = getattr(read, flag_of("image_size", kind)), getattr(read, depth) if flags.get(depth) else None
+    return visible_flags(kind, shapes, image_size=size, blocks_per_level=blocks)
 
 
 @dataclass(frozen=True)

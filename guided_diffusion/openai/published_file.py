@@ -1,6 +1,6 @@
 """Reading of published .pt files, which may be any of the released ones or others of their layout."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,15 @@ from torch import Tensor
 
 from ..data.labels import imagenet_class_names
 from .flags import Flags, Kind, config_of, flag_of, flags_of, read_flags
-from .layout import SIZES, Converted, convert, kind_of, layout_of, shapes_of
+from .layout import SIZES, Converted, convert, kind_of, layout_of, shapes_of, shown_flags
 from .releases import PRESETS, Shape, presets_of
 from .tensor_shapes import kinds_of, visible_flags
 from .wrappers import is_average, read_published, trained_as
+
+_FIRST = "time_embed.0.weight"
+"""The first tensor of every published network."""
+_NAMED = {"num_channels": "base_channels", "channel_mult": "channel_mult"}
+"""Flags of which no default depends on another flag once both are given, and their fields here."""
 
 
 def load_openai(
@@ -77,63 +82,60 @@ def _described(
     kinds = kinds_of(shapes)
     if kind and kind not in kinds:
         raise ValueError(f"{path} holds no {kind}; its tensors fit {' or '.join(kinds) or 'neither kind'}")
-    if flags is None and not (kinds and visible_flags(kinds[0], shapes, image_size=1)):
+    if _FIRST not in shapes or (flags is None and not (kinds and visible_flags(kinds[0], shapes, image_size=1))):
         raise ValueError(f"{path} is none of the released files: {_nearest(shapes)}")
     likely: list[Kind] = [one for one in kinds if flags is None and _alike(shapes, one)]
     kind = kind or (likely[0] if len(likely) == 1 else kind_of(shapes, flags or {}))
     alike = _alike(shapes, kind) if flags is None else None
-    given = {**PRESETS[alike].flags, **_visible(shapes, kind, alike)} if alike else flags or {}
-    if missing := [size for size in SIZES[kind] if size not in {**given, **_visible(shapes, kind, alike)}]:
+    known = PRESETS[alike].flags if alike else flags or {}
+    shown = shown_flags(kind, shapes, known)
+    given = {**known, **shown} if alike else known
+    if missing := [size for size in SIZES[kind] if size not in {*given, *shown}]:
         wanted = " ".join(f"--{size} {getattr(Flags, size)}" for size in missing)
         raise ValueError(f'no tensor of {path} shows the size of its images: give it by --flags, as "{wanted}"')
     converted = convert(given, weights, kind=kind, in_place=True)
     family = given.get("family", "guided-diffusion")
     source = f"as of {alike}.pt, whose architecture it has" if alike else f"at the defaults of {family}"
-    assumed = _assumed(read_flags(converted.flags), kind, flags or {})
+    assumed = _assumed(read_flags(converted.flags), kind, {*(flags or {}), *shown})
     note = f"no tensor shows these flags, assumed {source}: {assumed}; where one differs, give all of them by --flags"
     return _with(converted, note, is_imagenet=converted.config["network"]["num_classes"] == 1000)
-
-
-def _visible(shapes: Mapping[str, Shape], kind: Kind, preset: str | None) -> dict[str, object]:
-    """Flags that the tensors show, of images of a released file's size."""
-    size = getattr(read_flags(PRESETS[preset].flags if preset else {}), flag_of("image_size", kind))
-    return visible_flags(kind, shapes, image_size=size)
 
 
 def _alike(shapes: Mapping[str, Shape], kind: Kind) -> str | None:
     """The first released file of the same architecture, of whatever classes, channels and variance."""
     ends = {"class_cond": False, "learn_sigma": False}
     for name, preset in PRESETS.items():
-        if preset.kind == kind:
+        if preset.kind == kind and (shown := shown_flags(kind, shapes, preset.flags)):
             config = config_of(read_flags(preset.flags), kind, num_classes=1)
             flags = flags_of(kind, config, new_attention_order=False)
-            released = {**flags, flag_of("channel_mult", kind): config["network"]["channel_mult"], **ends}
-            if read_flags(released) == read_flags({**released, **_visible(shapes, kind, name), **ends}):
+            named = {flag_of(field, kind): config["network"][ours] for field, ours in _NAMED.items()}
+            released = {**flags, **named, **ends}
+            if read_flags(released) == read_flags({**released, **shown, **ends}):
                 return name
     return None
 
 
-def _assumed(read: Flags, kind: Kind, given: Mapping[str, object]) -> str:
-    """The flags that are neither given nor shown by any tensor, as on a command line."""
+def _assumed(read: Flags, kind: Kind, known: Set[str]) -> str:
+    """The flags that are neither given nor shown by any tensor, as on a command line; known: those that are."""
     heads = "num_heads" if getattr(read, flag_of("num_head_channels", kind)) == -1 else "num_head_channels"
     names = [flag_of(name, kind) for name in ("image_size", heads, "use_new_attention_order", "dropout")]
     names += ["small_size"] if kind == "upsampler" else []
     names += ["noise_schedule", "diffusion_steps", "rescale_timesteps"]
     if kind != "classifier":
         names += ["predict_xstart"] if read.learn_sigma else ["predict_xstart", "sigma_small"]
-    unseen = [name for name in names if not {name, name.removeprefix("classifier_")} & given.keys()]
+    unseen = [name for name in names if not {name, name.removeprefix("classifier_")} & known]
     return " ".join(f"--{name} {getattr(read, name)}" for name in unseen)
 
 
 def _nearest(shapes: Mapping[str, Shape]) -> str:
     """Description of the released file that shares the most keys and shapes, and of the first difference."""
-    if "time_embed.0.weight" not in shapes:
+    if _FIRST not in shapes:
         return f'its tensors, the first of them "{next(iter(shapes))}", are of another layout; export them to this one'
     configs: dict[str, tuple[Kind, dict[str, Any]]] = {
         name: (preset.kind, config_of(read_flags(preset.flags), preset.kind, num_classes=1000)["network"])
         for name, preset in PRESETS.items()
     }
-    width = shapes["time_embed.0.weight"][-1:]
+    width = shapes[_FIRST][-1:]
     as_wide = {name: config for name, config in configs.items() if (config[1]["base_channels"],) == width}
     layouts = {name: layout_of(*config) for name, config in (as_wide or configs).items()}
     name = max(layouts, key=lambda name: len(shapes.items() & layouts[name].published.items()))

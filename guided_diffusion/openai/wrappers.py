@@ -32,8 +32,11 @@ def read_published(file: Path, entry: str | None) -> tuple[dict[str, Tensor], st
     if not entries and isinstance(content, Mapping) and "param_groups" in content:
         raise ValueError(optimiser)
     if not tensors or (not entries and len(tensors) < len(content)):
-        raise ValueError(f"{file} must hold tensors by name (a state dict), and holds a {type(content).__name__}")
-    chosen, reason = _chosen(sorted(entries), entry, file) if entries - {""} or entry else ("", "")
+        found = type(content).__name__ + (f" with {len(tensors)} tensors" if isinstance(content, Mapping) else "")
+        raise ValueError(f"{file} must hold tensors by name (a state dict), and holds a {found}")
+    if latents := next((key for key in tensors if "first_stage_model." in key), None):
+        raise ValueError(f'{file} is of latents, with an autoencoder ("{latents}"); models here are of pixels')
+    chosen, reason = _chosen(sorted(entries), entry, file) if entries - {""} or (entry and entries) else ("", "")
     others = [one for one in entries if one.startswith(chosen) and one != chosen]
     weights = {
         key.removeprefix(chosen): tensor
@@ -58,7 +61,7 @@ def _tensors(content: Mapping[object, object], prefix: str = "") -> Iterator[tup
 
 def _chosen(entries: list[str], entry: str | None, file: Path) -> tuple[str, str]:
     """The entry to take, with its dot, and why."""
-    listed = ", ".join(f'"{one[:-1]}"' for one in entries)
+    listed = ", ".join(f'"{one[:-1]}"' if one else "the file itself" for one in entries)
     averages = [one for one in entries if is_average(one)]
     found = entries if entry is None else [one for one in entries if one.startswith(f"{entry}.")]
     if len(found) == 1:

@@ -137,8 +137,8 @@ def test_a_random_crop_always_fits():
 
 
 def test_crops_refuse_modes_that_are_not_converted():
-    with pytest.raises(ValueError, match="mode L or RGB, not RGBA"):
-        center_crop(Image.new("RGBA", (8, 8)), 4)
+    with pytest.raises(ValueError, match="mode L, RGB or RGBA, not CMYK"):
+        center_crop(Image.new("CMYK", (8, 8)), 4)
 
 
 # Decoding and conversion
@@ -151,6 +151,7 @@ def test_transparent_pixels_become_white_and_opaque_ones_keep_their_colour(tmp_p
     Image.fromarray(pixels).save(tmp_path / "x.png")
     image = read_image(tmp_path / "x.png", mode="RGB")
     assert [image.getpixel((0, 0)), image.getpixel((1, 0))] == [(10, 20, 30), (255, 255, 255)]
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "x.png", mode="RGBA")), pixels)
 
 
 def test_opaque_alpha_changes_nothing(tmp_path):

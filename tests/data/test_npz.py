@@ -21,7 +21,7 @@ def pixels() -> np.ndarray:
     [
         ({"images": np.zeros((1, 2, 2, 3), np.uint8)}, "expected the array arr_0, found images"),
         ({"arr_0": np.zeros((2, 2, 3), np.uint8)}, r"must hold arr_0 as uint8 \(N, H, W, C\)"),
-        ({"arr_0": np.zeros((2, 8, 8, 4), np.uint8)}, "1 or 3 channels in the last place"),
+        ({"arr_0": np.zeros((2, 8, 8, 2), np.uint8)}, "1, 3 or 4 channels in the last place"),
         (
             {"arr_0": np.zeros((2, 3, 8, 8), np.uint8)},
             r"order \(N, C, H, W\), \(2, 3, 8, 8\); .*transpose\(0, 2, 3, 1\)",

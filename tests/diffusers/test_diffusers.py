@@ -143,6 +143,10 @@ def test_exported_pipelines_draw_our_samples_from_our_noise(diffusers, tmp_path:
     assert_close(*both(guided, "ddpm", 7, 0.0), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="guidance_scale needs class_labels, and a network with a label for no class"):
         guided([1], guidance_scale=3.0, num_inference_steps=7)
+    options = {"custom_pipeline": "guided_pipeline", "trust_remote_code": True}
+    unguided = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "plain", **options)
+    with pytest.raises(ValueError, match="class_labels need a classifier, or a network that is conditioned on the cla"):
+        unguided([1])
 
 
 def test_exported_classifiers_compute_what_ours_do(diffusers, tmp_path: Path):
@@ -176,6 +180,8 @@ def test_an_exported_null_class_guides_as_ours(diffusers, tmp_path: Path):
     assert_close(shown.images, (drawn / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="num_inference_steps 1501 is no whole stride of 2000 steps; 1000 is"):
         pipeline([1], num_inference_steps=1501, eta=0.0)
+    with pytest.raises(ValueError, match="num_inference_steps is 1; this model takes from 2 to 2000"):
+        pipeline([1], num_inference_steps=1)
 
 
 def trained(tmp_path: Path) -> tuple[Path, Path]:
@@ -204,6 +210,7 @@ def test_a_pipeline_that_diffusers_saved_computes_the_same_here(diffusers, tmp_p
     )  # fmt: skip
     diffusers.DDPMPipeline(randomised(unet), diffusers.DDPMScheduler()).save_pretrained(tmp_path / "saved")
     path = import_diffusers(ImportDiffusersConfig(folder=tmp_path / "saved", out=tmp_path / "run"))
+    assert import_diffusers(ImportDiffusersConfig(folder=tmp_path / "saved", out=tmp_path / "run")) == path
     model = load_diffusion(path)
     assert (model.config.chain, model.config.variance) == (ChainConfig(schedule="linear", num_steps=1000), "small")
     x_t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -310,6 +317,11 @@ CANNOT_IMPORT: list[tuple[str, dict[str, Any], str]] = [
     (SCHEDULER, {"variance_type": "fixed_large_log"}, 'has variance_type "fixed_large_log", and models here learned_'),
     (SCHEDULER, {"trained_betas": None, "beta_schedule": "scaled_linear"}, "the scheduler's betas are scaled_linear, "
      "and here linear, squaredcos_cap_v2"),
+    (SCHEDULER, {"rescale_betas_zero_snr": True}, "betas are squaredcos_cap_v2, rescale_betas_zero_snr"),
+    (SCHEDULER, {"trained_betas": None, "num_train_timesteps": -1}, "chain.num_steps is -1; a chain needs at least 2"),
+    (SCHEDULER, {"trained_betas": 3}, "scheduler_config.json is damaged: trained_betas is 3"),
+    (UNET, {"block_out_channels": []}, "block_out_channels is []; a UNet2DModel has one or more levels"),
+    (INDEX, {"unet": []}, "is no pipeline of a UNet2DModel on pixels and a scheduler; it has scheduler DDPMScheduler"),
     (SCHEDULER, {"trained_betas": None, "beta_schedule": "linear", "beta_end": 0.012}, "the scheduler's 40 betas, "
      "0.0001 to 0.012, are no chain of this project's, linear (0.0025 to 0.5 for that many) or cosine"),
 ]  # fmt: skip
@@ -350,6 +362,24 @@ def test_schedules_are_known_by_name_and_old_pipelines_have_all_files_in_one_fol
     new, same = load_diffusers(folder), load_diffusers(flat)
     assert same.config == new.config
     assert all(torch.equal(same.weights[key], tensor) for key, tensor in new.weights.items())
+
+
+def test_names_of_classes_go_by_their_labels_and_those_of_a_classifier_are_its_own(tmp_path: Path):
+    guide, unconditional = load_classifier(trained(tmp_path)[1]), config(class_names=("other",))
+    write_pipeline(tmp_path / "guided", unconditional, UNet(unconditional.network).state_dict(), guide)
+    id2label = json.loads((tmp_path / "guided" / INDEX).read_text())["id2label"]
+    assert id2label == {"0": "dark", "1": "light", "2": "grey"}
+    assert load_diffusers(tmp_path / "guided").config["class_names"] == []  # they are not of the model's data
+    names = [f"class {label}" for label in range(12)]
+    model = config(num_classes=12, class_names=tuple(names))
+    exported(model, tmp_path / "out")
+    index = json.loads((tmp_path / "out" / INDEX).read_text())
+    (tmp_path / "out" / INDEX).write_text(json.dumps(index, sort_keys=True))  # as diffusers writes it
+    assert load_diffusers(tmp_path / "out").config["class_names"] == names
+    del index["id2label"]["3"]
+    (tmp_path / "out" / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="id2label in model_index.json has 11 names, but none of label 3"):
+        load_diffusers(tmp_path / "out")
 
 
 def test_weights_that_are_not_finite_are_refused_by_name(folder: Path, tmp_path: Path):

@@ -1,9 +1,12 @@
 """Files of the published layout that are not ADM's released ones: of other projects, wrapped, fine-tuned.
 
+Over 300 lines because the forms are a list, whose helpers they share.
+
 Weights are the stored networks'. Every form is compared with its bare weights under their full flags, or with a network
 whose output follows from another's.
 """
 
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -218,7 +221,44 @@ def test_a_fine_tuned_file_of_a_released_architecture_gets_the_released_files_fl
     assert loaded.config["chain"]["schedule"] == "cosine"
     assert loaded.config["network"]["image_size"] == 64
     assert (loaded.weights_name, loaded.iteration) == ("network", 10000)
-    assert "assumed as of 64x64_classifier.pt, whose architecture it has: --image_size 64" in loaded.notes[0]
+    assumed = "assumed as of 64x64_classifier.pt, whose architecture it has: --classifier_num_head_channels 64"
+    assert assumed in loaded.notes[0]  # its learned positions show the image size
+
+
+@pytest.mark.parametrize(("name", "size"), [("ffhq_10m", 256), ("cifar10_uncond_50M_500K", 32)])
+def test_a_network_of_the_default_width_is_known_by_its_architecture_too(name: str, size: int, tmp_path: Path):
+    preset = PRESETS[name]
+    network = config_of(read_flags(preset.flags), "unet", num_classes=1, in_channels=1)["network"]
+    shapes = layout_of("unet", network).published
+    loaded = load_openai(_saved({key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}, tmp_path / "1"))
+    assert (loaded.config["network"]["in_channels"], loaded.config["network"]["image_size"]) == (1, size)
+    assert f"assumed as of {name}.pt, whose architecture it has: --image_size {size}" in loaded.notes[0]
+
+
+def test_a_depth_that_is_given_settles_what_the_tensors_leave_open(tmp_path: Path):
+    options = {"classifier_attention_resolutions": "16", "classifier_num_heads": 1, "classifier_channel_mult": "1,1,1"}
+    flags = {"image_size": 8, "classifier_width": 32, "classifier_pool": "adaptive", **options}
+    network = config_of(read_flags(flags), "classifier", num_classes=2)["network"]
+    shapes = layout_of("classifier", network).published
+    file = _saved({key: torch.zeros(shape) for key, shape in shapes.items()}, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="fit 2 or 8 residual blocks a level; give it by --flags, as --classifier_dep"):
+        load_openai(file, {"image_size": 8, "classifier_num_heads": 1})
+    loaded = load_openai(file, {"image_size": 8, "classifier_num_heads": 1, "classifier_depth": 2})
+    assert loaded.config["network"] == network
+
+
+def test_options_beside_the_tensors_are_read_and_a_model_of_latents_is_refused(tmp_path: Path):
+    flags, weights = stored(SMALL)
+    content = {"args": Namespace(lr=1e-4, dims=(1, 2)), "state_dict": weights}
+    loaded = load_openai(_saved(content, tmp_path / "own.pt"), flags)
+    assert torch.equal(loaded.weights["conv_out.bias"], weights["out.2.bias"])
+    content = {"model.diffusion_model": weights, "first_stage_model.conv.bias": torch.ones(1)}
+    with pytest.raises(ValueError, match=r'is of latents, with an autoencoder \("first_stage_model.conv.bias"\)'):
+        load_openai(_saved(content, tmp_path / "own.pt"), flags)
+    with pytest.raises(ValueError, match=r"--entry ema is none of the networks in .*own.pt: the file itself"):
+        load_openai(_saved(weights, tmp_path / "own.pt"), flags, entry="ema")
+    with pytest.raises(ValueError, match=r'none of the released files: .*"conv.bias", are of another layout'):
+        load_openai(_saved({"conv.bias": torch.ones(1)}, tmp_path / "own.pt"), flags)
 
 
 def test_the_kind_of_a_fine_tuned_file_is_that_of_the_only_released_one_of_its_architecture(tmp_path: Path):

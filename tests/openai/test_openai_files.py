@@ -80,7 +80,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path):
     torch.save({"weight": Payload()}, file)
     with pytest.raises(
         ValueError,
-        match=r"payload.pt holds no state dict that can be read without running its code \(UnpicklingError\)$",
+        match=r"payload.pt holds no state dict that can be read without running its code \([\w.]+_leave_trace\); where",
     ):
         load_openai(file)
     assert not trace.exists()
@@ -96,9 +96,7 @@ def _leave_trace(path: str, text: str) -> None:
 def test_a_file_that_torch_cannot_read_is_refused(content: bytes, tmp_path: Path):
     file = tmp_path / "broken.pt"
     file.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"broken.pt holds no state dict that can be read without running its code \(\w+\)$"
-    ):
+    with pytest.raises(ValueError, match=r"broken.pt is damaged, or was written neither by torch.save nor as safeten"):
         load_openai(file)
 
 

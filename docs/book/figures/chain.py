@@ -15,7 +15,8 @@ LEVELS = (0, 50, 150, 300, 450, 600, 750, 999)
 
 def main() -> None:
     mpl.use("agg")
-    digit = torch.tensor(load_digits().images[13]) / 8 - 1
+    digits, _ = load_digits(return_X_y=True)
+    digit = torch.tensor(digits[13]).reshape(8, 8) / 8 - 1
     x0, eps = digit[None, None], torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).double()
     figure = plt.figure(figsize=(8, 4), layout="constrained")
     grid = figure.add_gridspec(3, len(LEVELS), height_ratios=(1, 1, 1.6))

@@ -35,6 +35,7 @@ def main() -> None:
         ("centres kept, of 4", [1, 2, 3, 4], lambda value: drawn(1, modes=int(value))),
     ]
     figure, panels = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
+    distances = panels[0]
     for panel, (label, values, make) in zip(panels, changes, strict=True):
         rows = torch.tensor([numbers(make(value), real) for value in values])
         panel.plot(values, rows[:, 1], "o-", color="tab:blue", label="precision")

@@ -198,14 +198,15 @@ def _stored_shape(path: Path) -> tuple[int, ...]:
             f"{path} holds no images: expected the array arr_0, found {', '.join(sorted(members)) or 'nothing'}"
         )
     shape, dtype = _header(path, "arr_0")
-    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+    if len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4):
         raise ValueError(
             f"{path} holds arr_0 with its axes in the order (N, C, H, W), {shape}; expected (N, H, W, C): save "
             f"arr_0.transpose(0, 2, 3, 1)"
         )
-    if len(shape) != 4 or shape[3] not in (1, 3):
+    if len(shape) != 4 or shape[3] not in (1, 3, 4):
         raise ValueError(
-            f"{path} must hold arr_0 as uint8 (N, H, W, C) with 1 or 3 channels in the last place, got {dtype} {shape}"
+            f"{path} must hold arr_0 as uint8 (N, H, W, C) with 1, 3 or 4 channels in the last place, got {dtype} "
+            f"{shape}"
         )
     if shape[0] == 0:
         raise ValueError(f"{path} holds no images: arr_0 is empty")

@@ -17,14 +17,14 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...files import file_sha256
 from ...records import DamagedRecordError, Fields, check_record, read_record
-from ..config import CHANNELS, Labels
+from ..config import CHANNELS, Labels, Mode
 from ..values import preprocessing
 from .npz import npy_header, refuse_damage
 from .storage import CENTER_CROP, StoredImages
@@ -40,14 +40,14 @@ REMEDY = "the same command of prepare_data.py makes it anew"
 _FIELDS: Fields = {
     "count": int,
     "size": int,
-    "mode": Literal["L", "RGB"],
+    "mode": Mode,
     "class_names": list[str],
     "window": list[float] | None,
     "turned": int | None,
     "images_sha256": str | None,
     "labels_sha256": str | None,
 }
-_PNM_MAGIC = {1: b"P5", 3: b"P6"}
+_PNM_MAGIC = {1: b"P5", 3: b"P6", 4: b"PyRGBA"}
 
 
 @dataclass(frozen=True, kw_only=True)
