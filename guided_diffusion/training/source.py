@@ -123,28 +123,22 @@ def _pipeline(path: Path, wanted: str) -> Source:
 
 def source_of(config: TrainingConfig, kind: str) -> Source | None:
     """The source of a training that begins; None without one, and for a run that is resumed."""
-    is_resumed = config.resume == "auto" and _own(config.out, kind) is not None
-    if config.from_ is None or is_resumed:
-        return None
-    source = open_source(config.from_, kind)
+    origin = None if config.from_ is None else _origin(config.from_, config.out, config.resume, kind)
     open_source.cache_clear()
-    return source
+    return origin if isinstance(origin, Source) else None
 
 
 def origin_model(config: TrainingConfig, kind: str) -> Mapping[str, Any]:
     """The model, plain values, of a training's own checkpoint where it is resumed, else of its source."""
-    if config.from_ is None:
-        return {}
-    own = _own(config.out, kind) if config.resume == "auto" else None
-    return (own or open_source(config.from_, kind)).model
+    return {} if config.from_ is None else _origin(config.from_, config.out, config.resume, kind).model
 
 
-def _own(run_dir: Path, kind: str) -> Checkpoint | None:
-    """The newest checkpoint of a run that can be read."""
-    for path in reversed(checkpoints(run_dir)):
+def _origin(path: Path, run_dir: Path, resume: object, kind: str) -> Checkpoint | Source:
+    """A run's newest checkpoint that can be read, where it is resumed and has one, else the source at the path."""
+    for own in reversed(checkpoints(run_dir)) if resume == "auto" else ():
         with suppress(DamagedCheckpointError):
-            return open_checkpoint(path, *_kinds(kind))
-    return None
+            return open_checkpoint(own, *_kinds(kind))
+    return open_source(path, kind)
 
 
 def inherited_options(given: Mapping[str, Any], *, kind: str) -> Mapping[str, Any]:
@@ -153,9 +147,7 @@ def inherited_options(given: Mapping[str, Any], *, kind: str) -> Mapping[str, An
     if path in (None, "null", "") or str(path).startswith("--"):  # or no value, which parsing refuses
         return {}
     open_source.cache_clear()
-    out = Path(str(given.get("out", "")))
-    own = _own(out, kind) if given.get("resume") == "auto" and "out" in given else None
-    source = own or open_source(Path(str(path)), kind)
+    source = _origin(Path(str(path)), Path(str(given.get("out", ""))), given.get("resume"), kind)
     model, run = source.model, source.run
     network: Mapping[str, Any] = model["network"]
     named = {field.name for field in fields(EncoderConfig)} & network.keys()
@@ -169,7 +161,7 @@ def inherited_options(given: Mapping[str, Any], *, kind: str) -> Mapping[str, An
             options["columns"] = columns.get("names")
     else:
         options |= _diffusion_options(given, model, run)
-    options["training.learning_rate"] = _learning_rate(source, is_resumed=own is not None)
+    options["training.learning_rate"] = _learning_rate(source, is_resumed=isinstance(source, Checkpoint))
     if "training.ema_decays" not in given:
         options |= {"training.ema_decays": [], "training.ema_widths": [] if kind == "classifier" else [WIDTH]}
     return options
