@@ -50,7 +50,7 @@ class Source:
     read: Callable[[], Mapping[str, Tensor]]
     """The weights by name."""
     notes: Sequence[str] = ()
-    """Sentences on what was assumed in reading a published file."""
+    """Sentences on what was found or assumed in reading a file of other software."""
 
     def adapted(self, model: Any, initial: Mapping[str, Tensor]) -> Adapted:
         """The weights for another model, a config, whose network's own initial ones are given."""
@@ -99,7 +99,8 @@ def _published(file: Path, wanted: str) -> Source:
         converted = load_openai(file)
     except ValueError as error:
         raise ValueError(
-            f'{error}: import it first, by scripts/import_openai.py {file} --out RUN --flags "..", and give --from RUN'
+            f"{error}. Where it needs options, import it first, by scripts/import_openai.py {file} --out RUN --flags "
+            f'"..", and give --from RUN'
         ) from None
     kind = CHECKPOINT_KIND[converted.kind]
     if kind not in _kinds(wanted):
@@ -115,7 +116,7 @@ def _pipeline(path: Path, wanted: str) -> Source:
         raise ValueError(f'{path} holds a model of kind "diffusion", but kind "{wanted}" is needed here')
     converted = load_diffusers(path)
     record = _record(path.name, "diffusion", unet_weights(path), iteration=0)
-    return Source("diffusion", converted.config, {}, record, (), lambda: converted.weights)
+    return Source("diffusion", converted.config, {}, record, (), lambda: converted.weights, converted.notes)
 
 
 def source_of(config: TrainingConfig, kind: str) -> Source | None:
