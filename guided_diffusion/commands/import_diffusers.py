@@ -31,7 +31,6 @@ def import_diffusers(config: ImportDiffusersConfig) -> Path:
     from .import_openai import finished_import
 
     model, file = load_diffusers(config.folder), unet_weights(config.folder)
-    network, chain = model.config["network"], model.config["chain"]
     origin = {"imported": str(file.relative_to(config.folder.parent)), "sha256": file_sha256(file)}
     with locked(config.out, work="import"):
         there = finished_import(config.out, "diffusion", model.config, origin)
@@ -39,12 +38,8 @@ def import_diffusers(config: ImportDiffusersConfig) -> Path:
             config.out, kind="diffusion", iteration=0, model=model.config, run=origin,
             weights={"network": model.weights},
         )  # fmt: skip
-    classes = "no classes" if network["num_classes"] is None else f"{network['num_classes']} classes"
-    print(f"{file}: {sum(tensor.numel() for tensor in model.weights.values()):,} parameters")
-    print(f"U-Net: {network['in_channels']} channels, {network['image_size']} pixels, {classes}")
-    print(f"scheduler: {chain['schedule']} schedule of {chain['num_steps']} steps, rescale_t {chain['rescale_t']}")
-    print(f"prediction {model.config['prediction']}, variance {model.config['variance']}")
-    classifier = "the classifier; and " if (config.folder / "classifier").is_dir() else ""
+    print(*model.notes, sep="\n")
+    classifier = "the classifier, " if (config.folder / "classifier").is_dir() else ""
     print(f"not taken: {classifier}settings of sampling such as clip_sample and timestep_spacing; give them to sample")
     print(f"{path} is this import, whole already" if there else f"written to {path}")
     return path

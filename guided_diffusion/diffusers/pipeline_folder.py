@@ -135,7 +135,13 @@ def load_diffusers(path: Path) -> Converted:
     with torch.device("meta"):
         shapes = {key: tuple(tensor.shape) for key, tensor in UNet(config).state_dict().items()}
     sine_first = unet.get("flip_sin_to_cos") is False
-    return Converted("unet", model, imported(weights, shapes, sine_first=sine_first))
+    return Converted("unet", model, imported(weights, shapes, sine_first=sine_first), notes=(_note(file, model),))
+
+
+def _note(file: Path, model: Mapping[str, Any]) -> str:
+    settings = {name: model["network"][name] for name in ("image_size", "in_channels", "num_classes")}
+    settings |= {name: model[name] for name in ("prediction", "variance")} | model["chain"]
+    return f"{file}: " + ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _class_names(id2label: Mapping[str, str]) -> list[str]:

@@ -44,6 +44,7 @@ def load_openai(
     _refuse_broken_numbers(weights, path)
     trained = trained_as(path)
     released = presets_of(shapes_of(weights), path) if flags is None and trained is None else []
+    released = [name for name in released if kind in (None, PRESETS[name].kind)]
     converted = _released(released[0], weights) if released else _described(path, weights, flags, kind)
     is_raw = converted.kind == "classifier" or (found is not None and not is_average(found))
     name, iteration = trained or ("network" if is_raw else "ema_0.9999", 0)
@@ -97,7 +98,7 @@ def _described(
     family = given.get("family", "guided-diffusion")
     source = f"as of {alike}.pt, whose architecture it has" if alike else f"at the defaults of {family}"
     assumed = _assumed(read_flags(converted.flags), kind, {*(flags or {}), *shown})
-    note = f"no tensor shows these flags, assumed {source}: {assumed}; where one differs, give all of them by --flags"
+    note = f"no tensor shows these flags, assumed {source}: {assumed}; where one differs, import it with all --flags"
     return _with(converted, note, is_imagenet=converted.config["network"]["num_classes"] == 1000)
 
 

@@ -48,7 +48,7 @@ class Source:
     read: Callable[[], Mapping[str, Tensor]]
     """The weights by name."""
     notes: Sequence[str] = ()
-    """Sentences on what was assumed in reading a published file."""
+    """Sentences on what was found or assumed in reading a file of other software."""
 
     def adapted(self, model: Any, initial: Mapping[str, Tensor]) -> Adapted:
         """The weights for another model, a config, whose network's own initial ones are given."""
@@ -118,7 +118,7 @@ def _pipeline(path: Path, wanted: str) -> Source:
         raise ValueError(f'{path} holds a model of kind "diffusion", but kind "{wanted}" is needed here')
     converted = load_diffusers(path)
     record = _record(path.name, "diffusion", unet_weights(path), iteration=0)
-    return Source("diffusion", converted.config, {}, record, (), lambda: converted.weights)
+    return Source("diffusion", converted.config, {}, record, (), lambda: converted.weights, converted.notes)
 
 
 def source_of(config: TrainingConfig, kind: str) -> Source | None:

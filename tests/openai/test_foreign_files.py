@@ -267,6 +267,9 @@ def test_the_kind_of_a_fine_tuned_file_is_that_of_the_only_released_one_of_its_a
     loaded = load_openai(_saved(weights, tmp_path / "own.pt"))
     assert (loaded.kind, loaded.config["network"]["num_classes"]) == ("upsampler", 5)
     assert "as of 64_256_upsampler.pt, whose architecture it has: --large_size 256" in loaded.notes[0]
+    file = _saved(released_weights("upsampler_64_to_256", "cpu"), tmp_path / "64_256_upsampler.pt")
+    with pytest.raises(ValueError, match="holds no classifier; its tensors fit unet or upsampler"):
+        load_openai(file, kind="classifier")
 
 
 def test_numbers_that_are_not_finite_or_not_real_are_refused_by_the_tensors_name(tmp_path: Path):
