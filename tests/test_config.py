@@ -495,7 +495,7 @@ def test_the_options_of_a_script_are_those_users_know(script, capsys):
 def test_scripts_are_short_and_begin_with_the_command_that_runs_them(script):
     text = script.read_text()
     assert len(text.splitlines()) <= 30
-    assert f"python scripts/{script.name}" in ast.get_docstring(ast.parse(text))
+    assert f"python scripts/{script.name}" in (ast.get_docstring(ast.parse(text)) or "")
 
 
 @dataclass(frozen=True, kw_only=True)

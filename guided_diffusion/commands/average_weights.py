@@ -51,8 +51,9 @@ def average_weights(config: AveragingConfig) -> Path:
     from ..checkpoint import open_checkpoint, save_checkpoint
     from ..files import locked
     from ..training.reconstruction import combined, fit, stored_averages
+    from ..training.source import KINDS
 
-    checkpoint = open_checkpoint(config.run, "diffusion", "classifier", "upsampler")
+    checkpoint = open_checkpoint(config.run, *(kind for kinds in KINDS for kind in kinds))
     stored = stored_averages(checkpoint)
     _check_stored(checkpoint, stored)
     known = [(average.checkpoint.iteration, average.width) for average in stored]
@@ -86,7 +87,7 @@ def _report(checkpoint: "Checkpoint", stored: Sequence["StoredAverage"], fits: S
     iterations = {average.checkpoint.iteration for average in stored}
     print(f"{checkpoint.name}: {len(stored)} averages of {len(iterations)} iterations")
     for one in fits:
-        doubt = "  (doubtful: other widths are nearer to those stored)" if one.error > DOUBTFUL_ERROR else ""
+        doubt = "  (doubtful: take a width nearer to those stored)" if one.error > DOUBTFUL_ERROR else ""
         print(f"width {one.width:g}: relative error of the profile {one.error:.1e}{doubt}")
     if unknown := [one for one in fits if one.error > MOST_ERROR]:
         widths = sorted({average.width for average in stored})

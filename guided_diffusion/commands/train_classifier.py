@@ -92,7 +92,8 @@ def train_classifier(config: TrainClassifierConfig) -> None:
     names = () if config.target else known.get("class_names", ())
     data = open_training_data(config, class_names=names, is_labelled=config.target is None)
     network = partial(ClassifierConfig, **vars(config.network), in_channels=data.channels, pooling=config.pooling)
-    chain = _source_chain(config) if guided is None else guided_chain(guided, data)
+    kept = known.get("chain") and from_plain(ChainConfig, known["chain"], source=f"the chain of {config.from_}")
+    chain = kept if guided is None else guided_chain(guided, data)
     levels = None if chain is None else training_chain(chain)
     if config.target is None:
         refuse_one_class(data)
@@ -113,12 +114,6 @@ def train_classifier(config: TrainClassifierConfig) -> None:
         config, data, kind=config.target or "classifier", model=model, make_network=partial(NoisyClassifier, outputs),
         objective=objective, observe=observe, best_by=HELDOUT_LIKELIHOOD,
     )  # fmt: skip
-
-
-def _source_chain(config: TrainClassifierConfig) -> ChainConfig | None:
-    """The chain of the classifier that `from_` names; None without one, or where that saw clean images."""
-    stored = origin_model(config, "classifier").get("chain")
-    return None if stored is None else from_plain(ChainConfig, stored, source=f"the chain of {config.from_}")
 
 
 main = partial(

@@ -39,7 +39,8 @@ def adapted(weights: Mapping[str, Tensor], there: Model, here: Model, initial: M
     """
     _refuse_other_architecture(there["network"], here["network"])
     _refuse_other_outputs(there, here)
-    found, changes = {**weights}, _changed_settings(there, here)
+    found = {name: tensor.float() for name, tensor in weights.items()}  # of an average that is kept in float16
+    changes = _changed_settings(there, here)
     prefix = "unet." if "unet.conv_out.weight" in initial else ""
     changes += _adapt_channels(found, there, here, prefix)
     if f"{prefix}conv_out.weight" in initial:
@@ -93,10 +94,12 @@ def _refusal(name: str, there: Any, here: Any, reason: str) -> ValueError:  # pl
 
 def _changed_settings(there: Model, here: Model) -> list[str]:
     """Changes of settings that leave all weights as they are."""
-    chains: list[Model] = [model.get("chain") or {} for model in (there, here)]
-    pairs = {f"chain.{name}": (chains[0].get(name), value) for name, value in chains[1].items()}
-    advice = "; the network has to learn anew which noise its timesteps mean" if pairs and chains[0] else ""
-    changed = [f"{name} was {old} and is {new}{advice}" for name, (old, new) in pairs.items() if old != new]
+    old_chain, new_chain = there.get("chain"), here.get("chain")
+    changed = ["the images were clean and have noise, which the network has to learn"] if new_chain else []
+    if old_chain and new_chain:
+        advice = "the network has to learn anew which noise its timesteps mean"
+        pairs = {name: (old_chain.get(name), new) for name, new in new_chain.items()}
+        changed = [f"chain.{name} was {old} and is {new}; {advice}" for name, (old, new) in pairs.items() if old != new]
     networks = there["network"], here["network"]
     for name in ("image_size", "low_res_size", "conditioning_noise"):
         old, new = (network.get(name) for network in networks)

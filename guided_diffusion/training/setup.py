@@ -74,12 +74,12 @@ def set_up(run: TrainingRun, *, leave_damaged: bool = False) -> TrainState:
 def _begin_from(source: Source, run: TrainingRun) -> Sequence[Mapping[str, Any]]:
     """Fill the network with the weights of the source, say what was adapted, and return the lineage."""
     weights, changes = source.adapted(run.model, run.network.state_dict())
-    run.network.load_state_dict(weights, assign=True)
+    run.network.load_state_dict(weights)
     record = source.record
     print_from_main(f"begins from {record['name']}, weights {record['weights']} of iteration {record['iteration']:,}")
-    for change in changes:
-        print_from_main(f"  {change}")
-    return [*source.ancestors, {**record, "changes": changes}]
+    for line in [*source.notes, *changes]:
+        print_from_main(f"  {line}")
+    return [*source.lineage, {**record, "changes": changes}]
 
 
 def _refuse_beyond_memory(run: TrainingRun, share: int) -> None:

@@ -4,10 +4,10 @@ follow from it.
 A resumed run takes these settings from its own checkpoint, so that its source may be gone.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,6 @@ from ..models.unet import EncoderConfig
 from ..run_directory import checkpoints
 from .adaptation import Adapted, adapted
 from .config import TrainingConfig
-
-_logger = logging.getLogger(__name__)
 
 KINDS = (("diffusion",), ("upsampler",), ("classifier", "regression", "attributes"))
 """Kinds of checkpoints that may begin from one another: their networks differ in the last layer at most."""
@@ -45,8 +43,8 @@ class Source:
     """Settings that they were trained with; empty where unknown."""
     record: Mapping[str, Any]
     """Name, kind, weights, SHA-256 and iteration, as in `Checkpoint.lineage`."""
-    ancestors: Sequence[Mapping[str, Any]]
-    """Lineage of the source itself."""
+    lineage: Sequence[Mapping[str, Any]]
+    """As in `Checkpoint`, of the source itself."""
     read: Callable[[], Mapping[str, Tensor]]
     """The weights by name."""
     notes: Sequence[str] = ()
@@ -67,6 +65,7 @@ def _kinds(kind: str) -> tuple[str, ...]:
     return next(kinds for kinds in KINDS if kind in kinds)
 
 
+@lru_cache(maxsize=1)  # until `source_of`, so that a command converts a file once, and sees one state of its source
 def open_source(path: Path, kind: str) -> Source:
     """The run, checkpoint, published file or folder of diffusers that a training of a kind begins from; of a run's
     weights the slowest average.
@@ -75,6 +74,8 @@ def open_source(path: Path, kind: str) -> Source:
         FileNotFoundError: nothing there.
         ValueError: another kind, a damaged checkpoint, or a file that is not recognised.
     """
+    if path.is_file() and path.parent in checkpoints(path.parent.parent):
+        raise ValueError(f"{path} is a file of a checkpoint; give the checkpoint, --from {path.parent}")
     if path.is_file():
         return _published(path, kind)
     if (path / "model_index.json").is_file():
@@ -98,9 +99,10 @@ def _published(file: Path, wanted: str) -> Source:
     try:
         converted = load_openai(file)
     except ValueError as error:
+        if " --" not in str(error):  # no option of the import would help
+            raise
         raise ValueError(
-            f"{error}. Where it needs options, import it first, by scripts/import_openai.py {file} --out RUN --flags "
-            f'"..", and give --from RUN'
+            f'{error}; import it first, by scripts/import_openai.py {file} --out RUN --flags "..", and give --from RUN'
         ) from None
     kind = CHECKPOINT_KIND[converted.kind]
     if kind not in _kinds(wanted):
@@ -121,38 +123,31 @@ def _pipeline(path: Path, wanted: str) -> Source:
 
 def source_of(config: TrainingConfig, kind: str) -> Source | None:
     """The source of a training that begins; None without one, and for a run that is resumed."""
-    is_resumed = config.resume == "auto" and _own(config.out, kind) is not None
-    if config.from_ is None or is_resumed:
-        return None
-    source = open_source(config.from_, kind)
-    for note in source.notes:
-        _logger.warning("%s", note)
-    return source
+    origin = None if config.from_ is None else _origin(config.from_, config.out, config.resume, kind)
+    open_source.cache_clear()
+    return origin if isinstance(origin, Source) else None
 
 
 def origin_model(config: TrainingConfig, kind: str) -> Mapping[str, Any]:
     """The model, plain values, of a training's own checkpoint where it is resumed, else of its source."""
-    if config.from_ is None:
-        return {}
-    own = _own(config.out, kind) if config.resume == "auto" else None
-    return (own or open_source(config.from_, kind)).model
+    return {} if config.from_ is None else _origin(config.from_, config.out, config.resume, kind).model
 
 
-def _own(run_dir: Path, kind: str) -> Checkpoint | None:
-    """The newest checkpoint of a run that can be read."""
-    for path in reversed(checkpoints(run_dir)):
+def _origin(path: Path, run_dir: Path, resume: object, kind: str) -> Checkpoint | Source:
+    """A run's newest checkpoint that can be read, where it is resumed and has one, else the source at the path."""
+    for own in reversed(checkpoints(run_dir)) if resume == "auto" else ():
         with suppress(DamagedCheckpointError):
-            return open_checkpoint(path, *_kinds(kind))
-    return None
+            return open_checkpoint(own, *_kinds(kind))
+    return open_source(path, kind)
 
 
 def inherited_options(given: Mapping[str, Any], *, kind: str) -> Mapping[str, Any]:
     """Defaults of a training of a kind by dotted name, from the source that the given values name; empty without."""
-    if given.get("from") in (None, "null"):
+    path = given.get("from")
+    if path in (None, "null", "") or str(path).startswith("--"):  # or no value, which parsing refuses
         return {}
-    out = Path(str(given.get("out", "")))
-    own = _own(out, kind) if given.get("resume") == "auto" and "out" in given else None
-    source = own or open_source(Path(str(given["from"])), kind)
+    open_source.cache_clear()
+    source = _origin(Path(str(path)), Path(str(given.get("out", ""))), given.get("resume"), kind)
     model, run = source.model, source.run
     network: Mapping[str, Any] = model["network"]
     named = {field.name for field in fields(EncoderConfig)} & network.keys()
@@ -166,7 +161,10 @@ def inherited_options(given: Mapping[str, Any], *, kind: str) -> Mapping[str, An
             options["columns"] = columns.get("names")
     else:
         options |= _diffusion_options(given, model, run)
-    return options | _loop_options(given, run, is_resumed=own is not None, averages=kind != "classifier")
+    options["training.learning_rate"] = _learning_rate(source, is_resumed=isinstance(source, Checkpoint))
+    if "training.ema_decays" not in given:
+        options |= {"training.ema_decays": [], "training.ema_widths": [] if kind == "classifier" else [WIDTH]}
+    return options
 
 
 def _scale(given: Mapping[str, Any], network: Mapping[str, Any]) -> float:
@@ -193,14 +191,15 @@ def _diffusion_options(given: Mapping[str, Any], model: Mapping[str, Any], run: 
     return options
 
 
-def _loop_options(
-    given: Mapping[str, Any], run: Mapping[str, Any], *, is_resumed: bool, averages: bool
-) -> dict[str, Any]:
-    trained_with: Mapping[str, Any] = run.get("training") or {}
+def _learning_rate(source: Source | Checkpoint, *, is_resumed: bool) -> float:
+    """Half of that of a training from nothing; that of a training from weights, which is lower already.
+
+    The rate of a few parts alone suits no others.
+    """
+    trained_with: Mapping[str, Any] = source.run.get("training") or {}
     rate = trained_with.get("learning_rate")
-    options: dict[str, Any] = {
-        "training.learning_rate": rate if is_resumed else UNKNOWN_RATE if rate is None else rate / 2
-    }
-    if "training.ema_decays" not in given:
-        options |= {"training.ema_decays": [], "training.ema_widths": [WIDTH] if averages else []}
-    return options
+    if is_resumed and rate is not None:
+        return rate
+    if rate is None or trained_with.get("train_only"):
+        return UNKNOWN_RATE
+    return rate if source.lineage else rate / 2
