@@ -44,10 +44,7 @@ CHANNEL_MULT: Mapping[Kind, Mapping[int, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Published flags with their published defaults.
-
-    The last seven are arguments of the published networks that no published flag sets.
-    """
+    """Published flags with their defaults; the last seven are arguments of the networks that no published flag sets."""
 
     image_size: int = 64
     large_size: int = 256
@@ -149,7 +146,10 @@ def parse_command_line(text: str) -> dict[str, str]:
     Raises:
         ValueError: text that is not pairs of --name and value.
     """
-    words = shlex.split(text.replace("=", " "))
+    try:
+        words = shlex.split(text.replace("=", " "))
+    except ValueError as error:
+        raise ValueError(f"flags cannot be read ({error}), got {text}") from None
     if words and not words[0].startswith("--") and len(words) % 2:
         words.insert(0, "--family")
     names, values = words[::2], words[1::2]

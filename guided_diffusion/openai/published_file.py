@@ -17,8 +17,6 @@ from .wrappers import is_average, read_published, trained_as
 
 _FIRST = "time_embed.0.weight"
 """The first tensor of every published network."""
-_NAMED = {"num_channels": "base_channels", "channel_mult": "channel_mult"}
-"""Flags of which no default depends on another flag once both are given, and their fields here."""
 
 
 def load_openai(
@@ -108,9 +106,9 @@ def _alike(shapes: Mapping[str, Shape], kind: Kind) -> str | None:
     for name, preset in PRESETS.items():
         if preset.kind == kind and (shown := shown_flags(kind, shapes, preset.flags)):
             config = config_of(read_flags(preset.flags), kind, num_classes=1)
-            flags = flags_of(kind, config, new_attention_order=False)
-            named = {flag_of(field, kind): config["network"][ours] for field, ours in _NAMED.items()}
-            released = {**flags, **named, **ends}
+            flags, network = flags_of(kind, config, new_attention_order=False), config["network"]
+            width, levels = (flag_of(name, kind) for name in ("num_channels", "channel_mult"))
+            released = {**flags, width: network["base_channels"], levels: network["channel_mult"], **ends}
             if read_flags(released) == read_flags({**released, **shown, **ends}):
                 return name
     return None

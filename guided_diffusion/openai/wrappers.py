@@ -54,7 +54,7 @@ def _tensors(content: Mapping[object, object], prefix: str = "") -> Iterator[tup
     """All tensors in nested dictionaries, by keys with dots between them."""
     for key, value in content.items():
         if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", value.detach()  # of a parameter
         elif isinstance(value, Mapping):
             yield from _tensors(value, f"{prefix}{key}.")
 

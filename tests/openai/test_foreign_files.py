@@ -208,6 +208,8 @@ def test_improved_diffusions_defaults_are_had_by_its_name(tmp_path: Path):
     numbers = arrays("unet_u02")
     assert_near(built(loaded)(numbers["x"], numbers["t"]), numbers["output"], 1e-5)
     assert read_flags({"family": "improved-diffusion", "rescale_timesteps": False}).rescale_timesteps is False
+    with pytest.raises(ValueError, match=r"flags cannot be read \(No closing quotation\), got --image_size '64"):
+        parse_command_line("--image_size '64")
     with pytest.raises(ValueError, match='of no known family "diffusers"; known are guided-diffusion, improved'):
         read_flags({"family": "diffusers"})
 
@@ -249,9 +251,10 @@ def test_a_depth_that_is_given_settles_what_the_tensors_leave_open(tmp_path: Pat
 
 def test_options_beside_the_tensors_are_read_and_a_model_of_latents_is_refused(tmp_path: Path):
     flags, weights = stored(SMALL)
-    content = {"args": Namespace(lr=1e-4, dims=(1, 2)), "state_dict": weights}
-    loaded = load_openai(_saved(content, tmp_path / "own.pt"), flags)
-    assert torch.equal(loaded.weights["conv_out.bias"], weights["out.2.bias"])
+    parameters = {key: torch.nn.Parameter(tensor) for key, tensor in weights.items()}
+    content = {"args": Namespace(lr=1e-4, dims=(1, 2)), "state_dict": parameters}
+    loaded, bare = load_openai(_saved(content, tmp_path / "own.pt"), flags), convert(flags, weights)
+    assert all(torch.equal(loaded.weights[key], bare.weights[key]) for key in bare.weights)
     content = {"model.diffusion_model": weights, "first_stage_model.conv.bias": torch.ones(1)}
     with pytest.raises(ValueError, match=r'is of latents, with an autoencoder \("first_stage_model.conv.bias"\)'):
         load_openai(_saved(content, tmp_path / "own.pt"), flags)
