@@ -166,7 +166,7 @@ class TrainingConfig:
     training: LoopConfig
     """Budget, optimiser, averages, checkpoints."""
     from_: Path | None = None
-    """Begin from the weights of a run, a checkpoint, a published .pt file or a folder of diffusers. Its network, and all
+    """Begin from the weights of a run, a checkpoint, a published .pt file or a diffusers folder. Its network, and all
     else that weights depend on, are the defaults of the options here; classes, channels and size may be others. null:
     random weights."""
     resume: Literal["auto"] | None = None
