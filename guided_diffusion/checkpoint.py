@@ -146,7 +146,8 @@ def open_checkpoint(path: Path, kind: str, *others: str) -> Checkpoint:
             raise ValueError(f"{directory} has format {record['format']}; this version reads up to {FORMAT}: update it")
         record = check_record(record, _FIELDS, source=directory / "config.json")
     except (DamagedRecordError, FileNotFoundError) as error:
-        raise DamagedCheckpointError(str(error)) from None
+        is_missing = isinstance(error, FileNotFoundError)
+        raise DamagedCheckpointError(f"{directory}/config.json is missing" if is_missing else str(error)) from None
     checkpoint = Checkpoint(
         path=directory, kind=record["kind"], iteration=record["iteration"], model=record["model"], run=record["run"],
         sha256=record["sha256"] or {}, lineage=tuple(record["lineage"] or ()),

@@ -53,14 +53,15 @@ def import_openai(config: ImportConfig) -> Path:
     origin |= {"entry": config.entry, "published_flags": dict(converted.flags)}
     print(*converted.notes, sep="\n")
     with locked(config.out, work="import"):
-        if path := finished_import(config.out, kind, model, origin):
-            print(f"{config.file} is a model of kind {kind}; {path} is this import, whole already")
-            return path
-        path = save_checkpoint(
+        there = finished_import(config.out, kind, model, origin)
+        path = there or save_checkpoint(
             config.out, kind=kind, iteration=converted.iteration, model=model, run=origin,
             weights={converted.weights_name: converted.weights},
         )  # fmt: skip
-    print(f"{config.file} is a model of kind {kind}; written to {path}")
+    names = model["class_names"]
+    described = f"{kind}, {len(names)} classes named {names[0]} to {names[-1]}" if names else kind
+    done = f"{path} is this import, whole already" if there else f"written to {path}"
+    print(f"{config.file} is a model of kind {described}; {done}")
     return path
 
 

@@ -120,8 +120,7 @@ def load_diffusers(path: Path) -> Converted:
     unet = read_record(folder / "config.json", _UNET)
     inner = path / "scheduler" / "scheduler_config.json"
     scheduler = read_record(inner if inner.is_file() else path / inner.name, _SCHEDULER)
-    network = network_config(unet)
-    weights = read_state_dict(file := unet_weights(path))
+    network, weights = network_config(unet), read_state_dict(file := unet_weights(path))
     names = [] if network["num_classes"] is None else _class_names(index["id2label"] or {})  # else a classifier's
     if names and len(names) == (network["num_classes"] or 0) - 1:  # the last label means no class
         network |= {"num_classes": len(names), "null_class": True}

@@ -76,7 +76,7 @@ def imported(theirs: Mapping[str, Tensor], shapes: Mapping[str, Shape], *, sine_
     sine_first: their time embedding begins with the sines, and ours with the cosines.
 
     Raises:
-        ValueError: tensors that are missing, unknown, of another shape, or not finite.
+        ValueError: tensors that are missing, unknown, of another shape, or not finite real numbers.
     """
     found = {
         _present_name(name): tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -90,8 +90,9 @@ def imported(theirs: Mapping[str, Tensor], shapes: Mapping[str, Shape], *, sine_
         raise ValueError(
             f"the weights do not fit the UNet2DModel's config.json: {len(wrong)} differ, the first {first}"
         )
-    if bad := next((name for name, tensor in found.items() if not bool(tensor.isfinite().all())), None):
-        raise ValueError(f"the weights {bad} are not finite")
+    real = (name for name, tensor in theirs.items() if tensor.is_floating_point() and tensor.isfinite().all())
+    if bad := sorted(theirs.keys() - set(real)):
+        raise ValueError(f"the weights {bad[0]} are not finite real numbers")
     ours = {key: torch.cat([found[name] for name in _names(key)]).reshape(shape) for key, shape in shapes.items()}
     if sine_first:
         first = "encoder.time.mlp.0.weight"

@@ -48,7 +48,8 @@ class LoopConfig:
     batch: BatchConfig = BatchConfig()
     """Images per update, and how many at a time."""
     learning_rate: float = 1e-4
-    """Learning rate of AdamW (ADM table 11); with --from half of the source's, or 5e-5 where that is not known."""
+    """Learning rate of AdamW (ADM table 11); with --from half of the source's, all of it if that was fine-tuned itself,
+    or 5e-5 where it is not known."""
     warmup_iterations: int = 0
     """Updates over which the learning rate rises linearly from 0, while the optimiser's moments are young."""
     anneal: Literal["none", "linear"] = "none"
@@ -165,8 +166,9 @@ class TrainingConfig:
     training: LoopConfig
     """Budget, optimiser, averages, checkpoints."""
     from_: Path | None = None
-    """Begin from the weights of a run, a checkpoint or a published .pt file. Its network, and all else that weights
-    depend on, are the defaults of the options here; classes, channels and size may be others. null: random weights."""
+    """Begin from the weights of a run, a checkpoint, a published .pt file or a diffusers folder. Its network, and all
+    else that weights depend on, are the defaults of the options here; classes, channels and size may be others. null:
+    random weights."""
     resume: Literal["auto"] | None = None
     """auto: continue from the newest checkpoint in `out` if there is one."""
     dry_run: bool = False

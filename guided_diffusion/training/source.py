@@ -4,7 +4,7 @@ follow from it.
 A resumed run takes these settings from its own checkpoint, so that its source may be gone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -45,15 +45,15 @@ class Source:
     """Name, kind, weights, SHA-256 and iteration, as in `Checkpoint.lineage`."""
     lineage: Sequence[Mapping[str, Any]]
     """As in `Checkpoint`, of the source itself."""
-    read: Callable[[], Mapping[str, Tensor]]
-    """The weights by name."""
+    weights: Mapping[str, Tensor]
+    """Mapped into memory, so that they outlive their file."""
     notes: Sequence[str] = ()
     """Sentences on what was found or assumed in reading a file of other software."""
 
     def adapted(self, model: Any, initial: Mapping[str, Tensor]) -> Adapted:
         """The weights for another model, a config, whose network's own initial ones are given."""
         stored = {**self.model, "network": to_plain(_network(model, self))}
-        return adapted(self.read(), stored, to_plain(model), initial)
+        return adapted(self.weights, stored, to_plain(model), initial)
 
 
 def _network(model: Any, source: Source) -> Any:
@@ -83,9 +83,8 @@ def open_source(path: Path, kind: str) -> Source:
     checkpoint = open_checkpoint(path, *_kinds(kind))
     file = checkpoint.weights_file()
     record = _record(checkpoint.name, checkpoint.kind, file, iteration=checkpoint.iteration)
-    return Source(
-        checkpoint.kind, checkpoint.model, checkpoint.run, record, checkpoint.lineage, lambda: read_weights(checkpoint)
-    )
+    weights = read_weights(checkpoint)
+    return Source(checkpoint.kind, checkpoint.model, checkpoint.run, record, checkpoint.lineage, weights)
 
 
 def _record(name: str, kind: str, file: Path, *, iteration: int) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def _published(file: Path, wanted: str) -> Source:
     if kind not in _kinds(wanted):
         raise ValueError(f'{file} holds a model of kind "{kind}", but kind "{wanted}" is needed here')
     record = _record(file.name, kind, file, iteration=converted.iteration)
-    return Source(kind, converted.config, {}, record, (), lambda: converted.weights, converted.notes)
+    return Source(kind, converted.config, {}, record, (), converted.weights, converted.notes)
 
 
 def _pipeline(path: Path, wanted: str) -> Source:
@@ -118,7 +117,7 @@ def _pipeline(path: Path, wanted: str) -> Source:
         raise ValueError(f'{path} holds a model of kind "diffusion", but kind "{wanted}" is needed here')
     converted = load_diffusers(path)
     record = _record(path.name, "diffusion", unet_weights(path), iteration=0)
-    return Source("diffusion", converted.config, {}, record, (), lambda: converted.weights, converted.notes)
+    return Source("diffusion", converted.config, {}, record, (), converted.weights, converted.notes)
 
 
 def source_of(config: TrainingConfig, kind: str) -> Source | None:

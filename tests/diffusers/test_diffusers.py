@@ -382,15 +382,15 @@ def test_names_of_classes_go_by_their_labels_and_those_of_a_classifier_are_its_o
         load_diffusers(tmp_path / "out")
 
 
-def test_weights_that_are_not_finite_are_refused_by_name(folder: Path, tmp_path: Path):
+def test_weights_that_are_not_finite_or_not_real_are_refused_by_name(folder: Path, tmp_path: Path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     file = copy / "unet" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)
-    weights["conv_out.bias"][0] = torch.nan
-    save_file(weights, file)
-    with pytest.raises(ValueError, match="the weights conv_out.bias are not finite"):
-        load_diffusers(copy)
+    for bad in (weights["conv_out.bias"] / 0, weights["conv_out.bias"].int()):
+        save_file({**weights, "conv_out.bias": bad}, file)
+        with pytest.raises(ValueError, match="the weights conv_out.bias are not finite real numbers"):
+            load_diffusers(copy)
 
 
 def test_a_training_begins_from_a_pipeline(folder: Path):

@@ -175,10 +175,12 @@ def test_what_has_no_published_flags_is_refused_on_export(setting: str):
         revert(replace(converted, config=config))
 
 
-def test_imported_classifier_gives_the_published_logits(tmp_path: Path):
+def test_imported_classifier_gives_the_published_logits(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     numbers = arrays("classifier_c01_attention")
     classifier = load_classifier(_imported("classifier_c01_attention", tmp_path))
     assert classifier.weights == "network"
+    last = classifier.class_names[-1]
+    assert f"kind classifier, {len(classifier.class_names)} classes named 0 to {last};" in capsys.readouterr().out
     assert_near(classifier.network(numbers["x"], numbers["t"]), numbers["logits"], 1e-5)
 
 

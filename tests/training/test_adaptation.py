@@ -30,6 +30,22 @@ def test_an_equal_model_gets_the_weights_to_the_bit():
     assert all(torch.equal(tensor, after.state_dict()[name]) for name, tensor in before.state_dict().items())
 
 
+def test_weights_stored_in_float16_begin_a_float32_network():
+    there, here = model(3), model(1, num_classes=2)
+    stored = {name: tensor.half() for name, tensor in network(there).state_dict().items()}
+    weights, _ = adapted(stored, to_plain(there), to_plain(here), UNet(here.network).state_dict())
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert torch.equal(weights["norm_out.bias"], stored["norm_out.bias"].float())
+
+
+def test_a_classifier_of_clean_images_is_said_to_meet_noise():
+    state = network(model()).state_dict()
+    clean = to_plain(model()) | {"chain": None}
+    assert adapted(state, clean, to_plain(model()), state).changes == [
+        "the images were clean and have noise, which the network has to learn"
+    ]
+
+
 def test_classes_of_the_same_name_keep_their_rows_and_new_ones_have_the_mean_and_spread_of_all():
     there = model(num_classes=3, null_class=True)
     here = replace(there, class_names=("c", "new", "a", "b"), network=replace(there.network, num_classes=4))

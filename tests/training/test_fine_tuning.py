@@ -20,6 +20,7 @@ from guided_diffusion.data.formats.samples import read_manifest
 from guided_diffusion.diffusion.model import UpsamplerModelConfig, load_diffusion, load_upsampler
 from guided_diffusion.models.upsampler import Upsampler, UpsamplerConfig
 from guided_diffusion.run_directory import latest
+from guided_diffusion.training.source import UNKNOWN_RATE, inherited_options
 
 
 def save(out: Path, kind: str, model: Any, net: torch.nn.Module, run: Any = None) -> Path:
@@ -38,7 +39,8 @@ NO_ITERATIONS = ("--training.iterations=0", "--preview.images=0")
 
 def test_without_iterations_the_outputs_are_the_sources_and_its_settings_need_no_repeating(tmp_path, class_folder):
     described = replace(model(1, num_classes=2), class_names=("light", "dark"), prediction="v")
-    source = save(tmp_path / "source", "diffusion", described, network(described))
+    trained_with = {"training": {"learning_rate": 1e-3}}
+    source = save(tmp_path / "source", "diffusion", described, network(described), trained_with)
     train_diffusion.main(options(source, class_folder, tmp_path / "out", *NO_ITERATIONS))
     before, after = load_diffusion(source), load_diffusion(tmp_path / "out")
     assert after.weights == "ema_power_0.1"
@@ -52,6 +54,8 @@ def test_without_iterations_the_outputs_are_the_sources_and_its_settings_need_no
     assert [one["name"] for one in open_checkpoint(tmp_path / "next", "diffusion").lineage] == [
         "source/checkpoint-0000007", "out/checkpoint-0000000",
     ]  # fmt: skip
+    rates = [load_diffusion(tmp_path / run).checkpoint.run["training"]["learning_rate"] for run in ("out", "next")]
+    assert rates == [5e-4, 5e-4]  # the second source was fine-tuned itself
     sample.main([f"--diffusion={tmp_path / 'next'}", f"--out={tmp_path / 'samples'}", "--num_samples=2",
                  "--sampler.steps=2"])  # fmt: skip
     assert len(read_manifest(tmp_path / "samples")["diffusion"]["lineage"]) == 2
@@ -102,6 +106,8 @@ def test_frozen_parts_stay_have_no_moments_and_are_their_own_averages(tmp_path, 
     trained = [name for name in before if name.startswith("label") or ".attention." in name]
     moments = read_tensors(found.path / "resume" / "optimizer.safetensors")
     assert len({name.split(".")[0] for name in moments}) == len(trained)
+    next_options = inherited_options({"from": str(tmp_path / "out")}, kind="diffusion")
+    assert next_options["training.learning_rate"] == UNKNOWN_RATE  # that of a few parts suits no others
 
 
 def test_parts_that_are_not_there_are_refused_with_those_that_are(tmp_path, class_folder, diffusion_run):
