@@ -48,6 +48,8 @@ def in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str])
     if key and got and key[1] in options:
         if dataclasses.is_dataclass(options[key[1]]) and RENAMED_OPTIONS.get(key[1]) in options:
             return _unknown(key[1], options)  # a value of its old name, which is a group
+        if inner := re.match(r"NestedArg\(key='([\w.]+)'", got[1]):
+            return _unknown(f"{key[1]}.{inner[1]}", options)
         return f"{key[1]} takes {_expected(options[key[1]])}; got {got[1]}"
     if lonely := re.match(r"argument --([\w.]+): expected one argument", message):
         kind = options.get(lonely[1], Path)  # --config is no option of a config

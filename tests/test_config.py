@@ -126,6 +126,7 @@ def test_what_cannot_be_understood_is_refused_by_name(options, named):
         (["--inner.widht=7"], "there is no option inner.widht; did you mean inner.width?"),
         (["--width=7"], "there is no option width; did you mean inner.width?"),
         (["--nonsense=7"], "there is no option nonsense; --help lists all options"),
+        (["--path.name=7"], "there is no option path.name; did you mean path?"),
         (["--inner.sizes", "4", "wide"], "inner.sizes takes numbers as a list, such as '[8,4]'; got wide"),
         (["--inner.sizes=4", "8"], "inner.sizes takes numbers as a list, such as '[8,4]'; got 4"),
         (["extra"], "'extra' belongs to no option; options are --NAME VALUE, lists --NAME 8 4"),
