@@ -45,11 +45,11 @@ def in_words(message: str, options: Mapping[str, Any], arguments: Sequence[str])
         return _unknown(".".join(filter(None, refused.groups())), options)
     key = re.match(r'Parser key "([\w.]+)"', message)
     got = re.search(r'(?:Got value: |Given value: |Unable to load config ")([^"\n]*)', message)
+    if key and key[1] in options and "NestedArg" in message:  # jsonargparse's form of --key.name value
+        return f"{key[1]} takes {_expected(options[key[1]])}, and has no options of its own; --help lists all options"
     if key and got and key[1] in options:
         if dataclasses.is_dataclass(options[key[1]]) and RENAMED_OPTIONS.get(key[1]) in options:
             return _unknown(key[1], options)  # a value of its old name, which is a group
-        if inner := re.match(r"NestedArg\(key='([\w.]+)'", got[1]):
-            return _unknown(f"{key[1]}.{inner[1]}", options)
         return f"{key[1]} takes {_expected(options[key[1]])}; got {got[1]}"
     if lonely := re.match(r"argument --([\w.]+): expected one argument", message):
         kind = options.get(lonely[1], Path)  # --config is no option of a config
