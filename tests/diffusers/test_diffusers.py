@@ -396,6 +396,6 @@ def test_weights_that_are_not_finite_or_not_real_are_refused_by_name(folder: Pat
 def test_a_training_begins_from_a_pipeline(folder: Path):
     source, pipeline = open_source(folder, "diffusion"), load_diffusers(folder)
     assert (source.model, source.record["name"]) == (pipeline.config, "out")
-    assert all(torch.equal(source.read()[key], tensor) for key, tensor in pipeline.weights.items())
+    assert all(torch.equal(source.weights[key], tensor) for key, tensor in pipeline.weights.items())
     with pytest.raises(ValueError, match='out holds a model of kind "diffusion", but kind "classifier" is needed here'):
         open_source(folder, "classifier")
