@@ -384,19 +384,19 @@ def fields_without_documentation(tree: Tree) -> Iterator[Violation]:
                         yield Violation(f"{path} {node.name}.{ast.unparse(field.target)}", "has no string under it")
 
 
-def mentions(text: str, name: str) -> bool:
-    """True if a source says a name: as a string, an attribute, a keyword, a parameter of a function or a field."""
+@cache
+def names_said(text: str) -> frozenset[str]:
+    """The names that a source says: as a string, an attribute, a keyword, a parameter of a function or a field."""
+    said = set[str]()
     for node in _nodes(text):
         match node:
-            case ast.Constant(value=str(value)) if value == name:
-                return True
-            case ast.Attribute(attr=said) | ast.keyword(arg=said) if said == name:
-                return True
-            case ast.FunctionDef() if name in parameters(node):
-                return True
-            case ast.AnnAssign(target=ast.Name(id=said)) if said == name:
-                return True
-    return False
+            case ast.Constant(value=str(value)):
+                said.add(value)
+            case ast.Attribute(attr=name) | ast.keyword(arg=str(name)) | ast.AnnAssign(target=ast.Name(id=name)):
+                said.add(name)
+            case ast.FunctionDef():
+                said |= {*parameters(node)}
+    return frozenset(said)
 
 
 def names_all_over_the_place(tree: Tree, names: Sequence[str]) -> Iterator[Violation]:
@@ -414,7 +414,7 @@ def names_all_over_the_place(tree: Tree, names: Sequence[str]) -> Iterator[Viola
         files = [
             path
             for path, text in under(tree, *LIBRARY)
-            if not path.startswith(passing) and not path.endswith("__init__.py") and mentions(text, name)
+            if not path.startswith(passing) and not path.endswith("__init__.py") and name in names_said(text)
         ]
         if len(files) > MAX_FILES_OF_A_NAME:
             yield Violation(name, f"stands in {', '.join(files)}")

@@ -8,6 +8,7 @@ and outputs agree exactly.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -160,10 +161,15 @@ def layout_of(kind: Kind, network: Mapping[str, Any], *, parameters: int | None 
     if parameters is not None and config.least_parameters > parameters:  # before building, which may take for ever
         described = f"a {kind} of {config.least_parameters:.3g} parameters or more"
         raise ValueError(f"the flags describe {described}, but the weights have {parameters:.3g}")
+    return _layout(config, network_class)
+
+
+@cache  # a network of hundreds of layers takes a quarter of a second, also on the meta device
+def _layout(config: Any, network_class: Any) -> Layout:  # a config of the class's own
     with torch.device("meta"):
         state = network_class(config).state_dict()
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    modules = dict(_modules(config, network.get("pooling") == "attention"))
+    modules = dict(_modules(config, getattr(config, "pooling", None) == "attention"))
     named: dict[str, dict[str, str]] = {module: {} for module in modules}
     for key in shapes:
         module, leaf = key.removeprefix("unet.").rpartition(".")[::2]
