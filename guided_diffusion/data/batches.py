@@ -67,7 +67,7 @@ class EndlessBatches:
             raise ValueError(f"the global batch is at least 1 sample, not {self.batch_size}")
         check_num_workers(self.num_workers)
         if self.balanced:
-            refuse_without_classes(self.images)
+            _refuse_without_classes(self.images)
 
     def micro_batches(
         self, *, start_iteration: int = 0, rank: int = 0, world_size: int = 1, micro_size: int | None = None
@@ -117,7 +117,7 @@ class EndlessBatches:
         return int(epoch_permutation(len(self.images), seed=self.seed, epoch=epoch)[position])
 
 
-def refuse_without_classes(images: ImageSet) -> None:
+def _refuse_without_classes(images: ImageSet) -> None:
     """Refuse to balance images that are not all of two classes or more."""
     labels = images.labels
     unlabelled = labels.ndim > 1 or bool((labels < 0).any())

@@ -22,6 +22,7 @@ from ..distributed import gathered, local, print_from_main
 from ..memory import first_fitting, halves
 from ..models.recomputation import Recomputed
 from ..models.unet import level_sizes, recompute
+from .frozen_parts import trained_parameters
 from .run import TrainingRun, TrainState
 from .step import backward
 
@@ -113,8 +114,7 @@ def try_size(state: TrainState, size: int) -> None:
     Raises:
         RuntimeError: out of memory.
     """
-    trained = [parameter for parameter in state.run.network.parameters() if parameter.requires_grad]
-    moments = [torch.zeros_like(parameter) for parameter in trained for _ in range(2)]
+    moments = [torch.zeros_like(one) for one in trained_parameters(state.run.network) for _ in range(2)]
     try:
         backward(state, first_batch(state.run, size), synced=False)
     finally:
@@ -168,7 +168,7 @@ def cpu_limit(network: nn.Module, bytes_per_image: int) -> int:
 
 def _room(network: nn.Module) -> float:
     """Bytes of this process's part of the free memory that gradients and moments leave."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    trained = trained_parameters(network)
     moments_and_gradients = 3 * sum(local(p.detach()).numel() * p.element_size() for p in trained)
     return free_bytes() / processes_here() - moments_and_gradients
 

@@ -14,6 +14,7 @@ from ..data.summary import repetitions
 from ..distributed import reduced
 from ..stop_request import StopRequest
 from .capacity import bytes_per_image, loss_of_first_image
+from .frozen_parts import trained_parameters
 from .run import TrainingRun, TrainState
 from .setup import set_up
 from .step import accumulate, backward, launch, settle
@@ -113,7 +114,7 @@ def _size_rows(state: TrainState, flops: int, activations: int) -> dict[str, str
     run, network, config = state.run, state.run.network, state.run.config
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    trained = trained_parameters(network)
     count, moment = sum(map(torch.numel, trained)), sum(one.numel() * one.element_size() for one in trained)
     share = f", of which {count / 1e6:.3g} M are trained" if count < parameters else ""
     processes = _count(state.process.world_size, "process", "processes")

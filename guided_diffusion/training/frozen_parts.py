@@ -28,6 +28,11 @@ def freeze_others(network: nn.Module, parts: Sequence[str]) -> None:
         parameter.requires_grad_(name in trained)
 
 
+def trained_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
 def _known(names: Sequence[str]) -> str:
     """The parts that names of parameters begin with, and those within them, in words."""
     first = dict.fromkeys(name.split(".")[0] for name in names)

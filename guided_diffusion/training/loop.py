@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..compilation import uncompiled
-from ..data.batches import Batch, EndlessBatches, refuse_without_classes
+from ..data.batches import Batch, EndlessBatches
 from ..data.config import refuse_among
 from ..data.crops import DamagedImageError
 from ..data.image_set import ImageSet, open_training_set
@@ -55,13 +55,8 @@ def open_training_data(
     names = stored_class_names(config.out) or tuple(class_names)
     if names != images.class_names and sorted(matched(names, images.class_names)) == [*range(len(images.class_names))]:
         images = open_training_set(config.data, image_size=config.network.image_size, class_names=names)
-    if config.data.balance:
-        refuse_without_classes(images)
     if this_process().is_main:
         print(summary(images), file=sys.stderr)
-        if config.data.balance:
-            samples = config.training.total_iterations * config.training.batch.size
-            print(repetitions(images, samples), file=sys.stderr)
         for doubt in doubts(images):
             _logger.warning("%s", doubt)
     return images
@@ -89,6 +84,8 @@ def train(
         data, batch_size=config.training.batch.size, seed=seed, num_workers=config.data.num_workers,
         balanced=config.data.balance,
     )  # fmt: skip
+    if batches.balanced and this_process().is_main:
+        print(repetitions(data, config.training.total_iterations * batches.batch_size), file=sys.stderr)
     run = TrainingRun(
         directory=config.out, kind=kind, model=model, settings=config, network=make_network(), objective=objective,
         batches=batches, config=config.training, observe=observe, best_by=best_by, resume=config.resume == "auto",
